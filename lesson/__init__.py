@@ -1,0 +1,1 @@
+"""The lesson as a library, in the lesson's own words."""
