@@ -27,13 +27,13 @@ def assert_within_rounding(out: Tensor, ref: Tensor, terms: int | Tensor, magnit
     terms = torch.as_tensor(terms, dtype=torch.float64)
     # eps is the gap above 1, twice the unit roundoff. Below the normal numbers the gap is constant.
     bound = terms * arithmetic.eps * magnitude + storage.eps / 2 * ref.abs()
-    bound = bound + arithmetic.tiny + storage.smallest_normal * storage.eps
+    bound = bound.expand_as(ref) + arithmetic.tiny + storage.smallest_normal * storage.eps
     excess = (out.detach().to("cpu", torch.float64) - ref).abs() - bound
     excess = torch.where(excess.isnan(), torch.inf, excess)
     worst = int(excess.argmax())
     if excess.flatten()[worst] > 0:
         where = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), ref.shape))
         raise AssertionError(
-            f"{int((excess > 0).sum())} of {ref.numel()} elements lie outside rounding; worst at {where}: "
-            f"{out[where].item()!r}, expected {ref[where].item()!r} ± {bound.expand_as(ref)[where].item():.3g}"
+            f"{int((excess > 0).sum())} of {ref.numel()} elements are outside rounding; worst at {where}: "
+            f"{out[where].item()!r}, expected {ref[where].item()!r} ± {bound[where].item():.3g}"
         )
