@@ -1,1 +1,15 @@
 """Fast ops for embedding-dot-bias models: each with a reference, a CPU-native and a Triton implementation."""
+
+from .adam import FASTAI, TORCH, AdamConstants, adam_step_
+from .backends import BackendError, available
+from .dot_bias import embedding_dot_bias
+
+__all__ = [
+    "FASTAI",
+    "TORCH",
+    "AdamConstants",
+    "BackendError",
+    "adam_step_",
+    "available",
+    "embedding_dot_bias",
+]

@@ -44,9 +44,7 @@ class Vocab:
             return self.row(int(key))
         if isinstance(key, (int, np.integer)) and self.ids.dtype.kind != "i" and str(key) in rows:
             return rows[str(key)]
-        raise DataError(
-            f"{self.kind} {key!r} has no training rating; {self.kind}s are {self.ids[:3].tolist()} …"
-        )
+        raise DataError(f"{self.kind} {key!r} has no training rating; {self.kind}s are {self.ids[:3].tolist()} …")
 
     def key(self, row: int) -> Hashable:
         """The id of a row; '#na#' for the reserved one."""
@@ -55,7 +53,7 @@ class Vocab:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Ratings as a model reads them: `users`, `items` int64[rows] of the vocabularies, `ratings` float32[rows]."""
+    """Ratings as a model reads them: `users`, `items` int64[rows] of the tables, `ratings` float32[rows]."""
 
     users: torch.Tensor
     items: torch.Tensor

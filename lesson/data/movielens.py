@@ -70,9 +70,7 @@ def _grouplens_folder(folder: Path) -> Ratings:
         table = TextTable(folder / "u.data", "\t", "ascii", RATING_COLUMNS, header_lines=0, quoted=False)
         name = "MovieLens 100k"
     elif (folder / "ratings.dat").is_file():
-        films = TextTable(
-            folder / "movies.dat", "::", "latin-1", [*FILM_COLUMNS[:2], "genres"], 0, quoted=False
-        )
+        films = TextTable(folder / "movies.dat", "::", "latin-1", [*FILM_COLUMNS[:2], "genres"], 0, quoted=False)
         table = TextTable(folder / "ratings.dat", "::", "ascii", RATING_COLUMNS, header_lines=0, quoted=False)
         name = f"MovieLens {folder.name}"
     elif (folder / "ratings.csv").is_file():
@@ -80,9 +78,7 @@ def _grouplens_folder(folder: Path) -> Ratings:
         table = TextTable(folder / "ratings.csv", ",", names=RATING_COLUMNS)
         name = f"MovieLens {folder.name}"
     else:
-        raise DataError(
-            f"{folder}: no u.data, ratings.dat or ratings.csv there; give a folder as GroupLens ships it"
-        )
+        raise DataError(f"{folder}: no u.data, ratings.dat or ratings.csv there; give a folder as GroupLens ships it")
     return _movielens(table, films, films.columns["title"].str.strip().tolist(), name)
 
 

@@ -95,9 +95,7 @@ def read_ratings(
     elif suffix in readers:
         table = TextTable(path, readers[suffix])
     else:
-        raise DataError(
-            f"{path}: ratings are read from .csv (commas), .tsv (tabs) or .parquet, not {suffix or 'this'}"
-        )
+        raise DataError(f"{path}: ratings are read from .csv (commas), .tsv (tabs) or .parquet, not {suffix or 'this'}")
     return table.ratings({role: table.find(role, names[role]) for role in names}, name=path.stem)
 
 
@@ -196,8 +194,7 @@ class _Table:
             )
         if rating.min() == rating.max():
             raise DataError(
-                f"{self.path}, column {columns['rating']!r}: every rating is {rating[0]:g}; "
-                "there is nothing to learn"
+                f"{self.path}, column {columns['rating']!r}: every rating is {rating[0]:g}; there is nothing to learn"
             )
         repeats = pd.DataFrame({"user": user, "item": item}).duplicated().to_numpy()
         if repeats.any():
@@ -252,9 +249,7 @@ class TextTable(_Table):
             )
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "error", pd.errors.ParserWarning
-                )  # columns without a name would be dropped
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # columns without a name would be dropped
                 self.columns = pd.read_csv(
                     io.StringIO(self.text),
                     header=0 if header_lines else None,
@@ -279,9 +274,7 @@ class TextTable(_Table):
         if self.delimiter in self.first_line:
             return ""
         names = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", "::": "double colons"}
-        seen = next(
-            (f", and line 1 holds {name}" for sign, name in names.items() if sign in self.first_line), ""
-        )
+        seen = next((f", and line 1 holds {name}" for sign, name in names.items() if sign in self.first_line), "")
         return f" (the delimiter may be wrong: {names[self.delimiter]} are expected{seen})"
 
 

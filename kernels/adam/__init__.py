@@ -1,0 +1,134 @@
+"""The dense Adam and AdamW step, as one op that changes its tensors in place.
+
+Registered with torch.library as `dotbias::adam_step_`. Named constants: `FASTAI` and `TORCH`; they differ.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from . import native, reference
+
+
+class AdamConstants(NamedTuple):
+    """β1, β2 and eps of an Adam."""
+
+    beta1: float
+    beta2: float
+    eps: float
+
+
+FASTAI = AdamConstants(0.9, 0.99, 1e-5)  # fastai v2's default; v1 had eps 1e-8
+TORCH = AdamConstants(0.9, 0.999, 1e-8)  # Kingma & Ba 2015, and torch.optim's default
+
+
+def adam_step_(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    lr: float,
+    beta1: float = TORCH.beta1,
+    beta2: float = TORCH.beta2,
+    eps: float = TORCH.eps,
+    weight_decay: float = 0.0,
+    step: int,
+    decoupled: bool = True,
+    backend: str | None = None,
+) -> None:
+    """One dense step, in place (Kingma & Ba 2015; decoupled decay: Loshchilov & Hutter 2019; claim 73).
+
+    Every parameter moves, those whose gradient is zero too: momentum goes on and decay shrinks.
+
+    Args:
+        param: the parameters, any shape, contiguous.
+        grad: their gradient, of the same shape.
+        exp_avg: running mean of the gradient, same shape; zeros before step 1.
+        exp_avg_sq: running mean of its square, likewise.
+        lr: learning rate of this step.
+        beta1: momentum of this step; may change from step to step, as in one-cycle.
+        beta2: decay of the mean square.
+        eps: added to the root of the corrected mean square.
+        weight_decay: `wd` of the lesson.
+        step: 1 for the first step.
+        decoupled: True shrinks parameters by 1 − lr·wd (AdamW); False adds wd·param to the gradient (L2).
+        backend: "reference", "native" or "triton"; None chooses by device.
+
+    Raises:
+        BackendError: the named backend cannot run on these tensors.
+        ValueError: shapes that differ, a tensor that is not contiguous, or `step` below 1.
+    """
+    for name, tensor in {"grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}.items():
+        if tensor.shape != param.shape or tensor.device != param.device:
+            raise ValueError(
+                f"{name} is {list(tensor.shape)} on {tensor.device}, param {list(param.shape)} on {param.device}"
+            )
+    for name, tensor in {"param": param, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}.items():
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} is not contiguous, and is changed in place: make it so first")
+    if step < 1:
+        raise ValueError(f"{step=}: the first step is 1")
+    chosen = backends.choose(backend, param.device, param.dtype)
+    _step_op(param, grad, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, weight_decay, step, decoupled, chosen)
+
+
+def _implementation(backend: str) -> ModuleType:
+    if backend == "triton":
+        from . import triton_kernels  # Triton is not there on every platform
+
+        return triton_kernels
+    return {"reference": reference, "native": native}[backend]
+
+
+@torch.library.custom_op("dotbias::adam_step_", mutates_args=("param", "exp_avg", "exp_avg_sq"))
+def _step_op(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    step: int,
+    decoupled: bool,
+    backend: str,
+) -> None:
+    _implementation(backend).step_(
+        param,
+        grad,
+        exp_avg,
+        exp_avg_sq,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+        step=step,
+        decoupled=decoupled,
+    )
+
+
+@_step_op.register_fake
+def _(
+    param: Tensor,  # noqa: ARG001
+    grad: Tensor,  # noqa: ARG001
+    exp_avg: Tensor,  # noqa: ARG001
+    exp_avg_sq: Tensor,  # noqa: ARG001
+    lr: float,  # noqa: ARG001
+    beta1: float,  # noqa: ARG001
+    beta2: float,  # noqa: ARG001
+    eps: float,  # noqa: ARG001
+    weight_decay: float,  # noqa: ARG001
+    step: int,  # noqa: ARG001
+    decoupled: bool,  # noqa: ARG001
+    backend: str,  # noqa: ARG001
+) -> None:
+    return None
