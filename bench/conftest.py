@@ -1,0 +1,130 @@
+"""The benchmarks' options, fixtures and summary. `bench/harness.py` says how a comparison is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import harness
+
+TIMED = pytest.StashKey[list[dict[str, Any]]]()
+NOT_TIMED = pytest.StashKey[list[dict[str, Any]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("benchmark").addoption(
+        "--bench-profile",
+        choices=list(harness.PROFILES),
+        default="default",
+        help="How much to measure: smoke (about a minute), default (five minutes on two cores) or full. "
+        "Benchmarks run with --benchmark-only, or where bench/ is named (pytest bench); "
+        "a plain pytest leaves them out. Write --bench-profile=smoke, with the sign, where you name no path: "
+        "pytest looks for the path before it knows this option.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TIMED] = []
+    config.stash[NOT_TIMED] = []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    start = config.invocation_params.dir
+    named = config.args_source is not config.ArgsSource.TESTPATHS and any(
+        (start / arg.split("::")[0]).resolve().is_relative_to(here) for arg in config.args
+    )
+    if config.getoption("benchmark_only") or named:
+        return
+    config.hook.pytest_deselected(items=[item for item in items if item.path.is_relative_to(here)])
+    items[:] = [item for item in items if not item.path.is_relative_to(here)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    # A benchmark's grid is what its module's `cases(profile)` returns.
+    if "case" in metafunc.fixturenames:
+        grid = metafunc.module.cases(metafunc.config.getoption("bench_profile"))
+        metafunc.parametrize("case", grid, ids=str)
+
+
+@pytest.fixture(scope="session")
+def floor() -> harness.Floor:
+    """Measured once, in the same run as everything that is held against it."""
+    return harness.measure_floor()
+
+
+@pytest.fixture
+def compare(
+    request: pytest.FixtureRequest, benchmark: Any, case: harness.Case, floor: harness.Floor
+) -> Callable[..., None]:
+    """`harness.compare` for this case: its row is complete but for the outcome."""
+    benchmark.extra_info.update(case.columns(), threads=torch.get_num_threads())
+    profile = harness.PROFILES[request.config.getoption("bench_profile")]
+    return partial(harness.compare, benchmark, profile, floor)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    benchmark = getattr(item, "funcargs", {}).get("benchmark")
+    if benchmark is not None and call.when == "call":
+        row = {"group": benchmark.group, "fullname": benchmark.fullname, "extra_info": benchmark.extra_info}
+        if call.excinfo is not None:
+            item.config.stash[NOT_TIMED].append({**row, "reason": str(call.excinfo.value)})
+        elif benchmark.stats is not None:
+            item.config.stash[TIMED].append({**row, "seconds": benchmark.stats.stats.median})
+    return report
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    machine_info["torch"] = torch.__version__
+    machine_info["threads"] = torch.get_num_threads()
+    machine_info["cpu_name"] = machine_info["cpu"].get("brand_raw", machine_info["processor"])
+    machine_info["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    # What failed its accuracy check, or cannot run here, has no timing and so no row of pytest-benchmark's.
+    output_json["not_timed"] = config.stash[NOT_TIMED]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    timed, not_timed = config.stash[TIMED], config.stash[NOT_TIMED]
+    if not timed and not not_timed:
+        return
+    terminalreporter.section("time / baseline's time, with its 95 % interval (below 1 is faster)")
+    for group in sorted({row["group"] for row in timed}):
+        rows = [row for row in timed if row["group"] == group]
+        terminalreporter.write_line(
+            f"\n{group}: against {', '.join(sorted({row['extra_info']['baseline'] for row in rows}))}"
+        )
+        terminalreporter.write_line(summary_table(rows))
+    if not_timed:
+        terminalreporter.write_line("\nnot timed")
+        for row in not_timed:
+            name = row["fullname"].partition("::")[2]
+            terminalreporter.write_line(f"  {name}: {row['reason']}")
+
+
+def summary_table(rows: list[dict[str, Any]]) -> str:
+    """The rows of one group as text, columns that no row has left out."""
+    import pandas as pd  # costs half a second, which a run without benchmarks need not pay
+
+    frame = pd.DataFrame([row["extra_info"] for row in rows])
+    frame["time"] = [f"{row['seconds'] * 1e6:,.1f} µs" for row in rows]
+    frame["ratio "] = [
+        f"{r:.3g} [{low:.3g}, {high:.3g}]"
+        for r, low, high in zip(frame.ratio, frame.ratio_low, frame.ratio_high, strict=True)
+    ]
+    shown = ["op", "implementation", "pass", "classes", "batch", "width", "params", "time", "ratio ", "of floor"]
+    if "floor_fraction" in frame:
+        frame["of floor"] = [f"{share:.0%}" for share in frame.floor_fraction]
+    return frame[[column for column in shown if column in frame]].to_string(index=False)

@@ -1,0 +1,274 @@
+"""How a benchmark is made: accuracy first, then pairs of timings against a baseline, then the machine's floor.
+
+An implementation and its baseline take turns within one run, so that both meet the same clock rate, cache and
+neighbours; what is reported is their ratio. Absolute seconds do not travel between machines, ratios do.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from scipy.stats import quantile_test
+from torch import Tensor
+
+Clock = Callable[[], float]
+
+# With five pairs no 95 % interval of a median exists: both ends would lie outside with probability 2·½⁵ > .05.
+MIN_PAIRS = 6
+# The inner loop makes one timing this long, so that the clock and the Python loop around it cost under 1 %.
+MIN_LOOP_SECONDS = 1e-3
+
+# A triton kernel runs on a GPU, the native one on a CPU. CUDA_VISIBLE_DEVICES= measures the CPU of a GPU machine.
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+UNIT_ROUNDOFF = torch.finfo(torch.float32).eps / 2
+
+
+class Profile(NamedTuple):
+    """How much time a comparison may take: at most `pairs` pairs, fewer (but MIN_PAIRS) where `seconds` are up."""
+
+    name: str
+    pairs: int
+    seconds: float
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (Profile("smoke", 15, 0.2), Profile("default", 31, 0.6), Profile("full", 101, 5.0))
+}
+
+
+class Case(NamedTuple):
+    """One cell of a benchmark's grid. The fields are the row's columns, in `extra_info`."""
+
+    op: str
+    implementation: str
+    baseline: str
+    pass_: str  # forward, forward+backward, step or epoch
+    classes: int | None = None
+    batch: int | None = None
+    width: int | None = None
+    params: int | None = None
+
+    def columns(self) -> dict[str, str | int]:
+        """The fields that are set, under their names in the report."""
+        return {name.rstrip("_"): value for name, value in self._asdict().items() if value is not None}
+
+    def __str__(self) -> str:
+        columns = {k: v for k, v in self.columns().items() if k != "baseline"}
+        return "-".join(f"{k}={v}" if isinstance(v, int) else v.replace(" ", "_") for k, v in columns.items())
+
+
+class Check(NamedTuple):
+    """A result beside its float64 definition: |actual − expected| ≤ bound, element by element."""
+
+    actual: Tensor
+    expected: Tensor
+    bound: Tensor
+
+
+class InaccurateError(AssertionError):
+    """An implementation outside its bound: it gets no timing."""
+
+
+def rounding_bound(terms: int | Tensor, magnitude: Tensor) -> Tensor:
+    """2·K·u·Σ|aᵢbᵢ| for a float32 sum of K `terms`, u = 2⁻²⁴. `magnitude` is Σ|aᵢbᵢ| in float64."""
+    return 2 * terms * UNIT_ROUNDOFF * magnitude
+
+
+def check_accuracy(checks: Mapping[str, Check]) -> str:
+    """Hold every result against its bound, and say how much of the bound the worst element uses.
+
+    Raises:
+        InaccurateError: an element is outside its bound, or not a number; the message names the worst one.
+    """
+    said = []
+    for name, (actual, expected, bound) in checks.items():
+        if actual.shape != expected.shape:
+            raise InaccurateError(f"{name} has shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
+        found = actual.detach().to("cpu", torch.float64)
+        error = (found - expected).abs()
+        # Where nothing may be off, nothing off uses nothing of the bound.
+        used = torch.where(error == 0, 0.0, error / bound).nan_to_num(nan=math.inf, posinf=math.inf)
+        worst = int(used.argmax())
+        share = float(used.flatten()[worst])
+        if share > 1:
+            index = [int(i) for i in torch.unravel_index(torch.tensor(worst), expected.shape)]
+            raise InaccurateError(
+                f"{name}{index} is {float(found.flatten()[worst]):.9g} and should be "
+                f"{float(expected.flatten()[worst]):.9g} ± {float(bound.flatten()[worst]):.2g}; "
+                f"{int((used > 1).sum())} of {used.numel()} elements are outside"
+            )
+        said.append(f"{name} {share:.0%}")
+    return f"of the float64 bound: {', '.join(said)}"
+
+
+class Ratio(NamedTuple):
+    """Time over the baseline's time: below 1 is faster. `low` and `high` are its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+    pairs: int
+
+
+def median_ratio(seconds: list[float], baseline_seconds: list[float]) -> Ratio:
+    """The median of paired ratios, with the binomial interval between order statistics.
+
+    Timings are skewed and have outliers: this interval assumes no distribution, covers at least 95 % at any
+    number of pairs, and draws no random numbers. It takes the pairs for independent; pairing neighbours in time
+    removes most of the drift that would make them otherwise.
+
+    Raises:
+        ValueError: fewer than MIN_PAIRS pairs.
+    """
+    if len(seconds) < MIN_PAIRS:
+        raise ValueError(f"{len(seconds)} pairs of timings: a 95 % interval needs at least {MIN_PAIRS}")
+    ratios = [ours / theirs for ours, theirs in zip(seconds, baseline_seconds, strict=True)]
+    interval = quantile_test(ratios, p=0.5).confidence_interval(0.95)
+    return Ratio(median(ratios), float(interval.low), float(interval.high), len(ratios))
+
+
+def seconds_per_call(run: Callable[[], object], repeats: int, clock: Clock) -> float:
+    """Run `repeats` times and return the mean seconds a call; on a GPU the queue is emptied before both readings."""
+    _synchronize()
+    start = clock()
+    for _ in range(repeats):
+        run()
+    _synchronize()
+    return (clock() - start) / repeats
+
+
+def _synchronize() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def repeats_for(run: Callable[[], object], clock: Clock) -> int:
+    """How many calls fill MIN_LOOP_SECONDS."""
+    repeats = 1
+    while (seconds := seconds_per_call(run, repeats, clock)) * repeats < MIN_LOOP_SECONDS / 2:
+        repeats *= 4
+    return math.ceil(MIN_LOOP_SECONDS / seconds)
+
+
+def time_pairs(
+    benchmark: Any,
+    run: Callable[[], object],
+    baseline: Callable[[], object],
+    profile: Profile,
+    clock: Clock = time.perf_counter,
+) -> tuple[list[float], list[float]]:
+    """Time `run` in pytest-benchmark's rounds and `baseline` just before each.
+
+    Both have been called before the first round, so compilers have done and caches are warm.
+
+    Returns:
+        Seconds a call of `run` and of `baseline`, one of each a round.
+    """
+    repeats, baseline_repeats = repeats_for(run, clock), repeats_for(baseline, clock)
+    pair = repeats * seconds_per_call(run, repeats, clock)
+    pair += baseline_repeats * seconds_per_call(baseline, baseline_repeats, clock)
+    rounds = min(profile.pairs, max(MIN_PAIRS, int(profile.seconds / pair)))
+    seconds: list[float] = []
+    baseline_seconds: list[float] = []
+
+    def setup() -> None:
+        # The loop is inside the target, where pytest-benchmark cannot see it: let its times be a call's too.
+        benchmark.stats.iterations = repeats
+        baseline_seconds.append(seconds_per_call(baseline, baseline_repeats, clock))
+
+    def target() -> None:
+        seconds.append(seconds_per_call(run, repeats, clock))
+
+    benchmark.pedantic(target, setup=setup, rounds=rounds, iterations=1)
+    # --benchmark-cprofile adds a round under the profiler: no timing.
+    return seconds[:rounds], baseline_seconds[:rounds]
+
+
+class Floor(NamedTuple):
+    """What this machine can do at best: nothing that moves so many bytes or does so many operations is faster."""
+
+    bytes_per_second: float
+    flops_per_second: float
+
+    def seconds(self, bytes_: int, flops: int) -> float:
+        """The larger of bytes over bandwidth and operations over peak.
+
+        Tensors that stay in the caches can be faster than this: the bandwidth is the main memory's.
+        """
+        return max(bytes_ / self.bytes_per_second, flops / self.flops_per_second)
+
+
+def measure_floor(clock: Clock = time.perf_counter) -> Floor:
+    """Bandwidth from an in-place add over 256 MiB (read and write), peak from a 2048² float32 matrix product.
+
+    An in-place add, since a copy hides a third transfer: the destination is read before it is written.
+    """
+    large = torch.zeros(2**26, device=DEVICE)
+    square = torch.ones(2048, 2048, device=DEVICE)
+    product = torch.empty_like(square)
+
+    def best(run: Callable[[], object]) -> float:
+        return min(seconds_per_call(run, 1, clock) for _ in range(5))
+
+    return Floor(
+        bytes_per_second=2 * large.numel() * large.element_size() / best(lambda: large.add_(1.0)),
+        flops_per_second=2 * 2048**3 / best(lambda: torch.mm(square, square, out=product)),
+    )
+
+
+def compare(
+    benchmark: Any,
+    profile: Profile,
+    floor: Floor,
+    run: Callable[[], object],
+    baseline: Callable[[], object],
+    check: Callable[[], Mapping[str, Check]],
+    *,
+    bytes_: int | None = None,
+    flops: int = 0,
+    clock: Clock = time.perf_counter,
+) -> None:
+    """Check `run`'s results, then time it against `baseline`, and put the outcome into `benchmark.extra_info`.
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        profile: how much time this may take.
+        floor: what the machine can do at best.
+        run: one call of the implementation.
+        baseline: one call of what it is compared with.
+        check: the implementation's results beside their float64 definition.
+        bytes_: the least that any implementation must move.
+        flops: the least that any implementation must compute.
+        clock: seconds, monotonic.
+
+    Raises:
+        InaccurateError: the results are outside their bound. Then nothing has been timed.
+    """
+    info = benchmark.extra_info
+    # Compilers do their work in the first call: it is shown apart, and only for what proves accurate.
+    first_call = seconds_per_call(run, 1, clock)
+    try:
+        info.update(accuracy=check_accuracy(check()), accurate=True)
+    except InaccurateError as error:
+        info.update(accuracy=str(error), accurate=False)
+        raise
+    if benchmark.disabled:  # --benchmark-disable asks for no timing
+        benchmark.pedantic(run)
+        return
+    baseline()
+    seconds, baseline_seconds = time_pairs(benchmark, run, baseline, profile, clock)
+    ratio, low, high, pairs = median_ratio(seconds, baseline_seconds)
+    info.update(ratio=ratio, ratio_low=low, ratio_high=high, ratio_pairs=pairs, first_call_s=first_call)
+    if bytes_ is not None:
+        call = median(seconds)
+        info.update(
+            bytes=bytes_,
+            gb_per_s=bytes_ / call / 1e9,
+            floor_fraction=floor.seconds(bytes_, flops) / call,
+        )

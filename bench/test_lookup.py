@@ -1,0 +1,93 @@
+"""Claim 26: the lookup is faster than the matrix product that it stands for. Where, and where not?
+
+With ten classes it is not: the product with a small matrix is quick, and `F.embedding`'s dense backward is slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.harness import DEVICE, Case, Check, rounding_bound
+from kernels import lookup
+
+pytestmark = pytest.mark.benchmark(group="lookup")
+
+# `embedding` against itself shows what a ratio is worth here.
+RIVALS = ["embedding", "index_select", "one_hot_matmul", "prebuilt_one_hot_matmul", "sparse_one_hot_matmul"]
+PREBUILT = {"prebuilt_one_hot_matmul": lookup.one_hot, "sparse_one_hot_matmul": lookup.sparse_one_hot}
+# Bytes an element of the dense one-hot matrix: float32, and F.one_hot makes int64 before it.
+DENSE_BYTES = {"one_hot_matmul": 12, "prebuilt_one_hot_matmul": 4}
+MOST_BYTES = 2**30
+
+# classes, batches, widths
+GRIDS = {
+    "smoke": ([10, 1_000], [64, 4_096], [40]),
+    "default": ([10, 100, 1_000, 10_000, 100_000], [64, 4_096], [40]),
+    "full": ([10, 100, 1_000, 10_000, 100_000], [64, 512, 4_096], [10, 40, 160]),
+}
+
+
+def cases(profile: str) -> list[Case]:
+    return [
+        Case("lookup", rival, "embedding", pass_, classes=classes, batch=batch, width=width)
+        for classes, batch, width in product(*GRIDS[profile])
+        for pass_ in ("forward", "forward+backward")
+        for rival in RIVALS
+    ]
+
+
+def test_lookup(case, compare):
+    classes, batch, width = case.classes, case.batch, case.width
+    needed = DENSE_BYTES.get(case.implementation, 0) * classes * batch
+    if needed > MOST_BYTES:
+        pytest.skip(f"the dense one-hot matrix takes {needed / 2**30:.1f} GiB: more than {MOST_BYTES / 2**30:.0f}")
+
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(classes, (batch,), generator=generator)
+    weight = torch.randn(classes, width, generator=generator)
+    upstream = torch.randn(batch, width, generator=generator)
+    learns = case.pass_ == "forward+backward"
+    operands = ids.to(DEVICE), weight.to(DEVICE).requires_grad_(learns), upstream.to(DEVICE)
+    run = lookup_call(case.implementation, *operands)
+
+    # Ids and rows are read and the output written; backward reads its gradient and writes the table's once.
+    moved = ids.nbytes + 2 * upstream.nbytes + (upstream.nbytes + weight.nbytes if learns else 0)
+    compare(
+        run,
+        lookup_call(case.baseline, *operands),
+        lambda: accuracy(run(), ids, weight, upstream),
+        bytes_=moved,
+        flops=batch * width if learns else 0,
+    )
+
+
+def lookup_call(rival: str, ids: Tensor, weight: Tensor, upstream: Tensor) -> Callable[[], list[Tensor]]:
+    """The call to time: the rows and, where `weight` asks for it, the table's gradient."""
+    function = getattr(lookup, rival)
+    stored = PREBUILT[rival](ids, weight.shape[0]) if rival in PREBUILT else ids
+
+    def forward() -> list[Tensor]:
+        return [function(stored, weight)]
+
+    def forward_backward() -> list[Tensor]:
+        rows = function(stored, weight)
+        return [rows, *torch.autograd.grad(rows, weight, upstream)]
+
+    return forward_backward if weight.requires_grad else forward
+
+
+def accuracy(results: list[Tensor], ids: Tensor, weight: Tensor, upstream: Tensor) -> dict[str, Check]:
+    """Hold rows against the table's, and a gradient against sums of as many terms as the batch has the id."""
+    weight, upstream = weight.detach().double(), upstream.double()
+    zeros = torch.zeros_like(weight)
+    count = torch.bincount(ids, minlength=len(weight)).unsqueeze(1)
+    rows = Check(results[0], weight[ids], rounding_bound(1, weight[ids].abs()))
+    if len(results) == 1:
+        return {"rows": rows}
+    bound = rounding_bound(count, zeros.index_add(0, ids, upstream.abs()))
+    return {"rows": rows, "gradient": Check(results[1], zeros.index_add(0, ids, upstream), bound)}
