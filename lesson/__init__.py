@@ -7,6 +7,21 @@
 >>> learn.validate()  # doctest: +SKIP
 """
 
+from kernels import FASTAI, TORCH
 from lesson.data import DataError, RepeatedRatingsWarning, load_movielens, load_ratings
+from lesson.learner import DivergenceError, Learner, collab_learner
+from lesson.models import EmbeddingDotBias, sigmoid_range
 
-__all__ = ["DataError", "RepeatedRatingsWarning", "load_movielens", "load_ratings"]
+__all__ = [
+    "FASTAI",
+    "TORCH",
+    "DataError",
+    "DivergenceError",
+    "EmbeddingDotBias",
+    "Learner",
+    "RepeatedRatingsWarning",
+    "collab_learner",
+    "load_movielens",
+    "load_ratings",
+    "sigmoid_range",
+]

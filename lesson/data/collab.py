@@ -46,6 +46,13 @@ class Vocab:
             return rows[str(key)]
         raise DataError(f"{self.kind} {key!r} has no training rating; {self.kind}s are {self.ids[:3].tolist()} …")
 
+    def row_or_na(self, key: Hashable) -> int:
+        """The row of an id, 0 (the reserved one) where training has not seen it."""
+        try:
+            return self.row(key)
+        except DataError:
+            return 0
+
     def key(self, row: int) -> Hashable:
         """The id of a row; '#na#' for the reserved one."""
         return NA if row == 0 else self.ids[row - 1].item()
@@ -92,6 +99,17 @@ class CollabData:
     def rated(self) -> torch.Tensor:
         """Training ratings of each row of the item table, int64[len(items)]."""
         return torch.bincount(self.train.items, minlength=len(self.items))
+
+    def item_row(self, item: Hashable) -> int:
+        """The row of an item, given by its id or by a title that only one item has.
+
+        Raises:
+            DataError: no training row has this item, or several items have this title.
+        """
+        named = [key for key, title in self.titles.items() if title == item]
+        if len(named) > 1:
+            raise DataError(f"{len(named)} items have the title {item!r}: name one of the ids {named}")
+        return self.items.row(named[0] if named else item)
 
     def title(self, item: Hashable) -> str:
         """The title of an item id, or the id as text where no title is known."""

@@ -1,0 +1,365 @@
+"""The learner: data, model and training in the lesson's words."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+import pandas as pd
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from kernels import FASTAI, AdamConstants, adam_step_, backends
+from kernels.trainer import train_epoch
+from lesson.data import CollabData, DataError
+from lesson.models import EmbeddingDotBias
+from lesson.schedules import Schedule, constant, one_cycle
+
+
+class Epoch(NamedTuple):
+    """What an epoch left behind: 1-based number, mean squared errors, seconds of training."""
+
+    epoch: int
+    train_loss: float
+    valid_loss: float
+    seconds: float
+
+
+class DivergenceError(FloatingPointError):
+    """Training left the finite numbers; `learn.history` holds the epochs before."""
+
+
+def stream(seed: int, name: str) -> torch.Generator:
+    """A generator of its own for each purpose, so that one more draw here moves nothing there."""
+    purpose = ("initialisation", "order").index(name)
+    state = np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
+
+
+class Learner:
+    """A model, its data, and how to train it; made by `collab_learner`.
+
+    Attributes:
+        history: an `Epoch` for each epoch trained so far.
+    """
+
+    def __init__(
+        self,
+        data: CollabData,
+        model: EmbeddingDotBias,
+        wd: float,
+        bs: int,
+        adam: AdamConstants,
+        seed: int,
+        quiet: bool,
+    ) -> None:
+        self.data, self.model, self.wd, self.bs, self.adam, self.quiet = data, model, wd, bs, adam, quiet
+        self.history: list[Epoch] = []
+        self._order = stream(seed, "order")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.u_weight.weight.device
+
+    @property
+    def backend(self) -> str:
+        """Which implementation trains."""
+        return backends.choose(self.model.backend, self.device, self.model.u_weight.weight.dtype)
+
+    def fit_one_cycle(
+        self,
+        epochs: int,
+        lr: float | slice = 5e-3,
+        moms: tuple[float, float] = (0.95, 0.85),
+        div_factor: float = 25.0,
+        pct_start: float = 0.3,
+    ) -> None:
+        """Train with the one-cycle policy, rate and momentum changing at every batch (claim 76).
+
+        Raises:
+            DivergenceError: the loss is no finite number any more.
+        """
+        self._fit(epochs, one_cycle(epochs * self._batches, _last_rate(lr), moms, div_factor, pct_start))
+
+    def fit(self, epochs: int, lr: float | slice = 3e-3) -> None:
+        """Train with a constant rate. The model has one layer group: of slice(a, b) it gets b (claim 23).
+
+        Raises:
+            DivergenceError: the loss is no finite number any more.
+        """
+        self._fit(epochs, constant(epochs * self._batches, _last_rate(lr), self.adam.beta1))
+
+    @property
+    def _batches(self) -> int:
+        return -(-len(self.data.train) // self.bs)
+
+    def _fit(self, epochs: int, schedule: Schedule) -> None:
+        if epochs < 1:
+            raise ValueError(f"{epochs=}: at least one is needed")
+        tables = [table.detach() for table in self.model.tables()]
+        means, squares = ([torch.zeros_like(table) for table in tables] for _ in range(2))
+        run_epoch = self._native_epoch if self.backend == "native" else self._torch_epoch
+        train = self.data.train
+        for epoch in range(epochs):
+            order = torch.randperm(len(train), generator=self._order)
+            steps = slice(epoch * self._batches, (epoch + 1) * self._batches)
+            part = Schedule(schedule.lr[steps], schedule.momentum[steps])
+            began = time.perf_counter()
+            losses = run_epoch(
+                tables, means, squares, train.users[order], train.items[order], train.ratings[order], part, steps.start
+            )
+            seconds = time.perf_counter() - began
+            record = Epoch(len(self.history) + 1, losses.mean().item(), self.validate(), seconds)
+            if not np.isfinite([record.train_loss, record.valid_loss]).all():
+                raise DivergenceError(
+                    f"the loss left the finite numbers in epoch {record.epoch} "
+                    f"(training {record.train_loss}, validation {record.valid_loss}); try a smaller rate"
+                )
+            self.history.append(record)
+            if not self.quiet:
+                if record.epoch == 1:
+                    print("epoch  train_loss  valid_loss    time")
+                print(f"{record.epoch:5}  {record.train_loss:10.6f}  {record.valid_loss:10.6f}  {seconds:5.2f}s")
+
+    def _native_epoch(
+        self,
+        tables: list[Tensor],
+        means: list[Tensor],
+        squares: list[Tensor],
+        users: Tensor,
+        items: Tensor,
+        ratings: Tensor,
+        schedule: Schedule,
+        steps_before: int,
+    ) -> Tensor:
+        return train_epoch(
+            tables,
+            means,
+            squares,
+            users,
+            items,
+            ratings,
+            batch_size=self.bs,
+            lr=schedule.lr.tolist(),
+            beta1=schedule.momentum.tolist(),
+            beta2=self.adam.beta2,
+            eps=self.adam.eps,
+            weight_decay=self.wd,
+            first_step=steps_before + 1,
+            y_range=self.model.y_range,
+        )
+
+    def _torch_epoch(
+        self,
+        tables: list[Tensor],
+        means: list[Tensor],
+        squares: list[Tensor],
+        users: Tensor,
+        items: Tensor,
+        ratings: Tensor,
+        schedule: Schedule,
+        steps_before: int,
+    ) -> Tensor:
+        """The same, batch by batch through autograd and the ops: the definition, and the way to a GPU."""
+        parameters = [self.model.u_weight, self.model.i_weight, self.model.u_bias, self.model.i_bias]
+        batches = (tensor.to(self.device).split(self.bs) for tensor in (users, items, ratings))
+        losses = []
+        for step, (user, item, rating) in enumerate(zip(*batches, strict=True)):
+            loss = mse_loss(self.model(user, item), rating)
+            loss.backward()
+            losses.append(loss.detach())
+            for layer, table, mean, square in zip(parameters, tables, means, squares, strict=True):
+                assert layer.weight.grad is not None
+                adam_step_(
+                    table,
+                    layer.weight.grad.view_as(table),
+                    mean,
+                    square,
+                    lr=float(schedule.lr[step]),
+                    beta1=float(schedule.momentum[step]),
+                    beta2=self.adam.beta2,
+                    eps=self.adam.eps,
+                    weight_decay=self.wd,
+                    step=steps_before + step + 1,
+                    backend=self.model.backend,
+                )
+                layer.weight.grad = None
+        return torch.stack(losses).double().cpu()
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """The mean squared error on the validation rows."""
+        valid = self.data.valid
+        scores = self.model(valid.users.to(self.device), valid.items.to(self.device))
+        return mse_loss(scores.double().cpu(), valid.ratings.double()).item()
+
+    def bias(self, arr: Sequence[Hashable] | np.ndarray, is_item: bool = True) -> Tensor:
+        """Biases float32[len(arr)] of items (ids or titles), or of users (claim 39).
+
+        Raises:
+            DataError: an id that training did not see.
+        """
+        table = self.model.i_bias if is_item else self.model.u_bias
+        return table.weight.detach().cpu()[self._rows(arr, is_item), 0]
+
+    def weight(self, arr: Sequence[Hashable] | np.ndarray, is_item: bool = True) -> Tensor:
+        """Latent factors float32[len(arr), n_factors] of items (ids or titles), or of users.
+
+        Raises:
+            DataError: an id that training did not see.
+        """
+        table = self.model.i_weight if is_item else self.model.u_weight
+        return table.weight.detach().cpu()[self._rows(arr, is_item)]
+
+    def _rows(self, arr: Sequence[Hashable] | np.ndarray, is_item: bool) -> list[int]:
+        if isinstance(arr, (str, bytes)):
+            raise TypeError(f"a list of ids is needed, not the text {arr!r}")
+        row = self.data.item_row if is_item else self.data.users.row
+        return [row(key) for key in (arr.tolist() if isinstance(arr, np.ndarray) else arr)]
+
+    @overload
+    def predict(self, user: Hashable, item: Hashable) -> float: ...
+    @overload
+    def predict(self, user: list[Hashable], item: list[Hashable]) -> Tensor: ...
+    @torch.no_grad()
+    def predict(self, user: Hashable | list[Hashable], item: Hashable | list[Hashable]) -> float | Tensor:
+        """The predicted rating of an item by a user, or of pairs of two lists of ids: float32[pairs].
+
+        Ids that training never saw get the reserved row, as in fastai: their factors and bias are near zero, so an
+        unseen user is predicted from the item's bias.
+        """
+        users, items = (ids if isinstance(ids, list) else [ids] for ids in (user, item))
+        if len(users) != len(items):
+            raise ValueError(f"{len(users)} users and {len(items)} items: pairs are needed")
+        scores = self.model(
+            torch.tensor([self.data.users.row_or_na(key) for key in users], device=self.device),
+            torch.tensor([self.data.items.row_or_na(key) for key in items], device=self.device),
+        ).cpu()
+        return scores if isinstance(user, list) else scores.item()
+
+    @torch.no_grad()
+    def recommend(self, user: Hashable, n: int = 10) -> pd.DataFrame:
+        """The `n` items of the highest predicted rating among those the user has not rated in training.
+
+        Returns:
+            Columns item, title, prediction, best first; ties go by id.
+
+        Raises:
+            DataError: a user that training did not see.
+        """
+        row = self.data.users.row(user)
+        items = torch.arange(1, len(self.data.items))
+        seen = self.data.train.items[self.data.train.users == row]
+        items = items[~torch.isin(items, seen)].to(self.device)
+        scores = self.model(torch.full_like(items, row), items)
+        best = torch.sort(scores, descending=True, stable=True).indices[:n]
+        keys = [self.data.items.key(item) for item in items[best].tolist()]
+        return pd.DataFrame(
+            {
+                "item": keys,
+                "title": [self.data.title(key) for key in keys],
+                "prediction": scores[best].cpu().numpy(),
+            }
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Save the model with its vocabularies as a safetensors file; the whole file or none of it."""
+        path = Path(path)
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            state = {name: table.detach().cpu().contiguous() for name, table in self.model.state_dict().items()}
+            safetensors.torch.save_file(state, aside, metadata=self._identity())
+            Path(aside).replace(path)
+        except BaseException:
+            Path(aside).unlink(missing_ok=True)
+            raise
+
+    def load(self, path: str | Path) -> Learner:
+        """Take over the tables of a saved model that has these vocabularies, width and range.
+
+        Raises:
+            DataError: no such file, or one that does not fit this learner.
+        """
+        try:
+            with safetensors.safe_open(str(path), framework="pt") as file:
+                saved = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except (OSError, safetensors.SafetensorError) as error:
+            raise DataError(f"{path}: not a saved model that can be read ({error})") from error
+        for name, own in self._identity().items():
+            if saved.get(name) != own:
+                theirs = saved.get(name, "nothing")
+                raise DataError(
+                    f"{path}: saved with other {name} ({theirs:.60} where this learner has {own:.60}); "
+                    "make the learner from the same data, split and arguments"
+                )
+        self.model.load_state_dict(state)
+        return self
+
+    def _identity(self) -> dict[str, str]:
+        return {
+            "users": json.dumps(self.data.users.ids.tolist()),
+            "items": json.dumps(self.data.items.ids.tolist()),
+            "n_factors": str(self.model.u_weight.embedding_dim),
+            "y_range": json.dumps(self.model.y_range),
+        }
+
+
+def collab_learner(
+    data: CollabData,
+    n_factors: int = 50,
+    y_range: tuple[float, float] | None = None,
+    wd: float = 0.01,
+    *,
+    bs: int = 64,
+    adam: AdamConstants = FASTAI,
+    seed: int = 0,
+    backend: str | None = None,
+    device: str | torch.device = "cpu",
+    quiet: bool = False,
+) -> Learner:
+    """A learner for collaborative filtering: EmbeddingDotBias under AdamW (claims 35, 49, 75).
+
+    Args:
+        data: from `load_movielens` or `load_ratings`.
+        n_factors: width of the embeddings.
+        y_range: range of the sigmoid on the score; None leaves it out.
+        wd: weight decay, decoupled: each step shrinks every parameter by 1 − lr·wd.
+        bs: ratings a batch.
+        adam: β1 (for `fit`; one-cycle moves it), β2 and eps: `FASTAI` or `TORCH`, or your own.
+        seed: of initialisation and batch order. The same seed, backend and thread count give the same bits.
+        backend: "native" (default on a CPU), "reference" or "triton" (default on a GPU).
+        device: where the model lives. The CPU is the default: at the lesson's sizes it is the faster place.
+        quiet: print no line an epoch.
+
+    Raises:
+        BackendError: the backend cannot run on this device.
+    """
+    model = EmbeddingDotBias(
+        n_factors,
+        len(data.users),
+        len(data.items),
+        (float(y_range[0]), float(y_range[1])) if y_range is not None else None,
+        stream(seed, "initialisation"),
+        backend,
+    ).to(device)
+    backends.choose(backend, model.u_weight.weight.device, model.u_weight.weight.dtype)
+    return Learner(data, model, wd, bs, adam, seed, quiet)
+
+
+def _last_rate(lr: float | slice) -> float:
+    rate = lr.stop if isinstance(lr, slice) else lr
+    if not (isinstance(rate, (int, float)) and 0 < rate < float("inf")):
+        raise ValueError(f"{lr=}: a positive rate, or a slice that ends in one, is needed")
+    return float(rate)

@@ -1,0 +1,45 @@
+"""Learning rate and momentum, step by step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Schedule(NamedTuple):
+    """A rate and a momentum for each step, float64[steps]."""
+
+    lr: np.ndarray
+    momentum: np.ndarray
+
+
+def cosine(start: float, end: float, steps: int) -> np.ndarray:
+    """Half a cosine, float64[steps]: the first is `start`, and one step after the last would be `end`."""
+    return end + (start - end) / 2 * (1 + np.cos(np.pi * np.arange(steps) / max(steps, 1)))
+
+
+def one_cycle(
+    steps: int,
+    lr_max: float,
+    moms: tuple[float, float] = (0.95, 0.85),
+    div_factor: float = 25.0,
+    pct_start: float = 0.3,
+) -> Schedule:
+    """The one-cycle policy (Smith 2018) as in fastai v1: the rate goes low-high-low, momentum mirrors it (claim 76).
+
+    The rate starts at lr_max / div_factor, reaches lr_max after `pct_start` of the steps, and ends at
+    lr_max / (div_factor · 10⁴), which is lr_max / 250,000 by default; both ways along a cosine.
+    """
+    up = int(steps * pct_start)
+    down = steps - up
+    low, final = lr_max / div_factor, lr_max / (div_factor * 1e4)
+    return Schedule(
+        np.concatenate([cosine(low, lr_max, up), cosine(lr_max, final, down)]),
+        np.concatenate([cosine(moms[0], moms[1], up), cosine(moms[1], moms[0], down)]),
+    )
+
+
+def constant(steps: int, lr: float, momentum: float = 0.9) -> Schedule:
+    """The same rate and momentum at every step."""
+    return Schedule(np.full(steps, lr), np.full(steps, momentum))
