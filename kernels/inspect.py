@@ -1,0 +1,291 @@
+"""What the Triton kernels compile to, on every target, without a GPU.
+
+    python -m kernels.inspect
+    python -m kernels.inspect --target sm_90 --json
+
+A folder's triton_kernels.py yields `Example`s from its `examples()`; a kernel is added there, not here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, NamedTuple
+
+# Name → what triton.backends.compiler.GPUTarget takes: backend, architecture, threads a warp.
+TARGETS: dict[str, tuple[str, int | str, int]] = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+
+
+class Example(NamedTuple):
+    """One launch of one kernel: what is compiled, and what its traffic is measured against."""
+
+    name: str
+    kernel: Any  # the @triton.jit function; other kernels that `launch` starts are not looked at
+    launch: Callable[[], object]  # calls the kernel through its public function, on CPU tensors
+    unit: str  # "parameter", "rating", …
+    units: int  # how many of them the launch works on
+    floor: float  # bytes a unit that any implementation must move
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kernel on one target."""
+
+    kernel: str
+    target: str
+    registers: int  # a thread
+    spills: int  # registers a thread keeps in memory: 4-byte words of its local memory
+    shared: int  # bytes a program
+    load_bytes: int  # widest load from global memory, a thread
+    offset_bits: int  # narrowest offset added to a pointer
+    bytes_moved: float | None  # a unit, counted from the kernel's own loads and stores
+    bytes_floor: float  # a unit
+    unit: str
+
+
+def find_examples() -> Iterator[Example]:
+    """The examples of every folder beside this file that has a triton_kernels.py."""
+    for path in sorted(Path(__file__).parent.glob("*/triton_kernels.py")):
+        module = importlib.import_module(f"{__package__}.{path.parent.name}.triton_kernels")
+        yield from (Example(*example) for example in module.examples())
+
+
+def inspect(examples: Iterable[Example], targets: Iterable[str], moved: dict[str, float]) -> Iterator[Row]:
+    """Compile each example for each target; `moved` says the bytes a unit, by example's name."""
+    for example in examples:
+        for target in targets:
+            compiled = compile_for(target, example)
+            registers, spills = usage(compiled)
+            yield Row(
+                kernel=example.name,
+                target=target,
+                registers=registers,
+                spills=spills,
+                shared=compiled.metadata.shared,
+                load_bytes=widest_load(compiled.asm),
+                offset_bits=narrowest_offset(compiled.asm["ttir"]),
+                bytes_moved=moved.get(example.name),
+                bytes_floor=example.floor,
+                unit=example.unit,
+            )
+
+
+class _FixedTarget:
+    """Stands in for Triton's driver, which would ask a GPU what it is."""
+
+    def __init__(self, name: str) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.name = name
+        self.target = GPUTarget(*TARGETS[name])
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+    def get_current_device(self) -> str:
+        return self.name  # Triton's key for the kernels compiled in this process
+
+    def get_current_stream(self, _device: str) -> int:
+        return 0
+
+
+def compile_for(target: str, example: Example) -> Any:
+    """The compiled kernel, specialised to the very arguments `example.launch` gives it."""
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    compiled = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, **kwargs: Any) -> None:
+        kernel = run(self, *args, **(kwargs | {"warmup": True}))  # a warm-up compiles and launches nothing
+        if self is example.kernel:
+            compiled.append(kernel)
+
+    driver.set_active(_FixedTarget(target))
+    JITFunction.run = compile_only
+    try:
+        example.launch()
+    finally:
+        JITFunction.run = run
+    if len(compiled) != 1:
+        raise ValueError(f"example {example.name!r} launched its kernel {len(compiled)} times, expected once")
+    return compiled[0]
+
+
+def usage(compiled: Any) -> tuple[int, int]:
+    """Registers a thread, and how many more it keeps in memory."""
+    if "amdgcn" in compiled.asm:
+        count = functools.partial(_number, text=compiled.asm["amdgcn"])
+        in_memory = max(count(r"\.private_segment_fixed_size:\s+(\d+)") // 4, count(r"\.vgpr_spill_count:\s+(\d+)"))
+        return count(r"\.vgpr_count:\s+(\d+)"), in_memory
+    from triton import knobs
+
+    with NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", cubin.name]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    return _number(r"\bREG:(\d+)", text), (_number(r"\bSTACK:(\d+)", text) + _number(r"\bLOCAL:(\d+)", text)) // 4
+
+
+def _number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    if found is None:
+        raise ValueError(f"the compiler's output holds no {pattern}; does this version of Triton write it otherwise?")
+    return int(found[1])
+
+
+def widest_load(asm: dict[str, Any]) -> int:
+    """Bytes of the widest load from global memory that one thread issues."""
+    if "amdgcn" in asm:
+        widths = {"ubyte": 1, "ushort": 2, "short": 2, "dword": 4, "dwordx2": 8, "dwordx3": 12, "dwordx4": 16}
+        found = re.findall(r"\b(?:global|buffer)_load_(ubyte|ushort|short|dword(?:x[234])?)\b", asm["amdgcn"])
+        return max((widths[width] for width in found), default=0)
+    loads = re.findall(r"\bld\.global[\w.:]*?(?:\.v(\d))?\.[bfsu](\d+)\s", asm["ptx"])
+    copies = re.findall(r"\bcp\.async\.c[ag]\.shared\.global[^;]*?\],\s*(0x[0-9a-f]+|\d+)", asm["ptx"])
+    sizes = [int(count or 1) * int(bits) // 8 for count, bits in loads] + [int(size, 0) for size in copies]
+    return max(sizes, default=0)
+
+
+def narrowest_offset(ttir: str) -> int:
+    """Bits of the narrowest offset added to a pointer: in 32 a large table's `row * k` overflows."""
+    return min(int(bits) for bits in re.findall(r"tt\.addptr .*, (?:tensor<[\dx]*)?i(\d+)>?", ttir))
+
+
+def count_bytes() -> dict[str, float]:
+    """Bytes a unit that each example's kernel loads and stores, masked-off elements left out.
+
+    Counted while Triton's interpreter runs the launch, so this needs a process of its own with
+    TRITON_INTERPRET=1. A value loaded twice counts twice, though a cache may serve it.
+    """
+    from triton.runtime import interpreter
+
+    counted: Counter[Any] = Counter()
+    running: list[Any] = []
+    builder = interpreter.interpreter_builder
+    load, store, run = builder.create_masked_load, builder.create_masked_store, interpreter.InterpretedFunction.run
+
+    def count(pointers: Any, mask: Any) -> None:
+        counted[running[-1]] += int(mask.data.sum()) * pointers.get_element_ty().primitive_bitwidth // 8
+
+    def counting_load(pointers: Any, mask: Any, *rest: Any) -> Any:
+        count(pointers, mask)
+        return load(pointers, mask, *rest)
+
+    def counting_store(pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        count(pointers, mask)
+        return store(pointers, value, mask, *rest)
+
+    def counting_run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        running.append(self)
+        try:
+            return run(self, *args, **kwargs)
+        finally:
+            running.pop()
+
+    builder.create_masked_load, builder.create_masked_store = counting_load, counting_store
+    interpreter.InterpretedFunction.run = counting_run
+    moved = {}
+    for example in find_examples():
+        counted.clear()
+        example.launch()
+        moved[example.name] = counted[example.kernel] / example.units
+    return moved
+
+
+def _count_bytes_apart() -> subprocess.Popen[str]:
+    code = f"import json; from {__package__}.inspect import count_bytes; print(json.dumps(count_bytes()))"
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)  # noqa: S603
+
+
+def table(rows: list[Row]) -> str:
+    """The rows for a person to read."""
+    head = ("kernel", "target", "registers", "spills", "shared", "widest load", "offsets", "bytes moved", "floor")
+    lines = [head]
+    for row in rows:
+        moved = "?" if row.bytes_moved is None else f"{row.bytes_moved:.4g}"
+        lines.append((
+            row.kernel, row.target, str(row.registers), str(row.spills), f"{row.shared} B", f"{row.load_bytes} B",
+            f"{row.offset_bits} bit", moved, f"{row.bytes_floor:.4g} a {row.unit}",
+        ))  # fmt: skip
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    text = ("left", "left")  # the other columns are numbers
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < len(text) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+HELP = """\
+columns:
+  registers    a thread; the fewer, the more programs run at once
+  spills       registers a thread keeps in memory instead, in 4-byte words; 0 is what to want
+  shared       bytes of shared memory a program
+  widest load  bytes of the widest load from global memory a thread issues; 16 is the most
+  offsets      bits of the narrowest offset added to a pointer; 32 overflow in large tables
+  bytes moved  a unit, counted from the kernel's own loads and stores; what is loaded twice counts twice
+  floor        bytes a unit that any implementation must move: dense Adam on fp32 reads a parameter, its
+               gradient and two means and writes all but the gradient, 7 × 4 = 28
+
+examples:
+  python -m kernels.inspect                          every kernel on every target
+  python -m kernels.inspect --target sm_90           one target; may be repeated
+  python -m kernels.inspect --json > inspected.json  a list of rows
+
+A new kernel comes with an entry in the examples() of its triton_kernels.py. No GPU is needed.
+"""
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {__package__}.inspect",
+        description="Compile every Triton kernel for every target, without a GPU, and show what came out.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--target", action="append", help=f"{', '.join(TARGETS)} (default: all)")
+    parser.add_argument("--json", action="store_true", help="a list of rows rather than a table")
+    options = parser.parse_args()
+    targets = options.target or list(TARGETS)
+    unknown = [target for target in targets if target not in TARGETS]
+    if unknown:
+        print(f"unknown target {unknown[0]!r}; there are {', '.join(TARGETS)}", file=sys.stderr)  # noqa: T201
+        return 2
+    if importlib.util.find_spec("triton") is None:
+        print("Triton is not installed (it is available on Linux): nothing to inspect", file=sys.stderr)  # noqa: T201
+        return 2
+    os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compiled in the same process
+    counting = _count_bytes_apart()
+    examples = list(find_examples())
+    moved_json, _ = counting.communicate()
+    if counting.returncode:
+        return 1  # its traceback is on the screen
+    rows = list(inspect(examples, targets, json.loads(moved_json)))
+    print(json.dumps([asdict(row) for row in rows], indent=1) if options.json else table(rows))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
