@@ -14,11 +14,11 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 ContrastVerdict = Literal["better", "worse", "equivalent", "inconclusive", "preview"]
 LedgerVerdict = Literal["true", "false", "holds", "fails", "depends", "inconclusive", "cited", "not run"]
@@ -48,7 +48,7 @@ class Contrast(_Record):
     `p` is the sign-flip p-value of this contrast alone, `p_holm` the one that judges, corrected over arms.
     `interval` is the 95 % t interval for this data set re-split and re-seeded; `interval_corrected` the wider
     one for data like this (Nadeau & Bengio 2003). `difference` and the intervals are null where a run diverged:
-    then `p` is rank-based.
+    then `p` is rank-based. `diverged` counts the runs of the arm and of the baseline.
     """
 
     arm: str

@@ -1,0 +1,89 @@
+from itertools import groupby
+
+import pytest
+
+from studies.evidence import claims
+from studies.evidence.claims import load_claims, load_notes, load_slips
+
+HEADINGS = {
+    "A": {"Fast.ai Lesson 5 notes — Part 1 v3", "Review from the last lesson", "Fine-tuning", "Weight decay"},
+    "B": {
+        "Discussion on basic NN",
+        "Finetuning: what happens when we do transfer learning on resnet-34?",
+        "Collaborative Filtering cont.",
+        "Weight Decay wd in learner",
+        "Entity Embeddings of Categorical Variables",
+        "SGD with MNIST",
+        "Optimizer: SGD with Momentum",
+        "Optimizer: RMSprop",
+        "Optimizer: Adam",
+        "In fastai, use learner, and it sets the optimizer",
+        "Cross-Entropy Loss",
+    },
+}
+
+
+def test_every_claim_and_every_slip_is_there_once():
+    assert [claim.id for claim in load_claims()] == list(range(1, 86))
+    assert [slip.id for slip in load_slips()] == list(range(1, 25))
+
+
+def test_topics_are_whole_blocks_in_the_lessons_order():
+    topics = [topic for topic, _ in groupby(load_claims(), key=lambda claim: claim.topic)]
+    assert len(topics) == len(set(topics)) == 7
+
+
+def test_only_our_own_claims_have_no_note():
+    ours = {claim.id for claim in load_claims() if claim.note == "ours"}
+    assert ours == {53, 54, 55, 78}
+    assert all(slip.note != "ours" for slip in load_slips())
+
+
+def test_claims_with_an_exact_and_a_measured_half_say_both():
+    assert {claim.id for claim in load_claims() if claim.kinds == ("exact", "measured")} == {51, 84}
+    assert {claim.id for claim in load_claims() if "cited" in claim.kinds} == {71}
+
+
+@pytest.mark.parametrize("entry", [*load_claims(), *load_slips()], ids=lambda e: f"{type(e).__name__}{e.id}")
+def test_sections_are_headings_of_the_notes(entry):
+    assert all(heading in HEADINGS[note] for note, heading in entry.sections.items())
+
+
+def test_a_section_of_both_notes_names_both_headings():
+    in_both, in_one = load_claims()[1], load_claims()[4]
+    assert (in_both.note, in_one.note) == ("both", "B")
+    assert in_both.section == "A: Review from the last lesson · B: Discussion on basic NN"
+    assert in_one.section == "Discussion on basic NN"
+
+
+def test_no_two_claims_say_the_same():
+    assert len({claim.claim for claim in load_claims()}) == len(load_claims())
+
+
+def test_each_note_has_a_title():
+    assert set(load_notes()) == {"A", "B"}
+
+
+def _entry(**changes):
+    return {"id": 1, "sections": {}, "kinds": ["exact"], "topic": "Loss", "claim": "c", "check": "k"} | changes
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"kinds": ["guessed"]}, {"kinds": []}, {"topic": "Cooking"}, {"sections": {"C": "x"}}, {"claim": ""}, {"z": 1}],
+    ids=str,
+)
+def test_a_word_that_is_not_known_is_refused(monkeypatch, wrong):
+    monkeypatch.setattr(claims, "N_CLAIMS", 1)
+    monkeypatch.setattr(claims, "_read", lambda: {"claim": [_entry()]})
+    load_claims()
+    monkeypatch.setattr(claims, "_read", lambda: {"claim": [_entry(**wrong)]})
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        load_claims()
+
+
+def test_missing_and_doubled_ids_are_named(monkeypatch):
+    monkeypatch.setattr(claims, "N_CLAIMS", 3)
+    monkeypatch.setattr(claims, "_read", lambda: {"claim": [_entry(id=1), _entry(id=2), _entry(id=2)]})
+    with pytest.raises(ValueError, match=r"missing \[3\], more than once \[2\]"):
+        load_claims()
