@@ -1,0 +1,261 @@
+"""The page of the benchmarks: ratios to a baseline with intervals, and where the one-hot product wins."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports import charts, numbers
+from reports.charts import Chart, Line, Ratio
+from studies.evidence.schema import LedgerVerdict, ResultsError
+from studies.evidence.verdicts import LedgerEvidence
+
+CLAIM = 26  # the lookup is faster than the one-hot product
+TITLES = {
+    "lookup": "One-hot product against lookup",
+    "dot_bias": "Embedding-dot-bias",
+    "adam": "The Adam step",
+    "optimizers": "Optimizer steps",
+}
+# What a benchmark is run under, in the order of the page.
+CONDITIONS = ("op", "stage", "classes", "batch", "width", "params")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A benchmark that passed its accuracy check. `ratio` is its time over the baseline's; `seconds` a call's."""
+
+    name: str
+    group: str
+    op: str
+    implementation: str
+    baseline: str
+    stage: str  # forward, forward+backward, step; the field's name in the file is `pass`
+    seconds: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    ratio_pairs: int
+    classes: int | None = None
+    batch: int | None = None
+    width: int | None = None
+    params: int | None = None
+    bytes: int | None = None
+    gb_per_s: float | None = None
+    floor_fraction: float | None = None
+
+    @property
+    def where(self) -> str:
+        """The corner of the grid: '10 classes, batch 4,096, forward'."""
+        return ", ".join(filter(None, (condition(key, getattr(self, key)) for key in ("classes", "batch", "stage"))))
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """What `benchmarks.json` holds. `inaccurate` and `not_timed` are names with reasons."""
+
+    timings: list[Timing]
+    inaccurate: list[tuple[str, str]]
+    not_timed: list[tuple[str, str]]
+    machine: dict[str, str]
+    commit: str | None
+    dirty: bool | None
+
+
+def read_benchmarks(path: Path) -> Benchmarks:
+    """Read a pytest-benchmark JSON file whose `extra_info` holds ratios.
+
+    Raises:
+        ResultsError: the file is no such JSON.
+    """
+    timings, inaccurate, not_timed = [], [], []
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+        for row in [*raw["benchmarks"], *raw.get("not_timed", [])]:
+            info = row.get("extra_info", {})
+            name = str(row.get("name") or row.get("fullname", "").partition("::")[2])
+            if info.get("accurate") is False:
+                inaccurate.append((name, str(info.get("accuracy", ""))))
+            elif "ratio" in info and info.get("accurate"):
+                seconds, group = float(row["stats"]["median"]), row.get("group") or "other"
+                known = {field.name: info[field.name] for field in fields(Timing) if field.name in info}
+                known |= {"name": name, "group": group, "stage": info["pass"], "seconds": seconds}
+                timings.append(Timing(**known))
+            else:
+                not_timed.append((name, str(row.get("reason", "it has no ratio to a baseline"))))
+        machine, commit = raw.get("machine_info", {}), raw.get("commit_info", {})
+        cpu = machine.get("cpu", {})
+        facts = {
+            "CPU": machine.get("cpu_name") or cpu.get("brand_raw"),
+            "cores": cpu.get("count"),
+            "GPU": machine.get("gpu") or "none",
+            "threads": machine.get("threads"),
+            "system": " ".join(filter(None, [machine.get("system"), machine.get("release")])),
+            "Python": machine.get("python_version"),
+            "torch": machine.get("torch"),
+            "pytest-benchmark": raw.get("version"),
+            "measured": raw.get("datetime"),
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(f"{path}: not this suite's benchmarks ({error!r}). Run them again.") from error
+    said = {name: str(fact) for name, fact in facts.items() if fact not in (None, "")}
+    return Benchmarks(timings, inaccurate, not_timed, said, commit.get("id"), commit.get("dirty"))
+
+
+def plain(name: str) -> str:
+    """A name for a reader: one_hot_matmul is one-hot matmul."""
+    return name.replace("one_hot", "one-hot").replace("_", " ")
+
+
+def condition(key: str, value: Any) -> str:
+    """A condition in words: batch 64, 10 classes, forward; nothing where it is not set."""
+    if value is None:
+        return ""
+    if key in ("op", "stage"):
+        return plain(value)
+    return f"{value:,} {key}" if key in ("classes", "params") else f"{key} {value:,}"
+
+
+def one_hot(benchmarks: Benchmarks) -> list[Timing]:
+    """Where a one-hot product is held against the lookup."""
+    return [t for t in benchmarks.timings if t.group == "lookup" and "one-hot" in plain(t.implementation)]
+
+
+def lookup_evidence(benchmarks: Benchmarks) -> LedgerEvidence | None:
+    """Claim 26 from the measured corners: it depends, where one-hot is faster in some by its whole interval."""
+    corners = one_hot(benchmarks)
+    if not corners:
+        return None
+    slowest, fastest = max(corners, key=lambda t: t.ratio), min(corners, key=lambda t: t.ratio_high)
+    slower, faster = sum(t.ratio_low > 1 for t in corners), sum(t.ratio_high < 1 for t in corners)
+    verdict: LedgerVerdict
+    verdict = "depends" if slower and faster else "fails" if faster else "holds" if slower else "inconclusive"
+    text = f"{plain(slowest.implementation)} takes {numbers.times(slowest.ratio)} the lookup’s time at {slowest.where}"
+    if faster:
+        bounds = numbers.times_interval(fastest.ratio_low, fastest.ratio_high)
+        text += (
+            f", but {plain(fastest.implementation)} only {numbers.times(fastest.ratio)} {bounds} at {fastest.where}; "
+            f"faster than the lookup in {faster} of {len(corners)} corners"
+        )
+    elif undecided := len(corners) - slower:
+        text += f"; no difference seen in {undecided} of {len(corners)} corners"
+    return LedgerEvidence(CLAIM, verdict, text, source="benchmarks", data=benchmarks.machine.get("CPU"))
+
+
+def answer(benchmarks: Benchmarks) -> str:
+    """The answer in a sentence: the ratio at large, and where one-hot wins."""
+    corners = one_hot(benchmarks)
+    if not corners:
+        return "The one-hot product was not measured against the lookup in these benchmarks."
+    slowest = max(corners, key=lambda t: t.ratio)
+    wins = [t for t in corners if t.ratio_high < 1]
+    text = f"a one-hot product takes up to {numbers.times(slowest.ratio)} the lookup’s time ({slowest.where})"
+    if not wins:
+        return f"Yes: {text}, and is faster in none of {len(corners)} corners."
+    best = min(wins, key=lambda t: t.ratio)
+    return f"It depends: {text}, yet wins at {best.where} with {numbers.times(best.ratio)}."
+
+
+def crossover_chart(benchmarks: Benchmarks) -> Chart | None:
+    """Ratio to the lookup against the number of classes, by pass, implementation and batch."""
+    corners = [t for t in one_hot(benchmarks) if t.classes and t.batch]
+    if not corners:
+        return None
+    widths = sorted({t.width for t in corners if t.width})
+    width = 40 if 40 in widths else widths[len(widths) // 2] if widths else None
+    corners = [t for t in corners if t.width == width]
+
+    def kind(t: Timing) -> tuple[str, str, int]:
+        return t.stage, plain(t.implementation), t.batch or 0
+
+    panels: dict[str, list[Line]] = {}
+    for (stage, name, batch), found in groupby(sorted(corners, key=lambda t: (*kind(t), t.classes)), kind):
+        line = list(found)
+        ratios = [Ratio(name, t.ratio, t.ratio_low, t.ratio_high) for t in line]
+        panels.setdefault(stage, []).append(Line(name, batch, [t.classes or 0 for t in line], ratios))
+    wins = "; ".join(t.where for t in corners if t.ratio_high < 1)
+    return charts.chart(
+        "crossover",
+        "Time of one-hot products over the lookup’s, against the number of classes",
+        f"Corners in which one-hot is faster: {wins or 'none'}.",
+        f"Below the line one-hot is faster. {f'Width {width}. ' if width else ''}Bars: 95 % intervals of the ratio.",
+        table(corners, ["stage", "batch", "classes"]),
+        lambda figure, wide: charts.crossover(figure, panels, wide),
+        lambda wide: 430 if wide else 200 + 260 * len(panels),
+    )
+
+
+def table(timings: list[Timing], keys: list[str]) -> pd.DataFrame:
+    """Ratios as the data of a figure."""
+    rows = [
+        {"implementation": plain(t.implementation)}
+        | {key: getattr(t, key) for key in keys}
+        | {"ratio": t.ratio, "95 % from": t.ratio_low, "to": t.ratio_high}
+        for t in timings
+    ]
+    return pd.DataFrame(rows).astype(object).rename(columns={"stage": "pass"})
+
+
+def varying(timings: list[Timing]) -> list[str]:
+    """The conditions in which timings differ."""
+    return [key for key in CONDITIONS if len({getattr(t, key) for t in timings}) > 1]
+
+
+def ratio_chart(group: str, timings: list[Timing]) -> Chart:
+    """The ratios of a group, block by block of conditions."""
+    keys = varying(timings)
+    blocks: dict[str, list[Ratio]] = {}
+    for t in timings:
+        where = ", ".join(filter(None, (condition(key, getattr(t, key)) for key in keys)))
+        blocks.setdefault(where, []).append(Ratio(plain(t.implementation), t.ratio, t.ratio_low, t.ratio_high))
+    against = baselines(timings)
+    return charts.chart(
+        f"ratios-{group}",
+        f"{TITLES.get(group, plain(group))}: time over the time of {against}",
+        "; ".join(f"{where} {r.name}: {numbers.times(r.ratio)}" for where, rows in blocks.items() for r in rows),
+        f"Left of the line: faster than {against}. Bars: 95 % intervals of the ratio.",
+        table(timings, keys),
+        lambda figure, _wide: charts.ratios(figure.subplots(), blocks, f"time ÷ time of {against}"),
+        lambda _wide: 70 + 22 * (len(timings) + 1.25 * len(blocks)),
+    )
+
+
+def baselines(timings: list[Timing]) -> str:
+    """What timings are held against."""
+    return ", ".join(dict.fromkeys(plain(t.baseline) for t in timings))
+
+
+def context(benchmarks: Benchmarks) -> dict[str, Any]:
+    """All that the template of the benchmarks' page shows."""
+    by_group = {group: [t for t in benchmarks.timings if t.group == group] for group in TITLES}
+    for t in benchmarks.timings:
+        if t.group not in TITLES:
+            by_group.setdefault(t.group, []).append(t)
+    pairs = sorted(t.ratio_pairs for t in benchmarks.timings)
+    return {
+        "answer": answer(benchmarks),
+        "benchmarks": benchmarks,
+        "groups": [
+            {
+                "title": TITLES.get(group, plain(group)),
+                "chart": crossover_chart(benchmarks) if group == "lookup" else ratio_chart(group, timings),
+                "conditions": varying(timings),
+                "baselines": baselines(timings),
+                "timings": timings,
+            }
+            for group, timings in by_group.items()
+            if timings
+        ],
+        "pairs": span(pairs),
+        "plain": plain,
+    }
+
+
+def span(values: list[int]) -> str:
+    """The ends of sorted whole numbers: 15 or 6–15."""
+    return "" if not values else f"{values[0]}" if values[0] == values[-1] else f"{values[0]}–{values[-1]}"

@@ -1,0 +1,98 @@
+"""How every number on the pages is written: no zero before the point, − for minus, thousands with commas."""
+
+from __future__ import annotations
+
+import math
+import re
+
+MISSING = "–"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """`value` with `digits` decimals: .895, −.033, 1.011; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return "−∞" if value < 0 else "∞"
+    text = f"{abs(value):,.{digits}f}".removeprefix("0" if digits else "")
+    is_zero = not text.strip(".0")
+    return text if value >= 0 or is_zero else f"−{text}"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """As `number`, with a plus sign before what is positive."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 and text.strip(".0") else text
+
+
+def interval(bounds: tuple[float, float] | None, digits: int = 3) -> str:
+    """A signed interval: [−.035, −.031]."""
+    return MISSING if bounds is None else f"[{signed(bounds[0], digits)}, {signed(bounds[1], digits)}]"
+
+
+def digits_for(bounds: tuple[float, float] | None, least: int = 3) -> int:
+    """Decimals enough to tell the two ends of an interval apart."""
+    width = 0.0 if bounds is None else bounds[1] - bounds[0]
+    return max(least, min(8, math.ceil(-math.log10(width)))) if width > 0 else least
+
+
+def setting(value: object) -> str:
+    """A setting as short as it goes: .1, .005, 1e-5, adamw."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    mantissa, _, exponent = f"{value:.6g}".partition("e")
+    mantissa = re.sub(r"^(-?)0\.", r"\1.", mantissa)
+    return (f"{mantissa}e{int(exponent)}" if exponent else mantissa).replace("-", "−")
+
+
+def p_value(p: float | None) -> str:
+    """A p-value: .012, or < .001."""
+    return "< .001" if p is not None and p < 0.0005 else number(p)
+
+
+def percent(share: float | None) -> str:
+    """A share of one in whole per cent: 95 %."""
+    return MISSING if share is None else f"{100 * share:.0f} %"
+
+
+def times(ratio: float | None) -> str:
+    """A ratio to two or three figures: 380×, 1.4×, .30×."""
+    if ratio is None or math.isnan(ratio):
+        return MISSING
+    digits = 2 if ratio < 1.995 else 1 if ratio < 9.95 else 0
+    return f"{number(ratio, digits)}×"
+
+
+def times_interval(low: float | None, high: float | None) -> str:
+    """An interval of ratios: [.28×, .33×]."""
+    return MISSING if low is None or high is None else f"[{times(low)}, {times(high)}]"
+
+
+def seconds(value: float | None) -> str:
+    """A time in the unit that suits it: 4.2 µs, 3.1 ms, 23 s, 2 min 5 s, 1 h 3 min."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if value < 59.5:
+        unit, scale = next(
+            (u, s) for u, s in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)) if value >= s or u == "ns"
+        )
+        scaled = value / scale
+        return f"{number(scaled, 1 if scaled < 9.95 else 0)} {unit}"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (0 if hours else rest, "s")]
+    return " ".join(f"{amount} {unit}" for amount, unit in parts if amount)
+
+
+def size(count: float | None) -> str:
+    """Bytes in the unit that suits them: 640 B, 2.6 MB."""
+    if count is None:
+        return MISSING
+    unit, scale = next((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if count >= s or u == "B")
+    scaled = count / scale
+    return f"{number(scaled, 1 if scaled < 9.95 and unit != 'B' else 0)} {unit}"
+
+
+def counted(n: int, noun: str) -> str:
+    """1 seed, 10 seeds, 90,000 ratings."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

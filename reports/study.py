@@ -1,0 +1,407 @@
+"""The page of a study that sweeps a value: its answer, its limits, its charts, every contrast, how to run it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from reports import charts, numbers
+from reports.charts import Chart
+from studies.evidence.schema import Contrast, Summary
+
+# What a reader calls the results' columns and settings; any other is shown as it is named.
+NAMES = {"valid_rmse": "validation RMSE", "wd": "weight decay", "lr": "learning rate"}
+SHORT_NAMES = {"valid_rmse": "RMSE"}
+PANELS = 8  # learning curves are readable for so many arms
+
+
+@dataclass(frozen=True)
+class Study:
+    """One folder of results: the summary, its runs and curves where they could be read, and the page's name."""
+
+    page: str
+    folder: Path
+    summary: Summary
+    runs: pd.DataFrame | None
+    curves: pd.DataFrame | None
+    problems: list[str] = field(default_factory=list)
+
+
+def differing(summary: Summary) -> list[str]:
+    """The settings in which the arms differ, the swept one first: what tuning chose is not what was swept."""
+    arms = [arm.settings for arm in summary.arms.values()]
+    every = list(dict.fromkeys(key for settings in arms for key in settings))
+    vary = [key for key in every if len({repr(settings.get(key)) for settings in arms}) > 1]
+    tuned = {key for tuning in summary.tuning for key in tuning.chosen}
+    return sorted(vary, key=lambda key: key in tuned)
+
+
+def arm_values(summary: Summary) -> dict[str, object]:
+    """What stands for each arm on an axis: its swept value where there is one for each, else its name; sorted."""
+    keys = differing(summary)
+    values = {name: arm.settings.get(keys[0]) if keys else None for name, arm in summary.arms.items()}
+    if any(value is None for value in values.values()) or len({repr(v) for v in values.values()}) < len(values):
+        return {name: name for name in summary.arms}
+    if all(isinstance(value, (int, float)) for value in values.values()):
+        return dict(sorted(values.items(), key=lambda pair: float(pair[1])))  # type: ignore[arg-type]
+    return values  # type: ignore[return-value]
+
+
+def arm_label(summary: Summary, arm: str) -> str:
+    """An arm in a few letters: wd = .1, or its name."""
+    values = arm_values(summary)
+    if values.get(arm, arm) == arm:
+        return arm
+    return f"{differing(summary)[0]} = {numbers.setting(values[arm])}"
+
+
+def arm_number(summary: Summary, arm: str) -> str:
+    """The swept value alone: .1, or the arm's name."""
+    return numbers.setting(arm_values(summary).get(arm, arm))
+
+
+def metric_name(summary: Summary, short: bool = False) -> str:
+    """The metric as a reader calls it."""
+    names = NAMES | SHORT_NAMES if short else NAMES
+    return names.get(summary.metric, summary.metric.replace("_", " "))
+
+
+def primary_contrast(summary: Summary) -> Contrast | None:
+    """The contrast that answers the question."""
+    for contrast in summary.contrasts:
+        if (contrast.arm, contrast.baseline) == (summary.primary, summary.baseline):
+            return contrast
+    return None
+
+
+def answer(summary: Summary) -> str:
+    """The answer in one sentence: verdict, data, figures, interval, n."""
+    contrast = primary_contrast(summary)
+    if contrast is None:
+        return f"No answer: the results lack the contrast of {summary.primary} with {summary.baseline}."
+    seeds, where = numbers.counted(contrast.n, "seed"), f"on {summary.data.name}"
+    opening = {
+        "better": "Yes, though by too little to matter," if contrast.negligible else "Yes,",
+        "worse": "No, a little worse," if contrast.negligible else "No, it is worse",
+        "equivalent": "No difference that matters",
+        "inconclusive": "Undecided",
+        "preview": "No verdict from so few runs",
+    }[contrast.verdict]
+    if contrast.difference is None:
+        arm, baseline = (arm_number(summary, name) for name in (contrast.arm, contrast.baseline))
+        return (
+            f"{opening} {where}: {contrast.diverged[0]} of {contrast.n} runs diverged at {arm} "
+            f"and {contrast.diverged[1]} of {contrast.n} at {baseline} (rank-based p {p_words(contrast.p_holm)})."
+        )
+    digits = numbers.digits_for(contrast.interval)
+    ours, theirs = (summary.arms[name].mean for name in (contrast.arm, contrast.baseline))
+    return (
+        f"{opening} {where}: {metric_name(summary, short=True)} {numbers.number(ours, digits)} "
+        f"against {numbers.number(theirs, digits)}, a paired difference of "
+        f"{numbers.number(contrast.difference, digits)} {plain_interval(contrast.interval, digits)}, {seeds}."
+    )
+
+
+def p_words(p: float) -> str:
+    """A p-value in a sentence: = .012, < .001."""
+    text = numbers.p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def plain_interval(bounds: tuple[float, float] | None, digits: int) -> str:
+    """An interval with signs only where they are needed to tell: both ends negative, or of two signs."""
+    if bounds is None:
+        return ""
+    if bounds[0] < 0 < bounds[1]:
+        return numbers.interval(bounds, digits)
+    return f"[{numbers.number(bounds[0], digits)}, {numbers.number(bounds[1], digits)}]"
+
+
+def limits(summary: Summary) -> list[str]:
+    """The sentences that bound the answer: the study's own, the wider interval, the profile."""
+    contrast = primary_contrast(summary)
+    sentences = list(summary.limits)
+    if contrast is not None and contrast.interval_corrected is not None:
+        digits = numbers.digits_for(contrast.interval)
+        wider = plain_interval(contrast.interval_corrected, digits)
+        sentences.append(f"For data like it the 95 % interval widens to {wider}.")
+    if not any("profile" in sentence for sentence in summary.limits):
+        sentences.append(f"{summary.profile.capitalize()} profile.")
+    return sentences
+
+
+def seed_table(study: Study, kind: str = "run") -> pd.DataFrame:
+    """The metric of every run, a row a seed and a column an arm in the axis' order; NaN where it diverged."""
+    summary = study.summary
+    if study.runs is None:
+        return pd.DataFrame()
+    runs = study.runs[study.runs["kind"] == kind]
+    metric = runs[summary.metric].astype(float).where(~runs["diverged"].astype(bool))
+    table = runs.assign(**{summary.metric: metric}).pivot_table(
+        index="seed", columns="arm", values=summary.metric, aggfunc="last", dropna=False
+    )
+    return table[[arm for arm in arm_values(summary) if arm in table]]
+
+
+def swept_chart(study: Study) -> tuple[str, Chart] | None:
+    """Heading and chart of the metric against the swept value."""
+    summary, table = study.summary, seed_table(study)
+    if table.empty or table.notna().to_numpy().sum() == 0:
+        return None
+    values = arm_values(summary)
+    named = differing(summary)[0] if any(values[arm] != arm for arm in values) else "arm"
+    places, mean = charts.positions(values), table.mean()
+    best = str(mean.idxmin() if summary.direction == "minimize" else mean.idxmax())
+    extreme = "lowest" if summary.direction == "minimize" else "highest"
+    marks = {summary.baseline: "baseline"} | {best: f"{extreme} at {arm_number(summary, best)}"}
+    metric, name = metric_name(summary), NAMES.get(named, named)
+
+    def draw(figure: Any, wide: bool) -> None:
+        axes = figure.subplots()
+        ends = [next(iter(values)), list(values)[-1]]
+        charts.swept(axes, table, places, name, [summary.baseline, best, summary.primary, *ends], marks, wide)
+        axes.set_ylabel(metric)
+
+    data = table.rename(columns=lambda arm: arm_number(summary, arm)).reset_index()
+    data.loc[len(data)] = ["mean", *mean]
+    return (
+        f"{metric[0].upper()}{metric[1:]} is {extreme} at {name} {arm_number(summary, best)}",
+        charts.chart(
+            "swept",
+            f"{metric} against {name}",
+            f"A line for each of {len(table)} seeds and their mean, "
+            f"which is {extreme} at {arm_number(summary, best)}: "
+            f"{numbers.number(mean[best])}.",
+            "Thin lines are seeds, each with its own split, initialisation and batch order, shared by all values; "
+            "the thick line is their mean.",
+            data.astype(object),
+            draw,
+            lambda wide: 330 if wide else 290,
+        ),
+    )
+
+
+def noise_seeds(study: Study) -> np.ndarray:
+    """The A/A differences seed by seed: the baseline again minus the baseline, on the same splits."""
+    first, again = seed_table(study), seed_table(study, "again")
+    arm = study.summary.noise_floor.arm if study.summary.noise_floor else ""
+    if arm not in first or arm not in again:
+        return np.array([])
+    return (again[arm] - first[arm]).dropna().to_numpy()
+
+
+def paired_chart(study: Study) -> Chart | None:
+    """Differences from the baseline, seed by seed, with intervals, the noise floor and the smallest effect."""
+    summary, table = study.summary, seed_table(study)
+    by_arm = {c.arm: c for c in summary.contrasts if c.baseline == summary.baseline}
+    rows, records = [], []
+    for arm in arm_values(summary):
+        if (contrast := by_arm.get(arm)) is None:
+            continue
+        pairs = (
+            (table[arm] - table[summary.baseline]).dropna() if {arm, summary.baseline} <= set(table) else pd.Series()
+        )
+        label = arm_label(summary, arm)
+        rows.append(
+            (label, pairs.to_numpy(), contrast.difference, contrast.interval, contrast.interval_corrected, True)
+        )
+        records.append(
+            {"arm": label, "mean": contrast.difference} | {f"seed {seed}": gap for seed, gap in pairs.items()}
+        )
+    if not rows:
+        return None
+    floor = summary.noise_floor
+    if floor is not None:
+        label, gaps = f"{arm_number(summary, floor.arm)} again", noise_seeds(study)
+        rows.append((label, gaps, floor.difference, floor.interval, None, False))
+        records.append({"arm": label, "mean": floor.difference} | {f"pair {i + 1}": gap for i, gap in enumerate(gaps)})
+    metric, base = metric_name(summary, short=True), arm_label(summary, summary.baseline)
+    good = "left" if summary.direction == "minimize" else "right"
+    spread = None if floor is None else float(stats.t.ppf(0.975, floor.n - 1)) * floor.sd if floor.n > 1 else None
+
+    def draw(figure: Any, wide: bool) -> None:
+        axes = figure.subplots()
+        where = f"{metric} − {metric} at {base}" if wide else "difference"
+        charts.paired(axes, rows, summary.smallest_effect, spread, f"{where} ({good}: better)")
+
+    caption = (
+        "Thick bar: 95 % interval for this data set, re-split and re-seeded; thin bar: for data like it; dots: seeds. "
+        f"Grey band: differences too small to matter (±{numbers.setting(summary.smallest_effect)})."
+    )
+    if floor is not None:
+        caption += (
+            " Last row, the noise floor: the baseline run twice on the same splits with another initialisation and "
+            "batch order; dotted lines: where 95 % of such pairs fall."
+        )
+    return charts.chart(
+        "paired",
+        f"{metric}: paired differences from {base}",
+        "; ".join(f"{r[0]}: {numbers.signed(r[2])} {numbers.interval(r[3])}" for r in rows),
+        caption,
+        pd.DataFrame(records),
+        draw,
+        lambda _wide: 74 + 34 * len(rows),
+    )
+
+
+def learning_chart(study: Study) -> Chart | None:
+    """Training and validation loss over epochs, a panel an arm."""
+    summary, curves = study.summary, study.curves
+    if curves is None or curves.empty:
+        return None
+    curves = curves[curves["kind"] == "run"]
+    arms = [arm for arm in arm_values(summary) if arm in set(curves["arm"])]
+    if len(arms) > PANELS:  # the arms in question, and the others evenly
+        keep = {summary.baseline, summary.primary, arms[0], arms[-1]}
+        rest = [arm for arm in arms if arm not in keep]
+        picked = {rest[i] for i in np.linspace(0, len(rest) - 1, PANELS - len(keep)).round().astype(int)}
+        arms = [arm for arm in arms if arm in keep | picked]
+    panels, records = {}, []
+    for arm in arms:
+        ours = curves[curves["arm"] == arm]
+        pair = [
+            ours.pivot_table(index="epoch", columns="seed", values=loss, aggfunc="last", dropna=False)
+            .astype(float)
+            .replace([np.inf, -np.inf], np.nan)
+            for loss in ("train_loss", "valid_loss")
+        ]
+        panels[arm_label(summary, arm)] = (pair[0], pair[1])
+        for epoch in pair[1].index:
+            train, valid = pair[0].loc[epoch], pair[1].loc[epoch]
+            records.append(
+                {"arm": arm_label(summary, arm), "epoch": epoch, "training": train.mean(), "validation": valid.mean()}
+                | {"validation, lowest": valid.min(), "highest": valid.max()}
+            )
+    if not any(np.isfinite(frame.to_numpy()).any() for pair in panels.values() for frame in pair):
+        return None
+
+    def draw(figure: Any, wide: bool) -> None:
+        charts.learning(figure, panels, 4 if wide else 2, "mean squared error")
+
+    def height(wide: bool) -> float:
+        return 60 + 150 * -(-len(panels) // (4 if wide else 2))
+
+    return charts.chart(
+        "learning",
+        "Training and validation loss over epochs",
+        f"A panel for each of {len(panels)} arms; validation solid, training dashed.",
+        "Thin lines are seeds, thick ones their mean; training loss is the mean over an epoch’s batches.",
+        pd.DataFrame(records),
+        draw,
+        height,
+    )
+
+
+def tuning_chart(study: Study) -> Chart | None:
+    """Expected best of the first k tuning trials."""
+    summary = study.summary
+    by_arm = {tuning.arm: tuning for tuning in summary.tuning}
+    curves = {arm_label(summary, arm): by_arm[arm].best_of_k for arm in arm_values(summary) if arm in by_arm}
+    curves = {label: values for label, values in curves.items() if values}
+    if not curves:
+        return None
+
+    def draw(figure: Any, wide: bool) -> None:
+        axes = figure.subplots()
+        charts.best_of_k(axes, curves, f"expected best {metric_name(summary, short=True)}", 4 if wide else 2)
+
+    longest = max(len(values) for values in curves.values())
+    data = pd.DataFrame({label: pd.Series(values) for label, values in curves.items()})
+    data.insert(0, "k", range(1, longest + 1))
+    return charts.chart(
+        "tuning",
+        "Expected best result of the first k tuning trials",
+        "; ".join(f"{label}: {numbers.number(values[-1])} after {len(values)}" for label, values in curves.items()),
+        "What tuning with fewer trials would have found, on average over all choices of k of them; "
+        "on the tuning seeds, so better than on fresh ones.",
+        data,
+        draw,
+        lambda wide: 330 if wide else 360,
+    )
+
+
+def contrast_rows(study: Study) -> list[dict[str, Any]]:
+    """A row an arm, in the axis' order, the baseline among them without a contrast."""
+    summary = study.summary
+    by_arm = {c.arm: c for c in summary.contrasts if c.baseline == summary.baseline}
+    return [
+        {"name": name, "arm": summary.arms[name], "contrast": by_arm.get(name), "number": arm_number(summary, name)}
+        for name in arm_values(summary)
+    ]
+
+
+def missing_runs(study: Study) -> list[str]:
+    """Which runs of the plan are not there: '2 of wd = .1 (seeds 3, 7)'."""
+    if study.runs is None:
+        return []
+    runs = study.runs[study.runs["kind"] == "run"]
+    there = set(zip(runs["arm"], runs["seed"], strict=True))
+    lines = []
+    for arm in arm_values(study.summary):
+        seeds = [seed for seed in study.summary.provenance.seeds if (arm, seed) not in there]
+        if seeds:
+            lines.append(f"{arm_label(study.summary, arm)}: {numbers.counted(len(seeds), 'seed')} ({ranges(seeds)})")
+    return lines
+
+
+def diverged_runs(study: Study) -> list[str]:
+    """Which arms diverged, and how often."""
+    return [
+        f"{arm_label(study.summary, name)}: {study.summary.arms[name].diverged} of {study.summary.arms[name].n}"
+        for name in arm_values(study.summary)
+        if study.summary.arms[name].diverged
+    ]
+
+
+def ranges(values: list[int]) -> str:
+    """Whole numbers as ranges: 0–9, 12."""
+    parts: list[list[int]] = []
+    for value in sorted(values):
+        if parts and value == parts[-1][1] + 1:
+            parts[-1][1] = value
+        else:
+            parts.append([value, value])
+    return ", ".join(f"{low}" if low == high else f"{low}–{high}" for low, high in parts)
+
+
+def commit_note(summary: Summary) -> str | None:
+    """What to know of the code behind the runs, where it was not one clean commit."""
+    provenance = summary.provenance
+    notes = []
+    if len(set(provenance.commits)) > 1:
+        notes.append(f"The runs come from {len(set(provenance.commits))} commits")
+    if provenance.dirty:
+        notes.append("the working tree held changes that no commit has" if notes else "Run with uncommitted changes")
+    if provenance.commit is None:
+        notes.append("the commit is not known" if notes else "The commit is not known")
+    return f"{'; '.join(notes)}: these numbers may not come back." if notes else None
+
+
+def context(study: Study) -> dict[str, Any]:
+    """All that the template of a study's page shows."""
+    return {
+        "study": study,
+        "summary": study.summary,
+        "answer": answer(study.summary),
+        "verdict": contrast.verdict if (contrast := primary_contrast(study.summary)) else None,
+        "limits": limits(study.summary),
+        "commit_note": commit_note(study.summary),
+        "swept": swept_chart(study),
+        "paired": paired_chart(study),
+        "learning": learning_chart(study),
+        "tuning": tuning_chart(study),
+        "differing": differing(study.summary),
+        "names": NAMES,
+        "metric": metric_name(study.summary, short=True),
+        "baseline": arm_label(study.summary, study.summary.baseline),
+        "rows": contrast_rows(study),
+        "missing_runs": missing_runs(study),
+        "diverged_runs": diverged_runs(study),
+        "seeds": ranges(study.summary.provenance.seeds),
+        "arm_label": lambda arm: arm_label(study.summary, arm),
+    }
