@@ -257,8 +257,8 @@ A new kernel comes with an entry in the examples() of its triton_kernels.py. No 
 """
 
 
-def main() -> int:
-    """Run the command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.inspect",
         description="Compile every Triton kernel for every target, without a GPU, and show what came out.",
@@ -267,7 +267,7 @@ def main() -> int:
     )
     parser.add_argument("--target", action="append", help=f"{', '.join(TARGETS)} (default: all)")
     parser.add_argument("--json", action="store_true", help="a list of rows rather than a table")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     targets = options.target or list(TARGETS)
     unknown = [target for target in targets if target not in TARGETS]
     if unknown:
@@ -282,7 +282,13 @@ def main() -> int:
     moved_json, _ = counting.communicate()
     if counting.returncode:
         return 1  # its traceback is on the screen
-    rows = list(inspect(examples, targets, json.loads(moved_json)))
+    rows = []
+    for row in inspect(examples, targets, json.loads(moved_json)):
+        rows.append(row)
+        if sys.stderr.isatty():
+            print(f"\rcompiled {len(rows)} of {len(examples) * len(targets)}", end="", file=sys.stderr)  # noqa: T201
+    if sys.stderr.isatty():
+        print(file=sys.stderr)  # noqa: T201
     print(json.dumps([asdict(row) for row in rows], indent=1) if options.json else table(rows))  # noqa: T201
     return 0
 

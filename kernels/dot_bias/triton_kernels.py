@@ -272,15 +272,14 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
     for name, k, dtype in (("fp32", 40, f32), ("fp32", 37, f32), ("bf16", 40, bf16)):
         floor: float = score_bytes(k, dtype.itemsize)
         yield f"dot_bias.forward {name}, k = {k}", _forward, forward_on(k, dtype), "rating", batch, floor
-    k, name = 40, "dot_bias.backward fp32, k = 40"
-    launch = backward_on(k, n_users, y_range)
-    yield f"{name}: sigmoid", _score_gradient, launch, "rating", batch, score_bytes(k, 4) + 4
+    name = "dot_bias.backward fp32, k ="
+    floor = score_bytes(40, 4) + 4  # the scores' gradient comes in besides
+    yield f"{name} 40: sigmoid", _score_gradient, backward_on(40, n_users, y_range), "rating", batch, floor
     for k in (40, 50):
         # On each side sorted id, order, the other id, gradient and the other row; each row's sum written once.
         floor = 2 * (3 * 8 + 4 + 4 * k) + (n_users + n_items) / batch * 4 * (k + 1)
-        launch = backward_on(k, n_users, None)
-        yield f"dot_bias.backward fp32, k = {k}: sums", _walk, launch, "rating", batch, floor
+        yield f"{name} {k}: sums", _walk, backward_on(k, n_users, None), "rating", batch, floor
     # All ratings are one user's: a piece a walker, with the id that says whose it is, and one row written.
-    k, pieces = 40, batch // STEPS
-    floor = 8 + 4 * (k + 1) * (1 + 1 / pieces)
-    yield f"{name}: joining", _join, backward_on(k, 1, None), "piece", pieces, floor
+    pieces = batch // STEPS
+    floor = 8 + 4 * 41 * (1 + 1 / pieces)
+    yield f"{name} 40: joining", _join, backward_on(40, 1, None), "piece", pieces, floor
