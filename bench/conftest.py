@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from bench import harness
 
 TIMED = pytest.StashKey[list[dict[str, Any]]]()
 NOT_TIMED = pytest.StashKey[list[dict[str, Any]]]()
+SETTINGS = [field.rstrip("_") for field in harness.Case._fields]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -98,33 +100,30 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     timed, not_timed = config.stash[TIMED], config.stash[NOT_TIMED]
-    if not timed and not not_timed:
-        return
-    terminalreporter.section("time / baseline's time, with its 95 % interval (below 1 is faster)")
+    if timed:
+        terminalreporter.section("time / baseline's time, with its 95 % interval (below 1 is faster)")
     for group in sorted({row["group"] for row in timed}):
-        rows = [row for row in timed if row["group"] == group]
-        terminalreporter.write_line(
-            f"\n{group}: against {', '.join(sorted({row['extra_info']['baseline'] for row in rows}))}"
-        )
-        terminalreporter.write_line(summary_table(rows))
+        terminalreporter.write_line(summary_table(group, [row for row in timed if row["group"] == group]))
     if not_timed:
-        terminalreporter.write_line("\nnot timed")
-        for row in not_timed:
-            name = row["fullname"].partition("::")[2]
-            terminalreporter.write_line(f"  {name}: {row['reason']}")
+        terminalreporter.section("not timed")
+    reasons = Counter((row["group"], row["extra_info"]["implementation"], row["reason"]) for row in not_timed)
+    for (group, implementation, reason), count in reasons.items():
+        terminalreporter.write_line(f"{group} {implementation}, {count} of its sizes and passes: {reason}")
 
 
-def summary_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of one group as text, columns that no row has left out."""
+def summary_table(group: str, rows: list[dict[str, Any]]) -> str:
+    """One group as text. Only what differs between its rows is a column; the rest stands in the heading."""
     import pandas as pd  # costs half a second, which a run without benchmarks need not pay
 
     frame = pd.DataFrame([row["extra_info"] for row in rows])
-    frame["time"] = [f"{row['seconds'] * 1e6:,.1f} µs" for row in rows]
-    frame["ratio "] = [
-        f"{r:.3g} [{low:.3g}, {high:.3g}]"
-        for r, low, high in zip(frame.ratio, frame.ratio_low, frame.ratio_high, strict=True)
-    ]
-    shown = ["op", "implementation", "pass", "classes", "batch", "width", "params", "time", "ratio ", "of floor"]
+    settings = frame[[column for column in SETTINGS if column in frame]]
+    same = [column for column in settings if (settings[column] == settings[column].iloc[0]).all()]
+    same = [column for column in same if column != "implementation"]
+    table = settings.drop(columns=same)
+    table["time"] = [f"{row['seconds'] * 1e6:,.1f} µs" for row in rows]
+    table["ratio"] = [f"{ratio:.3g}" for ratio in frame["ratio"]]
+    table["95 %"] = [f"[{low:.3g}, {high:.3g}]" for low, high in zip(frame.ratio_low, frame.ratio_high, strict=True)]
     if "floor_fraction" in frame:
-        frame["of floor"] = [f"{share:.0%}" for share in frame.floor_fraction]
-    return frame[[column for column in shown if column in frame]].to_string(index=False)
+        table["of floor"] = [f"{share:.0%}" for share in frame.floor_fraction]
+    heading = ", ".join(f"{column} {settings[column].iloc[0]}" for column in same)
+    return f"\n{group} ({heading})\n{table.to_string(index=False)}"

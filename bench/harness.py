@@ -16,6 +16,8 @@ import torch
 from scipy.stats import quantile_test
 from torch import Tensor
 
+from kernels import backends
+
 Clock = Callable[[], float]
 
 # With five pairs no 95 % interval of a median exists: both ends would lie outside with probability 2·½⁵ > .05.
@@ -26,6 +28,18 @@ MIN_LOOP_SECONDS = 1e-3
 # A triton kernel runs on a GPU, the native one on a CPU. CUDA_VISIBLE_DEVICES= measures the CPU of a GPU machine.
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 UNIT_ROUNDOFF = torch.finfo(torch.float32).eps / 2
+
+
+def why_not_timed(implementation: str) -> str | None:
+    """Why a backend cannot be timed on DEVICE; None where it can, and for what is no backend of ours."""
+    backend = implementation.removesuffix(" direct")
+    if backend not in backends.BACKENDS:
+        return None
+    if backend == "triton" and DEVICE.type == "cpu":
+        return "Triton's kernels are timed on a GPU, and there is none here"
+    if backend == "triton" and backends.triton_interpreted():
+        return "TRITON_INTERPRET=1 is set, and a time would be the interpreter's"
+    return backends.why_not(backend, DEVICE)
 
 
 class Profile(NamedTuple):

@@ -1,0 +1,142 @@
+"""Embedding-dot-bias: every backend, and torch.compile, against the lesson's model in eager PyTorch.
+
+"native direct" is the native kernel without torch.library around it: the difference is the wrapper's price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
+
+from bench.eager import ITEMS, USERS, WIDTH, Y_RANGE, EmbeddingDotBias, popular
+from bench.harness import DEVICE, UNIT_ROUNDOFF, Case, Check, rounding_bound, why_not_timed
+from kernels.backends import BACKENDS
+from kernels.dot_bias import embedding_dot_bias, native
+
+pytestmark = pytest.mark.benchmark(group="dot_bias")
+
+# `eager` against itself shows what a ratio is worth here.
+IMPLEMENTATIONS = ["eager", "torch.compile", *BACKENDS, "native direct"]
+BATCHES = {"smoke": [64, 4_096], "default": [64, 512, 4_096], "full": [64, 512, 4_096, 32_768]}
+
+
+def cases(profile: str) -> list[Case]:
+    return [
+        Case("dot_bias", implementation, "eager", pass_, batch=batch, width=WIDTH, params=(USERS + ITEMS) * (WIDTH + 1))
+        for batch, pass_ in product(BATCHES[profile], ("forward", "forward+backward"))
+        for implementation in IMPLEMENTATIONS
+        # A compilation takes seconds: the smoke profile has the largest batch's alone.
+        if profile != "smoke" or implementation != "torch.compile" or batch == BATCHES["smoke"][-1]
+    ]
+
+
+def test_dot_bias(case, compare):
+    if reason := why_not_timed(case.implementation):
+        pytest.skip(reason)
+
+    generator = torch.Generator().manual_seed(0)
+    ids = [popular(rows, case.batch, generator) for rows in (USERS, ITEMS)]
+    shapes = [(USERS, WIDTH), (ITEMS, WIDTH), (USERS,), (ITEMS,)]
+    tables = [0.3 * torch.randn(*shape, generator=generator) for shape in shapes]
+    upstream = torch.randn(case.batch, generator=generator)
+    learns = case.pass_ == "forward+backward"
+    operands = (
+        [tensor.to(DEVICE) for tensor in ids],
+        [table.to(DEVICE).requires_grad_(learns) for table in tables],
+        upstream.to(DEVICE),
+    )
+    run = dot_bias_call(case.implementation, *operands)
+    if case.implementation == "torch.compile":
+        try:
+            run()
+        except BackendCompilerFailed as error:
+            pytest.skip(f"torch.compile does not work here: {str(error).strip().splitlines()[0]}")
+
+    # Ids, rows and biases are read and the scores written; backward reads its gradient and writes the tables' once.
+    moved = case.batch * (2 * 8 + 2 * (WIDTH + 1) * 4 + 4)
+    operations = case.batch * (2 * WIDTH + 2)
+    if learns:
+        moved += upstream.nbytes + sum(table.nbytes for table in tables)
+        operations += case.batch * (4 * WIDTH + 2)
+    compare(
+        run,
+        dot_bias_call(case.baseline, *operands),
+        lambda: accuracy(run(), ids, tables, upstream),
+        bytes_=moved,
+        flops=operations,
+    )
+
+
+def dot_bias_call(
+    implementation: str, ids: list[Tensor], tables: list[Tensor], upstream: Tensor
+) -> Callable[[], list[Tensor]]:
+    """The call to time: scores and, where the tables ask for them, the four gradients."""
+    learns = tables[0].requires_grad
+    if implementation == "native direct":
+
+        def direct() -> list[Tensor]:
+            scores = native.forward(*ids, *tables, Y_RANGE)
+            return [scores, *native.backward(upstream, *ids, *tables, Y_RANGE)] if learns else [scores]
+
+        return direct
+
+    if implementation in BACKENDS:
+        leaves = tables
+
+        def forward() -> Tensor:
+            return embedding_dot_bias(*ids, *tables, Y_RANGE, backend=implementation)
+
+    else:
+        model = EmbeddingDotBias().to(DEVICE).requires_grad_(learns)
+        leaves = list(model.parameters())
+        with torch.no_grad():
+            for leaf, table in zip(leaves, tables, strict=True):
+                leaf.copy_(table.view_as(leaf))
+        if implementation == "torch.compile":
+            torch.compiler.reset()  # each size is compiled for itself, not as a size that varies
+            model = torch.compile(model)
+
+        def forward() -> Tensor:
+            return model(*ids)
+
+    def forward_backward() -> list[Tensor]:
+        scores = forward()
+        return [scores, *torch.autograd.grad(scores, leaves, upstream)]
+
+    return forward_backward if learns else lambda: [forward()]
+
+
+def accuracy(results: list[Tensor], ids: list[Tensor], tables: list[Tensor], upstream: Tensor) -> dict[str, Check]:
+    """Hold scores and gradients against float64 within the rounding of their sums, carried through the sigmoid."""
+    users, items = ids
+    user_weight, item_weight, user_bias, item_bias = (table.detach().double() for table in tables)
+    user_rows, item_rows, upstream = user_weight[users], item_weight[items], upstream.double()
+    low, high = Y_RANGE
+    sigmoid = torch.sigmoid((user_rows * item_rows).sum(1) + user_bias[users] + item_bias[items])
+    magnitude = (user_rows * item_rows).abs().sum(1) + user_bias[users].abs() + item_bias[items].abs()
+    # The sigmoid's slope is at most ¼; its exponential, sum and quotient round too.
+    sigmoid_bound = rounding_bound(WIDTH + 2, magnitude) / 4 + 4 * UNIT_ROUNDOFF
+    scores = sigmoid * (high - low) + low
+    checks = {"scores": Check(results[0], scores, (high - low) * sigmoid_bound + 2 * UNIT_ROUNDOFF * scores.abs())}
+
+    slope = upstream * (high - low) * sigmoid * (1 - sigmoid)
+    # s(1 − s) moves no more than s does.
+    slope_bound = upstream.abs() * (high - low) * (sigmoid_bound + 2 * UNIT_ROUNDOFF)
+    ones = torch.ones(len(users), 1, dtype=torch.float64)
+    names = ["user_weight", "item_weight", "user_bias", "item_bias"]
+    for name, table, result, rows, other in zip(
+        names, tables, results[1:], [users, items] * 2, [item_rows, user_rows, ones, ones], strict=len(results) > 1
+    ):
+        zeros = torch.zeros(len(table), other.shape[1], dtype=torch.float64)
+        count = torch.bincount(rows, minlength=len(table)).unsqueeze(1)
+        terms = slope.unsqueeze(1) * other
+        expected = zeros.index_add(0, rows, terms)
+        bound = zeros.index_add(0, rows, slope_bound.unsqueeze(1) * other.abs())
+        bound += rounding_bound(count + 2, zeros.index_add(0, rows, terms.abs()))
+        checks[f"{name}.grad"] = Check(result.view_as(expected), expected, bound)
+    return checks

@@ -1,0 +1,134 @@
+"""Each benchmark's accuracy check accepts its baseline and refuses what only looks right."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench import test_adam, test_dot_bias, test_lookup, test_optimizers, test_training
+from bench.eager import ITEMS, USERS, WIDTH
+from bench.harness import DEVICE, InaccurateError, check_accuracy
+
+
+def wrong(results, kind):
+    """Results that an implementation with a slip would give."""
+    results = [result.detach().clone() for result in results]
+    last = results[-1]
+    if kind == "zeros":
+        return [torch.zeros_like(result) for result in results]
+    if kind == "half precision":
+        return [result.half().float() for result in results]
+    largest = last.abs().flatten().argmax()
+    if kind == "one element off by a thousandth":
+        last.view(-1)[largest] *= 1.001
+    if kind == "one element not a number":
+        last.view(-1)[largest] = torch.nan
+    return results
+
+
+SLIPS = ["zeros", "half precision", "one element off by a thousandth", "one element not a number"]
+
+
+def lookup_checks(slip=None):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(10, (64,), generator=generator)
+    weight = torch.randn(10, 5, generator=generator).requires_grad_()
+    upstream = torch.randn(64, 5, generator=generator)
+    results = test_lookup.lookup_call("one_hot_matmul", ids, weight, upstream)()
+    return test_lookup.accuracy(wrong(results, slip), ids, weight, upstream)
+
+
+def dot_bias_checks(slip=None, sigma=0.3):
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(rows, (64,), generator=generator) for rows in (USERS, ITEMS)]
+    shapes = [(USERS, WIDTH), (ITEMS, WIDTH), (USERS,), (ITEMS,)]
+    tables = [sigma * torch.randn(*shape, generator=generator) for shape in shapes]
+    upstream = torch.randn(64, generator=generator)
+    learning = [table.clone().requires_grad_() for table in tables]
+    results = test_dot_bias.dot_bias_call("eager", ids, learning, upstream)()
+    return test_dot_bias.accuracy(wrong(results, slip), ids, tables, upstream)
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="the results stand on the CPU")
+@pytest.mark.parametrize("checks", [lookup_checks, dot_bias_checks])
+def test_a_correct_result_passes_with_room(checks):
+    check_accuracy(checks())
+
+
+@pytest.mark.skipif(DEVICE.type != "cpu", reason="the results stand on the CPU")
+@pytest.mark.parametrize("slip", SLIPS)
+@pytest.mark.parametrize("checks", [lookup_checks, dot_bias_checks])
+def test_a_wrong_result_is_refused(checks, slip):
+    with pytest.raises(InaccurateError):
+        check_accuracy(checks(slip))
+
+
+def test_scores_without_the_dot_product_are_refused_at_the_lessons_initialisation():
+    # With σ = .01 every dot product is tiny, and sigmoid(0) nearly right.
+    checks = dot_bias_checks(sigma=0.01)
+    scores = checks["scores"]
+    with pytest.raises(InaccurateError):
+        check_accuracy({"scores": scores._replace(actual=torch.full_like(scores.actual, 2.75))})
+
+
+def small_states():
+    generator = torch.Generator().manual_seed(0)
+    states = []
+    for shape in [(9, 4), (7, 4), (9,), (7,)]:
+        param, grad, mean, square = (0.1 * torch.randn(4, *shape, generator=generator)).unbind()
+        states.append([param, grad, mean, square.square()])
+    return states
+
+
+@pytest.mark.parametrize("implementation", [*test_adam.TORCH, "reference"])
+def test_a_correct_step_passes(implementation):
+    states = small_states()
+    check_accuracy(test_adam.accuracy(test_adam.one_step(implementation, states), states))
+
+
+def test_a_step_that_does_nothing_is_refused():
+    states = small_states()
+    with pytest.raises(InaccurateError):
+        check_accuracy(test_adam.accuracy(states, states))
+
+
+@pytest.mark.parametrize(("name", "value"), [("STEP", 11), ("WD", 0.0), ("LR", 5.001e-3)])
+def test_a_step_with_another_constant_is_refused(monkeypatch, name, value):
+    states = small_states()
+    with monkeypatch.context() as patch:
+        patch.setattr(test_adam, name, value)
+        stepped = test_adam.one_step("torch loop", states)
+    with pytest.raises(InaccurateError):
+        check_accuracy(test_adam.accuracy(stepped, states))
+
+
+@pytest.mark.parametrize("op", test_optimizers.OPTIMIZERS)
+def test_the_lessons_optimizers_are_torchs(op):
+    case = next(case for case in test_optimizers.cases("smoke") if (case.op, case.implementation) == (op, "lesson"))
+    generator = torch.Generator().manual_seed(0)
+    tables, grads = ([0.1 * torch.randn(30, 4, generator=generator) for _ in range(4)] for _ in range(2))
+    check_accuracy(test_optimizers.accuracy(case, tables, grads))
+
+
+def test_an_optimizer_that_forgets_its_state_is_refused(monkeypatch):
+    case = next(
+        case for case in test_optimizers.cases("smoke") if (case.op, case.implementation) == ("momentum", "lesson")
+    )
+    tables, grads = ([torch.full((3, 4), 0.1) for _ in range(4)] for _ in range(2))
+    forgetful = lambda params, lr, momentum: test_optimizers.optimizers.SGD(params, lr)  # noqa: E731
+    torchs, settings, _, lesson_settings = test_optimizers.OPTIMIZERS["momentum"]
+    monkeypatch.setitem(test_optimizers.OPTIMIZERS, "momentum", (torchs, settings, forgetful, lesson_settings))
+    with pytest.raises(InaccurateError):
+        check_accuracy(test_optimizers.accuracy(case, tables, grads))
+
+
+def test_a_native_epoch_is_as_near_the_float64_trajectory_as_eager():
+    check_accuracy(test_training.accuracy("native", 64, test_training.drawn_ratings(640)))
+
+
+@pytest.mark.parametrize("slip", [{"beta2": 0.999}, {"weight_decay": 0.0}, {"first_step": 2}])
+def test_an_epoch_with_another_constant_is_refused(monkeypatch, slip):
+    right = test_training.train_epoch
+    monkeypatch.setattr(test_training, "train_epoch", lambda *args, **kwargs: right(*args, **(kwargs | slip)))
+    with pytest.raises(InaccurateError):
+        check_accuracy(test_training.accuracy("native", 64, test_training.drawn_ratings(640)))
