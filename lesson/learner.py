@@ -40,7 +40,7 @@ class DivergenceError(FloatingPointError):
 
 def stream(seed: int, name: str) -> torch.Generator:
     """A generator of its own for each purpose, so that one more draw here moves nothing there."""
-    purpose = ("initialisation", "order").index(name)
+    purpose = ("initialization", "order").index(name)
     state = np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
 
@@ -338,7 +338,7 @@ def collab_learner(
         wd: weight decay, decoupled: each step shrinks every parameter by 1 − lr·wd.
         bs: ratings a batch.
         adam: β1 (for `fit`; one-cycle moves it), β2 and eps: `FASTAI` or `TORCH`, or your own.
-        seed: of initialisation and batch order. The same seed, backend and thread count give the same bits.
+        seed: of initialization and batch order. The same seed, backend and thread count give the same bits.
         backend: "native" (default on a CPU), "reference" or "triton" (default on a GPU).
         device: where the model lives. The CPU is the default: at the lesson's sizes it is the faster place.
         quiet: print no line an epoch.
@@ -351,7 +351,7 @@ def collab_learner(
         len(data.users),
         len(data.items),
         (float(y_range[0]), float(y_range[1])) if y_range is not None else None,
-        stream(seed, "initialisation"),
+        stream(seed, "initialization"),
         backend,
     ).to(device)
     backends.choose(backend, model.u_weight.weight.device, model.u_weight.weight.dtype)

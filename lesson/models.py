@@ -14,7 +14,7 @@ def sigmoid_range(x: Tensor, low: float, high: float) -> Tensor:
 
 
 def embedding(rows: int, width: int, generator: torch.Generator | None = None) -> nn.Embedding:
-    """A table of normal numbers with σ = .01, cut at two σ, as fastai initialises embeddings."""
+    """A table of normal numbers with σ = .01, cut at two σ, as fastai initializes embeddings."""
     table = nn.Embedding(rows, width)
     nn.init.trunc_normal_(table.weight, std=0.01, a=-0.02, b=0.02, generator=generator)
     return table

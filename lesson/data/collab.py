@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from lesson.data.movielens import MOVIELENS_Y_RANGE, open_movielens
+from lesson.data.movielens import open_movielens
 from lesson.data.ratings import DataError, Ratings, read_ratings
 
 NA = "#na#"  # fastai's name for the reserved row of ids that training never saw
@@ -121,7 +121,6 @@ def split(
     valid_pct: float = 0.1,
     seed: int = 42,
     valid_rows: Sequence[int] | np.ndarray | None = None,
-    y_range: tuple[float, float] | None = None,
 ) -> CollabData:
     """Split ratings into training and validation rows; the vocabularies come from the training rows only.
 
@@ -133,7 +132,6 @@ def split(
         valid_pct: the share of rows that validates, between 0 and 1.
         seed: of the split.
         valid_rows: row numbers (0-based, in file order) that validate, instead of the two above.
-        y_range: the range for the sigmoid; a little wider than the ratings where not given.
 
     Raises:
         DataError: row numbers that do not exist or repeat, or a part that would be empty.
@@ -179,7 +177,7 @@ def split(
         take(train_rows),
         take(chosen),
         ratings.titles,
-        y_range if y_range is not None else ratings.y_range,
+        ratings.y_range,
         ratings.checksum,
         ratings,
     )
@@ -246,4 +244,4 @@ def load_movielens(
         DataError: the data are not there or cannot be read.
     """
     ratings = open_movielens(path, key=key)
-    return split(ratings, valid_pct=valid_pct, seed=seed, valid_rows=valid_rows, y_range=MOVIELENS_Y_RANGE)
+    return split(ratings, valid_pct=valid_pct, seed=seed, valid_rows=valid_rows)

@@ -91,7 +91,9 @@ def _movielens(table: TextTable, films: TextTable, titles: list[str], name: str)
         row = int(np.flatnonzero(unknown[ratings.item])[0])
         item = ratings.item_ids[ratings.item[row]]
         table.fail(row, "item", f"{item} is not in {films.path.name}; are both files of one data set?")
-    return replace(ratings, titles=title_of, terms=MOVIELENS_TERMS, citation=MOVIELENS_CITATION)
+    return replace(
+        ratings, titles=title_of, terms=MOVIELENS_TERMS, citation=MOVIELENS_CITATION, y_range=MOVIELENS_Y_RANGE
+    )
 
 
 def _merge_titles(ratings: Ratings) -> Ratings:

@@ -47,6 +47,7 @@ class Ratings:
         name: what reports call the data set.
         checksum: sha256 of the file of ratings.
         repeated: rows whose (user, item) pair stood in an earlier row.
+        y_range: a range for the sigmoid a little wider than the ratings, so that their ends can be reached.
     """
 
     user: np.ndarray
@@ -57,19 +58,13 @@ class Ratings:
     name: str
     checksum: str
     repeated: int
+    y_range: tuple[float, float]
     titles: dict[Hashable, str] = field(default_factory=dict)
     terms: str | None = None
     citation: str | None = None
 
     def __len__(self) -> int:
         return len(self.rating)
-
-    @property
-    def y_range(self) -> tuple[float, float]:
-        """A range for the sigmoid a little wider than the ratings, so that their ends can be reached."""
-        low, high = float(self.rating.min()), float(self.rating.max())
-        margin = (high - low) / 8
-        return low - margin, high + margin
 
 
 def read_ratings(
@@ -192,7 +187,8 @@ class _Table:
                 f"{self.path}, column {columns['user']!r}: one user only ({user_ids[0]!r}); "
                 "collaborative filtering needs several"
             )
-        if rating.min() == rating.max():
+        low, high = float(rating.min()), float(rating.max())
+        if low == high:
             raise DataError(
                 f"{self.path}, column {columns['rating']!r}: every rating is {rating[0]:g}; there is nothing to learn"
             )
@@ -206,7 +202,18 @@ class _Table:
                 RepeatedRatingsWarning,
                 stacklevel=3,
             )
-        return Ratings(user, item, rating, user_ids, item_ids, name, self.checksum, int(repeats.sum()))
+        margin = (high - low) / 8
+        return Ratings(
+            user,
+            item,
+            rating,
+            user_ids,
+            item_ids,
+            name,
+            self.checksum,
+            int(repeats.sum()),
+            (low - margin, high + margin),
+        )
 
 
 class TextTable(_Table):

@@ -2,7 +2,7 @@
 
 `runs.parquet` has a row a run: `key` (str, the run's hash), `arm` (str), `kind` ("run", "again" for the
 noise floor, "tuning"), `seed` (int), the arm's settings as columns (here `wd`, `lr`), `valid_rmse` (float,
-null where the run diverged), `train_rmse`, `diverged` (bool), `seconds` (float), `backend`, `threads`, `commit`.
+null where the run diverged), `diverged` (bool), `seconds` (float), `backend`, `threads`, `commit`.
 
 `curves.parquet` has a row a run and epoch: `key`, `arm`, `kind`, `seed`, `epoch` (1-based),
 `train_loss`, `valid_loss` (mean squared errors; `train_loss` is the mean over the epoch's batches).
@@ -69,7 +69,7 @@ class Contrast(_Record):
 
 
 class NoiseFloor(_Record):
-    """A/A: the baseline twice on the same splits with another initialisation and batch order."""
+    """A/A: the baseline twice on the same splits with another initialization and batch order."""
 
     arm: str
     n: int

@@ -1,0 +1,87 @@
+"""Where a result comes from: the commit, the machine, the versions, the command."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+PACKAGES = ("torch", "triton", "numba", "numpy", "scipy", "pandas", "optuna", "statsmodels")
+CHECKOUT = Path(__file__).parent.parent.parent
+
+
+def digest(value: Any, length: int = 16) -> str:
+    """A short sha256 of plain data, the same whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def commit() -> tuple[str | None, bool | None]:
+    """The checkout's commit, and whether tracked files differ from it; (None, None) outside version control."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(CHECKOUT), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages a result depends on, those that are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu() -> str:
+    """The processor's name."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """The fields of `schema.Provenance` that say where a result was made."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu(),
+        "cores": cores(),
+        "versions": versions(),
+    }
+
+
+def without_password(url: str) -> str:
+    """A storage URL that may be shown: user and password are left out."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+
+
+def command(module: str, arguments: Sequence[str]) -> str:
+    """The command that was run, as one can paste it, without passwords."""
+    return shlex.join(["python", "-m", module, *(without_password(word) for word in arguments)])

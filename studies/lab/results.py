@@ -1,0 +1,221 @@
+"""From finished runs to what a study leaves behind: `runs.parquet`, `curves.parquet`, `summary.json`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from lesson.data import Ratings
+from studies.evidence import provenance, schema, statistics
+from studies.lab.spec import Run, Study
+from studies.lab.sweep import Sweep
+
+Kind = Literal["run", "again", "tuning"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run and its place in the study."""
+
+    arm: str
+    kind: Kind
+    run: Run
+
+
+def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Finished runs, a row a run; and their curves, a row a run and epoch. See `studies.evidence.schema`."""
+    rows: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
+    for planned in plan:
+        run, trial = planned.run, done.get(planned.run.key)
+        if trial is None:
+            continue
+        outcome = trial.user_attrs["outcome"]
+        identity = {"key": run.key, "arm": planned.arm, "kind": planned.kind, "seed": run.seed}
+        rows.append(
+            identity
+            | run.settings
+            | {
+                study.metric: np.nan if outcome["value"] is None else outcome["value"],
+                "diverged": outcome["value"] is None,
+                "seconds": outcome["seconds"],
+                "backend": run.backend,
+                "threads": run.threads,
+                "commit": outcome["commit"],
+            }
+        )
+        for epoch, losses in enumerate(zip(outcome["train_loss"], outcome["valid_loss"], strict=True), start=1):
+            curves.append(identity | {"epoch": epoch, "train_loss": losses[0], "valid_loss": losses[1]})
+    columns = ["key", "arm", "kind", "seed", "epoch", "train_loss", "valid_loss"]
+    return pd.DataFrame(rows), pd.DataFrame(curves, columns=columns)
+
+
+def choose(
+    study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial]
+) -> tuple[dict[str, float], list[schema.Tuning]]:
+    """The tuned setting of each arm: the best mean over the tuning seeds; a diverged run counts as the worst."""
+    setting, _ = study.tuned
+    frame, _ = tables(study, plan, done)
+    sign = 1 if study.direction == "minimize" else -1
+    chosen: dict[str, float] = {}
+    tunings = []
+    for arm, runs in frame.groupby("arm", sort=False):
+        means = runs.groupby(setting, sort=False)[study.metric].agg(lambda values: values.mean(skipna=False))
+        ranked = (sign * means).fillna(np.inf)
+        best = float(cast(float, ranked.idxmin()))
+        tried = sorted(ranked.index)
+        chosen[str(arm)] = best
+        tunings.append(
+            schema.Tuning(
+                arm=str(arm),
+                chosen={setting: best},
+                on_edge=best in (tried[0], tried[-1]),
+                trials=[
+                    {setting: float(cast(float, value)), study.metric: None if np.isnan(mean) else float(mean)}
+                    for value, mean in means.items()
+                ],
+                # The first is the untuned default, which nobody drew; divergence counts as the worst seen.
+                best_of_k=statistics.expected_best_of_k(
+                    means.iloc[1:].fillna(sign * (sign * means).max()).dropna(), study.direction
+                ),
+            )
+        )
+    return chosen, tunings
+
+
+def summarize(
+    study: Study,
+    arms: Mapping[str, Mapping[str, float]],
+    plan: Sequence[Planned],
+    sweep: Sweep,
+    ratings: Ratings,
+    *,
+    profile: str,
+    tuning: list[schema.Tuning],
+    command: str,
+    workers: int,
+    limits: list[str],
+) -> tuple[schema.Summary, pd.DataFrame, pd.DataFrame]:
+    """Judge the finished runs.
+
+    Returns:
+        The summary, and the tables of runs and curves.
+    """
+    done = sweep.outcomes()
+    frame, curves = tables(study, plan, done)
+    outcomes = [done[key].user_attrs["outcome"] for key in frame["key"]]
+    confirmed = frame[frame["kind"] == "run"]
+    n_train, n_valid = outcomes[-1]["n_train"], outcomes[-1]["n_valid"]
+    values = {arm: _by_seed(study, runs) for arm in arms if len(runs := confirmed[confirmed["arm"] == arm])}
+    again = _by_seed(study, frame[frame["kind"] == "again"])
+    contrasts = statistics.judge(
+        values,
+        baseline=study.baseline,
+        metric=study.metric,
+        direction=study.direction,
+        smallest_effect=study.smallest_effect,
+        n_train=n_train,
+        n_valid=n_valid,
+    )
+    keys = {planned.run.key for planned in plan}
+    trials = [trial for trial in sweep.trials() if trial.user_attrs["key"] in keys]
+    finished = [done[key] for key in frame["key"]]
+    commit, dirty = provenance.commit()
+    some = plan[0].run
+    summary = schema.Summary(
+        study=study.name,
+        title=study.title,
+        question=study.question,
+        claims=list(study.claims),
+        metric=study.metric,
+        direction=study.direction,
+        smallest_effect=study.smallest_effect,
+        baseline=study.baseline,
+        primary=study.primary,
+        profile=profile,
+        arms={arm: _arm(values[arm], arms[arm]) for arm in values},
+        contrasts=contrasts,
+        noise_floor=statistics.noise_floor(study.baseline, values.get(study.baseline, {}), again),
+        tuning=tuning,
+        evidence=study.evidence(contrasts),
+        limits=limits,
+        data=schema.DataUsed(
+            name=ratings.name,
+            checksum=ratings.checksum,
+            ratings=len(ratings),
+            users=len(ratings.user_ids),
+            items=len(ratings.item_ids),
+            n_train=n_train,
+            n_valid=n_valid,
+            terms=ratings.terms,
+            citation=ratings.citation,
+        ),
+        provenance=schema.Provenance(
+            command=command,
+            commit=commit,
+            dirty=dirty,
+            commits=sorted({outcome["commit"] for outcome in outcomes if outcome["commit"]}),
+            spec_hash=provenance.digest(study.declared()),
+            recipe=study.recipe,
+            backend=some.backend,
+            threads=some.threads,
+            workers=workers,
+            seeds=sorted(confirmed["seed"].unique().tolist()),
+            trials={
+                state.name: count for state in TrialState if (count := sum(trial.state == state for trial in trials))
+            },
+            seconds=float(frame["seconds"].sum()),
+            started=min(trial.datetime_start for trial in finished if trial.datetime_start).isoformat("T", "seconds"),
+            finished=max(trial.datetime_complete for trial in finished if trial.datetime_complete).isoformat(
+                "T", "seconds"
+            ),
+            gpu=None if some.device == "cpu" else _gpu(),
+            **provenance.machine(),
+        ),
+    )
+    return summary, frame, curves
+
+
+def write(folder: Path, summary: schema.Summary, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
+    """Leave the three files in `folder`, each whole or not at all; the summary last."""
+    _write_parquet(runs, folder / "runs.parquet")
+    _write_parquet(curves, folder / "curves.parquet")
+    schema.write_summary(summary, folder / "summary.json")
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as aside:
+        whole = Path(aside) / path.name
+        frame.to_parquet(whole, index=False)
+        whole.replace(path)
+
+
+def _arm(values: Mapping[int, float | None], settings: Mapping[str, float]) -> schema.Arm:
+    finite = np.array([value for value in values.values() if value is not None])
+    return schema.Arm(
+        mean=float(finite.mean()) if len(finite) else None,
+        sd=float(finite.std(ddof=1)) if len(finite) > 1 else None,
+        n=len(values),
+        diverged=len(values) - len(finite),
+        settings=dict(settings),
+    )
+
+
+def _by_seed(study: Study, runs: pd.DataFrame) -> dict[int, float | None]:
+    return {
+        int(seed): None if diverged else float(value)
+        for seed, value, diverged in runs[["seed", study.metric, "diverged"]].itertuples(index=False)
+    }
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name()

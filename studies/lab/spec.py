@@ -1,0 +1,151 @@
+"""What a study declares before it runs, and what a single run is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from studies.evidence.provenance import digest
+from studies.evidence.schema import Contrast, Evidence
+
+Settings = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much a study costs.
+
+    Attributes:
+        seeds: replicates an arm.
+        trials: learning rates tried for each arm, the default among them; 0 leaves the rate alone.
+        cost: what to expect on two cores, for people.
+    """
+
+    seeds: int
+    trials: int
+    cost: str
+
+
+@dataclass(frozen=True)
+class Range:
+    """The range over which a tuned setting is searched, evenly in its logarithm."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question and how it is answered, declared before anything runs.
+
+    Attributes:
+        name: of the module, its results and its page.
+        title: a heading.
+        question: one sentence.
+        claims: ids of the ledger's claims it speaks of.
+        metric: what a run measures.
+        direction: which way is better.
+        arms: settings by arm.
+        baseline: the arm all others are compared with.
+        primary: the arm whose contrast answers the question.
+        smallest_effect: differences below this are not worth knowing.
+        tuned: the setting that profiles with trials retune for every arm, and its range.
+        tuning_seeds: how many seeds each trial is averaged over; they are never confirmed on.
+        profiles: by name.
+        recipe: version of how a run is made; a higher one makes earlier runs unusable.
+        run: makes one run; see `Run`.
+        evidence: what the contrasts say of the claims.
+        limits: sentences that bound the answer, from the data set's name and whether the setting was tuned.
+        value: how an arm of `--values` is named and set, where arms are values of one setting.
+    """
+
+    name: str
+    title: str
+    question: str
+    claims: tuple[int, ...]
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    arms: dict[str, dict[str, float]]
+    baseline: str
+    primary: str
+    smallest_effect: float
+    tuned: tuple[str, Range]
+    tuning_seeds: int
+    profiles: dict[str, Profile]
+    recipe: int
+    run: Callable[[Run, Any], Outcome] = field(repr=False)
+    evidence: Callable[[Sequence[Contrast]], list[Evidence]] = field(repr=False)
+    limits: Callable[[str, bool], list[str]] = field(repr=False)
+    value: Callable[[float], tuple[str, dict[str, float]]] | None = field(default=None, repr=False)
+
+    def declared(self) -> dict[str, Any]:
+        """The declaration as plain data; its digest stands in every report."""
+        return {
+            "name": self.name,
+            "question": self.question,
+            "claims": self.claims,
+            "metric": self.metric,
+            "direction": self.direction,
+            "arms": self.arms,
+            "baseline": self.baseline,
+            "primary": self.primary,
+            "smallest_effect": self.smallest_effect,
+            "tuned": [self.tuned[0], asdict(self.tuned[1])],
+            "tuning_seeds": self.tuning_seeds,
+            "profiles": {name: [profile.seeds, profile.trials] for name, profile in self.profiles.items()},
+            "recipe": self.recipe,
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, and all that determines its outcome.
+
+    Attributes:
+        study: its name.
+        settings: of the arm, such as {"wd": 0.1, "lr": 0.005}.
+        seed: of the split; initialization and batch order follow from it and `replicate`.
+        replicate: 0; 1 draws another initialization and order on the same split, for the noise floor.
+        data: checksum of the ratings.
+        backend: which implementation trains.
+        device: where.
+        threads: of one run.
+        recipe: version of how a run is made.
+    """
+
+    study: str
+    settings: dict[str, float]
+    seed: int
+    replicate: int
+    data: str
+    backend: str
+    device: str
+    threads: int
+    recipe: int
+
+    @property
+    def key(self) -> str:
+        """The run's name in storage: the same for the same run, on any machine."""
+        return digest(asdict(self))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run measured: plain data, stored once.
+
+    Attributes:
+        value: the metric; None where training diverged.
+        train_loss: mean squared error of each epoch's batches.
+        valid_loss: mean squared error on the validation rows after each epoch.
+        seconds: of training.
+        n_train: training rows.
+        n_valid: validation rows.
+    """
+
+    value: float | None
+    train_loss: list[float]
+    valid_loss: list[float]
+    seconds: float
+    n_train: int
+    n_valid: int
