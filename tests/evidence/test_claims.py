@@ -87,3 +87,6 @@ def test_missing_and_doubled_ids_are_named(monkeypatch):
     monkeypatch.setattr(claims, "_read", lambda: {"claim": [_entry(id=1), _entry(id=2), _entry(id=2)]})
     with pytest.raises(ValueError, match=r"missing \[3\], more than once \[2\]"):
         load_claims()
+    monkeypatch.setattr(claims, "_read", lambda: {"claim": [_entry(id=i) for i in (1, 2, 3, 3)]})
+    with pytest.raises(ValueError, match=r"missing \[\], more than once \[3\]"):
+        load_claims()

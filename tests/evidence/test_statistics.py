@@ -139,9 +139,11 @@ class TestSummaries:
         assert curve[-1] == 0
         assert np.all(np.diff(curve) < 0)
 
-    def test_best_of_k_refuses_a_diverged_trial_without_a_value(self):
-        with pytest.raises(ValueError, match="finite worst value"):
-            expected_best_of_k([0.9, math.inf], "minimize")
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_a_diverged_run_is_refused_where_only_finite_values_make_sense(self, bad):
+        for figure in (t_interval, sign_flip_p, sign_flip_interval, lambda d: expected_best_of_k(d, "minimize")):
+            with pytest.raises(ValueError, match="finite values only"):
+                figure([0.9, bad])
 
     def test_the_noise_floor_pairs_by_seed_and_skips_diverged_runs(self):
         floor = noise_floor("base", {0: 1.0, 1: 2.0, 2: None, 3: 5.0}, {3: 5.5, 1: 2.1, 0: 1.3, 2: 1.0, 9: 4.0})
@@ -175,8 +177,10 @@ NOISE = np.tile([-0.001, 0.001, 0.0, 0.0005], 5)
 
 class TestJudge:
     def test_a_lower_error_is_better_and_a_lower_accuracy_worse(self):
-        assert judged(BASE, BASE - 0.05 + NOISE)[0].verdict == "better"
-        assert judged(BASE, BASE - 0.05 + NOISE, direction="maximize")[0].verdict == "worse"
+        (error,) = judged(BASE, BASE - 0.05 + NOISE)
+        (accuracy,) = judged(BASE, BASE - 0.05 + NOISE, direction="maximize")
+        assert (error.verdict, error.probability_of_improvement) == ("better", 1)
+        assert (accuracy.verdict, accuracy.probability_of_improvement) == ("worse", 0)
         assert judged(BASE, BASE + 0.05 + NOISE)[0].verdict == "worse"
 
     def test_the_figures_are_those_of_the_paired_differences(self, rng):
@@ -220,8 +224,22 @@ class TestJudge:
 
     def test_noise_within_the_smallest_effect_is_equivalent_and_beyond_it_inconclusive(self):
         zero_mean = np.tile([-0.01, 0.01], 10)
-        assert judged(BASE, BASE + zero_mean)[0].verdict == "equivalent"
+        (equivalent,) = judged(BASE, BASE + zero_mean)
+        assert (equivalent.verdict, equivalent.negligible) == ("equivalent", False)
         assert judged(BASE, BASE + 10 * zero_mean)[0].verdict == "inconclusive"
+
+    def test_a_small_p_is_not_enough_where_the_interval_reaches_zero(self):
+        all_one_way = np.append(np.full(19, -0.001) + NOISE[:19] / 2, -0.9)
+        (contrast,) = judged(BASE, BASE + all_one_way)
+        assert contrast.p_holm < 0.05
+        assert contrast.interval[1] > 0
+        assert contrast.verdict == "inconclusive"
+
+    def test_equivalence_is_judged_by_the_ninety_percent_interval(self):
+        d = np.tile([-0.01, 0.01], 10)
+        half = t_interval(d, 0.9)[1]
+        assert judged(BASE, BASE + d, smallest_effect=half * 1.001)[0].verdict == "equivalent"
+        assert judged(BASE, BASE + d, smallest_effect=half * 0.999)[0].verdict == "inconclusive"
 
     def test_nine_pairs_are_a_preview_whatever_they_say(self):
         (contrast,) = judged(BASE[:9], BASE[:9] - 0.3 + NOISE[:9])
@@ -232,6 +250,7 @@ class TestJudge:
     def test_skewed_differences_get_a_sign_flip_interval_beside(self):
         skewed = np.append(np.full(19, 0.01) + NOISE[:19], 0.9)
         assert judged(BASE, BASE + skewed)[0].interval_sign_flip == pytest.approx(sign_flip_interval(skewed))
+        assert judged(BASE, BASE - skewed)[0].interval_sign_flip is not None
         assert judged(BASE, BASE + NOISE)[0].interval_sign_flip is None
 
     def test_a_diverged_run_leaves_counts_and_ranks_but_no_mean(self):
@@ -262,11 +281,13 @@ class TestJudge:
     def test_nan_and_infinity_count_as_diverged(self):
         assert judged(BASE, [math.nan, math.inf, *BASE[2:]])[0].diverged == (2, 0)
 
+    @pytest.mark.filterwarnings("error")
     def test_identical_arms_are_equivalent_with_p_one(self):
         (contrast,) = judged(BASE, BASE)
         assert (contrast.difference, contrast.interval, contrast.p) == (0, (0, 0), 1)
         assert (contrast.verdict, contrast.skewness) == ("equivalent", None)
 
+    @pytest.mark.filterwarnings("error")
     def test_one_constant_difference_is_as_sure_as_its_seeds_allow(self):
         (contrast,) = judged(np.arange(10.0), np.arange(10.0) - 0.5)
         assert (contrast.interval, contrast.p, contrast.verdict) == ((-0.5, -0.5), 2 / 2**10, "better")
