@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
@@ -54,9 +54,9 @@ class Row:
     shared: int  # bytes a program
     load_bytes: int  # widest load from global memory, a thread
     offset_bits: int  # narrowest offset added to a pointer
-    bytes_moved: float | None  # a unit, counted from the kernel's own loads and stores
     bytes_floor: float  # a unit
     unit: str
+    bytes_moved: float | None = None  # a unit, counted from the kernel's own loads and stores
 
 
 def find_examples() -> Iterator[Example]:
@@ -66,8 +66,8 @@ def find_examples() -> Iterator[Example]:
         yield from (Example(*example) for example in module.examples())
 
 
-def inspect(examples: Iterable[Example], targets: Iterable[str], moved: dict[str, float]) -> Iterator[Row]:
-    """Compile each example for each target; `moved` says the bytes a unit, by example's name."""
+def inspect(examples: Iterable[Example], targets: Iterable[str]) -> Iterator[Row]:
+    """Compile each example for each target. The bytes moved are left out: `count_bytes` has them."""
     for example in examples:
         for target in targets:
             compiled = compile_for(target, example)
@@ -80,7 +80,6 @@ def inspect(examples: Iterable[Example], targets: Iterable[str], moved: dict[str
                 shared=compiled.metadata.shared,
                 load_bytes=widest_load(compiled.asm),
                 offset_bits=narrowest_offset(compiled.asm["ttir"]),
-                bytes_moved=moved.get(example.name),
                 bytes_floor=example.floor,
                 unit=example.unit,
             )
@@ -170,7 +169,7 @@ def narrowest_offset(ttir: str) -> int:
 
 
 def count_bytes() -> dict[str, float]:
-    """Bytes a unit that each example's kernel loads and stores, masked-off elements left out.
+    """Bytes a unit that each example's kernel loads and stores, by name; masked-off elements left out.
 
     Counted while Triton's interpreter runs the launch, so this needs a process of its own with
     TRITON_INTERPRET=1. A value loaded twice counts twice, though a cache may serve it.
@@ -279,16 +278,17 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compiled in the same process
     counting = _count_bytes_apart()
     examples = list(find_examples())
-    moved_json, _ = counting.communicate()
-    if counting.returncode:
-        return 1  # its traceback is on the screen
     rows = []
-    for row in inspect(examples, targets, json.loads(moved_json)):
+    for row in inspect(examples, targets):
         rows.append(row)
         if sys.stderr.isatty():
             print(f"\rcompiled {len(rows)} of {len(examples) * len(targets)}", end="", file=sys.stderr)  # noqa: T201
     if sys.stderr.isatty():
         print(file=sys.stderr)  # noqa: T201
+    moved, _ = counting.communicate()
+    if counting.returncode:
+        return 1  # its traceback is on the screen
+    rows = [replace(row, bytes_moved=json.loads(moved)[row.kernel]) for row in rows]
     print(json.dumps([asdict(row) for row in rows], indent=1) if options.json else table(rows))  # noqa: T201
     return 0
 

@@ -249,7 +249,7 @@ def backward(
 
 def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float]]:
     """Launches for `python -m kernels.inspect`; see `Example` there."""
-    batch, n_users, n_items, y_range = 1024, 256, 512, (0.0, 5.5)
+    batch, n_users, n_items, y_range = 512, 128, 256, (0.0, 5.5)
     f32, bf16 = torch.float32, torch.bfloat16
 
     def forward_on(k: int, dtype: torch.dtype) -> Callable[[], object]:

@@ -1,0 +1,199 @@
+"""What the Triton kernels compile to on every target, and that the command which says so tells the truth.
+
+The tests run in Triton's interpreter; compiling needs a process without it. Run as a script, this file is that
+process: it prints what only the compiled kernels themselves can tell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels import inspect
+from kernels.inspect import TARGETS, Example
+
+pytest.importorskip("triton", reason="Triton is available on Linux")
+
+import triton
+import triton.language as tl
+
+ROOT = Path(__file__).parents[2]
+
+
+@triton.jit
+def _too_many_registers(x, n, size: tl.constexpr):
+    """Two tiles kept in one warp throughout a loop: more values than registers. Offsets are int32."""
+    where = tl.arange(0, size)
+    a, b = tl.load(x + where), tl.load(x + size + where)
+    for _ in range(n):
+        a, b = b, a * b
+    tl.store(x + where, a + b)
+
+
+def facts_of_compiled_kernels() -> dict[str, dict[str, list[int]] | dict[str, str]]:
+    """Spills and offset bits of the kernel above by target, and every kernel's PTX for sm_90."""
+
+    spilling = {}
+    for target, (_, _, warp_size) in TARGETS.items():
+        size = 256 * warp_size  # 256 values of each tile a thread
+        launch = partial(_too_many_registers[(1,)], torch.zeros(32), 9, size=size, num_warps=1)
+        (row,) = inspect.inspect([Example("", _too_many_registers, launch, "tile", 1, 0)], [target])
+        spilling[target] = [row.spills, row.offset_bits]
+    ptx = {example.name: inspect.compile_for("sm_90", example).asm["ptx"] for example in inspect.find_examples()}
+    return {"spilling": spilling, "ptx": ptx}
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(ROOT)
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict]:
+    done = run("-m", "kernels.inspect", "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def facts(rows: list[dict]) -> dict[str, dict]:  # after `rows`: what that compiled is then in Triton's cache
+    done = run(__file__)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_kernel_is_compiled_for_every_target(rows: list[dict]) -> None:
+    kernels = {row["kernel"] for row in rows}
+    assert {(row["kernel"], row["target"]) for row in rows} == {(k, t) for k in kernels for t in TARGETS}
+    assert all(row["registers"] > 0 for row in rows)
+
+
+def test_no_kernel_spills_on_any_target(rows: list[dict]) -> None:
+    assert [row for row in rows if row["spills"]] == []
+
+
+def test_a_kernel_that_spills_is_reported_on_every_target(facts: dict[str, dict]) -> None:
+    assert all(spills > 0 for spills, _ in facts["spilling"].values()), facts["spilling"]
+
+
+def test_every_offset_is_64_bits_wide(rows: list[dict]) -> None:
+    assert [row for row in rows if row["offset_bits"] < 64] == []
+
+
+def test_an_offset_in_int32_is_reported(facts: dict[str, dict]) -> None:
+    assert {bits for _, bits in facts["spilling"].values()} == {32}
+
+
+def test_adam_loads_16_bytes_at_a_time_also_where_the_size_is_odd(rows: list[dict]) -> None:
+    adam = [row for row in rows if row["kernel"].startswith("adam")]
+    assert len(adam) >= 4 * len(TARGETS)
+    assert {row["load_bytes"] for row in adam} == {16}
+
+
+def test_adam_moves_what_a_dense_step_must_move_and_nothing_more(rows: list[dict]) -> None:
+    moved = {row["kernel"]: row["bytes_moved"] for row in rows if row["kernel"].startswith("adam")}
+    assert moved["adam.step_ AdamW fp32"] == 28
+    assert [row for row in rows if row["kernel"] in moved and row["bytes_moved"] != row["bytes_floor"]] == []
+
+
+def test_dot_bias_loads_rows_of_40_floats_16_bytes_at_a_time(rows: list[dict]) -> None:
+    dot_bias = [row for row in rows if row["kernel"].startswith("dot_bias") and "fp32, k = 40" in row["kernel"]]
+    assert {row["load_bytes"] for row in dot_bias} == {16}
+
+
+def test_dot_bias_moves_little_more_than_it_must(rows: list[dict]) -> None:
+    by_name = {row["kernel"]: row["bytes_moved"] / row["bytes_floor"] for row in rows}
+    assert by_name["dot_bias.forward fp32, k = 40"] == 1
+    assert by_name["dot_bias.backward fp32, k = 40: sums"] < 1.05
+
+
+def test_no_kernel_moves_less_than_its_floor(rows: list[dict]) -> None:
+    assert [row for row in rows if row["bytes_moved"] < row["bytes_floor"]] == []
+
+
+def test_square_roots_and_divisions_are_rounded_to_nearest(facts: dict[str, dict]) -> None:
+    for name, ptx in facts["ptx"].items():
+        found = set(re.findall(r"\b(?:sqrt|div|rcp|rsqrt)\.[a-z]+(?:\.ftz)?\.f(?:32|64)", ptx))
+        assert found <= {"sqrt.rn.f32", "sqrt.rn.f64", "div.rn.f32", "div.rn.f64"}, name
+        if name.startswith("adam"):
+            assert found in ({"sqrt.rn.f32", "div.rn.f32"}, {"sqrt.rn.f64", "div.rn.f64"}), name
+
+
+def test_adam_rounds_every_operation_by_itself(facts: dict[str, dict]) -> None:
+    adam = [ptx for name, ptx in facts["ptx"].items() if name.startswith("adam")]
+    assert adam
+    # Plain mul and add without .rn would be contracted by ptxas; .rn forbids it.
+    assert not [ptx for ptx in adam if re.search(r"\bfma\.|\b(?:mul|add|sub)\.f(?:32|64)", ptx)]
+
+
+@pytest.mark.parametrize(
+    ("ptx", "width"),
+    [
+        ("@%p1 ld.global.v4.b32 { %r1, %r2, %r3, %r4 }, [ %rd1 + 0 ];", 16),
+        ("ld.global.L1::evict_first.v2.b64 { %rd1, %rd2 }, [ %rd3 + 0 ];", 16),
+        ("ld.global.b16 { %rs1 }, [ %rd1 + 0 ];\n ld.shared.v4.b32 {%r1, %r2, %r3, %r4}, [%r5];", 2),
+        ("ld.global.b64 { %rd1 }, [ %rd2 + 0 ];\n st.global.v4.b32 [ %rd1 + 0 ], { %r1, %r2, %r3, %r4 };", 8),
+        ("cp.async.cg.shared.global [ %r1 + 0 ], [ %rd1 + 0 ], 0x10, %r2;", 16),
+        ("ret;", 0),
+    ],
+)
+def test_the_widest_load_is_read_off_the_ptx(ptx: str, width: int) -> None:
+    assert inspect.widest_load({"ptx": ptx}) == width
+
+
+@pytest.mark.parametrize(
+    ("amdgcn", "width"),
+    [
+        ("buffer_load_dwordx4 v[0:3], v4, s[0:3], 0 offen\n global_load_dword v5, v[6:7], off", 16),
+        ("global_load_dwordx2 v[0:1], v[2:3], off\n ds_read_b128 v[0:3], v4", 8),
+        ("buffer_load_ushort v0, v1, s[0:3], 0 offen\n buffer_store_dwordx4 v[0:3], v4, s[0:3], 0 offen", 2),
+    ],
+)
+def test_the_widest_load_is_read_off_the_amdgcn(amdgcn: str, width: int) -> None:
+    assert inspect.widest_load({"amdgcn": amdgcn}) == width
+
+
+def test_an_unknown_target_gets_one_line_that_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect.main(["--target", "sm_61"]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error == "unknown target 'sm_61'; there are sm_80, sm_90, sm_100, gfx942\n"
+
+
+def test_without_triton_there_is_one_clear_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert inspect.main([]) == 2
+    assert capsys.readouterr().err == "Triton is not installed (it is available on Linux): nothing to inspect\n"
+
+
+def test_help_explains_every_column(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        inspect.main(["--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    for column in ("registers", "spills", "shared", "widest load", "offsets", "bytes moved", "floor"):
+        assert f"\n  {column} " in out
+
+
+def test_the_table_has_a_line_a_row_and_the_floor_in_words(rows: list[dict]) -> None:
+    head, *lines = inspect.table([inspect.Row(**row) for row in rows]).splitlines()
+    assert head.split()[:3] == ["kernel", "target", "registers"]
+    assert len(lines) == len(rows)
+    assert re.search(r"adam\.step_ AdamW fp32 +sm_90 .* 16 B +64 bit +28 +28 a parameter$", "\n".join(lines), re.M)
+
+
+if __name__ == "__main__":
+    print(json.dumps(facts_of_compiled_kernels()))  # noqa: T201
