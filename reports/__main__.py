@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,8 @@ from studies.evidence.verdicts import read_ledger
 RUN_COLUMNS = {"arm", "kind", "seed", "diverged"}
 CURVE_COLUMNS = {"arm", "kind", "seed", "epoch", "train_loss", "valid_loss"}
 TEMPLATES = Path(__file__).parent / "templates"
+
+app = typer.Typer(add_completion=False)
 
 
 def read_study(path: Path, page: str) -> Study:
@@ -105,10 +106,8 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    formats: tuple[Callable[..., str], ...]
-    formats = (numbers.number, numbers.signed, numbers.interval, numbers.setting, numbers.p_value, numbers.percent)
-    formats += (numbers.times, numbers.times_interval, numbers.seconds, numbers.size, numbers.counted)
-    env.filters |= {function.__name__: function for function in formats}
+    names = ["number", "signed", "interval", "setting", "p_value", "percent", "seconds", "size", "counted"]
+    env.filters |= {name: getattr(numbers, name) for name in [*names, "times", "times_interval"]}
     env.filters |= {"slug": ledger.slug, "prose": ledger.prose, "cell": cell}
     return env
 
@@ -141,6 +140,7 @@ def render(inputs: Inputs) -> dict[str, str]:
     return pages | {"index.html": page("ledger.html.j2", "index.html", index)}
 
 
+@app.command()
 def main(
     results: Annotated[Path, typer.Option(help="The folder that studies and benchmarks left behind.")] = Path(
         "results"
@@ -163,4 +163,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -1,7 +1,7 @@
 """Charts as inline SVG that belong to their page: its font, its ink, its accents, light or dark.
 
 A chart is drawn twice, for a wide and for a narrow screen, and comes with its data as a table. What may be told
-apart by colour is told apart by marker and line style as well.
+apart by color is told apart by marker and line style as well.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ INK, SOFT, FAINT, PAPER, ACCENT = "#1b1f24", "#5b6471", "#9aa2ad", "#ffffff", "#
 SERIES = ["#0061a1", "#b3430f", "#0b7a5a", "#8a4c87", "#7a6200", "#4d5560"]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 LINES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2))]
-PAGE_COLOURS = {INK: "currentColor", SOFT: "var(--soft)", FAINT: "var(--faint)", PAPER: "var(--paper)"}
-PAGE_COLOURS |= {ACCENT: "var(--accent)"} | {colour: f"var(--series-{i})" for i, colour in enumerate(SERIES)}
+PAGE_COLORS = {INK: "currentColor", SOFT: "var(--soft)", FAINT: "var(--faint)", PAPER: "var(--paper)"}
+PAGE_COLORS |= {ACCENT: "var(--accent)"} | {color: f"var(--series-{i})" for i, color in enumerate(SERIES)}
 
 STYLE: Any = {
     "axes.edgecolor": SOFT,
@@ -103,7 +103,7 @@ def chart(
 
 
 def _inline(text: str, name: str, title: str, description: str) -> Markup:
-    """Matplotlib's SVG, fit to stand in a page: named, without fixed size, in the page's colours and font."""
+    """Matplotlib's SVG, fit to stand in a page: named, without fixed size, in the page's colors and font."""
     svg = ElementTree.fromstring(text)  # noqa: S314 our own drawing, made a moment ago
     # Clip paths and markers are referred to by id; any other id would only clash with the page's.
     used = set(re.findall(r"#([\w.-]+)", text))
@@ -120,7 +120,7 @@ def _inline(text: str, name: str, title: str, description: str) -> Markup:
                 element.set(key, value.replace("url(#", f"url(#{name}-"))
             elif key == "style":
                 value = re.sub(r"font-family: [^;]*;?\s*|(?<=font): [^;]*px [^;]*", "", value)
-                element.set(key, re.sub("#[0-9a-f]{6}", lambda m: PAGE_COLOURS.get(m[0], m[0]), value))
+                element.set(key, re.sub("#[0-9a-f]{6}", lambda m: PAGE_COLORS.get(m[0], m[0]), value))
             elif key == "d":  # a hundredth of a pixel is enough
                 element.set(key, re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", value).replace("\n", ""))
     for defs in svg.findall(f"{{{SVG}}}defs"):
@@ -174,7 +174,7 @@ def number_axis(axis: Any, digits: int | None = None, sign: bool = False) -> Non
         step = abs(ticks[1] - ticks[0]) if len(ticks) > 1 else 1.0
         decimals = max(0, int(np.ceil(-np.log10(step) - 1e-9))) if digits is None else digits
         while digits is None and abs(round(step, decimals) - step) > step / 100:
-            decimals += 1  # a step of .25 needs two
+            decimals += 1  # a step of 0.25 needs two
         return numbers.signed(value, decimals) if sign else numbers.number(value, decimals)
 
     axis.set_major_formatter(FuncFormatter(text))
@@ -211,25 +211,36 @@ def swept(
     places: Positions,
     label: str,
     keep: Sequence[str],
-    marks: dict[str, str],
+    marks: dict[str, tuple[str, bool]],
     wide: bool,
 ) -> None:
-    """The metric against the swept value. `by_seed` has a row a seed and a column an arm."""
+    """The metric against the swept value.
+
+    Args:
+        axes: the axes to draw on.
+        by_seed: a row a seed, a column an arm.
+        places: where the arms stand.
+        label: of the axis.
+        keep: arms whose tick is always labelled.
+        marks: arms with a word above (or below) them.
+        wide: whether there is room for all labels.
+    """
     at = [places.by_arm[str(arm)] for arm in by_seed]
     axes.plot(at, by_seed.T.to_numpy(), color=FAINT, linewidth=0.8)
     mean = by_seed.mean()
     axes.plot(at, mean, color=ACCENT, linewidth=2.4, marker="o", markersize=6)
     low, high = np.nanmin(by_seed), np.nanmax(by_seed)
-    axes.set_ylim(low - 0.06 * (high - low), high + 0.1 * (high - low))
-    for arm, words in marks.items():
-        if arm in mean and np.isfinite(mean[arm]):
+    axes.set_ylim(low - 0.16 * (high - low), high + 0.16 * (high - low))
+    for arm, (words, above) in marks.items():
+        seeds = by_seed[arm].dropna()
+        if len(seeds):
             axes.annotate(
                 words,
-                (places.by_arm[arm], by_seed[arm].max()),
-                xytext=(0, 26),
+                (places.by_arm[arm], seeds.max() if above else seeds.min()),
+                xytext=(0, 22 if above else -22),
                 textcoords="offset points",
                 ha="center",
-                color=ACCENT if words.startswith(("lowest", "highest")) else INK,
+                va="center",
                 arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.8, "shrinkB": 5},
             )
     value_axis(axes, places, label, keep, 600 if wide else 270)
@@ -251,14 +262,14 @@ def paired(
             axes.axvline(side, color=SERIES[1], linewidth=1, linestyle=":")
     axes.axvline(0, color=INK, linewidth=0.8)
     for row, (_, seeds, mean, near, wider, main) in enumerate(rows):
-        colour = ACCENT if main else SERIES[1]
+        color = ACCENT if main else SERIES[1]
         axes.scatter(seeds, np.full(len(seeds), row + 0.27), s=9, color=SOFT, alpha=0.7, linewidths=0)
         if wider is not None:
-            axes.plot(wider, (row, row), color=colour, linewidth=1.2, solid_capstyle="butt")
+            axes.plot(wider, (row, row), color=color, linewidth=1.2, solid_capstyle="butt")
         if near is not None:
-            axes.plot(near, (row, row), color=colour, linewidth=4.5, solid_capstyle="butt")
+            axes.plot(near, (row, row), color=color, linewidth=4.5, solid_capstyle="butt")
         if mean is not None:
-            axes.plot(mean, row, color=colour, marker="o" if main else "D", markersize=7)
+            axes.plot(mean, row, color=color, marker="o" if main else "D", markersize=7)
         else:
             axes.text(0, row, "  diverged: see the table", va="center", color=SOFT)
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
@@ -301,8 +312,8 @@ def learning(figure: Figure, panels: dict[str, tuple[pd.DataFrame, pd.DataFrame]
 def best_of_k(axes: Axes, curves: Mapping[str, Sequence[float]], label: str, columns: int) -> None:
     """Expected best of the first k tuning trials, a line an arm, named at its end."""
     for place, (name, values) in enumerate(curves.items()):
-        colour, line, marker = _look(place, place)
-        look: Any = {"color": colour, "linestyle": line, "marker": marker, "linewidth": 1.8, "markersize": 4.5}
+        color, line, marker = _look(place, place)
+        look: Any = {"color": color, "linestyle": line, "marker": marker, "linewidth": 1.8, "markersize": 4.5}
         axes.plot(range(1, len(values) + 1), values, label=name, **look)
     axes.set_xlabel("tuning trials, k")
     axes.set_ylabel(label)
@@ -350,7 +361,7 @@ class Line(NamedTuple):
 
 
 def crossover(figure: Figure, panels: dict[str, list[Line]], wide: bool) -> None:
-    """Ratio against classes, a panel a pass; colour tells the implementation, marker and line style the batch."""
+    """Ratio against classes, a panel a pass; color tells the implementation, marker and line style the batch."""
     shape = (1, len(panels)) if wide else (len(panels), 1)
     grid = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
     every = [line for lines in panels.values() for line in lines]
@@ -394,9 +405,9 @@ def ratios(axes: Axes, blocks: dict[str, list[Ratio]], label: str) -> None:
         heading.set_in_layout(False)
         for name, ratio, low, high in rows:
             place += 1
-            colour, _, marker = _look(names.index(name), names.index(name))
-            axes.plot((low, high), (place, place), color=colour, linewidth=3, solid_capstyle="butt")
-            axes.plot(ratio, place, color=colour, marker=marker, markersize=6.5)
+            color, _, marker = _look(names.index(name), names.index(name))
+            axes.plot((low, high), (place, place), color=color, linewidth=3, solid_capstyle="butt")
+            axes.plot(ratio, place, color=color, marker=marker, markersize=6.5)
             ticks[place] = name
         place += 1.25
     axes.set_yticks(list(ticks), list(ticks.values()))
@@ -410,6 +421,6 @@ def ratios(axes: Axes, blocks: dict[str, list[Ratio]], label: str) -> None:
     axes.set_xlabel(label)
 
 
-def _look(colour: int, style: int) -> tuple[str, Any, str]:
-    """Colour, line style and marker; after six they come again."""
-    return SERIES[colour % 6], LINES[style % 6], MARKERS[style % 6]
+def _look(color: int, style: int) -> tuple[str, Any, str]:
+    """Color, line style and marker; after six they come again."""
+    return SERIES[color % 6], LINES[style % 6], MARKERS[style % 6]

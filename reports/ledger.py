@@ -81,7 +81,8 @@ def count_verdicts(inputs: Inputs) -> dict[LedgerVerdict, int]:
 
 
 def prose(text: str) -> Markup:
-    """Text with `code` in backticks, escaped."""
+    """Text from outside, escaped: `code` in backticks becomes code, a hyphen before a number a minus."""
+    text = re.sub(r"(?<![\w.-])-(?=\d)", "−", text)
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 escaped before
 
 

@@ -1,32 +1,28 @@
-"""How every number on the pages is written: no zero before the point, − for minus, thousands with commas."""
+"""How every number on the pages is written: − for minus, commas between thousands, as many digits as mean something."""
 
 from __future__ import annotations
 
 import math
-import re
 
 MISSING = "–"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`value` with `digits` decimals: .895, −.033, 1.011; a dash where there is none."""
+    """`value` with `digits` decimals: 0.895, −0.033, 1.011; a dash where there is none."""
     if value is None or math.isnan(value):
         return MISSING
-    if math.isinf(value):
-        return "−∞" if value < 0 else "∞"
-    text = f"{abs(value):,.{digits}f}".removeprefix("0" if digits else "")
-    is_zero = not text.strip(".0")
-    return text if value >= 0 or is_zero else f"−{text}"
+    text = "∞" if math.isinf(value) else f"{abs(value):,.{digits}f}"
+    return f"−{text}" if value < 0 and text.strip("0.") else text
 
 
 def signed(value: float | None, digits: int = 3) -> str:
     """As `number`, with a plus sign before what is positive."""
     text = number(value, digits)
-    return f"+{text}" if value is not None and value > 0 and text.strip(".0") else text
+    return f"+{text}" if value is not None and value > 0 and text.strip("0.") else text
 
 
 def interval(bounds: tuple[float, float] | None, digits: int = 3) -> str:
-    """A signed interval: [−.035, −.031]."""
+    """A signed interval: [−0.035, −0.031]."""
     return MISSING if bounds is None else f"[{signed(bounds[0], digits)}, {signed(bounds[1], digits)}]"
 
 
@@ -37,17 +33,15 @@ def digits_for(bounds: tuple[float, float] | None, least: int = 3) -> int:
 
 
 def setting(value: object) -> str:
-    """A setting as short as it goes: .1, .005, 1e-5, adamw."""
+    """A setting as short as it goes: 0.1, 0.005, 1e-05, adamw."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    mantissa, _, exponent = f"{value:.6g}".partition("e")
-    mantissa = re.sub(r"^(-?)0\.", r"\1.", mantissa)
-    return (f"{mantissa}e{int(exponent)}" if exponent else mantissa).replace("-", "−")
+    return f"−{-value:g}" if value < 0 else f"{value:g}"
 
 
 def p_value(p: float | None) -> str:
-    """A p-value: .012, or < .001."""
-    return "< .001" if p is not None and p < 0.0005 else number(p)
+    """A p-value: 0.012, or < 0.001."""
+    return "< 0.001" if p is not None and p < 0.0005 else number(p)
 
 
 def percent(share: float | None) -> str:
@@ -56,15 +50,15 @@ def percent(share: float | None) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """A ratio to two or three figures: 380×, 1.4×, .30×."""
+    """A ratio to two or three figures: 380×, 1.4×, 0.30×."""
     if ratio is None or math.isnan(ratio):
         return MISSING
-    digits = 2 if ratio < 1.995 else 1 if ratio < 9.95 else 0
+    digits = 3 if ratio < 0.0995 else 2 if ratio < 1.995 else 1 if ratio < 9.95 else 0
     return f"{number(ratio, digits)}×"
 
 
 def times_interval(low: float | None, high: float | None) -> str:
-    """An interval of ratios: [.28×, .33×]."""
+    """An interval of ratios: [0.28×, 0.33×]."""
     return MISSING if low is None or high is None else f"[{times(low)}, {times(high)}]"
 
 

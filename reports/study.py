@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def arm_values(summary: Summary) -> dict[str, object]:
 
 
 def arm_label(summary: Summary, arm: str) -> str:
-    """An arm in a few letters: wd = .1, or its name."""
+    """An arm in a few letters: wd = 0.1, or its name."""
     values = arm_values(summary)
     if values.get(arm, arm) == arm:
         return arm
@@ -61,7 +62,7 @@ def arm_label(summary: Summary, arm: str) -> str:
 
 
 def arm_number(summary: Summary, arm: str) -> str:
-    """The swept value alone: .1, or the arm's name."""
+    """The swept value alone: 0.1, or the arm's name."""
     return numbers.setting(arm_values(summary).get(arm, arm))
 
 
@@ -79,38 +80,60 @@ def primary_contrast(summary: Summary) -> Contrast | None:
     return None
 
 
+def asked(summary: Summary) -> tuple[str, str] | None:
+    """The two arms as the question names them, the one it asks about first; None where it does not name both.
+
+    "Does 0.1 beat 0.01?" asks about 0.1, whichever of the two is the baseline.
+    """
+    words = re.findall(r"[\w.+-]*\w", summary.question)
+    one, two = sorted(
+        (words.index(name) if (name := arm_number(summary, arm)) in words else -1, arm)
+        for arm in (summary.primary, summary.baseline)
+    )
+    return None if one[0] < 0 else (one[1], two[1])
+
+
 def answer(summary: Summary) -> str:
     """The answer in one sentence: verdict, data, figures, interval, n."""
     contrast = primary_contrast(summary)
     if contrast is None:
         return f"No answer: the results lack the contrast of {summary.primary} with {summary.baseline}."
-    seeds, where = numbers.counted(contrast.n, "seed"), f"on {summary.data.name}"
-    opening = {
-        "better": "Yes, though by too little to matter," if contrast.negligible else "Yes,",
-        "worse": "No, a little worse," if contrast.negligible else "No, it is worse",
+    subject, other = asked(summary) or (contrast.arm, contrast.baseline)
+    turned = subject == contrast.baseline  # then all figures are the contrast's, with the other sign
+    one, two = arm_number(summary, subject), arm_number(summary, other)
+    start = f"{_opening(summary, contrast, turned)} on {summary.data.name}:"
+    if contrast.difference is None or contrast.interval is None:
+        lost = contrast.diverged[::-1] if turned else contrast.diverged
+        p = numbers.p_value(contrast.p_holm)
+        return (
+            f"{start} {lost[0]} of {contrast.n} runs diverged at {one} and {lost[1]} of {contrast.n} at {two} "
+            f"(rank-based p {p if p.startswith('<') else f'= {p}'})."
+        )
+    sign = -1 if turned else 1
+    low, high = sorted(sign * end for end in contrast.interval)
+    digits = numbers.digits_for((low, high))
+    ours, theirs = (numbers.number(summary.arms[arm].mean, digits) for arm in (subject, other))
+    return (
+        f"{start} {metric_name(summary, short=True)} {ours} against {theirs}, a paired difference of "
+        f"{numbers.number(sign * contrast.difference, digits)} {plain_interval((low, high), digits)}, "
+        f"{numbers.counted(contrast.n, 'seed')}."
+    )
+
+
+def _opening(summary: Summary, contrast: Contrast, turned: bool) -> str:
+    """The answer's first words: yes or no where the question names both arms, else which is better."""
+    named = asked(summary) is not None
+    pair = [arm_number(summary, arm) for arm in (contrast.arm, contrast.baseline)]
+    if contrast.verdict in ("better", "worse"):
+        better = (contrast.verdict == "better") != turned
+        words = ("Yes" if better else "No, it is worse") if named else f"{pair[0]} is {contrast.verdict} than {pair[1]}"
+        return f"{words}, though by too little to matter," if contrast.negligible else words + "," * (words == "Yes")
+    words = {
         "equivalent": "No difference that matters",
         "inconclusive": "Undecided",
         "preview": "No verdict from so few runs",
     }[contrast.verdict]
-    if contrast.difference is None:
-        arm, baseline = (arm_number(summary, name) for name in (contrast.arm, contrast.baseline))
-        return (
-            f"{opening} {where}: {contrast.diverged[0]} of {contrast.n} runs diverged at {arm} "
-            f"and {contrast.diverged[1]} of {contrast.n} at {baseline} (rank-based p {p_words(contrast.p_holm)})."
-        )
-    digits = numbers.digits_for(contrast.interval)
-    ours, theirs = (summary.arms[name].mean for name in (contrast.arm, contrast.baseline))
-    return (
-        f"{opening} {where}: {metric_name(summary, short=True)} {numbers.number(ours, digits)} "
-        f"against {numbers.number(theirs, digits)}, a paired difference of "
-        f"{numbers.number(contrast.difference, digits)} {plain_interval(contrast.interval, digits)}, {seeds}."
-    )
-
-
-def p_words(p: float) -> str:
-    """A p-value in a sentence: = .012, < .001."""
-    text = numbers.p_value(p)
-    return text if text.startswith("<") else f"= {text}"
+    return words if named else f"{words} between {pair[0]} and {pair[1]}"
 
 
 def plain_interval(bounds: tuple[float, float] | None, digits: int) -> str:
@@ -127,12 +150,11 @@ def limits(summary: Summary) -> list[str]:
     contrast = primary_contrast(summary)
     sentences = list(summary.limits)
     if contrast is not None and contrast.interval_corrected is not None:
-        digits = numbers.digits_for(contrast.interval)
-        wider = plain_interval(contrast.interval_corrected, digits)
+        turned = asked(summary) == (contrast.baseline, contrast.arm)
+        low, high = sorted(-end if turned else end for end in contrast.interval_corrected)
+        wider = plain_interval((low, high), numbers.digits_for(contrast.interval))
         sentences.append(f"For data like it the 95 % interval widens to {wider}.")
-    if not any("profile" in sentence for sentence in summary.limits):
-        sentences.append(f"{summary.profile.capitalize()} profile.")
-    return sentences
+    return [*sentences, f"{summary.profile.capitalize()} profile."]
 
 
 def seed_table(study: Study, kind: str = "run") -> pd.DataFrame:
@@ -158,7 +180,11 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
     places, mean = charts.positions(values), table.mean()
     best = str(mean.idxmin() if summary.direction == "minimize" else mean.idxmax())
     extreme = "lowest" if summary.direction == "minimize" else "highest"
-    marks = {summary.baseline: "baseline"} | {best: f"{extreme} at {arm_number(summary, best)}"}
+    best_is_low = summary.direction == "minimize"
+    marks = {
+        arm: (numbers.number(mean[arm]), best_is_low) for arm in (summary.primary, summary.baseline) if arm in mean
+    }
+    marks[best] = (f"{extreme}: {numbers.number(mean[best])}", not best_is_low)
     metric, name = metric_name(summary), NAMES.get(named, named)
 
     def draw(figure: Any, wide: bool) -> None:
@@ -167,8 +193,8 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
         charts.swept(axes, table, places, name, [summary.baseline, best, summary.primary, *ends], marks, wide)
         axes.set_ylabel(metric)
 
-    data = table.rename(columns=lambda arm: arm_number(summary, arm)).reset_index()
-    data.loc[len(data)] = ["mean", *mean]
+    data = pd.concat([table, mean.to_frame("mean").T]).rename(columns=lambda arm: arm_number(summary, arm))
+    data = data.rename_axis("seed").reset_index()
     return (
         f"{metric[0].upper()}{metric[1:]} is {extreme} at {name} {arm_number(summary, best)}",
         charts.chart(
@@ -177,7 +203,7 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
             f"A line for each of {len(table)} seeds and their mean, "
             f"which is {extreme} at {arm_number(summary, best)}: "
             f"{numbers.number(mean[best])}.",
-            "Thin lines are seeds, each with its own split, initialisation and batch order, shared by all values; "
+            "Thin lines are seeds, each with its own split, initialization and batch order, shared by all values; "
             "the thick line is their mean.",
             data.astype(object),
             draw,
@@ -235,7 +261,7 @@ def paired_chart(study: Study) -> Chart | None:
     )
     if floor is not None:
         caption += (
-            " Last row, the noise floor: the baseline run twice on the same splits with another initialisation and "
+            " Last row, the noise floor: the baseline run twice on the same splits with another initialization and "
             "batch order; dotted lines: where 95 % of such pairs fall."
         )
     return charts.chart(
@@ -336,7 +362,7 @@ def contrast_rows(study: Study) -> list[dict[str, Any]]:
 
 
 def missing_runs(study: Study) -> list[str]:
-    """Which runs of the plan are not there: '2 of wd = .1 (seeds 3, 7)'."""
+    """Which runs of the plan are not there: '2 of wd = 0.1 (seeds 3, 7)'."""
     if study.runs is None:
         return []
     runs = study.runs[study.runs["kind"] == "run"]
@@ -379,7 +405,7 @@ def commit_note(summary: Summary) -> str | None:
         notes.append("the working tree held changes that no commit has" if notes else "Run with uncommitted changes")
     if provenance.commit is None:
         notes.append("the commit is not known" if notes else "The commit is not known")
-    return f"{'; '.join(notes)}: these numbers may not come back." if notes else None
+    return f"{'; '.join(notes)}: no commit gives back exactly these numbers." if notes else None
 
 
 def context(study: Study) -> dict[str, Any]:
@@ -402,6 +428,7 @@ def context(study: Study) -> dict[str, Any]:
         "rows": contrast_rows(study),
         "missing_runs": missing_runs(study),
         "diverged_runs": diverged_runs(study),
+        "failed": sum(n for state, n in study.summary.provenance.trials.items() if state.lower().startswith("fail")),
         "seeds": ranges(study.summary.provenance.seeds),
         "arm_label": lambda arm: arm_label(study.summary, arm),
     }

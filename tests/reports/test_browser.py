@@ -1,0 +1,134 @@
+"""The pages in headless Chromium, driven by its command line."""
+
+import re
+import shutil
+import subprocess
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+PAGES = ["index.html", "wd_sweep.html", "benchmarks.html"]
+# The pages load nothing; the browser's own calls home are kept quiet as well.
+QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
+QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr"]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed"),
+]
+
+
+@pytest.fixture
+def browse(tmp_path, everything):
+    """Opens a page, with `script` run at its end; returns what the browser wrote on stdout and stderr."""
+
+    def open_page(name, *flags, script=""):
+        page = everything[name].replace("</body>", f"<script>{script}</script></body>")
+        (tmp_path / name).write_text(page, encoding="utf-8")
+        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        return subprocess.run(
+            [BROWSER, *QUIET, profile, *flags, f"file://{tmp_path / name}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+
+    return open_page
+
+
+def dom(browse, name, script=""):
+    return browse(name, "--dump-dom", script=script).stdout
+
+
+def pixels(browse, tmp_path, name, *flags, size="1000,1400"):
+    shot = tmp_path / "shot.png"
+    browse(name, f"--screenshot={shot}", f"--window-size={size}", *flags)
+    return matplotlib.image.imread(shot)[..., :3]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_loads_without_a_word_on_the_console_and_fits_its_window(browse, name):
+    script = "document.body.dataset.overflow = document.documentElement.scrollWidth - innerWidth"
+    outcome = browse(name, "--dump-dom", "--window-size=600,900", script=script)
+    assert "CONSOLE" not in outcome.stderr
+    assert int(re.search(r'data-overflow="(-?\d+)"', outcome.stdout)[1]) <= 0
+    assert "</html>" in outcome.stdout
+
+
+def test_a_script_error_would_be_seen(browse):
+    assert "CONSOLE" in browse("index.html", "--dump-dom", script="nowhere.at.all()").stderr
+
+
+def test_a_click_on_a_heading_sorts_and_a_second_one_turns_the_order(browse):
+    script = """
+        const table = document.querySelector("table.sortable");
+        const shown = () => [...table.tBodies[0].rows].map((row) => row.cells[1].textContent.trim()).join(" ");
+        const heading = table.tHead.rows[0].cells[1];
+        heading.firstChild.click();
+        document.body.dataset.up = shown();
+        document.body.dataset.ariaUp = heading.ariaSort;
+        heading.firstChild.click();
+        document.body.dataset.down = shown();
+        document.body.dataset.ariaDown = heading.ariaSort;
+    """
+    html = dom(browse, "wd_sweep.html", script)
+    data = dict(re.findall(r'data-([a-z-]+)="([^"]*)"', html[html.index("<body") : html.index("<header")]))
+    up = [float(text) for text in data["up"].split()]
+    assert up == sorted(up)
+    assert data["down"].split() == data["up"].split()[::-1]
+    assert (data["aria-up"], data["aria-down"]) == ("ascending", "descending")
+
+
+def test_the_ledger_filters_with_nothing_but_its_radio_buttons(browse):
+    script = """
+        document.getElementById("verdict-holds").checked = true;
+        const rows = [...document.querySelectorAll(".ledger tbody tr")];
+        document.body.dataset.left = rows.filter((row) => row.checkVisibility()).map((row) => row.id);
+    """
+    assert 'data-left="claim-48"' in dom(browse, "index.html", script)
+
+
+def test_commands_have_a_copy_button(browse):
+    html = dom(browse, "wd_sweep.html")
+    assert re.search(r"<pre[^>]*><code>python -m studies.wd_sweep[^<]*</code><button[^>]*>Copy</button>", html)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_dark_mode_reaches_the_page_and_its_charts(browse, tmp_path, name):
+    light = pixels(browse, tmp_path, name, "--blink-settings=preferredColorScheme=1")
+    dark = pixels(browse, tmp_path, name, "--blink-settings=preferredColorScheme=0")
+    assert np.median(light) > 0.95
+    assert np.median(dark) < 0.15
+    # Ink is drawn on both: no chart goes under in its ground.
+    assert (light < 0.3).all(axis=-1).mean() > 0.005
+    assert (dark > 0.7).all(axis=-1).mean() > 0.005
+
+
+def test_a_page_without_scripts_shows_the_same_charts(browse, tmp_path):
+    # Sort signs and copy buttons alone come by script; they are small.
+    with_script = pixels(browse, tmp_path, "wd_sweep.html")
+    without = pixels(browse, tmp_path, "wd_sweep.html", "--blink-settings=scriptEnabled=false")
+    assert np.abs(with_script - without).mean() < 0.01
+
+
+def test_no_text_of_a_chart_is_cut_off(browse):
+    script = """
+        const cut = [];
+        for (const svg of document.querySelectorAll("figure svg")) {
+          if (!svg.checkVisibility()) continue;
+          const box = svg.getBoundingClientRect();
+          for (const text of svg.querySelectorAll("text")) {
+            const b = text.getBoundingClientRect();
+            if (b.left < box.left - 2 || b.right > box.right + 2 || b.top < box.top - 2 || b.bottom > box.bottom + 2)
+              cut.push(text.textContent);
+          }
+        }
+        document.body.dataset.cut = JSON.stringify(cut);
+    """
+    for name in PAGES[1:]:
+        for size in ("1280,900", "600,900"):
+            html = browse(name, "--dump-dom", f"--window-size={size}", script=script).stdout
+            assert 'data-cut="[]"' in html, (name, size, re.search('data-cut="([^"]*)"', html)[1])

@@ -1,0 +1,53 @@
+import math
+
+import pytest
+
+from reports import numbers
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        (numbers.number(0.8946), "0.895"),
+        (numbers.number(-0.0334), "−0.033"),
+        (numbers.number(1.0106), "1.011"),
+        (numbers.number(-0.00001), "0.000"),
+        (numbers.number(None), "–"),
+        (numbers.number(math.inf), "∞"),
+        (numbers.number(0.4, 0), "0"),
+        (numbers.number(12345.6, 1), "12,345.6"),
+        (numbers.signed(0.0428, 4), "+0.0428"),
+        (numbers.signed(0.0), "0.000"),
+        (numbers.interval((-0.0351, -0.031)), "[−0.035, −0.031]"),
+        (numbers.setting(0.1), "0.1"),
+        (numbers.setting(0), "0"),
+        (numbers.setting(1e-5), "1e-05"),
+        (numbers.setting(-0.25), "−0.25"),
+        (numbers.setting(40), "40"),
+        (numbers.setting(True), "True"),
+        (numbers.setting("adamw"), "adamw"),
+        (numbers.p_value(0.0001), "< 0.001"),
+        (numbers.p_value(0.012), "0.012"),
+        (numbers.percent(0.95), "95 %"),
+        (numbers.times(380.4), "380×"),
+        (numbers.times(9528.0), "9,528×"),
+        (numbers.times(0.301), "0.30×"),
+        (numbers.times(4.24), "4.2×"),
+        (numbers.seconds(4.2e-6), "4.2 µs"),
+        (numbers.seconds(23.4), "23 s"),
+        (numbers.seconds(125), "2 min 5 s"),
+        (numbers.seconds(3780), "1 h 3 min"),
+        (numbers.size(327_680), "328 kB"),
+        (numbers.size(640), "640 B"),
+        (numbers.counted(1, "seed"), "1 seed"),
+        (numbers.counted(90_000, "rating"), "90,000 ratings"),
+    ],
+)
+def test_numbers_are_written_as_the_pages_write_them(written, text):
+    assert written == text
+
+
+def test_an_interval_is_written_with_digits_that_tell_its_ends_apart():
+    assert numbers.digits_for((-0.035, -0.031)) == 3
+    assert numbers.digits_for((0.00021, 0.00024)) == 5
+    assert numbers.digits_for(None) == 3

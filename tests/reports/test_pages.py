@@ -1,0 +1,206 @@
+"""What the command writes: whole pages, from whatever is there."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from reports import __main__ as command
+from reports.__main__ import gather, page_name, render
+from tests.reports.made_up import made_up_benchmarks
+
+VOID = {"meta", "link", "br", "input", "hr", "img"}
+SVG_OF_PAGE = re.compile(r"<svg.*?</svg>", re.DOTALL)
+
+
+class Balanced(HTMLParser):
+    """Fails where a tag is closed that is not open; collects ids, links and outside resources."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.links, self.loaded, self.tags = [], [], [], [], set()
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.add(tag)
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        if tag == "a":
+            self.links.append(attributes["href"])
+        self.loaded += [attributes[key] for key in ("src", "srcset", "data", "poster") if key in attributes]
+        if tag in ("link", "use"):
+            self.loaded += [value for key, value in attrs if key.endswith("href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> at {self.getpos()} closes nothing"
+        last = self.open.pop()
+        assert last == tag, f"</{tag}> at {self.getpos()} where <{last}> is open"
+
+
+def parsed(page):
+    parser = Balanced()
+    parser.feed(page)
+    assert not parser.open
+    return parser
+
+
+def run(*arguments):
+    return CliRunner().invoke(command.app, [str(argument) for argument in arguments])
+
+
+def test_every_page_is_well_formed_small_and_loads_nothing_from_outside(everything):
+    assert set(everything) == {"index.html", "wd_sweep.html", "benchmarks.html"}
+    for page in everything.values():
+        parser = parsed(page)
+        assert len(parser.ids) == len(set(parser.ids)), "an id stands twice"
+        assert all(address.startswith(("#", "data:")) for address in parser.loaded)
+        assert not re.search(r"url\((?!#)|@import", page)
+        assert len(page.encode()) < 2_000_000
+
+
+def test_every_chart_is_xml_with_a_title_a_description_and_its_data(everything):
+    for name, figures in (("wd_sweep.html", 3), ("benchmarks.html", 3)):
+        drawings = SVG_OF_PAGE.findall(everything[name])
+        assert len(drawings) == 2 * figures == 2 * everything[name].count("Data of this figure")
+        for drawing in drawings:
+            svg = ElementTree.fromstring(drawing)
+            assert svg.get("role") == "img"
+            for place, part in enumerate(("title", "desc")):
+                assert svg[place].tag.endswith(part)
+                assert svg[place].text
+                assert svg[place].get("id") in svg.get("aria-labelledby").split()
+
+
+def test_charts_take_their_colours_and_font_from_the_page(everything):
+    for drawing in SVG_OF_PAGE.findall("".join(everything.values())):
+        assert not re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", drawing)
+        assert "currentColor" in drawing
+        assert "font-family" not in drawing
+        assert "DejaVu" not in drawing
+
+
+def test_links_between_pages_lead_somewhere(everything):
+    ids = {name: set(parsed(page).ids) for name, page in everything.items()}
+    for name, page in everything.items():
+        for link in parsed(page).links:
+            target, _, fragment = link.partition("#")
+            assert not fragment or fragment in ids[target or name]
+            assert (target or name) in everything
+
+
+def test_the_same_results_give_the_same_bytes(results, everything):
+    assert render(gather(results)) == everything
+
+
+def test_strings_from_outside_are_escaped_in_pages_and_charts(tmp_path, write_study, write_benchmarks):
+    evil = "<script>alert('$x^2$')</script>"
+    summary = write_study(tmp_path / "study", question=evil, limits=[evil], tuning=[])
+    text = (tmp_path / "study" / "summary.json").read_text().replace('wd=0.1"', f'{evil}"')
+    arms = json.loads(text)
+    for arm in arms["arms"].values():  # no value to stand for an arm: its name is shown
+        arm["settings"] = {"factors": 40}
+    (tmp_path / "study" / "summary.json").write_text(json.dumps(arms))
+    raw = made_up_benchmarks()
+    for row in raw["benchmarks"]:
+        row["extra_info"]["implementation"] += evil
+    write_benchmarks(tmp_path, raw)
+    assert summary.question == evil
+
+    for name, page in render(gather(tmp_path)).items():
+        assert "<script>alert" not in page
+        assert page.count("<script>") == 1, f"{name} has a script of its own and no other"
+        parsed(page)
+        for drawing in SVG_OF_PAGE.findall(page):
+            ElementTree.fromstring(drawing)
+
+
+def test_numbers_have_a_zero_before_the_point_and_a_true_minus(everything):
+    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", everything["wd_sweep.html"])
+    cells = re.findall(r"<t[dh][^>]*>([^<]*)</t", everything["wd_sweep.html"])
+    assert any(text.startswith("−0.") for text in drawn)
+    for text in drawn + cells:
+        assert not re.search(r"(?<!\d)-\d|(?<!\d)\.\d", text), text
+
+
+def test_without_results_the_page_says_which_command_makes_them(tmp_path):
+    outcome = run("--results", tmp_path, "--out", tmp_path / "html")
+    assert outcome.exit_code == 0
+    index = (tmp_path / "html" / "index.html").read_text()
+    for place in (index, outcome.stderr):
+        assert "tox run -e report" in place
+        assert "tox run -e bench" in place
+    assert "None of the lesson’s 85 claims" in index
+    assert str(tmp_path / "html" / "index.html") in outcome.stdout
+
+
+def test_a_missing_folder_is_one_error_and_loses_no_page(tmp_path):
+    (tmp_path / "html").mkdir()
+    (tmp_path / "html" / "index.html").write_text("earlier")
+    outcome = run("--results", tmp_path / "nowhere", "--out", tmp_path / "html")
+    assert outcome.exit_code == 2
+    assert outcome.stderr.startswith("error:")
+    assert "nowhere" in outcome.stderr
+    assert (tmp_path / "html" / "index.html").read_text() == "earlier"
+
+
+def test_a_broken_summary_is_said_and_the_rest_is_rendered(tmp_path, write_study):
+    write_study(tmp_path / "wd_sweep")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "summary.json").write_text("{")
+    outcome = run("--results", tmp_path, "--out", tmp_path / "html")
+    assert outcome.exit_code == 0
+    assert "not JSON" in outcome.stderr
+    assert "not JSON" in (tmp_path / "html" / "index.html").read_text()
+    assert (tmp_path / "html" / "wd_sweep.html").exists()
+
+
+def test_broken_benchmarks_are_said_and_the_rest_is_rendered(tmp_path, write_study):
+    write_study(tmp_path / "wd_sweep")
+    (tmp_path / "benchmarks.json").write_text('{"benchmarks": [1]}')
+    pages = render(gather(tmp_path))
+    assert "benchmarks.html" not in pages
+    assert "benchmarks.json" in pages["index.html"]
+
+
+@pytest.mark.parametrize("name", ["runs.parquet", "curves.parquet"])
+@pytest.mark.parametrize("how", ["absent", "garbage"])
+def test_a_table_that_cannot_be_read_costs_its_charts_alone(tmp_path, write_study, name, how):
+    write_study(tmp_path / "wd_sweep")
+    table = tmp_path / "wd_sweep" / name
+    table.unlink() if how == "absent" else table.write_bytes(b"garbage")
+    page = render(gather(tmp_path))["wd_sweep.html"]
+    assert name in page
+    assert "Yes, on MovieLens 100k" in page
+    assert ("swept-wide-title" in page) == (name == "curves.parquet")
+    assert ("learning-wide-title" in page) == (name == "runs.parquet")
+
+
+def test_own_data_gets_a_page_of_its_own(tmp_path, write_study):
+    write_study(tmp_path / "wd_sweep")
+    write_study(tmp_path / "my data" / "wd_sweep")
+    assert {"wd_sweep.html", "wd_sweep-my-data.html"} < set(render(gather(tmp_path)))
+
+
+def test_no_study_can_take_the_name_of_another_page():
+    assert page_name(Path("r/index"), Path("r"), {"index.html"}) == "index-2.html"
+
+
+def test_the_index_shows_all_claims_and_slips_and_filters_without_a_script(everything):
+    index = everything["index.html"]
+    ids = parsed(index).ids
+    assert all(f"claim-{number}" in ids for number in range(1, 86))
+    assert all(f"slip-{number}" in ids for number in range(1, 25))
+    assert "body:has(#verdict-not-run:checked)" in index
+    assert "body:has(#topic-weight-decay:checked)" in index
+    assert re.search(r"2 of the lesson’s 85 claims put to the test: 1 holds, 1 depends\.", index)

@@ -1,0 +1,201 @@
+"""The sentences and the charts of a study's page."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports import charts, study
+from reports.study import Study
+from tests.reports.made_up import BEST, made_up_runs, made_up_summary
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return made_up_runs(10)[0]
+
+
+def with_primary(runs, **changes):
+    """A summary whose answering contrast has other fields."""
+    summary = made_up_summary(runs)
+    contrasts = [c.model_copy(update=changes) if c.arm == "wd=0.1" else c for c in summary.contrasts]
+    return summary.model_copy(update={"contrasts": contrasts})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {},
+            "Yes, on MovieLens 100k: RMSE 0.895 against 0.927, a paired difference of −0.032 [−0.034, −0.031], 10 seeds.",
+        ),
+        ({"negligible": True}, "Yes, though by too little to matter, on MovieLens 100k: RMSE"),
+        ({"verdict": "worse", "difference": 0.03, "interval": (0.02, 0.04)}, "No, it is worse on MovieLens 100k: RMSE"),
+        (
+            {"verdict": "worse", "difference": 0.03, "interval": (0.02, 0.04)},
+            "a paired difference of 0.030 [0.020, 0.040]",
+        ),
+        ({"verdict": "equivalent"}, "No difference that matters on MovieLens 100k: RMSE"),
+        ({"verdict": "inconclusive", "difference": 0.001, "interval": (-0.002, 0.004)}, "Undecided on MovieLens 100k"),
+        (
+            {"verdict": "inconclusive", "difference": 0.001, "interval": (-0.002, 0.004)},
+            "0.001 [−0.002, +0.004], 10 seeds.",
+        ),
+        ({"verdict": "preview", "n": 3}, "No verdict from so few runs on MovieLens 100k: RMSE"),
+        (
+            {"verdict": "worse", "difference": None, "interval": None, "diverged": (3, 0), "p_holm": 0.012},
+            "No, it is worse on MovieLens 100k: 3 of 10 runs diverged at 0.1 and 0 of 10 at 0.01 (rank-based p = 0.012)",
+        ),
+    ],
+)
+def test_the_answer_is_one_sentence_with_verdict_figures_interval_and_n(runs, changes, sentence):
+    assert sentence in study.answer(with_primary(runs, **changes))
+
+
+def test_the_answer_is_the_same_whichever_of_the_two_arms_is_the_baseline(runs):
+    turned = {"arm": "wd=0.01", "baseline": "wd=0.1", "verdict": "worse"}
+    turned |= {"difference": 0.032, "interval": (0.031, 0.034), "interval_corrected": (0.030, 0.034)}
+    contrast = study.primary_contrast(made_up_summary(runs)).model_copy(update=turned)
+    summary = made_up_summary(runs, baseline="wd=0.1", primary="wd=0.01", contrasts=[contrast.model_dump()])
+    assert study.answer(summary) == (
+        "Yes, on MovieLens 100k: RMSE 0.895 against 0.927, a paired difference of −0.032 [−0.034, −0.031], 10 seeds."
+    )
+    assert "[−0.034, −0.030]" in " ".join(study.limits(summary))
+
+
+def test_a_question_that_does_not_name_both_arms_is_answered_with_their_names(runs):
+    question = "What does weight decay do?"
+    assert study.answer(made_up_summary(runs, question=question)).startswith("0.1 is better than 0.01 on MovieLens")
+    undecided = with_primary(runs, verdict="inconclusive").model_copy(update={"question": question})
+    assert study.answer(undecided).startswith("Undecided between 0.1 and 0.01 on MovieLens")
+
+
+def test_without_the_contrast_that_answers_the_page_says_so(runs):
+    assert "lack the contrast" in study.answer(made_up_summary(runs, primary="wd=0.5"))
+
+
+def test_the_limits_give_the_wider_interval_and_the_profile(runs):
+    said = " ".join(study.limits(made_up_summary(runs)))
+    assert "One learning rate (0.005) for all values." in said
+    assert "data like it" in said
+    assert "[−0.034, −0.030]" in said
+    assert "Quick profile" in said
+
+
+def test_only_settings_that_differ_are_columns_and_the_swept_one_comes_first(runs):
+    summary = made_up_summary(runs)
+    assert study.differing(summary) == ["wd"]
+    arms = {
+        name: arm.model_copy(update={"settings": {"lr": 0.1 / (1 + i), "wd": arm.settings["wd"]}})
+        for i, (name, arm) in enumerate(summary.arms.items())
+    }
+    tuning = [{"arm": "wd=0", "chosen": {"lr": 0.1}, "on_edge": True, "trials": [], "best_of_k": []}]
+    assert study.differing(made_up_summary(runs, arms=arms, tuning=tuning)) == ["wd", "lr"]
+
+
+def test_zero_stands_apart_on_a_logarithmic_axis():
+    places = charts.positions({"a": 0.0, "b": 0.01, "c": 0.1, "d": 1.0})
+    at = [places.by_arm[arm] for arm in "abcd"]
+    assert at == sorted(at)
+    assert at[2] - at[1] == pytest.approx(at[3] - at[2])
+    assert at[0] < places.break_at < at[1]
+
+
+def test_arms_without_numbers_stand_one_after_another():
+    places = charts.positions({"adam": "adam", "sgd": "sgd"})
+    assert list(places.by_arm.values()) == [0, 1]
+    assert places.break_at is None
+
+
+def page_of(summary, runs, tmp_path, curves=None):
+    return Study("wd_sweep.html", tmp_path, summary, runs, curves)
+
+
+def test_diverged_runs_are_no_number_in_a_chart_and_are_listed(runs, tmp_path):
+    summary, runs = made_up_summary(runs), runs.copy()
+    lost = (runs["arm"] == "wd=1") & (runs["seed"] < 4) & (runs["kind"] == "run")
+    runs.loc[lost, "diverged"] = True
+    runs.loc[lost, "valid_rmse"] = np.nan
+    summary.arms["wd=1"] = summary.arms["wd=1"].model_copy(update={"diverged": 4})
+    one = page_of(summary, runs, tmp_path)
+    assert study.seed_table(one)["wd=1"].isna().sum() == 4
+    assert study.diverged_runs(one) == ["wd = 1: 4 of 10"]
+    assert study.swept_chart(one) is not None
+    assert study.paired_chart(one) is not None
+
+
+def test_an_arm_of_which_every_run_diverged_still_has_a_page(runs, tmp_path):
+    summary, runs = made_up_summary(runs), runs.copy()
+    runs.loc[runs["arm"] == "wd=1", ["diverged", "valid_rmse"]] = [True, np.nan]
+    summary.arms["wd=1"] = summary.arms["wd=1"].model_copy(update={"mean": None, "sd": None, "diverged": 10})
+    gone = {"difference": None, "interval": None, "interval_corrected": None, "diverged": (10, 0)}
+    contrasts = [c.model_copy(update=gone) if c.arm == "wd=1" else c for c in summary.contrasts]
+    one = page_of(summary.model_copy(update={"contrasts": contrasts}), runs, tmp_path)
+    chart = study.paired_chart(one)
+    assert chart is not None
+    assert "diverged: see the table" in chart.wide
+    assert study.swept_chart(one) is not None
+
+
+def test_missing_runs_are_named_by_arm_and_seed(runs, tmp_path):
+    kept = runs[~((runs["arm"] == "wd=0.1") & runs["seed"].isin([3, 4, 7]))]
+    assert study.missing_runs(page_of(made_up_summary(runs), kept, tmp_path)) == ["wd = 0.1: 3 seeds (3–4, 7)"]
+    assert study.missing_runs(page_of(made_up_summary(runs), runs, tmp_path)) == []
+
+
+def test_the_chart_names_the_best_value_and_its_data_has_every_seed(runs, tmp_path):
+    heading, chart = study.swept_chart(page_of(made_up_summary(runs), runs, tmp_path))
+    assert heading == "Validation RMSE is lowest at weight decay 0.1"
+    assert "lowest: 0.895" in chart.wide
+    assert list(chart.data["seed"]) == [*range(10), "mean"]
+    assert list(chart.data.columns[1:]) == ["0", "0.001", "0.01", "0.03", "0.1", "0.2", "0.3", "1"]
+
+
+def test_differences_show_every_seed_and_the_noise_floor(runs, tmp_path):
+    chart = study.paired_chart(page_of(made_up_summary(runs), runs, tmp_path))
+    assert len(chart.data) == len(BEST)  # every value but the baseline, and the baseline again
+    assert chart.data["arm"].iloc[-1] == "0.01 again"
+    gaps = chart.data.set_index("arm").loc["wd = 0.1", [f"seed {seed}" for seed in range(10)]].astype(float)
+    table = study.seed_table(page_of(made_up_summary(runs), runs, tmp_path))
+    assert np.allclose(gaps, table["wd=0.1"] - table["wd=0.01"])
+
+
+def test_tuning_is_shown_where_there_was_tuning(runs, tmp_path):
+    tuning = [
+        {
+            "arm": arm,
+            "chosen": {"lr": 0.01},
+            "on_edge": False,
+            "trials": [{"lr": 0.01}],
+            "best_of_k": [0.95, 0.93, 0.92],
+        }
+        for arm in ("wd=0.01", "wd=0.1")
+    ]
+    summary = made_up_summary(runs, tuning=tuning)
+    chart = study.tuning_chart(page_of(summary, runs, tmp_path))
+    assert list(chart.data.columns) == ["k", "wd = 0.01", "wd = 0.1"]
+    assert study.tuning_chart(page_of(made_up_summary(runs), runs, tmp_path)) is None
+
+
+def test_many_arms_keep_the_question_in_the_learning_curves(tmp_path):
+    values = {round(0.01 * i, 2): 0.9 + 0.001 * i for i in range(20)}
+    runs, curves = made_up_runs(3, values)
+    one = page_of(made_up_summary(runs), runs, tmp_path, curves)
+    shown = pd.unique(study.learning_chart(one).data["arm"])
+    assert len(shown) == study.PANELS
+    assert {"wd = 0", "wd = 0.01", "wd = 0.1", "wd = 0.19"} <= set(shown)
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({}, None),
+        ({"dirty": True}, "Run with uncommitted changes"),
+        ({"commits": ["a", "b"]}, "The runs come from 2 commits"),
+        ({"commit": None}, "The commit is not known"),
+    ],
+)
+def test_code_that_was_not_one_clean_commit_is_said(runs, changes, note):
+    summary = made_up_summary(runs)
+    provenance = summary.provenance.model_copy(update=changes)
+    said = study.commit_note(summary.model_copy(update={"provenance": provenance}))
+    assert (note is None and said is None) or said.startswith(note)
