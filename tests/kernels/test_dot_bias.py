@@ -1,0 +1,163 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels import BackendError, backends, embedding_dot_bias
+from kernels.dot_bias import native, reference
+from tests.kernels.tolerance import assert_within_rounding
+
+
+def problem(k=37, batch=64, n_users=30, n_items=20, dtype=torch.float32, seed=0, scale=1.0):
+    """Ids with repeats, and tables."""
+    g = torch.Generator().manual_seed(seed)
+    users = torch.randint(n_users, (batch,), generator=g)
+    items = torch.randint(n_items, (batch,), generator=g)
+    shapes = ((n_users, k), (n_items, k), (n_users,), (n_items,))
+    return users, items, *(torch.randn(shape, generator=g, dtype=dtype) * scale for shape in shapes)
+
+
+def in_double(arguments):
+    users, items, *tables = arguments
+    return users, items, *(table.double() for table in tables)
+
+
+def magnitude(users, items, user_weight, item_weight, user_bias, item_bias):
+    return (user_weight[users] * item_weight[items]).abs().sum(1) + user_bias[users].abs() + item_bias[items].abs()
+
+
+@given(k=st.integers(1, 67), batch=st.integers(1, 90), seed=st.integers(0, 2**32), scale=st.sampled_from([0.01, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_native_scores_are_within_rounding_of_float64(k, batch, seed, scale):
+    arguments = problem(k, batch, seed=seed, scale=scale)
+    exact = in_double(arguments)
+    assert_within_rounding(native.forward(*arguments, None), reference.forward(*exact, None), k + 2, magnitude(*exact))
+
+
+@given(k=st.integers(1, 67), batch=st.integers(1, 90), seed=st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_native_gradients_of_repeated_ids_are_within_rounding_of_float64(k, batch, seed):
+    arguments = problem(k, batch, n_users=3, n_items=2, seed=seed)
+    grad = torch.randn(batch, generator=torch.Generator().manual_seed(seed))
+    out = native.backward(grad, *arguments, None)
+    exact = reference.backward(grad.double(), *in_double(arguments), None)
+    absolute = reference.backward(grad.double().abs(), *[t.abs() for t in in_double(arguments)], None)
+    for mine, ref, size in zip(out, exact, absolute, strict=True):
+        assert_within_rounding(mine, ref, batch + 1, size)
+
+
+def test_a_kernel_that_returns_zeros_fails_at_the_lessons_initialization():
+    arguments = problem(40, scale=0.01)
+    exact = in_double(arguments)
+    with pytest.raises(AssertionError, match="outside rounding"):
+        assert_within_rounding(torch.zeros(64), reference.forward(*exact, None), 42, magnitude(*exact))
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("y_range", [None, (0.0, 5.5), (-1.0, 1.0)])
+@pytest.mark.parametrize("k", [1, 37, 50])
+def test_gradients_are_those_of_finite_differences(backend, y_range, k):
+    users, items, *tables = problem(k, batch=9, n_users=4, n_items=3, dtype=torch.float64)
+    tables = [table.requires_grad_() for table in tables]
+    assert torch.autograd.gradcheck(
+        lambda *t: embedding_dot_bias(users, items, *t, y_range=y_range, backend=backend), tables
+    )
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_the_sigmoid_reaches_the_range_and_keeps_to_it(backend):
+    users, items, *tables = problem(50, scale=5.0)
+    scores = embedding_dot_bias(users, items, *tables, y_range=(0, 5.5), backend=backend)
+    assert scores.min() < 0.1
+    assert scores.max() > 5.4
+    assert ((scores >= 0) & (scores <= 5.5)).all()
+
+
+def test_backends_agree_through_the_sigmoid():
+    arguments = problem(37)
+    exact = reference.forward(*in_double(arguments), (0, 5.5))
+    for backend in backends.available("cpu"):
+        out = embedding_dot_bias(*arguments, y_range=(0, 5.5), backend=backend)
+        assert (out.double() - exact).abs().max() < 5.5 * 40 * 2**-23
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_torch_library_finds_no_fault(backend):
+    users, items, *tables = problem(7)
+    arguments = (users, items, *(table.requires_grad_() for table in tables), [0.0, 5.5], backend)
+    torch.library.opcheck(torch.ops.dotbias.embedding_dot_bias.default, arguments)
+
+
+def test_it_compiles_as_one_graph():
+    users, items, *tables = problem(37)
+    compiled = torch.compile(
+        lambda *t: embedding_dot_bias(users, items, *t, y_range=(0, 5.5)).square().sum(),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    tables = [table.requires_grad_() for table in tables]
+    compiled(*tables).backward()
+    grads = [table.grad.clone() for table in tables]
+    for table in tables:
+        table.grad = None
+    embedding_dot_bias(users, items, *tables, y_range=(0, 5.5)).square().sum().backward()
+    for table, grad in zip(tables, grads, strict=True):
+        assert torch.equal(table.grad, grad)
+
+
+def test_an_empty_batch_has_empty_scores_and_zero_gradients():
+    users, items, *tables = problem(5, batch=0)
+    for backend in ("reference", "native"):
+        tables = [table.detach().requires_grad_() for table in tables]
+        scores = embedding_dot_bias(users, items, *tables, backend=backend)
+        scores.sum().backward()
+        assert scores.shape == (0,)
+        assert all((table.grad == 0).all() for table in tables)
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("wrong", [-1, 30])
+def test_an_id_outside_its_table_is_named(backend, wrong):
+    users, items, *tables = problem()
+    users[5] = wrong
+    with pytest.raises(IndexError, match=f"users holds id {wrong}, but the table's rows go from 0 to 29"):
+        embedding_dot_bias(users, items, *tables, backend=backend)
+
+
+def test_a_nan_in_a_table_shows_in_the_score():
+    users, items, *tables = problem()
+    tables[0][users[3]] = float("nan")
+    assert embedding_dot_bias(users, items, *tables, y_range=(0, 5.5), backend="native")[3].isnan()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda a: [a[0].int(), *a[1:]], "users must be int64"),
+        (lambda a: [a[0][:3], *a[1:]], "differ in length: 3 and 64"),
+        (lambda a: [*a[:3], a[3][:, :5], *a[4:]], "users have 37 factors and items 5"),
+        (lambda a: [*a[:4], a[4][:, None], a[5]], r"user_bias \[n\]"),
+        (lambda a: [*a[:5], a[5].double()], "item_bias is torch.float64"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(change, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        embedding_dot_bias(*change(list(problem())))
+
+
+def test_an_empty_range_is_refused():
+    with pytest.raises(ValueError, match="smaller one"):
+        embedding_dot_bias(*problem(), y_range=(5, 5))
+
+
+def test_a_backend_that_cannot_run_says_why():
+    with pytest.raises(BackendError, match=r"float32 and float64, not in torch\.bfloat16"):
+        embedding_dot_bias(*problem(dtype=torch.bfloat16), backend="native")
+    with pytest.raises(BackendError, match="there are reference, native, triton"):
+        embedding_dot_bias(*problem(), backend="cuda")
+
+
+def test_the_default_falls_back_to_the_reference_where_native_has_no_such_dtype():
+    arguments = problem(dtype=torch.bfloat16)
+    expected = embedding_dot_bias(*arguments, backend="reference")
+    assert torch.equal(embedding_dot_bias(*arguments), expected)

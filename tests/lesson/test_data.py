@@ -1,0 +1,160 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lesson.data import DataError, load_movielens, load_ratings, open_movielens, split
+from lesson.data.movielens import FILM_COLUMNS
+
+
+@pytest.fixture(scope="module")
+def movielens():
+    return open_movielens()
+
+
+def test_movielens_is_all_there_with_titles(movielens):
+    assert (len(movielens), len(movielens.user_ids), len(movielens.item_ids)) == (100_000, 943, 1682)
+    assert movielens.rating.mean() == pytest.approx(3.52986)
+    assert movielens.titles[50] == "Star Wars (1977)"
+    assert movielens.titles[267] == "unknown"
+    assert movielens.titles[1412] == "Land Before Time III: The Time of the Great Giving (1995) (V)"
+    assert movielens.y_range == (0.0, 5.5)
+    assert movielens.citation
+
+
+def test_the_default_split_is_fastais(movielens):
+    torch.manual_seed(42)
+    rows = torch.randperm(100_000)[:10_000].numpy()
+    data = load_movielens()
+    assert len(data.train) == 90_000
+    assert torch.equal(data.valid.ratings, torch.from_numpy(movielens.rating[rows]))
+    assert [data.users.key(row) for row in data.valid.users[:50].tolist()] == movielens.user_ids[
+        movielens.user[rows[:50]]
+    ].tolist()
+
+
+def test_the_split_leaves_torchs_generator_alone(movielens):
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    split(movielens)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_every_rating_is_on_one_side_with_its_own_ids(movielens):
+    data = split(movielens, seed=3)
+    keys = []
+    for rows in (data.train, data.valid):
+        users = np.r_[0, data.users.ids][rows.users]
+        items = np.r_[0, data.items.ids][rows.items]
+        known = (rows.users > 0).numpy() & (rows.items > 0).numpy()
+        keys += list(zip(users[known], items[known], rows.ratings.numpy()[known], strict=True))
+    lost = 100_000 - len(keys)
+    assert lost == int(((data.valid.users == 0) | (data.valid.items == 0)).sum())
+    all_keys = set(
+        zip(movielens.user_ids[movielens.user], movielens.item_ids[movielens.item], movielens.rating, strict=True)
+    )
+    assert len(set(keys)) == len(keys)
+    assert set(keys) <= all_keys
+
+
+def test_an_id_that_only_validation_has_is_the_reserved_row(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("user,item,rating\n1,a,1\n2,a,2\n3,b,3\n2,a,4\n")
+    with pytest.warns(UserWarning, match="repeat"):
+        data = load_ratings(path, valid_rows=[2])
+    assert data.users.ids.tolist() == [1, 2]
+    assert data.valid.users.tolist() == [0]
+    assert data.valid.items.tolist() == [0]
+    assert data.users.key(0) == "#na#"
+    assert data.rated.tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("how", "complaint"),
+    [
+        ({"valid_rows": [0, 100_000]}, "there is no row 100000"),
+        ({"valid_rows": [3, 3]}, "stands there twice"),
+        ({"valid_rows": []}, "must be a list of row numbers"),
+        ({"valid_rows": np.array([], dtype=int)}, "100000 for training and 0 for validation"),
+        ({"valid_rows": [0.5]}, "must be a list of row numbers"),
+        ({"valid_pct": 0}, "between 0 and 1"),
+        ({"valid_pct": 1e-9}, "0 for validation"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused(movielens, how, complaint):
+    with pytest.raises(DataError, match=complaint):
+        split(movielens, **how)
+
+
+def test_films_of_one_title_may_be_merged(movielens):
+    merged = open_movielens(key="title")
+    assert len(merged.item_ids) == 1682 - 18
+    assert len(merged) == 100_000
+    with pytest.raises(DataError, match="'id' or by 'title'"):
+        open_movielens(key="year")
+
+
+def test_ids_are_found_as_numbers_or_text_and_titles_where_they_are_unique():
+    data = load_movielens()
+    assert data.users.row(196) == data.users.row("196") == data.users.row(np.int64(196))
+    assert data.items.key(data.item_row("Star Wars (1977)")) == 50
+    with pytest.raises(DataError, match=r"2 items have the title 'Chasing Amy \(1997\)'.*\[246, 268\]"):
+        data.item_row("Chasing Amy (1997)")
+    with pytest.raises(DataError, match="user 99999 has no training rating"):
+        data.users.row(99999)
+
+
+def grouplens(folder, *, item_of_last=2):
+    """A folder like GroupLens' own, latin-1 included."""
+    films = ["1|Café (1995)|01-Jan-1995||http://x|" + "|".join("0" * 19), "2|B (1996)|||" + "|" + "|".join("1" * 19)]
+    (folder / "u.item").write_bytes("\n".join(films).encode("latin-1") + b"\n")
+    (folder / "u.data").write_text(f"5\t1\t3\t88\n6\t2\t4\t88\n5\t{item_of_last}\t1\t88\n")
+    return folder
+
+
+def test_grouplens_own_files_are_read(tmp_path):
+    assert len(FILM_COLUMNS) == 24
+    ratings = open_movielens(grouplens(tmp_path))
+    assert ratings.titles == {1: "Café (1995)", 2: "B (1996)"}
+    assert ratings.rating.tolist() == [3, 4, 1]
+    assert len(load_ratings(tmp_path, valid_rows=[0]).train) == 2
+
+
+def test_a_film_that_u_item_lacks_is_named_with_its_line(tmp_path):
+    with pytest.raises(DataError, match=r"u.data, line 3, column 'item': 7 is not in u.item"):
+        open_movielens(grouplens(tmp_path, item_of_last=7))
+
+
+def test_u_item_of_another_layout_is_refused(tmp_path):
+    grouplens(tmp_path)
+    (tmp_path / "u.item").write_text("1,Toy Story\n2,B\n")
+    with pytest.raises(DataError, match=r"u.item, line 1: 1 columns where 24 are expected.*bars are expected"):
+        open_movielens(tmp_path)
+
+
+def test_larger_movielens_sets_are_read_from_their_folders(tmp_path):
+    (tmp_path / "movies.dat").write_bytes("1::Café (1995)::Comedy\n2::B::Drama\n".encode("latin-1"))
+    (tmp_path / "ratings.dat").write_text("1::1::5::0\n2::2::3::0\n")
+    one_million = open_movielens(tmp_path)
+    (tmp_path / "ratings.dat").unlink()
+    (tmp_path / "movies.csv").write_text('movieId,title,genres\n1,Café (1995),Comedy\n2,"B",Drama\n')
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,1,5,0\n2,2,3,0\n")
+    twenty_million = open_movielens(tmp_path)
+    for ratings in (one_million, twenty_million):
+        assert ratings.titles == {1: "Café (1995)", 2: "B"}
+        assert ratings.rating.tolist() == [5, 3]
+
+
+def test_an_empty_folder_says_what_is_looked_for(tmp_path):
+    with pytest.raises(DataError, match=r"no u.data, ratings.dat or ratings.csv there"):
+        load_movielens(tmp_path)
+
+
+def test_the_command_says_from_where_and_under_which_terms():
+    told = subprocess.run([sys.executable, "-m", "lesson.data"], check=True, capture_output=True, text=True)
+    assert "100,000 ratings, 943 users, 1,682 films" in told.stdout
+    assert "no redistribution" in told.stdout
+    assert told.stderr == ""
