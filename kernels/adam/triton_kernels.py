@@ -105,7 +105,7 @@ def step_(
 
     Args:
         param: contiguous, any shape and float dtype; written.
-        grad: of param's shape, contiguous.
+        grad: of param's shape.
         exp_avg: of param's shape, contiguous, the running mean of the gradient; written.
         exp_avg_sq: of param's shape, contiguous, the running mean of its square; written.
         lr: learning rate.
@@ -118,7 +118,7 @@ def step_(
     """
     n = param.numel()
     _adam_step[(triton.cdiv(n, BLOCK),)](
-        param, grad, exp_avg, exp_avg_sq, n,
+        param, grad.contiguous(), exp_avg, exp_avg_sq, n,
         1 - lr * weight_decay if decoupled else weight_decay,
         beta1, 1 - beta1, beta2, 1 - beta2,
         lr / (1 - beta1**step), math.sqrt(1 - beta2**step), eps,

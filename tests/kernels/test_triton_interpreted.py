@@ -185,6 +185,7 @@ def test_an_empty_batch_has_no_scores_and_zero_gradients() -> None:
     assert not any(gradient.any() for gradient in dot_bias.backward(grad.to(DEVICE), *data.on_device(), (0.0, 5.5)))
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # 1 / (1 + inf) is the 0 that is wanted
 def test_scores_far_out_saturate_at_the_ends_of_y_range() -> None:
     data, grad = ratings(4, 9, sigma=60.0)
     out = dot_bias.forward(*data.on_device(), (0.0, 5.5)).cpu()
@@ -307,6 +308,14 @@ def test_weights_without_a_gradient_go_on_moving() -> None:
     grads = [grad, *(torch.zeros(50) for _ in SCHEDULE[1:])]
     out = triton_adam(param, grads, weight_decay=0.1, decoupled=True)
     assert_adam(out, param, grads, weight_decay=0.1, decoupled=True)
+
+
+def test_adam_reads_a_transposed_gradient_rightly() -> None:
+    param, (grad, *_) = weights_and_gradients((5, 3), 1, torch.float32)
+    options = {"weight_decay": 0.0, "decoupled": True}
+    transposed = triton_adam(param, [grad.t().contiguous().t()], **options)
+    for out, ref in zip(transposed, triton_adam(param, [grad], **options), strict=True):
+        assert torch.equal(out, ref)
 
 
 def test_an_adam_that_does_not_move_fails() -> None:
