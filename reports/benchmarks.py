@@ -21,6 +21,7 @@ TITLES = {
     "dot_bias": "Embedding-dot-bias",
     "adam": "The Adam step",
     "optimizers": "Optimizer steps",
+    "training": "Training, an epoch",
 }
 # What a benchmark is run under, in the order of the page.
 CONDITIONS = ("op", "stage", "classes", "batch", "width", "params")

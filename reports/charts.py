@@ -254,6 +254,7 @@ def paired(
     smallest: float,
     floor: float | None,
     label: str,
+    wide: bool,
 ) -> None:
     """Paired differences, a row an arm: (label, seeds' differences, mean, interval, wider interval, is it ours)."""
     axes.axvspan(-smallest, smallest, color=FAINT, alpha=0.28, linewidth=0)
@@ -277,7 +278,7 @@ def paired(
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(label)
-    axes.locator_params(axis="x", nbins=6)
+    axes.locator_params(axis="x", nbins=6 if wide else 4)
     number_axis(axes.xaxis, sign=True)
 
 

@@ -253,7 +253,7 @@ def paired_chart(study: Study) -> Chart | None:
     def draw(figure: Any, wide: bool) -> None:
         axes = figure.subplots()
         where = f"{metric} − {metric} at {base}" if wide else "difference"
-        charts.paired(axes, rows, summary.smallest_effect, spread, f"{where} ({good}: better)")
+        charts.paired(axes, rows, summary.smallest_effect, spread, f"{where} ({good}: better)", wide)
 
     caption = (
         "Thick bar: 95 % interval for this data set, re-split and re-seeded; thin bar: for data like it; dots: seeds. "

