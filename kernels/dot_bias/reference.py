@@ -41,8 +41,8 @@ def backward(
     if y_range is not None:
         low, high = y_range
         out = (user_rows * item_rows).sum(1) + user_bias[users] + item_bias[items]
-        slope = torch.sigmoid(out)
-        grad = grad * (high - low) * slope * (1 - slope)
+        # σ(x)·σ(−x) is σ(x)·(1 − σ(x)) without its cancellation where the sigmoid saturates.
+        grad = grad * (high - low) * torch.sigmoid(out) * torch.sigmoid(-out)
     return (
         torch.zeros_like(user_weight).index_add_(0, users, grad[:, None] * item_rows),
         torch.zeros_like(item_weight).index_add_(0, items, grad[:, None] * user_rows),
