@@ -52,7 +52,7 @@ class Profile(NamedTuple):
 
 PROFILES = {
     profile.name: profile
-    for profile in (Profile("smoke", 15, 0.2), Profile("default", 31, 0.6), Profile("full", 101, 5.0))
+    for profile in (Profile("smoke", 15, 0.2), Profile("default", 51, 1.2), Profile("full", 101, 5.0))
 }
 
 
@@ -167,7 +167,9 @@ def repeats_for(run: Callable[[], object], clock: Clock) -> int:
     repeats = 1
     while (seconds := seconds_per_call(run, repeats, clock)) * repeats < MIN_LOOP_SECONDS / 2:
         repeats *= 4
-    return math.ceil(MIN_LOOP_SECONDS / seconds)
+    # The quickest of three: a neighbour's burst would make the loop too short for good.
+    quickest = min(seconds, *(seconds_per_call(run, repeats, clock) for _ in range(2)))
+    return math.ceil(MIN_LOOP_SECONDS / quickest)
 
 
 def time_pairs(
@@ -177,29 +179,44 @@ def time_pairs(
     profile: Profile,
     clock: Clock = time.perf_counter,
 ) -> tuple[list[float], list[float]]:
-    """Time `run` in pytest-benchmark's rounds and `baseline` just before each.
+    """Time `run` in pytest-benchmark's rounds, and `baseline` just before each or, every other time, just after.
 
-    Both have been called before the first round, so compilers have done and caches are warm.
+    Taking turns at going first keeps anything periodic on the machine (a neighbour's time slice) from always
+    meeting the same one. Both have been called before the first round, so compilers have done and caches are warm.
 
     Returns:
         Seconds a call of `run` and of `baseline`, one of each a round.
     """
     repeats, baseline_repeats = repeats_for(run, clock), repeats_for(baseline, clock)
-    pair = repeats * seconds_per_call(run, repeats, clock)
-    pair += baseline_repeats * seconds_per_call(baseline, baseline_repeats, clock)
+    pair = (repeats + 1) * seconds_per_call(run, repeats, clock)
+    pair += (baseline_repeats + 1) * seconds_per_call(baseline, baseline_repeats, clock)
     rounds = min(profile.pairs, max(MIN_PAIRS, int(profile.seconds / pair)))
     seconds: list[float] = []
     baseline_seconds: list[float] = []
 
+    def settle(run: Callable[[], object], repeats: int) -> None:
+        if repeats > 1:  # a short call would pay for what the other has left in the caches
+            run()
+
+    def time_baseline() -> None:
+        settle(baseline, baseline_repeats)
+        baseline_seconds.append(seconds_per_call(baseline, baseline_repeats, clock))
+
     def setup() -> None:
         # The loop is inside the target, where pytest-benchmark cannot see it: let its times be a call's too.
         benchmark.stats.iterations = repeats
-        baseline_seconds.append(seconds_per_call(baseline, baseline_repeats, clock))
+        if len(seconds) % 2 == 0:
+            time_baseline()
+        settle(run, repeats)
 
     def target() -> None:
         seconds.append(seconds_per_call(run, repeats, clock))
 
-    benchmark.pedantic(target, setup=setup, rounds=rounds, iterations=1)
+    def teardown() -> None:
+        if len(seconds) % 2 == 0:
+            time_baseline()
+
+    benchmark.pedantic(target, setup=setup, teardown=teardown, rounds=rounds, iterations=1)
     # --benchmark-cprofile adds a round under the profiler: no timing.
     return seconds[:rounds], baseline_seconds[:rounds]
 

@@ -40,10 +40,11 @@ class Benchmark:
         self.stats = SimpleNamespace(iterations=1)
         self.rounds = 0
 
-    def pedantic(self, target, setup=lambda: None, rounds=1, iterations=1):
+    def pedantic(self, target, setup=lambda: None, teardown=lambda: None, rounds=1, iterations=1):
         for _ in range(rounds):
             setup()
             target()
+            teardown()
             self.rounds += 1
 
 
@@ -79,6 +80,18 @@ def test_a_drifting_machine_does_not_move_the_ratio():
 
     compare(benchmark, SMOKE, FLOOR, lambda: work(2e-3), lambda: work(1e-3), accurate, clock=machine.clock)
     assert benchmark.extra_info["ratio"] == pytest.approx(2, rel=0.02)
+
+
+def test_the_two_take_turns_at_going_first():
+    machine, benchmark = Machine(), Benchmark()
+    order = []
+
+    def work(name):
+        order.append(name)
+        machine.now += 1.0  # so long that a loop is one call
+
+    compare(benchmark, SMOKE, FLOOR, lambda: work("A"), lambda: work("B"), accurate, clock=machine.clock)
+    assert "".join(order)[-2 * harness.MIN_PAIRS :] == "BAABBAABBAAB"
 
 
 def test_a_loop_is_long_enough_for_the_clock():
