@@ -402,7 +402,8 @@ def ratios(axes: Axes, blocks: dict[str, list[Ratio]], label: str) -> None:
     place, ticks = 0.0, {}
     for condition, rows in blocks.items():
         edge = axes.get_yaxis_transform()
-        heading = axes.text(0, place, condition, transform=edge, va="center", color=SOFT)
+        ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
+        heading = axes.text(0, place, condition, transform=edge, va="center", color=SOFT, bbox=ground)
         heading.set_in_layout(False)
         for name, ratio, low, high in rows:
             place += 1

@@ -163,10 +163,7 @@ def seed_table(study: Study, kind: str = "run") -> pd.DataFrame:
     if study.runs is None:
         return pd.DataFrame()
     runs = study.runs[study.runs["kind"] == kind]
-    metric = runs[summary.metric].astype(float).where(~runs["diverged"].astype(bool))
-    table = runs.assign(**{summary.metric: metric}).pivot_table(
-        index="seed", columns="arm", values=summary.metric, aggfunc="last", dropna=False
-    )
+    table = runs.pivot_table(index="seed", columns="arm", values=summary.metric, aggfunc="last", dropna=False)
     return table[[arm for arm in arm_values(summary) if arm in table]]
 
 

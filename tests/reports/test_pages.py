@@ -14,6 +14,7 @@ from reports.__main__ import gather, page_name, render
 from tests.reports.made_up import made_up_benchmarks
 
 VOID = {"meta", "link", "br", "input", "hr", "img"}
+SVG_TEXT = "{http://www.w3.org/2000/svg}text"
 SVG_OF_PAGE = re.compile(r"<svg.*?</svg>", re.DOTALL)
 
 
@@ -121,8 +122,12 @@ def test_strings_from_outside_are_escaped_in_pages_and_charts(tmp_path, write_st
         assert "<script>alert" not in page
         assert page.count("<script>") == 1, f"{name} has a script of its own and no other"
         parsed(page)
-        for drawing in SVG_OF_PAGE.findall(page):
-            ElementTree.fromstring(drawing)
+        texts = [
+            text.text
+            for drawing in SVG_OF_PAGE.findall(page)
+            for text in ElementTree.fromstring(drawing).iter(SVG_TEXT)
+        ]
+        assert not texts or any(evil in text for text in texts), "a chart shows the name as it is, no formula"
 
 
 def test_numbers_have_a_zero_before_the_point_and_a_true_minus(everything):
