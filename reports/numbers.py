@@ -33,10 +33,11 @@ def digits_for(bounds: tuple[float, float] | None, least: int = 3) -> int:
 
 
 def setting(value: object) -> str:
-    """A setting as short as it goes: 0.1, 0.005, 1e-05, adamw."""
+    """A setting as short as it goes: 0.1, 0.004106, 1e-05, adamw."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    return f"−{-value:g}" if value < 0 else f"{value:g}"
+    text = f"{abs(value):,}" if isinstance(value, int) else f"{abs(value):.4g}"
+    return f"−{text}" if value < 0 else text
 
 
 def p_value(p: float | None) -> str:

@@ -43,14 +43,20 @@ def differing(summary: Summary) -> list[str]:
 
 
 def arm_values(summary: Summary) -> dict[str, object]:
-    """What stands for each arm on an axis: its swept value where there is one for each, else its name; sorted."""
-    keys = differing(summary)
-    values = {name: arm.settings.get(keys[0]) if keys else None for name, arm in summary.arms.items()}
-    if any(value is None for value in values.values()) or len({repr(v) for v in values.values()}) < len(values):
-        return {name: name for name in summary.arms}
-    if all(isinstance(value, (int, float)) for value in values.values()):
-        return dict(sorted(values.items(), key=lambda pair: float(pair[1])))  # type: ignore[arg-type]
-    return values  # type: ignore[return-value]
+    """What stands for each arm: its swept value, in order; after them, under their names, arms that repeat a value."""
+    swept = next(iter(differing(summary)), "")
+    values: dict[str, object] = {}
+    for name, arm in summary.arms.items():
+        value = arm.settings.get(swept)
+        values[name] = name if value is None or value in values.values() else value
+    if sum(values[name] != name for name in values) < 2:
+        return {name: name for name in values}
+
+    def place(name: str) -> tuple[bool, float]:
+        value = values[name]
+        return value == name, float(value) if isinstance(value, (int, float)) else 0.0
+
+    return {name: values[name] for name in sorted(values, key=place)}
 
 
 def arm_label(summary: Summary, arm: str) -> str:
@@ -173,7 +179,10 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
     if table.empty or table.notna().to_numpy().sum() == 0:
         return None
     values = arm_values(summary)
-    named = differing(summary)[0] if any(values[arm] != arm for arm in values) else "arm"
+    with_value = {arm: value for arm, value in values.items() if value != arm}
+    named = differing(summary)[0] if with_value else "arm"
+    values = with_value or values
+    table = table[[arm for arm in values if arm in table]]
     places, mean = charts.positions(values), table.mean()
     best = str(mean.idxmin() if summary.direction == "minimize" else mean.idxmax())
     extreme = "lowest" if summary.direction == "minimize" else "highest"

@@ -93,6 +93,19 @@ def test_only_settings_that_differ_are_columns_and_the_swept_one_comes_first(run
     assert study.differing(made_up_summary(runs, arms=arms, tuning=tuning)) == ["wd", "lr"]
 
 
+def test_an_arm_that_repeats_a_value_is_named_and_not_on_the_axis(runs, tmp_path):
+    summary = made_up_summary(runs)
+    arms = summary.arms | {"wd=0.1, lr as by default": summary.arms["wd=0.1"]}
+    summary = summary.model_copy(update={"arms": arms})
+    values = study.arm_values(summary)
+    assert list(values.values()) == [*BEST, "wd=0.1, lr as by default"]
+    assert study.arm_label(summary, "wd=0.1") == "wd = 0.1"
+    again = runs[runs["arm"] == "wd=0.1"].assign(arm="wd=0.1, lr as by default")
+    heading, chart = study.swept_chart(page_of(summary, pd.concat([runs, again]), tmp_path))
+    assert heading == "Validation RMSE is lowest at weight decay 0.1"
+    assert len(chart.data.columns) == 1 + len(BEST)
+
+
 def test_zero_stands_apart_on_a_logarithmic_axis():
     places = charts.positions({"a": 0.0, "b": 0.01, "c": 0.1, "d": 1.0})
     at = [places.by_arm[arm] for arm in "abcd"]
