@@ -1,6 +1,7 @@
 """Claim 26: the lookup is faster than the matrix product that it stands for. Where, and where not?
 
 With ten classes it is not: the product with a small matrix is quick, and `F.embedding`'s dense backward is slow.
+The memory that each takes is counted beside it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, profiler
 
 from bench.harness import DEVICE, Case, Check, rounding_bound
 from kernels import lookup
@@ -41,7 +42,7 @@ def cases(profile: str) -> list[Case]:
     ]
 
 
-def test_lookup(case, compare):
+def test_lookup(case, compare, benchmark):
     classes, batch, width = case.classes, case.batch, case.width
     needed = DENSE_BYTES.get(case.implementation, 0) * classes * batch
     if needed > MOST_BYTES:
@@ -64,6 +65,7 @@ def test_lookup(case, compare):
         bytes_=moved,
         flops=batch * width if learns else 0,
     )
+    benchmark.extra_info["memory_bytes"] = allocated_bytes(run) + stored_bytes(case.implementation, classes, batch)
 
 
 def lookup_call(rival: str, ids: Tensor, weight: Tensor, upstream: Tensor) -> Callable[[], list[Tensor]]:
@@ -79,6 +81,20 @@ def lookup_call(rival: str, ids: Tensor, weight: Tensor, upstream: Tensor) -> Ca
         return [rows, *torch.autograd.grad(rows, weight, upstream)]
 
     return forward_backward if weight.requires_grad else forward
+
+
+def allocated_bytes(run: Callable[[], object]) -> int:
+    """What one call allocates in all, its results included; freed again or not."""
+    with profiler.profile(profile_memory=True) as profile:
+        run()
+    usage = f"self_{'cpu' if DEVICE.type == 'cpu' else 'device'}_memory_usage"
+    return sum(max(0, getattr(op, usage)) for op in profile.key_averages())
+
+
+def stored_bytes(rival: str, classes: int, batch: int) -> int:
+    """What the batch takes before the call: ids, or the one-hot matrix in their place."""
+    per_row = {"prebuilt_one_hot_matmul": 4 * classes, "sparse_one_hot_matmul": 8 + 8 + 4}
+    return batch * per_row.get(rival, 8)
 
 
 def accuracy(results: list[Tensor], ids: Tensor, weight: Tensor, upstream: Tensor) -> dict[str, Check]:
