@@ -99,6 +99,17 @@ def test_a_loop_is_long_enough_for_the_clock():
     assert benchmark.stats.iterations == pytest.approx(1000, abs=1)  # 1 µs a call, 1 ms a loop
 
 
+def test_a_call_shorter_than_the_clocks_tick_is_timed_in_a_loop():
+    machine, benchmark = Machine(), Benchmark()
+    run = machine.takes(1e-6)
+
+    def coarse():
+        return round(machine.now, 4)  # ticks of 100 µs
+
+    compare(benchmark, SMOKE, FLOOR, run, run, accurate, clock=coarse)
+    assert benchmark.extra_info["ratio"] == pytest.approx(1, abs=0.25)
+
+
 def test_slow_calls_get_fewer_pairs_but_enough_for_an_interval():
     assert compared(1e-3, 1e-3).extra_info["ratio_pairs"] == SMOKE.pairs
     assert compared(10.0, 10.0).extra_info["ratio_pairs"] == harness.MIN_PAIRS
