@@ -22,9 +22,7 @@ RIVALS = {
 
 @pytest.mark.parametrize("rival", RIVALS)
 @settings(max_examples=25, deadline=None)
-@given(
-    classes=st.integers(1, 13), batch=st.integers(0, 17), width=st.integers(1, 7), seed=st.integers(0, 2**31)
-)
+@given(classes=st.integers(1, 13), batch=st.integers(0, 17), width=st.integers(1, 7), seed=st.integers(0, 2**31))
 def test_every_rival_reads_the_row_itself(rival, classes, batch, width, seed):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(classes, (batch,), generator=generator)
