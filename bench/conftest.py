@@ -18,18 +18,6 @@ NOT_TIMED = pytest.StashKey[list[dict[str, Any]]]()
 SETTINGS = [field.rstrip("_") for field in harness.Case._fields]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("benchmark").addoption(
-        "--bench-profile",
-        choices=list(harness.PROFILES),
-        default="default",
-        help="How much to measure: smoke (about a minute), default (five minutes on two cores) or full. "
-        "Benchmarks run with --benchmark-only, or where bench/ is named (pytest bench); "
-        "a plain pytest leaves them out. Write --bench-profile=smoke, with the sign, where you name no path: "
-        "pytest looks for the path before it knows this option.",
-    )
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[TIMED] = []
     config.stash[NOT_TIMED] = []

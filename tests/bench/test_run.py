@@ -44,6 +44,7 @@ def test_doubling(case, compare):
 def project(pytester, monkeypatch):
     """A checkout in small: bench/ with the real conftest and harness, and a test beside it."""
     shutil.copytree(ROOT / "bench", pytester.path / "bench", ignore=shutil.ignore_patterns("test_*", "__pycache__"))
+    shutil.copy(ROOT / "conftest.py", pytester.path)
     pytester.path.joinpath("bench", "test_doubling.py").write_text(BENCHMARK)
     pytester.path.joinpath("tests").mkdir()
     pytester.path.joinpath("tests", "test_plain.py").write_text("def test_plain(): pass")

@@ -108,6 +108,27 @@ def test_torch_library_finds_no_fault(backend):
     )
 
 
+def test_a_step_compiles_as_one_graph():
+    def step(param, grad, means, squares):
+        adam_step_(param, grad, means, squares, lr=0.1, step=1)
+        return param * 2
+
+    tensors = [torch.randn(33), torch.randn(33), torch.zeros(33), torch.zeros(33)]
+    expected = step(*(tensor.clone() for tensor in tensors))
+    out = torch.compile(step, fullgraph=True, backend="aot_eager")(*tensors)
+    assert torch.equal(out, expected)
+    assert tensors[2].abs().sum() > 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autograd_learns_that_a_tensor_was_changed(backend):
+    param = torch.ones(3, requires_grad=True)
+    product = param * param
+    adam_step_(param.detach(), torch.ones(3), torch.zeros(3), torch.zeros(3), lr=0.1, step=1, backend=backend)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()
+
+
 def test_fastais_constants_are_not_torchs():
     assert FASTAI != TORCH
     assert tuple(TORCH[:2]) == torch.optim.Adam([torch.zeros(1)]).defaults["betas"]
