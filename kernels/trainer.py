@@ -52,9 +52,9 @@ def _epoch(
             x = score(user_row, item_row, user_bias[u], item_bias[i])
             slope = type(width)(1)
             if ranged:
-                s = sigmoid(x)
+                s, slope = sigmoid(x)
                 x = s * width + low
-                slope = width * s * (1 - s)
+                slope *= width
             error = x - ratings[row]
             total += error * error
             g = factor * error * slope

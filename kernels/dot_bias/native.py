@@ -27,9 +27,12 @@ def score(user_row: Any, item_row: Any, user_bias: Any, item_bias: Any) -> Any:
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def sigmoid(x: Any) -> Any:
-    """1 / (1 + exp(−x)), of x's type."""
+    """The sigmoid σ and its slope σ(x)·σ(−x), of x's type; no cancellation, no overflow."""
     one = type(x)(1)
-    return one / (one + type(x)(math.exp(-x)))
+    small = type(x)(math.exp(-abs(x)))
+    large = one / (one + small)
+    small *= large
+    return (large if x >= 0 else small), large * small
 
 
 @numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
@@ -40,7 +43,7 @@ def _forward(
     for b in range(users.shape[0]):
         u, i = users[b], items[b]
         x = score(user_weight[u], item_weight[i], user_bias[u], item_bias[i])
-        out[b] = sigmoid(x) * width + low if ranged else x
+        out[b] = sigmoid(x)[0] * width + low if ranged else x
 
 
 @numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
@@ -53,8 +56,7 @@ def _backward(
         user_row, item_row = user_weight[u], item_weight[i]
         g = grad[b]
         if ranged:
-            s = sigmoid(score(user_row, item_row, user_bias[u], item_bias[i]))
-            g *= width * s * (1 - s)
+            g *= width * sigmoid(score(user_row, item_row, user_bias[u], item_bias[i]))[1]
         d_user_row, d_item_row = d_user_weight[u], d_item_weight[i]
         for k in range(user_row.shape[0]):
             d_user_row[k] += g * item_row[k]

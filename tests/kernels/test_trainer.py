@@ -6,8 +6,8 @@ from kernels import adam_step_, embedding_dot_bias
 from kernels.trainer import flushed_denormals, train_epoch
 
 
-def problem(dtype, k=7, rows=50, n_users=9, n_items=6):
-    g = torch.Generator().manual_seed(0)
+def problem(dtype, k=7, seed=0, rows=50, n_users=9, n_items=6):
+    g = torch.Generator().manual_seed(seed)
     tables = [
         torch.randn(s, generator=g, dtype=torch.float64).to(dtype)
         for s in ((n_users, k), (n_items, k), (n_users,), (n_items,))
@@ -16,8 +16,8 @@ def problem(dtype, k=7, rows=50, n_users=9, n_items=6):
     return tables, users, items, torch.rand(rows, generator=g).to(dtype) * 5
 
 
-def fused(dtype, epochs=2, batch_size=8, k=7, **how):
-    tables, users, items, ratings = problem(dtype, k)
+def fused(dtype, epochs=2, batch_size=8, k=7, seed=0, **how):
+    tables, users, items, ratings = problem(dtype, k, seed)
     means, squares = ([torch.zeros_like(table) for table in tables] for _ in range(2))
     batches = -(-len(users) // batch_size)
     losses = []
@@ -32,9 +32,9 @@ def fused(dtype, epochs=2, batch_size=8, k=7, **how):
     return tables, torch.cat(losses)
 
 
-def step_by_step(dtype, epochs=2, batch_size=8, k=7, y_range=None, **how):
+def step_by_step(dtype, epochs=2, batch_size=8, k=7, seed=0, y_range=None, **how):
     """The same through autograd and the reference ops."""
-    tables, users, items, ratings = problem(dtype, k)
+    tables, users, items, ratings = problem(dtype, k, seed)
     means, squares = ([torch.zeros_like(table) for table in tables] for _ in range(2))
     batches = -(-len(users) // batch_size)
     losses = []
@@ -72,16 +72,14 @@ def test_an_epoch_is_the_ops_step_by_step(decoupled, y_range, k):
 
 
 def test_float32_is_as_near_to_float64_as_the_reference_is():
-    how = {"weight_decay": 0.1, "y_range": (0.0, 5.5), "k": 40}
-    exact, _ = step_by_step(torch.float64, epochs=5, **how)
-    distance = [
-        sum(
-            (table - ref).square().sum()
-            for table, ref in zip(run(torch.float32, epochs=5, **how)[0], exact, strict=True)
-        )
-        for run in (fused, step_by_step)
-    ]
-    assert distance[0].sqrt() <= 1.5 * distance[1].sqrt()
+    squares = {fused: 0.0, step_by_step: 0.0}
+    for seed in range(8):  # one walk alone may be lucky
+        how = {"weight_decay": 0.1, "y_range": (0.0, 5.5), "k": 40, "epochs": 5, "seed": seed}
+        exact, _ = step_by_step(torch.float64, **how)
+        for run in squares:
+            tables, _ = run(torch.float32, **how)
+            squares[run] += sum((a - b).square().sum().item() for a, b in zip(tables, exact, strict=True))
+    assert squares[fused] <= 1.5**2 * squares[step_by_step]
 
 
 def test_the_same_inputs_give_the_same_bits():
