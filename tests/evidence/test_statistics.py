@@ -1,3 +1,4 @@
+import gc
 import math
 from itertools import combinations, product
 
@@ -175,6 +176,14 @@ BASE = np.linspace(0.88, 0.92, 20)
 NOISE = np.tile([-0.001, 0.001, 0.0, 0.0005], 5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _cheap_garbage_collection():
+    # statsmodels collects garbage at each correction, 75 ms with all that a test session has imported.
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class TestJudge:
     def test_a_lower_error_is_better_and_a_lower_accuracy_worse(self):
         (error,) = judged(BASE, BASE - 0.05 + NOISE)
@@ -312,7 +321,7 @@ class TestJudge:
         with pytest.raises(ValueError, match="smallest_effect=-1"):
             judged(BASE, BASE, smallest_effect=-1)
 
-    @settings(max_examples=60, deadline=None)  # statsmodels collects garbage at each call: 75 ms
+    @settings(max_examples=60, deadline=None)
     @given(
         st.lists(
             st.tuples(*[st.none() | metric_values | st.sampled_from([1e30, -1e30, 1e-300, 0.1 + 0.2])] * 3),

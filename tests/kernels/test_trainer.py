@@ -73,8 +73,8 @@ def test_an_epoch_is_the_ops_step_by_step(decoupled, y_range, k):
 
 def test_float32_is_as_near_to_float64_as_the_reference_is():
     squares = {fused: 0.0, step_by_step: 0.0}
-    for seed in range(8):  # one walk alone may be lucky
-        how = {"weight_decay": 0.1, "y_range": (0.0, 5.5), "k": 40, "epochs": 5, "seed": seed}
+    for seed in range(5):  # one walk alone may be lucky
+        how = {"weight_decay": 0.1, "y_range": (0.0, 5.5), "k": 40, "epochs": 2, "seed": seed}
         exact, _ = step_by_step(torch.float64, **how)
         for run in squares:
             tables, _ = run(torch.float32, **how)
