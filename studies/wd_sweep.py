@@ -23,7 +23,8 @@ def arm(wd: float) -> tuple[str, dict[str, float]]:
     """An arm's name and settings."""
     if not 0 <= wd < float("inf"):
         raise ValueError(f"{wd} is no weight decay")
-    return f"wd={wd:g}", {"wd": wd, "lr": LR}
+    wd = abs(float(wd))  # -0.0 is 0
+    return f"wd={wd:.12g}", {"wd": wd, "lr": LR}
 
 
 def run(job: Run, ratings: Ratings) -> Outcome:
@@ -72,13 +73,14 @@ def told(contrasts: Sequence[Contrast]) -> str:
     """The contrasts as a reader of the ledger wants them."""
     parts = []
     for contrast in contrasts:
-        if contrast.difference is None or contrast.interval is None:
-            parts.append(f"{contrast.arm} diverged in {contrast.diverged[0]} of {contrast.n} runs")
-        else:
-            low, high = contrast.interval
-            parts.append(
-                f"{contrast.arm} against {contrast.baseline}: RMSE {contrast.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
-            )
+        if contrast.difference is None:
+            ours, theirs = contrast.diverged
+            parts.append(f"{contrast.arm} diverged in {ours} runs, {contrast.baseline} in {theirs}")
+            continue
+        part = f"{contrast.arm} against {contrast.baseline}: RMSE {contrast.difference:+.3f}"
+        if contrast.interval is not None:
+            part += f" [{contrast.interval[0]:+.3f}, {contrast.interval[1]:+.3f}]"
+        parts.append(part)
     return f"{'; '.join(parts)}; n = {contrasts[0].n}"
 
 

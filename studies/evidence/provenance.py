@@ -13,7 +13,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 PACKAGES = ("torch", "triton", "numba", "numpy", "scipy", "pandas", "optuna", "statsmodels")
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -74,12 +73,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def without_password(url: str) -> str:
-    """A storage URL that may be shown: user and password are left out."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+def without_password(text: str) -> str:
+    """The text with its URLs as they may be shown: without user, password and what follows a question mark."""
+    # No URL parser: a password may hold "/", "#" and "?", and the text may say --storage= first.
+    return re.sub(r"(://[^?]*)\?.*", r"\1?***", re.sub(r"://.*@", "://***@", text))
 
 
 def command(module: str, arguments: Sequence[str]) -> str:

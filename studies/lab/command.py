@@ -6,12 +6,10 @@ import dataclasses
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
-import scipy.stats
 import torch
 import typer
 
@@ -19,24 +17,19 @@ from kernels import backends
 from lesson.data import DataError, Ratings, open_movielens, open_ratings
 from studies.evidence import provenance
 from studies.evidence.schema import Contrast, Summary
-from studies.lab import results as results_files
-from studies.lab.results import Planned
-from studies.lab.spec import Run, Study
-from studies.lab.sweep import Sweep, SweepError, open_storage, shown_progress
+from studies.lab.spec import Profile, Run, Study
 
-TUNING_SEEDS_FROM = 1_000_000  # far from the seeds that confirm
 THREADS = 1  # a run's: many small runs side by side beat one on many threads
+
+
+class UsageError(ValueError):
+    """A command that cannot be carried out as it stands: the message says why."""
 
 
 def command(study: Study) -> Callable[[], None]:
     """The function that `python -m studies.NAME` calls."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    costs = "; ".join(
-        f"{name}: {profile.seeds} seeds"
-        + (f", {study.tuned[0]} retuned by {profile.trials} trials an arm" if profile.trials else "")
-        + f", {profile.cost}"
-        for name, profile in study.profiles.items()
-    )
+    costs = "; ".join(study.costs())
 
     @app.command(
         help=f"{study.question} (claims {', '.join(map(str, study.claims))})\n\n"
@@ -59,7 +52,7 @@ def command(study: Study) -> Callable[[], None]:
         storage: Annotated[
             str | None,
             typer.Option(
-                help="An Optuna storage URL, such as postgresql://…, that several machines share; "
+                help="A database for Optuna, such as postgresql://…, that several machines share; "
                 "default: a file in the results."
             ),
         ] = None,
@@ -71,46 +64,72 @@ def command(study: Study) -> Callable[[], None]:
             typer.Option(metavar="FILE", help="Your own ratings: .csv, .tsv, .parquet or a MovieLens folder."),
         ] = None,
         device: Annotated[str, typer.Option(help="cpu, or cuda for Triton kernels on a GPU.")] = "cpu",
-        fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier runs aside and start anew.")] = False,
+        fresh: Annotated[bool, typer.Option("--fresh", help="Set the earlier runs' file aside, start anew.")] = False,
         export: Annotated[
             bool, typer.Option("--export", help="Run nothing; rebuild the files from the runs in storage.")
         ] = False,
     ) -> None:
+        # Imported here: a worker and --help need neither Optuna nor SciPy.
+        from studies.lab.experiment import Experiment
+        from studies.lab.sweep import JOURNAL, Sweep, SweepError, open_storage, shown_progress
+        from studies.lab.workers import WorkerError
+
+        folder = (results or Path("results") / (ratings.resolve().stem if ratings else "")) / study.name
         try:
             chosen = _profile(study, profile, seeds, trials)
             declared = study if values is None else _with_values(study, values)
-            table, note = _open(ratings)
-            folder = (results or Path("results") / (ratings.stem if ratings else "")) / study.name
-            if fresh:
-                _set_aside(folder, storage)
-            with open_storage(folder, storage) as store, shown_progress(study.name) as progress:
+            if fresh and storage:
+                raise UsageError("--fresh sets a file aside; a shared storage is emptied by `optuna delete-study`")
+            if export and (fresh or not (storage or (folder / JOURNAL).exists())):
+                raise UsageError(f"--export: there are no runs to export in {folder}")
+            backend = _backend(device)
+            table, notes = _open(ratings)
+            processes = workers or provenance.cores()
+            prepare = functools.partial(_prepare, study, ratings, table.checksum)
+
+            with open_storage(folder, storage, fresh) as store:
                 sweep = Sweep(declared, store)
-                work = _Work(
-                    declared, sweep, table, ratings, device, workers or provenance.cores(), progress, not export
+
+                def do(runs: Sequence[Run], what: str) -> list[str]:
+                    if export:
+                        return []
+                    with shown_progress(what) as progress:
+                        return sweep.do(runs, processes, prepare, progress)
+
+                experiment = Experiment(declared, table, sweep, backend=backend, device=device, threads=THREADS, do=do)
+                summary = experiment.answer(
+                    folder,
+                    profile=profile,
+                    seeds=chosen.seeds,
+                    trials=chosen.trials,
+                    command=provenance.command(f"studies.{study.name}", sys.argv[1:]),
+                    workers=processes,
+                    notes=notes,
                 )
-                summary, failures = work.answer(profile, chosen.seeds, chosen.trials, note, folder)
-        except (DataError, SweepError, backends.BackendError) as error:
+        except (UsageError, DataError, SweepError, WorkerError) as error:
             _fail(str(error))
+        except OSError as error:  # runs fail in their workers: this is about the results
+            _fail(f"{error.filename or folder}: {error.strerror}; is the folder of results right, writable, not full?")
         except KeyboardInterrupt:
             print("\nStopped. Finished runs are kept; the same command goes on from here.", file=sys.stderr)
             raise typer.Exit(130) from None
         print(answer(summary))
         print(f"{folder}/summary.json, runs.parquet, curves.parquet; `python -m reports` draws the pages.")
-        if failures:
+        if failures := experiment.failures:
             print(f"error: {len(failures)} runs failed and are left out; the first:\n{failures[0]}", file=sys.stderr)
             raise typer.Exit(1)
 
     return app
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     raise typer.Exit(2)
 
 
-def _profile(study: Study, name: str, seeds: int | None, trials: int | None) -> Any:
+def _profile(study: Study, name: str, seeds: int | None, trials: int | None) -> Profile:
     if name not in study.profiles:
-        raise SweepError(f"--profile {name}: there are {', '.join(study.profiles)}")
+        raise UsageError(f"--profile {name}: there are {', '.join(study.profiles)}")
     profile = study.profiles[name]
     return dataclasses.replace(
         profile,
@@ -120,19 +139,32 @@ def _profile(study: Study, name: str, seeds: int | None, trials: int | None) -> 
 
 
 def _with_values(study: Study, text: str) -> Study:
-    assert study.value is not None
+    """The study with other arms; it asks another question where its primary arm is not among them."""
+    if study.value is None:
+        raise UsageError(f"--values {text}: the arms of {study.name} are {', '.join(study.arms)}, no values")
     try:
         arms = dict(study.value(float(word)) for word in text.split(","))
     except ValueError as error:
-        raise SweepError(f"--values {text}: {error}; numbers with commas between are needed") from None
+        raise UsageError(f"--values {text}: {error}; numbers with commas between are needed") from None
     arms = {study.baseline: study.arms[study.baseline], **arms}
     if len(arms) < 2:
-        raise SweepError(f"--values {text}: nothing to compare with the baseline {study.baseline}")
-    primary = study.primary if study.primary in arms else next(arm for arm in arms if arm != study.baseline)
-    return dataclasses.replace(study, arms=arms, primary=primary)
+        raise UsageError(f"--values {text}: nothing to compare with the baseline {study.baseline}")
+    if study.primary in arms:
+        return dataclasses.replace(study, arms=arms)
+    others = [arm for arm in arms if arm != study.baseline]
+    question = f"Is {' or '.join(others)} better than {study.baseline}?"
+    return dataclasses.replace(study, arms=arms, primary=others[0], question=question)
+
+
+def _backend(device: str) -> str:
+    try:
+        return backends.choose(None, torch.empty(0, device=device).device, torch.float32)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
 def _open(path: Path | None) -> tuple[Ratings, list[str]]:
+    """The ratings, and what to know of them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         table = open_movielens() if path is None else open_ratings(path)
@@ -142,132 +174,31 @@ def _open(path: Path | None) -> tuple[Ratings, list[str]]:
     return table, notes
 
 
-def _set_aside(folder: Path, storage: str | None) -> None:
-    if storage is not None:
-        raise SweepError(
-            "--fresh sets files aside and leaves a shared storage alone; to empty that, "
-            f"`optuna delete-study --study-name {folder.name} --storage URL`"
-        )
-    if folder.exists():
-        with open_storage(folder, None):  # refuses where another sweep is writing
-            pass
-        stamp = datetime.now().astimezone().strftime("%Y%m%dT%H%M%S")
-        aside = folder.with_name(f".{folder.name}-until-{stamp}")
-        folder.rename(aside)
-        print(f"earlier runs are set aside in {aside}", file=sys.stderr)
-
-
-def _prepare(study: Study, path: Path | None) -> Callable[[tuple[int, Run]], Any]:
+def _prepare(study: Study, path: Path | None, checksum: str) -> Callable[[tuple[int, Run]], Any]:
     """In a worker: read the data once, then do runs."""
     torch.set_num_threads(THREADS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the sweep has told
         table = open_movielens() if path is None else open_ratings(path)
+    if table.checksum != checksum:
+        raise DataError(f"{path or table.name}: changed since the sweep began; start it again")
     return lambda job: study.run(job[1], table)
-
-
-class _Work:
-    """One command's work: what to run, in which order, and what to make of it."""
-
-    def __init__(
-        self,
-        study: Study,
-        sweep: Sweep,
-        ratings: Ratings,
-        path: Path | None,
-        device: str,
-        workers: int,
-        progress: Callable[[int, int], None],
-        running: bool,
-    ) -> None:
-        try:
-            backend = backends.choose(None, torch.empty(0, device=device).device, torch.float32)
-        except (RuntimeError, AssertionError) as error:
-            raise SweepError(f"--device {device}: {str(error).splitlines()[0]}") from None
-        self.study, self.sweep, self.ratings, self.workers = study, sweep, ratings, workers
-        self.progress, self.running = progress, running
-        self.prepare = functools.partial(_prepare, study, path)
-        self.common = {
-            "study": study.name,
-            "data": ratings.checksum,
-            "backend": backend,
-            "device": device,
-            "threads": THREADS,
-            "recipe": study.recipe,
-        }
-        self.failures: list[str] = []
-
-    def planned(self, arm: str, kind: Any, settings: Mapping[str, float], seed: int, replicate: int = 0) -> Planned:
-        run = Run(settings=dict(settings), seed=seed, replicate=replicate, **self.common)  # type: ignore[arg-type]
-        return Planned(arm, kind, run)
-
-    def do(self, plan: list[Planned]) -> None:
-        if self.running:
-            self.failures += self.sweep.do([planned.run for planned in plan], self.workers, self.prepare, self.progress)
-
-    def answer(
-        self, profile: str, seeds: int, trials: int, notes: list[str], folder: Path
-    ) -> tuple[Summary, list[str]]:
-        study = self.study
-        arms: dict[str, dict[str, float]] = {arm: dict(settings) for arm, settings in study.arms.items()}
-        tuning_plan: list[Planned] = []
-        tunings: list[Any] = []
-        if trials:
-            setting, searched = study.tuned
-            tuning_plan = [
-                self.planned(arm, "tuning", {**settings, setting: value}, TUNING_SEEDS_FROM + seed)
-                for arm, settings in arms.items()
-                for value in candidates(settings[setting], searched.low, searched.high, trials)
-                for seed in range(study.tuning_seeds)
-            ]
-            self.do(tuning_plan)
-            best, tunings = results_files.choose(study, tuning_plan, self.sweep.outcomes())
-            untuned = arms[study.baseline]
-            arms = {arm: {**settings, setting: best[arm]} for arm, settings in arms.items() if arm in best}
-            arms[f"{study.baseline}, {setting} as by default"] = untuned
-        plan = [self.planned(arm, "run", arms[arm], seed) for seed in range(seeds) for arm in arms]
-        plan += [
-            self.planned(study.baseline, "again", arms[study.baseline], seed, replicate=1) for seed in range(seeds)
-        ]
-        self.do(plan)
-        if not any(planned.run.key in self.sweep.outcomes() for planned in plan):
-            told = self.failures[0] if self.failures else "there are none of this study and data in storage"
-            raise SweepError(f"no run finished: {told}")
-        summary, runs, curves = results_files.summarize(
-            study,
-            arms,
-            tuning_plan + plan,
-            self.sweep,
-            self.ratings,
-            profile=profile,
-            tuning=tunings,
-            command=provenance.command(f"studies.{study.name}", sys.argv[1:]),
-            workers=self.workers,
-            limits=study.limits(self.ratings.name, bool(trials)) + notes,
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        results_files.write(folder, summary, runs, curves)
-        return summary, self.failures
-
-
-def candidates(default: float, low: float, high: float, count: int) -> list[float]:
-    """The default and `count` − 1 quasi-random values, evenly spread in the logarithm; the same for every arm."""
-    drawn = scipy.stats.qmc.Halton(1, rng=0).random(count - 1)[:, 0]
-    return [default, *(float(f"{low * (high / low) ** u:.4g}") for u in drawn)]
 
 
 def answer(summary: Summary) -> str:
     """The study's table of contrasts, for a terminal."""
     lines = [f"{summary.question}  ({summary.data.name}, {summary.metric}, profile {summary.profile})"]
+    width = max(map(len, summary.arms))
+    contrasts = {contrast.arm: contrast for contrast in summary.contrasts}
     for arm, figures in summary.arms.items():
-        contrast = next((c for c in summary.contrasts if c.arm == arm), None)
         mean = "diverged" if figures.mean is None else f"{figures.mean:.4f}"
-        lines.append(f"  {arm:10} {mean:>9}  {_contrast(contrast) if contrast else 'baseline'}  n = {figures.n}")
+        told = _contrast(contrasts[arm]) if arm in contrasts else "baseline"
+        lines.append(f"  {arm:{width}} {mean:>9}  {told}  n = {figures.n}")
     return "\n".join(lines)
 
 
 def _contrast(contrast: Contrast) -> str:
-    if contrast.difference is None or contrast.interval is None:
+    if contrast.difference is None:
         return f"{contrast.verdict} (diverged: {contrast.diverged[0]}, baseline {contrast.diverged[1]})"
-    low, high = contrast.interval
+    low, high = contrast.interval or (float("-inf"), float("inf"))
     return f"{contrast.difference:+.4f} [{low:+.4f}, {high:+.4f}]  {contrast.verdict}"

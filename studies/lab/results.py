@@ -57,26 +57,22 @@ def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial
     return pd.DataFrame(rows), pd.DataFrame(curves, columns=columns)
 
 
-def choose(
-    study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial]
-) -> tuple[dict[str, float], list[schema.Tuning]]:
+def choose(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial]) -> list[schema.Tuning]:
     """The tuned setting of each arm: the best mean over the tuning seeds; a diverged run counts as the worst."""
     setting, _ = study.tuned
     frame, _ = tables(study, plan, done)
     sign = 1 if study.direction == "minimize" else -1
-    chosen: dict[str, float] = {}
     tunings = []
     for arm, runs in frame.groupby("arm", sort=False):
         means = runs.groupby(setting, sort=False)[study.metric].agg(lambda values: values.mean(skipna=False))
         ranked = (sign * means).fillna(np.inf)
         best = float(cast(float, ranked.idxmin()))
         tried = sorted(ranked.index)
-        chosen[str(arm)] = best
         tunings.append(
             schema.Tuning(
                 arm=str(arm),
                 chosen={setting: best},
-                on_edge=best in (tried[0], tried[-1]),
+                on_edge=len(tried) > 1 and best in (tried[0], tried[-1]),
                 trials=[
                     {setting: float(cast(float, value)), study.metric: None if np.isnan(mean) else float(mean)}
                     for value, mean in means.items()
@@ -87,7 +83,7 @@ def choose(
                 ),
             )
         )
-    return chosen, tunings
+    return tunings
 
 
 def summarize(
@@ -128,6 +124,7 @@ def summarize(
     trials = [trial for trial in sweep.trials() if trial.user_attrs["key"] in keys]
     finished = [done[key] for key in frame["key"]]
     commit, dirty = provenance.commit()
+    labels = {outcome["commit"] for outcome in outcomes if outcome["commit"]}
     some = plan[0].run
     summary = schema.Summary(
         study=study.name,
@@ -160,8 +157,8 @@ def summarize(
         provenance=schema.Provenance(
             command=command,
             commit=commit,
-            dirty=dirty,
-            commits=sorted({outcome["commit"] for outcome in outcomes if outcome["commit"]}),
+            dirty=True if any(label.endswith("-dirty") for label in labels) else dirty,
+            commits=sorted({label.removesuffix("-dirty") for label in labels}),
             spec_hash=provenance.digest(study.declared()),
             recipe=study.recipe,
             backend=some.backend,
@@ -171,7 +168,7 @@ def summarize(
             trials={
                 state.name: count for state in TrialState if (count := sum(trial.state == state for trial in trials))
             },
-            seconds=float(frame["seconds"].sum()),
+            seconds=float(frame.drop_duplicates("key")["seconds"].sum()),
             started=min(trial.datetime_start for trial in finished if trial.datetime_start).isoformat("T", "seconds"),
             finished=max(trial.datetime_complete for trial in finished if trial.datetime_complete).isoformat(
                 "T", "seconds"

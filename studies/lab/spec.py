@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -79,6 +80,15 @@ class Study:
     limits: Callable[[str, bool], list[str]] = field(repr=False)
     value: Callable[[float], tuple[str, dict[str, float]]] | None = field(default=None, repr=False)
 
+    def costs(self) -> list[str]:
+        """What each profile spends, for people."""
+        return [
+            f"{name}: {profile.seeds} seeds"
+            + (f", {self.tuned[0]} retuned by {profile.trials} trials an arm" if profile.trials else "")
+            + f", {profile.cost}"
+            for name, profile in self.profiles.items()
+        ]
+
     def declared(self) -> dict[str, Any]:
         """The declaration as plain data; its digest stands in every report."""
         return {
@@ -149,3 +159,7 @@ class Outcome:
     seconds: float
     n_train: int
     n_valid: int
+
+    def __post_init__(self) -> None:
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"value={self.value}: a run that diverged has the value None")

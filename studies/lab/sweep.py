@@ -7,13 +7,14 @@ claimed by a change of state that only one claimer can make, and end with their 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import filelock
@@ -28,34 +29,58 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from studies.evidence import provenance
 from studies.lab.spec import Outcome, Run, Study
-from studies.lab.workers import Prepare, Workers
+from studies.lab.workers import Prepare, WorkerError, Workers
 
 JOURNAL = "trials.log"
 ATTEMPTS = 3  # a run that takes its worker down with it this often is a failure of the run
 HEARTBEAT, GRACE = 15, 60  # seconds; a machine silent for longer than GRACE has lost its runs
+DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
 
 class SweepError(RuntimeError):
     """A sweep that cannot go on: the message says why and what to do."""
 
 
-@contextlib.contextmanager
-def open_storage(folder: Path, url: str | None) -> Iterator[BaseStorage]:
-    """The trials' storage: any Optuna URL, or by default a file in `folder`, which then is ours alone.
+def open_storage(folder: Path, url: str | None, fresh: bool = False) -> contextlib.AbstractContextManager[BaseStorage]:
+    """The trials' storage: any SQLAlchemy URL, or by default a file in `folder`, which then is ours alone.
+
+    Args:
+        folder: of the results; where the file is.
+        url: of a database that machines share.
+        fresh: set the file aside first.
 
     Raises:
-        SweepError: the file is in use by another sweep, or the URL leads nowhere.
+        SweepError: the file is in use by another sweep or damaged, or the URL leads nowhere.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if url is not None:
-        shown = provenance.without_password(url)
-        try:
-            yield RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-            # The driver's own words may hold the password.
-            raise SweepError(f"storage {shown}: cannot be used ({type(error).__name__})") from None
-        return
     folder.mkdir(parents=True, exist_ok=True)
+    return _file(folder, fresh) if url is None else _database(url)
+
+
+@contextlib.contextmanager
+def _database(url: str) -> Iterator[BaseStorage]:
+    shown = provenance.without_password(url)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2021
+        # In both errors the driver's own words may hold the password.
+        try:
+            storage = RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+        except (*DATABASE_ERRORS, ImportError, ValueError, RuntimeError) as error:
+            raise SweepError(
+                f"storage {shown}: cannot be opened ({type(error).__name__}); is it a URL such as "
+                "postgresql://user:password@host/database, its driver installed, the server up, the database there?"
+            ) from None
+        try:
+            yield storage
+        except DATABASE_ERRORS as error:
+            raise SweepError(
+                f"storage {shown}: stopped answering ({type(error.__cause__ or error).__name__}); finished runs are "
+                "kept, the same command goes on"
+            ) from None
+
+
+@contextlib.contextmanager
+def _file(folder: Path, fresh: bool) -> Iterator[BaseStorage]:
     lock = filelock.FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -66,6 +91,9 @@ def open_storage(folder: Path, url: str | None) -> Iterator[BaseStorage]:
         ) from None
     try:
         journal = folder / JOURNAL
+        if fresh and journal.exists():
+            aside = journal.rename(_aside(journal, "until"))
+            print(f"earlier runs are set aside in {aside}", file=sys.stderr)
         _mend(journal)
         yield JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal))))
     finally:
@@ -78,20 +106,31 @@ def _mend(journal: Path) -> None:
     if not journal.exists():
         return
     raw = journal.read_bytes()
-    whole = raw.rfind(b"\n") + 1
-    if whole == len(raw):
-        return
-    try:
-        json.loads(raw[whole:])
-    except ValueError:  # a line was cut short, as on a full disk; Optuna would read nothing behind it
-        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
-        torn = journal.with_name(f"{journal.name}.torn-{now}")
-        torn.write_bytes(raw[whole:])
-        os.truncate(journal, whole)
-        print(f"{journal}: the last line was cut short; it is kept in {torn.name}", file=sys.stderr)
-    else:
+    *lines, last = raw.split(b"\n")
+    if last and _readable(last):
         with journal.open("ab") as file:
             file.write(b"\n")
+    elif last:  # cut short, as on a full disk; Optuna would read nothing behind it
+        torn = _aside(journal, "torn")
+        torn.write_bytes(last)
+        with journal.open("r+b") as file:
+            file.truncate(len(raw) - len(last))
+        print(f"{journal}: the last line was cut short; it is kept in {torn.name}", file=sys.stderr)
+    for number, line in enumerate(lines, start=1):
+        if not _readable(line):  # lines count trials, so none but the last can be spared
+            raise SweepError(f"{journal}, line {number}: damaged; --fresh sets the file aside and starts anew")
+
+
+def _readable(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _aside(path: Path, why: str) -> Path:
+    return path.with_name(f"{path.name}.{why}-{datetime.now().astimezone():%Y%m%dT%H%M%S}")
 
 
 class Sweep:
@@ -108,7 +147,8 @@ class Sweep:
             study_name=study.name, storage=storage, direction=study.direction, load_if_exists=True
         )
         self.study_id = storage.get_study_id_from_name(study.name)
-        self.commit = provenance.commit()[0]
+        commit, dirty = provenance.commit()
+        self.commit = f"{commit}-dirty" if dirty else commit
         self._beaten = 0.0
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -117,7 +157,7 @@ class Sweep:
 
     def outcomes(self) -> dict[str, FrozenTrial]:
         """The finished runs by key."""
-        return {trial.user_attrs["key"]: trial for trial in reversed(self.trials(TrialState.COMPLETE))}
+        return {key: trial for key, trial in self._standing().items() if trial.state == TrialState.COMPLETE}
 
     def do(
         self, runs: Sequence[Run], workers: int, prepare: Prepare, progress: Callable[[int, int], None]
@@ -129,91 +169,97 @@ class Sweep:
             workers: processes on this machine.
             prepare: see `Workers`.
             progress: called with (runs done, runs).
+
+        Raises:
+            WorkerError: no worker comes up.
         """
         wanted = {run.key: run for run in runs}
-        self._reclaim()
-        self._enqueue(wanted)
-        failures: list[str] = []
-        attempts: dict[str, int] = dict.fromkeys(wanted, 0)
-        settled = set(wanted) & set(self.outcomes())
-        progress(len(settled), len(wanted))
-        if len(settled) == len(wanted):
-            return failures
-        pool = Workers(min(workers, len(wanted) - len(settled)), prepare)
-        with pool:
+        failures: dict[str, str] = {}
+        losses: Counter[str] = Counter()
+        left = self._left(wanted, failures)
+        progress(len(wanted) - len(left), len(wanted))
+        if not left:
+            return []
+        with Workers(min(workers, len(left)), prepare) as pool:
             try:
-                while len(settled) < len(wanted):
-                    while pool.idle and (trial := self._claim(wanted)):
-                        pool.give((self._id(trial), wanted[trial.user_attrs["key"]]))
-                    if not pool.busy_with:
-                        self._reclaim()  # all that is left is with other machines
-                        self._enqueue({key: run for key, run in wanted.items() if key not in settled})
+                while left:
+                    self._hand_out(left, pool)
+                    self._beat(pool)
                     for finished in pool.wait(1.0):
                         trial_id, run = finished.job
-                        if finished.how == "lost" and attempts[run.key] + 1 < ATTEMPTS:
-                            attempts[run.key] += 1
-                            self._fail(trial_id, finished.result)
-                            self._enqueue({run.key: run})
-                        elif finished.how == "done":
+                        if finished.how == "done":
                             self._complete(trial_id, finished.result)
-                            settled.add(run.key)
-                        else:
-                            self._fail(trial_id, finished.result)
-                            failures.append(finished.result)
-                            settled.add(run.key)
-                    settled |= set(wanted) & set(self.outcomes())
-                    self._beat(pool)
-                    progress(len(settled), len(wanted))
-            except BaseException:
+                            continue
+                        self._fail(trial_id, finished.result)
+                        losses[run.key] += 1
+                        if finished.how == "failed" or losses[run.key] == ATTEMPTS:
+                            failures[run.key] = f"{run.settings}, seed {run.seed}: {finished.result}"
+                    left = self._left(wanted, failures)
+                    progress(len(wanted) - len(left), len(wanted))
+            except (KeyboardInterrupt, WorkerError):
                 for trial_id, _ in pool.busy_with:
                     self._fail(trial_id, "interrupted")
                 raise
-        return failures
+        return list(failures.values())
+
+    def _left(self, wanted: Mapping[str, Run], failures: Container[str]) -> dict[str, Run]:
+        done = self.outcomes()
+        return {key: run for key, run in wanted.items() if key not in done and key not in failures}
+
+    def _standing(self) -> dict[str, FrozenTrial]:
+        """By key the trial that counts: the first that finished, else the first that runs or waits.
+
+        Two machines may enqueue one run at the same moment; all machines agree which of the trials they do.
+        """
+        standing: dict[str, FrozenTrial] = {}
+        for trial in self.trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING):
+            other = standing.setdefault(trial.user_attrs["key"], trial)
+            if trial.state == TrialState.COMPLETE != other.state:
+                standing[trial.user_attrs["key"]] = trial
+        return standing
 
     def _id(self, trial: FrozenTrial) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number)
 
-    def _enqueue(self, wanted: dict[str, Run]) -> None:
-        known = {
-            trial.user_attrs["key"]
-            for trial in self.trials(TrialState.COMPLETE, TrialState.WAITING, TrialState.RUNNING)
-        }
-        for key, run in wanted.items():
-            if key not in known:
-                self.study.add_trial(
-                    create_trial(
-                        state=TrialState.WAITING,
-                        params={**run.settings, "seed": run.seed},
-                        distributions=_distributions(run),
-                        user_attrs={"key": key, "run": asdict(run)},
-                    )
-                )
+    def _hand_out(self, left: Mapping[str, Run], pool: Workers) -> None:
+        """Enqueue the runs that nobody has, and give idle workers waiting ones."""
+        if not pool.busy_with:
+            self._reclaim()
+        standing = self._standing()
+        missing = [run for key, run in left.items() if key not in standing]
+        for run in missing:
+            self._enqueue(run)
+        for key, trial in (self._standing() if missing else standing).items():
+            if not pool.idle:
+                return
+            if key in left and trial.state == TrialState.WAITING and self._claim(trial):
+                pool.give((self._id(trial), left[key]))
 
-    def _claim(self, wanted: dict[str, Run]) -> FrozenTrial | None:
-        """A waiting trial that is ours from now on.
+    def _enqueue(self, run: Run) -> None:
+        self.study.add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                params={**run.settings, "seed": run.seed},
+                distributions=_distributions(run),
+                user_attrs={"key": run.key, "run": asdict(run)},
+            )
+        )
 
-        Two machines may enqueue one run at the same moment; of the trials of a key only the first counts.
-        """
-        seen: set[str] = set()
-        for trial in self.trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING):
-            key = trial.user_attrs["key"]
-            if key in seen:
-                continue
-            seen.add(key)
-            if trial.state != TrialState.WAITING or key not in wanted:
-                continue
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-                if self.storage.set_trial_state_values(self._id(trial), TrialState.RUNNING):
-                    self._record_heartbeat(self._id(trial))
-                    return trial
-        return None
+    def _claim(self, trial: FrozenTrial) -> bool:
+        """Whether the waiting trial is ours from now on: only one claimer can change its state."""
+        self._record_heartbeat(self._id(trial))  # before it runs: what never had a heartbeat is never reclaimed
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            return self.storage.set_trial_state_values(self._id(trial), TrialState.RUNNING)
+        return False
 
     def _complete(self, trial_id: int, outcome: Outcome) -> None:
         worst = 1e9 if self.declaration.direction == "minimize" else -1e9  # Optuna takes no NaN
-        self.storage.set_trial_user_attr(trial_id, "outcome", asdict(outcome) | {"commit": self.commit})
-        self.storage.set_trial_state_values(
-            trial_id, TrialState.COMPLETE, [worst if outcome.value is None else outcome.value]
-        )
+        # A machine that slept through its heartbeats has lost the run to another.
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self.storage.set_trial_user_attr(trial_id, "outcome", asdict(outcome) | {"commit": self.commit})
+            self.storage.set_trial_state_values(
+                trial_id, TrialState.COMPLETE, [worst if outcome.value is None else outcome.value]
+            )
 
     def _fail(self, trial_id: int, reason: str) -> None:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
@@ -221,7 +267,7 @@ class Sweep:
             self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def _reclaim(self) -> None:
-        """Free the runs of the dead: on a file, which is ours alone, all that run; on a database the silent ones."""
+        """Free the runs of the dead while we do none: on a file, which is ours alone, all; else the silent ones."""
         if isinstance(self.storage, JournalStorage):
             for trial in self.trials(TrialState.RUNNING):
                 self._fail(self._id(trial), "its sweep was killed")
@@ -251,16 +297,32 @@ def shown_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with an estimate on a terminal; elsewhere a line at every tenth."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        tenths = [-1]
-
-        def line(done: int, total: int) -> None:
-            if total and done * 10 // total > tenths[0]:
-                tenths[0] = done * 10 // total
-                print(f"{what}: {done} of {total} runs", file=sys.stderr, flush=True)
-
-        yield line
+        yield _lines(what)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
+    with Progress(
+        *columns, TextColumn("left"), TimeRemainingColumn(), console=console, speed_estimate_period=600
+    ) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines(what: str) -> Callable[[int, int], None]:
+    told = -1
+    marks: list[tuple[float, int]] = []  # when more runs were done, and how many
+
+    def line(done: int, total: int) -> None:
+        nonlocal told
+        if not marks or done > marks[-1][1]:
+            marks.append((time.monotonic(), done))
+        if done * 10 // total == told:
+            return
+        told = done * 10 // total
+        left = ""
+        if len(marks) > 2 and done < total:
+            began, before = marks[1]  # not 0: the first run had to wait for its worker's start
+            seconds = (marks[-1][0] - began) / (done - before) * (total - done)
+            left = f", about {timedelta(seconds=round(seconds))} left"
+        print(f"{what}: {done} of {total} runs{left}", file=sys.stderr, flush=True)
+
+    return line

@@ -13,6 +13,12 @@ from typing import Any, Literal, Self
 
 Prepare = Callable[[], Callable[[Any], Any]]
 
+STILLBORN = 3  # so many in a row that die before they are ready: the next ones would too
+
+
+class WorkerError(RuntimeError):
+    """Workers that do not come up: the message says why."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -28,35 +34,40 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, prepare), daemon=True)
-        self.process.start()
+        # Ctrl-C reaches the whole group, but the sweep decides what it means: a child ignores what its parent does.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self.process.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
         theirs.close()
+        self.ready = False
         self.job: Any = None
 
-    def give(self, job: Any) -> None:
-        self.job = job
-        self.connection.send(job)
+    @property
+    def idle(self) -> bool:
+        return self.ready and self.job is None
 
-    def take(self) -> Finished:
-        job, self.job = self.job, None
-        try:
-            how, result = self.connection.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            return Finished(job, "lost", f"worker {self.process.pid} died (exit code {self.process.exitcode})")
-        return Finished(job, how, result)
+    def end(self) -> str:
+        """How a worker died whose connection is closed."""
+        self.process.join()
+        return f"worker {self.process.pid} died (exit code {self.process.exitcode})"
 
 
 def _serve(connection: Connection, prepare: Prepare) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the sweep decides what it means
     try:
-        run = prepare()
+        try:
+            run = prepare()
+        except Exception as error:
+            connection.send(("unfit", f"{type(error).__name__}: {error}"))
+            return
+        connection.send(("ready", None))
         while True:
             job = connection.recv()  # EOFError: the sweep is gone, so nobody waits for more
             try:
-                answer = ("done", run(job))
+                connection.send(("done", run(job)))
             except Exception:
-                answer = ("failed", traceback.format_exc())
-            connection.send(answer)
+                connection.send(("failed", traceback.format_exc()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -71,6 +82,7 @@ class Workers:
 
     def __init__(self, count: int, prepare: Prepare) -> None:
         self.prepare = prepare
+        self.stillborn = 0
         self.workers = [_Worker(prepare) for _ in range(count)]
 
     def __enter__(self) -> Self:
@@ -85,8 +97,8 @@ class Workers:
 
     @property
     def idle(self) -> int:
-        """How many have nothing to do."""
-        return sum(worker.job is None for worker in self.workers)
+        """How many are ready and have nothing to do."""
+        return sum(worker.idle for worker in self.workers)
 
     @property
     def busy_with(self) -> list[Any]:
@@ -95,20 +107,37 @@ class Workers:
 
     def give(self, job: Any) -> None:
         """Hand a job to an idle worker."""
-        for place, worker in enumerate(self.workers):
-            if worker.job is None:
-                if not worker.process.is_alive():
-                    worker = self.workers[place] = _Worker(self.prepare)
-                worker.give(job)
-                return
-        raise RuntimeError("every worker is busy")
+        worker = next(worker for worker in self.workers if worker.idle)
+        worker.job = job
+        try:
+            worker.connection.send(job)
+        except OSError:
+            return  # it has just died: `wait` tells that the job is lost
 
     def wait(self, seconds: float) -> Iterator[Finished]:
-        """The jobs that end within `seconds`, at least one where one is under way and ends in time."""
-        busy = {worker.connection: worker for worker in self.workers if worker.job is not None}
-        for connection in multiprocessing.connection.wait(list(busy), seconds):
-            worker = busy[connection]  # type: ignore[index]
-            finished = worker.take()
-            if finished.how == "lost":
-                self.workers[self.workers.index(worker)] = _Worker(self.prepare)
-            yield finished
+        """The jobs that ended, as soon as there is news of any worker or after `seconds`.
+
+        Raises:
+            WorkerError: a worker cannot prepare, or several in a row died while they tried to.
+        """
+        of = {worker.connection: worker for worker in self.workers}
+        for connection in multiprocessing.connection.wait(list(of), seconds):
+            worker = of[connection]  # type: ignore[index]
+            try:
+                how, result = worker.connection.recv()
+            except (EOFError, OSError):
+                how, result = "lost", worker.end()
+                self._replace(worker, result)
+            if how == "unfit":
+                raise WorkerError(f"a worker cannot start: {result}")
+            if how == "ready":
+                worker.ready, self.stillborn = True, 0
+            elif worker.job is not None:
+                job, worker.job = worker.job, None
+                yield Finished(job, how, result)
+
+    def _replace(self, dead: _Worker, end: str) -> None:
+        self.stillborn += not dead.ready
+        if self.stillborn == STILLBORN:
+            raise WorkerError(f"{STILLBORN} workers in a row died while starting; the last: {end}")
+        self.workers[self.workers.index(dead)] = _Worker(self.prepare)
