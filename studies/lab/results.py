@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,8 @@ def summarize(
         n_valid=n_valid,
     )
     keys = {planned.run.key for planned in plan}
-    trials = [trial for trial in sweep.trials() if trial.user_attrs["key"] in keys]
+    standing = [trial for key, trial in sweep.standing().items() if key in keys]
+    failed = [trial for trial in sweep.trials(TrialState.FAIL) if trial.user_attrs["key"] in keys]
     finished = [done[key] for key in frame["key"]]
     commit, dirty = provenance.commit()
     labels = {outcome["commit"] for outcome in outcomes if outcome["commit"]}
@@ -165,9 +167,7 @@ def summarize(
             threads=some.threads,
             workers=workers,
             seeds=sorted(confirmed["seed"].unique().tolist()),
-            trials={
-                state.name: count for state in TrialState if (count := sum(trial.state == state for trial in trials))
-            },
+            trials=dict(sorted(Counter(trial.state.name for trial in standing + failed).items())),
             seconds=float(frame.drop_duplicates("key")["seconds"].sum()),
             started=min(trial.datetime_start for trial in finished if trial.datetime_start).isoformat("T", "seconds"),
             finished=max(trial.datetime_complete for trial in finished if trial.datetime_complete).isoformat(

@@ -62,13 +62,15 @@ def _database(url: str) -> Iterator[BaseStorage]:
     shown = provenance.without_password(url)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2021
-        # In both errors the driver's own words may hold the password.
+        # Only the names of errors are told: a database driver's own words may hold the password.
         try:
-            storage = RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-        except (*DATABASE_ERRORS, ImportError, ValueError, RuntimeError) as error:
+            storage = _tables(url)
+        except ImportError as error:
+            raise SweepError(f"storage {shown}: install its driver ({error.__cause__ or error})") from None
+        except (*DATABASE_ERRORS, ValueError, RuntimeError) as error:
             raise SweepError(
                 f"storage {shown}: cannot be opened ({type(error).__name__}); is it a URL such as "
-                "postgresql://user:password@host/database, its driver installed, the server up, the database there?"
+                "postgresql://user:password@host/database, the server up, the database there, the password right?"
             ) from None
         try:
             yield storage
@@ -77,6 +79,14 @@ def _database(url: str) -> Iterator[BaseStorage]:
                 f"storage {shown}: stopped answering ({type(error.__cause__ or error).__name__}); finished runs are "
                 "kept, the same command goes on"
             ) from None
+
+
+def _tables(url: str) -> RDBStorage:
+    try:
+        return RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+    except DATABASE_ERRORS:
+        time.sleep(1)  # machines that come first at the same moment all make the tables: one does, the others fail
+        return RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
 
 
 @contextlib.contextmanager
@@ -155,9 +165,21 @@ class Sweep:
         """All trials, or those in some states, as stored now."""
         return self.study.get_trials(deepcopy=False, states=states or None)
 
+    def standing(self) -> dict[str, FrozenTrial]:
+        """By key the trial that counts: the first that finished, else the first that runs or waits.
+
+        Two machines may enqueue one run at the same moment; all machines agree which of the trials they do.
+        """
+        standing: dict[str, FrozenTrial] = {}
+        for trial in self.trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING):
+            other = standing.setdefault(trial.user_attrs["key"], trial)
+            if trial.state == TrialState.COMPLETE != other.state:
+                standing[trial.user_attrs["key"]] = trial
+        return standing
+
     def outcomes(self) -> dict[str, FrozenTrial]:
         """The finished runs by key."""
-        return {key: trial for key, trial in self._standing().items() if trial.state == TrialState.COMPLETE}
+        return {key: trial for key, trial in self.standing().items() if trial.state == TrialState.COMPLETE}
 
     def do(
         self, runs: Sequence[Run], workers: int, prepare: Prepare, progress: Callable[[int, int], None]
@@ -206,18 +228,6 @@ class Sweep:
         done = self.outcomes()
         return {key: run for key, run in wanted.items() if key not in done and key not in failures}
 
-    def _standing(self) -> dict[str, FrozenTrial]:
-        """By key the trial that counts: the first that finished, else the first that runs or waits.
-
-        Two machines may enqueue one run at the same moment; all machines agree which of the trials they do.
-        """
-        standing: dict[str, FrozenTrial] = {}
-        for trial in self.trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING):
-            other = standing.setdefault(trial.user_attrs["key"], trial)
-            if trial.state == TrialState.COMPLETE != other.state:
-                standing[trial.user_attrs["key"]] = trial
-        return standing
-
     def _id(self, trial: FrozenTrial) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number)
 
@@ -225,11 +235,11 @@ class Sweep:
         """Enqueue the runs that nobody has, and give idle workers waiting ones."""
         if not pool.busy_with:
             self._reclaim()
-        standing = self._standing()
+        standing = self.standing()
         missing = [run for key, run in left.items() if key not in standing]
         for run in missing:
             self._enqueue(run)
-        for key, trial in (self._standing() if missing else standing).items():
+        for key, trial in (self.standing() if missing else standing).items():
             if not pool.idle:
                 return
             if key in left and trial.state == TrialState.WAITING and self._claim(trial):
