@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from studies.lab import sweep
+from studies.lab.workers import Finished
+
+
+class Inline:
+    """Does jobs in this process, in the place of `Workers`: no seconds for starting any."""
+
+    def __init__(self, count: int, prepare: Callable[[], Callable[[Any], Any]]) -> None:
+        self.run, self.busy_with = prepare(), []
+
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def idle(self) -> int:
+        return not self.busy_with
+
+    def give(self, job: Any) -> None:
+        self.busy_with.append(job)
+
+    def wait(self, seconds: float) -> Iterator[Finished]:
+        while self.busy_with:
+            try:
+                how, result = "done", self.run(self.busy_with[-1])
+            except Exception as error:
+                how, result = "failed", f"Traceback:\n{type(error).__name__}: {error}"
+            yield Finished(self.busy_with.pop(), how, result)
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "Workers", Inline)
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """The keys of the toy study's trainings so far."""
+    log = tmp_path / "toy.log"
+    monkeypatch.setenv("TOY_LOG", str(log))
+    return lambda: [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
+
+
+@pytest.fixture(scope="session")
+def ratings_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 ratings of 30 items by 20 users, no pair twice."""
+    rng = np.random.default_rng(0)
+    pairs = rng.choice(600, 300, replace=False)
+    stars = rng.integers(1, 6, 300)
+    path = tmp_path_factory.mktemp("data") / "small.csv"
+    rows = [f"{pair // 30},{pair % 30},{rating}" for pair, rating in zip(pairs, stars, strict=True)]
+    path.write_text("\n".join(["user,item,rating", *rows, ""]))
+    return path

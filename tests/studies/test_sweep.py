@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from studies.lab import sweep as sweep_module
+from studies.lab.spec import Outcome, Run
+from studies.lab.sweep import JOURNAL, Sweep, SweepError, open_storage
+from tests.studies import toy
+
+Trained = Callable[[], list[str]]
+RUNS = [toy.planned(seed, x) for seed in range(3) for x in (0.0, 1.0)]
+
+
+def do(sweep: Sweep, runs: Sequence[Run] = RUNS) -> list[str]:
+    return sweep.do(runs, 1, toy.prepare, lambda done, total: None)
+
+
+def states(sweep: Sweep, *, of: Run) -> list[str]:
+    return [trial.state.name for trial in sweep.trials() if trial.user_attrs["key"] == of.key]
+
+
+@pytest.fixture(params=["file", "database"])
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Sweep]]:
+    """A sweep over one storage, opened anew by each call, as each command does."""
+    url = f"sqlite:///{tmp_path}/trials.db" if request.param == "database" else None
+    with ExitStack() as stack:
+
+        def reopen() -> Sweep:
+            stack.close()
+            return Sweep(toy.STUDY, stack.enter_context(open_storage(tmp_path / "toy", url)))
+
+        yield reopen
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_sweep_does_every_run_once_and_a_second_one_none(reopen: Callable[[], Sweep], trained: Trained) -> None:
+    assert do(reopen()) == []
+    assert sorted(trained()) == sorted(run.key for run in RUNS)
+    again = reopen()
+    assert do(again) == []
+    assert len(trained()) == len(RUNS)
+    assert again.outcomes().keys() == {run.key for run in RUNS}
+
+
+@pytest.mark.usefixtures("inline")
+def test_more_seeds_and_more_arms_train_only_what_is_new(reopen: Callable[[], Sweep], trained: Trained) -> None:
+    do(reopen())
+    new = [toy.planned(3, 0.0), toy.planned(0, 2.0)]
+    do(reopen(), [*RUNS, *new])
+    assert trained()[len(RUNS) :] == [run.key for run in new]
+
+
+@pytest.mark.usefixtures("inline")
+def test_an_outcome_comes_back_from_storage_as_it_was(reopen: Callable[[], Sweep]) -> None:
+    do(reopen())
+    stored = dict(reopen().outcomes()[RUNS[0].key].user_attrs["outcome"])
+    stored.pop("commit")
+    assert Outcome(**stored) == toy.run(RUNS[0])
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_run_that_raises_is_told_with_its_settings_and_tried_again_by_the_next_command(
+    reopen: Callable[[], Sweep], trained: Trained
+) -> None:
+    class Bad:
+        def __call__(self, job: tuple[int, Run]) -> Outcome:
+            raise ArithmeticError("this run is bad")
+
+    (told,) = reopen().do([toy.planned(7)], 1, Bad, lambda done, total: None)
+    assert "seed 7" in told
+    assert told.endswith("ArithmeticError: this run is bad")
+    again = reopen()
+    assert do(again, [toy.planned(7)]) == []
+    assert states(again, of=toy.planned(7)) == ["FAIL", "COMPLETE"]
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_run_that_two_machines_enqueued_is_done_once(reopen: Callable[[], Sweep], trained: Trained) -> None:
+    sweep = reopen()
+    sweep._enqueue(RUNS[0])
+    sweep._enqueue(RUNS[0])
+    do(sweep)
+    assert Counter(trained()) == Counter(run.key for run in RUNS)
+
+
+@pytest.mark.usefixtures("inline")
+def test_of_two_that_finished_one_run_all_machines_take_the_first(reopen: Callable[[], Sweep]) -> None:
+    sweep = reopen()
+    for value in (1.0, 2.0):
+        sweep._enqueue(RUNS[0])
+        trial = sweep.trials()[-1]
+        sweep._claim(trial)
+        sweep._complete(sweep._id(trial), Outcome(value, [], [], 0.0, 1, 1))
+    assert reopen().outcomes()[RUNS[0].key].value == 1.0
+
+
+def test_only_one_claims_a_waiting_run(reopen: Callable[[], Sweep]) -> None:
+    sweep = reopen()
+    sweep._enqueue(RUNS[0])
+    (waiting,) = sweep.trials()
+    assert sweep._claim(waiting)
+    assert not sweep._claim(waiting)
+    sweep._fail(sweep._id(waiting), "over")
+    assert not sweep._claim(waiting)
+
+
+def test_a_machine_that_lost_its_run_to_another_cannot_finish_or_fail_it(reopen: Callable[[], Sweep]) -> None:
+    sweep = reopen()
+    sweep._enqueue(RUNS[0])
+    (trial,) = sweep.trials()
+    sweep._claim(trial)
+    sweep._fail(sweep._id(trial), "silent too long")
+    sweep._complete(sweep._id(trial), toy.run(RUNS[0]))
+    sweep._fail(sweep._id(trial), "once more")
+    assert states(sweep, of=RUNS[0]) == ["FAIL"]
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_run_that_a_dead_sweep_left_running_in_a_file_is_done_by_the_next(tmp_path: Path) -> None:
+    with open_storage(tmp_path, None) as storage:
+        killed = Sweep(toy.STUDY, storage)
+        killed._enqueue(RUNS[0])
+        killed._claim(killed.trials()[0])
+    with open_storage(tmp_path, None) as storage:
+        sweep = Sweep(toy.STUDY, storage)
+        assert do(sweep) == []
+        assert states(sweep, of=RUNS[0]) == ["FAIL", "COMPLETE"]
+
+
+@pytest.mark.usefixtures("inline")
+def test_in_a_database_a_machine_that_beats_keeps_its_run_and_a_silent_one_loses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_module, "GRACE", 2)
+    with open_storage(tmp_path, f"sqlite:///{tmp_path}/trials.db") as storage:
+        other, ours = Sweep(toy.STUDY, storage), Sweep(toy.STUDY, storage)
+        other._enqueue(RUNS[0])
+        (trial,) = other.trials()
+
+        def killed(trial_id: int, state: TrialState) -> bool:
+            type(storage).set_trial_state_values(storage, trial_id, state)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(storage, "set_trial_state_values", killed)
+            other._claim(trial)  # killed at the worst moment, right when the run has become its own
+        waited = time.monotonic()
+
+        def progress(done: int, total: int) -> None:
+            if time.monotonic() < waited + 1.5:
+                other._record_heartbeat(trial._trial_id)
+                assert states(ours, of=RUNS[0]) == ["RUNNING"]
+            time.sleep(0.2)  # the stand-in for workers does not wait
+
+        assert ours.do([RUNS[0]], 1, toy.prepare, progress) == []
+        assert states(ours, of=RUNS[0]) == ["FAIL", "COMPLETE"]
+        assert time.monotonic() > waited + 3
+
+
+def test_a_run_whose_worker_is_killed_is_repeated_and_one_that_always_kills_it_given_up(
+    tmp_path: Path, trained: Trained
+) -> None:
+    runs = [toy.planned(seed) for seed in range(1, 5)]
+    with open_storage(tmp_path, None) as storage:
+        sweep = Sweep(toy.STUDY, storage)
+        (told,) = sweep.do(runs, 1, toy.prepare_mortal, lambda done, total: None)
+        assert "seed 3" in told
+        assert "exit code -9" in told
+        assert sweep.outcomes().keys() == {run.key for run in runs if run.seed != 3}
+    attempts = Counter(trained())
+    assert [attempts[run.key] for run in runs] == [1, 2, 3, 1]
+
+
+def test_a_second_sweep_on_the_same_file_is_refused(tmp_path: Path) -> None:
+    with open_storage(tmp_path, None), pytest.raises(SweepError, match="another sweep is writing to"):
+        open_storage(tmp_path, None).__enter__()
+    with open_storage(tmp_path, None):
+        pass  # the lock ends with the sweep
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("torn", [b'{"op_code":5,"wor', b"\0\0\0\0", b"\xff"])
+def test_a_torn_last_line_is_set_aside_and_no_finished_run_is_lost(
+    tmp_path: Path, torn: bytes, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_storage(tmp_path, None) as storage:
+        do(Sweep(toy.STUDY, storage))
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(torn)
+    with open_storage(tmp_path, None) as storage:
+        do(Sweep(toy.STUDY, storage), [*RUNS, toy.planned(9)])
+    assert len(trained()) == len(RUNS) + 1
+    (aside,) = tmp_path.glob(f"{JOURNAL}.torn-*")
+    assert aside.read_bytes() == torn
+    assert "the last line was cut short" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path: Path, trained: Trained) -> None:
+    with open_storage(tmp_path, None) as storage:
+        do(Sweep(toy.STUDY, storage))
+    journal = tmp_path / JOURNAL
+    journal.write_bytes(journal.read_bytes().removesuffix(b"\n"))
+    with open_storage(tmp_path, None) as storage:
+        do(Sweep(toy.STUDY, storage))
+    assert len(trained()) == len(RUNS)
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_damaged_line_amid_others_is_an_error_that_changes_nothing(tmp_path: Path) -> None:
+    with open_storage(tmp_path, None) as storage:
+        do(Sweep(toy.STUDY, storage))
+    journal = tmp_path / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(damaged := b"".join([*lines[:4], b"{nonsense\n", *lines[5:]]))
+    with pytest.raises(SweepError, match="line 5: damaged"):
+        open_storage(tmp_path, None).__enter__()
+    assert journal.read_bytes() == damaged
+
+
+@pytest.mark.usefixtures("inline")
+def test_starting_anew_sets_the_runs_aside_and_trains_all_again(tmp_path: Path, trained: Trained) -> None:
+    for fresh in (False, True):
+        with open_storage(tmp_path, None, fresh) as storage:
+            do(Sweep(toy.STUDY, storage))
+    assert len(trained()) == 2 * len(RUNS)
+    assert len(list(tmp_path.glob(f"{JOURNAL}.until-*"))) == 1
+
+
+def test_an_abandoned_lock_of_optuna_costs_no_waiting(tmp_path: Path) -> None:
+    (tmp_path / f"{JOURNAL}.lock").touch()
+    began = time.monotonic()
+    with open_storage(tmp_path, None) as storage:
+        Sweep(toy.STUDY, storage)
+    assert time.monotonic() < began + 10
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "sqlite:////no/such/folder/hunter2.db",
+        "postgresql://me:hunter2@localhost:port/x",
+        "postgresql+nodriver://me:hunter2@localhost/x",
+        "mysql://me:hunter2@localhost/x?password=hunter2",
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_one_line_without_password(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with pytest.raises(SweepError) as caught:
+        open_storage(tmp_path, url).__enter__()
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value).replace("folder/hunter2", "")
+    assert caught.value.__suppress_context__
+
+
+def test_a_database_that_goes_away_is_one_line_without_password(tmp_path: Path) -> None:
+    def lose(storage: BaseStorage) -> None:
+        (tmp_path / "trials.db").write_bytes(b"no database any more")
+        do(Sweep(toy.STUDY, storage))
+
+    with (
+        pytest.raises(SweepError, match="stopped answering .*; finished runs are kept"),
+        open_storage(tmp_path, f"sqlite:///{tmp_path}/trials.db") as storage,
+    ):
+        lose(storage)
+
+
+@pytest.mark.usefixtures("inline")
+def test_progress_counts_what_was_done_before_and_estimates_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with sweep_module.shown_progress("toy") as progress:
+        for done in (4, 5, 6, 8, 10):
+            progress(done, 10)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "toy: 4 of 10 runs",
+        "toy: 5 of 10 runs",
+        "toy: 6 of 10 runs, about 0:00:40 left",
+        "toy: 8 of 10 runs, about 0:00:13 left",
+        "toy: 10 of 10 runs",
+    ]

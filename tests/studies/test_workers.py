@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from studies.lab.workers import Finished, WorkerError, Workers
+from tests.studies import toy
+
+
+def until(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def next_finished(workers: Workers) -> Finished:
+    found: list[Finished] = []
+    until(lambda: found.extend(workers.wait(1)) or found)
+    return found[0]
+
+
+def do(workers: Workers, job: Any) -> Finished:
+    until(lambda: list(workers.wait(1)) == [] and workers.idle)
+    workers.give(job)
+    return next_finished(workers)
+
+
+def test_one_worker_after_another_does_its_job_fails_or_dies_and_the_next_job_is_done() -> None:
+    with Workers(1, toy.prepare_obedient) as workers:
+        assert do(workers, "work") == Finished("work", "done", "WORK")
+        failed = do(workers, "raise")
+        assert failed.how == "failed"
+        assert failed.result.endswith("ValueError: as told\n")
+        lost = do(workers, "die")
+        assert (lost.job, lost.how) == ("die", "lost")
+        assert "exit code -9" in lost.result
+        assert do(workers, "again").result == "AGAIN"
+        # One that dies while idle loses the job that it is given before anybody has noticed.
+        until(lambda: workers.idle)
+        os.kill(workers.workers[0].process.pid, signal.SIGKILL)
+        workers.workers[0].process.join()
+        workers.give("into the void")
+        assert next_finished(workers).how == "lost"
+        assert do(workers, "alive").how == "done"
+
+
+def test_a_worker_that_cannot_prepare_is_one_error_and_no_restart_loop() -> None:
+    with Workers(1, toy.prepare_not) as workers, pytest.raises(WorkerError, match="FileNotFoundError: no data here"):
+        until(lambda: list(workers.wait(1)))
+
+
+def test_workers_that_die_while_starting_are_given_up_after_the_third() -> None:
+    with Workers(1, toy.prepare_to_die) as workers, pytest.raises(WorkerError, match="3 workers in a row.*exit code 3"):
+        until(lambda: list(workers.wait(1)))
+
+
+def test_leaving_ends_the_workers_whatever_they_do() -> None:
+    with Workers(1, toy.prepare_obedient) as workers:
+        process = workers.workers[0].process
+    assert process.exitcode is not None
