@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from reports import charts, numbers
-from reports.charts import Chart, Line, Ratio
+from reports.charts import Chart
 from studies.evidence.schema import LedgerVerdict, ResultsError
 from studies.evidence.verdicts import LedgerEvidence
 
@@ -53,7 +52,7 @@ class Timing:
     @property
     def where(self) -> str:
         """The corner of the grid: '10 classes, batch 4,096, forward'."""
-        return ", ".join(filter(None, (condition(key, getattr(self, key)) for key in ("classes", "batch", "stage"))))
+        return words(self, ["classes", "batch", "stage"])
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,11 @@ def condition(key: str, value: Any) -> str:
     return f"{value:,} {key}" if key in ("classes", "params") else f"{key} {value:,}"
 
 
+def words(timing: Timing, keys: list[str]) -> str:
+    """The conditions `keys` of a timing in words: forward, batch 64."""
+    return ", ".join(filter(None, (condition(key, getattr(timing, key)) for key in keys)))
+
+
 def one_hot(benchmarks: Benchmarks) -> list[Timing]:
     """Where a one-hot product is held against the lookup."""
     return [t for t in benchmarks.timings if t.group == "lookup" and "one-hot" in plain(t.implementation)]
@@ -171,14 +175,7 @@ def crossover_chart(benchmarks: Benchmarks) -> Chart | None:
     width = 40 if 40 in widths else widths[len(widths) // 2] if widths else None
     corners = [t for t in corners if t.width == width]
 
-    def kind(t: Timing) -> tuple[str, str, int]:
-        return t.stage, plain(t.implementation), t.batch or 0
-
-    panels: dict[str, list[Line]] = {}
-    for (stage, name, batch), found in groupby(sorted(corners, key=lambda t: (*kind(t), t.classes)), kind):
-        line = list(found)
-        ratios = [Ratio(name, t.ratio, t.ratio_low, t.ratio_high) for t in line]
-        panels.setdefault(stage, []).append(Line(name, batch, [t.classes or 0 for t in line], ratios))
+    corners.sort(key=lambda t: (t.stage, t.batch or 0))
     wins = "; ".join(t.where for t in corners if t.ratio_high < 1)
     return charts.chart(
         "crossover",
@@ -186,9 +183,19 @@ def crossover_chart(benchmarks: Benchmarks) -> Chart | None:
         f"Corners in which one-hot is faster: {wins or 'none'}.",
         f"Below the line one-hot is faster. {f'Width {width}. ' if width else ''}Bars: 95 % intervals of the ratio.",
         table(corners, ["stage", "batch", "classes"]),
-        lambda figure, wide: charts.crossover(figure, panels, wide),
-        lambda wide: 430 if wide else 200 + 260 * len(panels),
+        lambda figure, wide: charts.crossover(figure, drawn(corners, ["stage"]), wide),
+        lambda wide: 430 if wide else 180 + 260 * len({t.stage for t in corners}),
     )
+
+
+def drawn(timings: list[Timing], keys: list[str]) -> pd.DataFrame:
+    """Timings as charts draw them: in the page's words, `where` saying under which of the conditions `keys`."""
+    rows = [
+        {"implementation": plain(t.implementation), "ratio": t.ratio, "low": t.ratio_low, "high": t.ratio_high}
+        | {"where": words(t, keys), "classes": t.classes, "batch": words(t, ["batch"])}
+        for t in timings
+    ]
+    return pd.DataFrame(rows)
 
 
 def table(timings: list[Timing], keys: list[str]) -> pd.DataFrame:
@@ -210,19 +217,15 @@ def varying(timings: list[Timing]) -> list[str]:
 def ratio_chart(group: str, timings: list[Timing]) -> Chart:
     """The ratios of a group, block by block of conditions."""
     keys = varying(timings)
-    blocks: dict[str, list[Ratio]] = {}
-    for t in timings:
-        where = ", ".join(filter(None, (condition(key, getattr(t, key)) for key in keys)))
-        blocks.setdefault(where, []).append(Ratio(plain(t.implementation), t.ratio, t.ratio_low, t.ratio_high))
     against = baselines(timings)
     return charts.chart(
         f"ratios-{group}",
         f"{TITLES.get(group, plain(group))}: time over the time of {against}",
-        "; ".join(f"{where} {r.name}: {numbers.times(r.ratio)}" for where, rows in blocks.items() for r in rows),
+        "; ".join(f"{words(t, keys)} {plain(t.implementation)}: {numbers.times(t.ratio)}" for t in timings),
         f"Left of the line: faster than {against}. Bars: 95 % intervals of the ratio.",
         table(timings, keys),
-        lambda figure, _wide: charts.ratios(figure.subplots(), blocks, f"time ÷ time of {against}"),
-        lambda _wide: 70 + 22 * (len(timings) + 1.25 * len(blocks)),
+        lambda figure, _wide: charts.ratios(figure, drawn(timings, keys), f"time ÷ time of {against}"),
+        lambda _wide: 60 + 22 * len(timings) + 28 * len({words(t, keys) for t in timings}),
     )
 
 

@@ -1,73 +1,86 @@
 """Charts as inline SVG that belong to their page: its font, its ink, its accents, light or dark.
 
-A chart is drawn twice, for a wide and for a narrow screen, and comes with its data as a table. What may be told
-apart by color is told apart by marker and line style as well.
+seaborn draws, on axes made here. A chart is drawn twice, for a wide and for a narrow screen, and comes with its data as
+a table. What may be told apart by color is told apart by marker, line style or label as well.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from reports import numbers
 
 WIDE, NARROW = 720, 350  # units of the SVG; the page shows them at about one pixel each
 
-# What matplotlib draws with → what the page's style sheet decides. The values are those of the light theme.
-INK, SOFT, FAINT, PAPER, ACCENT = "#1b1f24", "#5b6471", "#9aa2ad", "#ffffff", "#0061a0"
-# Okabe and Ito's palette, darkened until it can be read on white; the style sheet has lighter ones for dark pages.
-SERIES = ["#0061a1", "#b3430f", "#0b7a5a", "#8a4c87", "#7a6200", "#4d5560"]
-MARKERS = ["o", "s", "^", "D", "v", "P"]
-LINES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2))]
-PAGE_COLORS = {INK: "currentColor", SOFT: "var(--soft)", FAINT: "var(--faint)", PAPER: "var(--paper)"}
-PAGE_COLORS |= {ACCENT: "var(--accent)"} | {color: f"var(--series-{i})" for i, color in enumerate(SERIES)}
+# What seaborn draws with → what the page's style sheet decides, for light pages and for dark ones.
+INK, SOFT, FAINT, PAPER = "#1b1f24", "#5b6471", "#9aa2ad", "#ffffff"
+SERIES: list[str] = sns.color_palette("colorblind", 6).as_hex()
+NEUTRAL = "#333333"  # seaborn's own, for legend entries that stand for a line style
+PAGE_COLORS = {
+    INK: "currentColor",
+    NEUTRAL: "currentColor",
+    SOFT: "var(--soft)",
+    FAINT: "var(--faint)",
+    PAPER: "var(--paper)",
+}
+PAGE_COLORS |= {color: f"var(--series-{i})" for i, color in enumerate(SERIES)}
+
+HEADINGS = ("implementation", "batch")  # of legends
 
 STYLE: Any = {
+    **sns.plotting_context("notebook"),
+    **sns.axes_style("ticks"),
     "axes.edgecolor": SOFT,
     "axes.facecolor": "none",
+    "axes.formatter.useoffset": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
     "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
-    "axes.titlesize": 12,
-    "axes.labelsize": 12,
     "figure.constrained_layout.h_pad": 0.06,
     "figure.constrained_layout.w_pad": 0.06,
     "figure.facecolor": "none",
     "font.family": "DejaVu Sans",  # wider than most: what fits in it fits in the reader's font
-    "font.size": 12,
+    "grid.alpha": 0.35,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
     "legend.fontsize": 12,
     "legend.frameon": False,
-    "lines.solid_capstyle": "round",
-    "path.simplify": False,
     "svg.fonttype": "none",
     "text.color": INK,
     "text.parse_math": False,
     "xtick.color": SOFT,
     "xtick.labelcolor": INK,
+    "xtick.labelsize": 12,
+    "xtick.major.size": 4,
+    "xtick.major.width": 0.8,
     "ytick.color": SOFT,
     "ytick.labelcolor": INK,
-    "xtick.labelsize": 12,
     "ytick.labelsize": 12,
+    "ytick.major.size": 4,
+    "ytick.major.width": 0.8,
 }
 
 SVG = "http://www.w3.org/2000/svg"
-XLINK = "http://www.w3.org/1999/xlink"
 ElementTree.register_namespace("", SVG)
-ElementTree.register_namespace("xlink", XLINK)
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ def chart(
     drawings = []
     for wide in (True, False):
         drawing = f"{name}-{'wide' if wide else 'narrow'}"
-        with mpl.rc_context({**STYLE, "svg.hashsalt": drawing}):
+        with mpl.rc_context({**STYLE, "svg.hashsalt": drawing}):  # the salt keeps ids apart on a page, and the same
             figure = Figure(figsize=((WIDE if wide else NARROW) / 72, height(wide) / 72), layout="constrained")
             draw(figure, wide)
             text = io.StringIO()
@@ -103,26 +116,13 @@ def chart(
 
 
 def _inline(text: str, name: str, title: str, description: str) -> Markup:
-    """Matplotlib's SVG, fit to stand in a page: named, without fixed size, in the page's colors and font."""
+    """Matplotlib's SVG, fit to stand in a page: named, without fixed size, in the page's colors."""
     svg = ElementTree.fromstring(text)  # noqa: S314 our own drawing, made a moment ago
-    # Clip paths and markers are referred to by id; any other id would only clash with the page's.
-    used = set(re.findall(r"#([\w.-]+)", text))
     for element in svg.iter():
-        if (identity := element.get("id")) is not None:
-            if identity in used:
-                element.set("id", f"{name}-{identity}")
-            else:
-                del element.attrib["id"]
-        for key, value in element.attrib.items():
-            if key == f"{{{XLINK}}}href":
-                element.set(key, value.replace("#", f"#{name}-"))
-            elif key == "clip-path":
-                element.set(key, value.replace("url(#", f"url(#{name}-"))
-            elif key == "style":
-                value = re.sub(r"font-family: [^;]*;?\s*|(?<=font): [^;]*px [^;]*", "", value)
-                element.set(key, re.sub("#[0-9a-f]{6}", lambda m: PAGE_COLORS.get(m[0], m[0]), value))
-            elif key == "d":  # a hundredth of a pixel is enough
-                element.set(key, re.sub(r"-?\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", value).replace("\n", ""))
+        if element.tag == f"{{{SVG}}}g":
+            element.attrib.pop("id", None)  # nothing refers to a group, and axes_1 is in every drawing
+        if style := element.get("style"):
+            element.set("style", re.sub("#[0-9a-f]{6}", lambda m: PAGE_COLORS.get(m[0], m[0]), style))
     for defs in svg.findall(f"{{{SVG}}}defs"):
         if defs.find(f"{{{SVG}}}style") is not None:
             svg.remove(defs)  # its rule would reach the whole page; the style sheet has it for charts alone
@@ -137,292 +137,223 @@ def _inline(text: str, name: str, title: str, description: str) -> Markup:
     return Markup(ElementTree.tostring(svg, encoding="unicode"))  # noqa: S704 escaped by ElementTree
 
 
-# Axes
+# What several charts share
 
 
-@dataclass(frozen=True)
-class Positions:
-    """Where the arms stand on the axis: numbers on a logarithmic axis with 0 set apart, else one after another."""
-
-    by_arm: dict[str, float]
-    labels: dict[str, str]
-    break_at: float | None = None
+def palette(names: Iterable[str]) -> dict[str, str]:
+    """A color for each name; after six they come again."""
+    return {name: SERIES[place % len(SERIES)] for place, name in enumerate(dict.fromkeys(names))}
 
 
-def positions(values: dict[str, object]) -> Positions:
-    """Places for the arms' `values`, by arm; the arms come in the order of the axis."""
-    labels = {arm: numbers.setting(value) for arm, value in values.items()}
-    amounts = {
-        arm: float(value)
-        for arm, value in values.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
-    }
-    above = [amount for amount in amounts.values() if amount > 0]
-    if len(amounts) < len(values) or not above:
-        return Positions({arm: float(place) for place, arm in enumerate(values)}, labels)
-    first = np.log10(min(above))
-    apart = max(0.4, 0.14 * (np.log10(max(above)) - first))
-    at = {arm: float(np.log10(amount)) if amount else float(first - apart) for arm, amount in amounts.items()}
-    return Positions(at, labels, float(first - apart / 2) if 0.0 in amounts.values() else None)
+def legend_above(figure: Figure, axes: Axes, loc: Any, columns: int) -> None:
+    """Move the legend of `axes` above all panels; seaborn's headings in it say nothing that its entries do not."""
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend().remove()
+    entries = {name: handle for handle, name in zip(handles, names, strict=True) if name not in HEADINGS}
+    figure.legend(entries.values(), entries.keys(), loc=loc, ncols=columns)
 
 
-def number_axis(axis: Any, digits: int | None = None, sign: bool = False) -> None:
-    """Write an axis' numbers as the page writes numbers."""
-
-    def text(value: float, _: object) -> str:
-        ticks = axis.get_majorticklocs()
-        step = abs(ticks[1] - ticks[0]) if len(ticks) > 1 else 1.0
-        decimals = max(0, int(np.ceil(-np.log10(step) - 1e-9))) if digits is None else digits
-        while digits is None and abs(round(step, decimals) - step) > step / 100:
-            decimals += 1  # a step of 0.25 needs two
-        return numbers.signed(value, decimals) if sign else numbers.number(value, decimals)
-
-    axis.set_major_formatter(FuncFormatter(text))
+def rows_without_axis(axes: Axes) -> None:
+    """Labels of rows alone on the left: no line, no ticks; the grid helps to read along x."""
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
 
 
-def value_axis(axes: Axes, places: Positions, label: str, keep: Sequence[str], room: float) -> None:
-    """Ticks at the arms; where labels would touch, those in `keep` win, then from the left."""
-    per_unit = room / max(1e-9, max(places.by_arm.values()) - min(places.by_arm.values()))  # pixels
-    arms = sorted(places.by_arm, key=lambda arm: (arm not in keep, places.by_arm[arm]))
-    shown: list[str] = []
-    for arm in arms:
-        apart = [
-            abs(places.by_arm[arm] - places.by_arm[other]) * per_unit
-            - 3.9 * (len(places.labels[arm]) + len(places.labels[other]))
-            for other in shown
-        ]
-        if min(apart, default=np.inf) > 4:
-            shown.append(arm)
-    axes.xaxis.set_major_locator(FixedLocator([places.by_arm[arm] for arm in places.by_arm]))
-    axes.set_xticklabels([places.labels[arm] if arm in shown else "" for arm in places.by_arm])
+def value_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis with a tick at each value; below the smallest it is linear, which sets 0 apart."""
+    least = min(value for value in values if value > 0)
+    axes.set_xscale("symlog", linthresh=least, linscale=0.4)
+    axes.set_xticks(values, [numbers.setting(value) for value in values])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(label)
-    if places.break_at is not None:  # the axis is cut between 0 and the first value
+    if 0 in values:
         across: Any = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "center", "rotation": -20}
-        axes.text(places.break_at, 0, "//", color=SOFT, fontsize=11, clip_on=False, **across)
+        axes.text(least / 2, 0, "//", color=SOFT, **across)
+
+
+def thin_labels(figure: Figure, axes: Axes, keep: Sequence[str]) -> None:
+    """Hide labels of the x axis that would touch others; those in `keep` win, then from the left."""
+    figure.draw_without_rendering()
+    shown: list[Any] = []
+    for label in sorted(axes.get_xticklabels(), key=lambda label: label.get_text() not in keep):
+        box = label.get_window_extent().padded(3)
+        if any(box.overlaps(other) for other in shown):
+            label.set_visible(False)
+        else:
+            shown.append(box)
+
+
+def ratio_axis(axis: Any) -> None:
+    """A logarithmic axis of ratios around 1 with few, round ticks."""
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    steps = (1,) if decades > 3 else (1, 3) if decades > 1 else (1, 1.5, 2, 3, 5, 7)
+    axis.set_major_locator(LogLocator(subs=steps, numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.0f}×" if value >= 1 and value % 1 == 0 else f"{value:g}×")
+    )
 
 
 # The charts of a study
 
 
-def swept(
-    axes: Axes,
-    by_seed: pd.DataFrame,
-    places: Positions,
-    label: str,
-    keep: Sequence[str],
-    marks: dict[str, tuple[str, bool]],
-    wide: bool,
-) -> None:
-    """The metric against the swept value.
+def swept(figure: Figure, runs: pd.DataFrame, keep: Sequence[str], marks: dict[Any, tuple[str, bool]]) -> None:
+    """The metric against the swept value: a thin line a seed, a thick one for their mean.
 
     Args:
-        axes: the axes to draw on.
-        by_seed: a row a seed, a column an arm.
-        places: where the arms stand.
-        label: of the axis.
-        keep: arms whose tick is always labelled.
-        marks: arms with a word above (or below) them.
-        wide: whether there is room for all labels.
+        figure: the figure to draw on.
+        runs: a row a run; its columns are the swept value, the metric and the seed, named as the axes are to be.
+        keep: values, as labelled, whose label is always shown.
+        marks: words above (or below) a value.
     """
-    at = [places.by_arm[str(arm)] for arm in by_seed]
-    axes.plot(at, by_seed.T.to_numpy(), color=FAINT, linewidth=0.8)
-    mean = by_seed.mean()
-    axes.plot(at, mean, color=ACCENT, linewidth=2.4, marker="o", markersize=6)
-    low, high = np.nanmin(by_seed), np.nanmax(by_seed)
-    axes.set_ylim(low - 0.16 * (high - low), high + 0.16 * (high - low))
-    for arm, (words, above) in marks.items():
-        seeds = by_seed[arm].dropna()
-        if len(seeds):
-            axes.annotate(
-                words,
-                (places.by_arm[arm], seeds.max() if above else seeds.min()),
-                xytext=(0, 22 if above else -22),
-                textcoords="offset points",
-                ha="center",
-                va="center",
-                arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.8, "shrinkB": 5},
-            )
-    value_axis(axes, places, label, keep, 600 if wide else 270)
-    number_axis(axes.yaxis)
-    axes.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.35)
+    axes = figure.subplots()
+    value, metric, seed = runs.columns
+    sns.lineplot(runs, x=value, y=metric, units=seed, estimator=None, color=FAINT, linewidth=0.8, ax=axes)
+    sns.lineplot(runs, x=value, y=metric, errorbar=None, color=SERIES[0], linewidth=2.4, marker="o", ax=axes)
+    axes.margins(y=0.16)
+    for place, (words, above) in marks.items():
+        seeds = runs.loc[runs[value] == place, metric]
+        axes.annotate(
+            words,
+            (place, seeds.max() if above else seeds.min()),
+            xytext=(0, 22 if above else -22),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.8, "shrinkB": 5},
+        )
+    if pd.api.types.is_numeric_dtype(runs[value]):
+        value_axis(axes, sorted(runs[value].unique()))
+    thin_labels(figure, axes, keep)
 
 
 def paired(
-    axes: Axes,
-    rows: Sequence[tuple[str, np.ndarray, float | None, tuple[float, float] | None, tuple[float, float] | None, bool]],
-    smallest: float,
-    floor: float | None,
-    label: str,
-    wide: bool,
+    figure: Figure, contrasts: pd.DataFrame, seeds: pd.DataFrame, smallest: float, floor: float | None, label: str
 ) -> None:
-    """Paired differences, a row an arm: (label, seeds' differences, mean, interval, wider interval, is it ours)."""
+    """Paired differences, a row an arm.
+
+    Args:
+        figure: the figure to draw on.
+        contrasts: `arm`, `difference`, its interval `low` to `high`, the wider one `lowest` to `highest`, and
+            `noise`: whether the row is the noise floor. NaN where there is none.
+        seeds: `arm` and `difference`, a row a pair of runs.
+        smallest: the smallest effect that matters, drawn as a band around 0.
+        floor: half the range of 95 % of A/A pairs.
+        label: of the axis.
+    """
+    axes = figure.subplots()
     axes.axvspan(-smallest, smallest, color=FAINT, alpha=0.28, linewidth=0)
+    axes.axvline(0, color=INK, linewidth=0.8)
     if floor is not None:
         for side in (-floor, floor):
             axes.axvline(side, color=SERIES[1], linewidth=1, linestyle=":")
-    axes.axvline(0, color=INK, linewidth=0.8)
-    for row, (_, seeds, mean, near, wider, main) in enumerate(rows):
-        color = ACCENT if main else SERIES[1]
-        axes.scatter(seeds, np.full(len(seeds), row + 0.27), s=9, color=SOFT, alpha=0.7, linewidths=0)
-        if wider is not None:
-            axes.plot(wider, (row, row), color=color, linewidth=1.2, solid_capstyle="butt")
-        if near is not None:
-            axes.plot(near, (row, row), color=color, linewidth=4.5, solid_capstyle="butt")
-        if mean is not None:
-            axes.plot(mean, row, color=color, marker="o" if main else "D", markersize=7)
-        else:
-            axes.text(0, row, "  diverged: see the table", va="center", color=SOFT)
-    axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel(label)
-    axes.locator_params(axis="x", nbins=6 if wide else 4)
-    number_axis(axes.xaxis, sign=True)
-
-
-def learning(figure: Figure, panels: dict[str, tuple[pd.DataFrame, pd.DataFrame]], columns: int, label: str) -> None:
-    """Small multiples over epochs: (training, validation) loss, each with a row an epoch and a column a seed."""
-    grid = figure.subplots(-(-len(panels) // columns), columns, sharex=True, sharey=True, squeeze=False)
-    finite = np.concatenate([frame.to_numpy().ravel() for pair in panels.values() for frame in pair])
-    finite = finite[np.isfinite(finite)]
-    for axes in grid.flat[len(panels) :]:
-        axes.set_visible(False)
-    for place, (axes, (title, (train, valid))) in enumerate(zip(grid.flat, panels.items(), strict=False)):
-        axes.plot(train.index, train.to_numpy(), color=SERIES[1], linewidth=0.6, alpha=0.45, linestyle="--")
-        axes.plot(valid.index, valid.to_numpy(), color=ACCENT, linewidth=0.6, alpha=0.45)
-        last = train.mean(axis=1), valid.mean(axis=1)
-        axes.plot(train.index, last[0], color=SERIES[1], linewidth=2, linestyle="--", label="training")
-        axes.plot(valid.index, last[1], color=ACCENT, linewidth=2.2, label="validation")
-        axes.set_title(title)
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
-        number_axis(axes.xaxis, digits=0)
-        number_axis(axes.yaxis)
-        axes.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.35)
-        axes.tick_params(labelbottom=place + columns >= len(panels))
-    # A few runs that go astray should not flatten all others.
-    high = min(finite.max(), 1.6 * np.quantile(finite, 0.97))
-    grid[0, 0].set_ylim(finite.min() - 0.04 * (high - finite.min()), high + 0.03 * (high - finite.min()))
-    figure.supxlabel("epoch", fontsize=12)
-    figure.supylabel(label, fontsize=12)
-    handles, names = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper right", ncols=2)
-
-
-def best_of_k(axes: Axes, curves: Mapping[str, Sequence[float]], label: str, columns: int) -> None:
-    """Expected best of the first k tuning trials, a line an arm, named at its end."""
-    for place, (name, values) in enumerate(curves.items()):
-        color, line, marker = _look(place, place)
-        look: Any = {"color": color, "linestyle": line, "marker": marker, "linewidth": 1.8, "markersize": 4.5}
-        axes.plot(range(1, len(values) + 1), values, label=name, **look)
-    axes.set_xlabel("tuning trials, k")
-    axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(8, integer=True))
-    number_axis(axes.xaxis, digits=0)
-    number_axis(axes.yaxis)
-    axes.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.35)
-    axes.figure.legend(loc="outside upper left", ncols=columns)
-
-
-# The charts of the benchmarks
-
-
-def ratio_axis(axis: Any) -> None:
-    """A logarithmic axis of ratios with few, round ticks."""
-    low, high = axis.get_view_interval()
-    ticks = [t for t in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 1e5) if low <= t <= high]
-    if len(ticks) > 6:
-        ticks = [t for t in ticks if round(np.log10(t), 6) % 1 == 0]
-    if len(ticks) < 3:
-        ticks = [t for t in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10) if low <= t <= high]
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}×" if value >= 1e3 else f"{numbers.setting(value)}×")
+    rows = {arm: row for row, arm in enumerate(contrasts["arm"])}
+    below = seeds["arm"].map(rows).astype(float) + 0.27
+    sns.scatterplot(seeds, x="difference", y=below, s=9, color=SOFT, alpha=0.7, linewidth=0, ax=axes)
+    colors = [SERIES[int(noise)] for noise in contrasts["noise"]]
+    axes.hlines(contrasts.index, contrasts["lowest"], contrasts["highest"], colors, linewidth=1.2)
+    axes.hlines(contrasts.index, contrasts["low"], contrasts["high"], colors, linewidth=4.5)
+    look: Any = {"palette": SERIES[:2], "markers": ["o", "D"], "hue_order": [False, True], "style_order": [False, True]}
+    sns.scatterplot(
+        contrasts, x="difference", y=contrasts.index, hue="noise", style="noise", **look, s=55, legend=False, ax=axes
     )
+    for row in contrasts.index[contrasts["difference"].isna()]:
+        axes.text(0, row, "  diverged: see the table", va="center", color=SOFT)
+    axes.set_yticks(contrasts.index, contrasts["arm"])
+    axes.set_ylim(len(contrasts) - 0.4, -0.6)
+    axes.set(xlabel=label, ylabel="")
+    rows_without_axis(axes)
 
 
-class Ratio(NamedTuple):
-    """A time over the baseline's time, with its 95 % interval, under the name of what was timed."""
+def learning(figure: Figure, curves: pd.DataFrame, columns: int) -> None:
+    """Loss over epochs, a panel an arm: `arm`, `seed`, `epoch`, `loss` (training or validation), `value`."""
+    arms = curves["arm"].unique()
+    grid = figure.subplots(-(-len(arms) // columns), columns, sharex=True, sharey=True, squeeze=False)
+    look: Any = {"x": "epoch", "y": "value", "hue": "loss", "style": "loss", "palette": SERIES[:2]}
+    look |= {"hue_order": ["validation", "training"], "style_order": ["validation", "training"]}
+    for place, (axes, arm) in enumerate(zip(grid.flat, arms, strict=False)):
+        panel = curves[curves["arm"] == arm]
+        thin: Any = {"units": "seed", "estimator": None, "linewidth": 0.6, "alpha": 0.45, "legend": False}
+        sns.lineplot(panel, **look, **thin, ax=axes)
+        sns.lineplot(panel, **look, errorbar=None, linewidth=2.2, legend=place == 0 and "full", ax=axes)
+        axes.set(title=arm, xlabel="", ylabel="")
+        axes.tick_params(labelbottom=place + columns >= len(arms))
+    for axes in grid.flat[len(arms) :]:
+        axes.set_visible(False)
+    # A few runs that go astray should not flatten all others.
+    least, high = curves["value"].min(), min(curves["value"].max(), 1.6 * curves["value"].quantile(0.97))
+    grid[0, 0].set_ylim(least - 0.04 * (high - least), high + 0.03 * (high - least))
+    grid[0, 0].locator_params(axis="x", nbins=5, integer=True)
+    figure.supxlabel("epoch", fontsize=12)
+    figure.supylabel("mean squared error", fontsize=12)
+    legend_above(figure, grid[0, 0], "outside upper right", 2)
 
-    name: str
-    ratio: float
-    low: float
-    high: float
+
+def best_of_k(figure: Figure, curves: pd.DataFrame, label: str, columns: int) -> None:
+    """Expected best of the first k tuning trials, a line an arm: `arm`, `k`, `best`."""
+    axes, colors = figure.subplots(), palette(curves["arm"])
+    look: Any = {"hue": "arm", "style": "arm", "palette": colors, "markers": True, "dashes": True}
+    sns.lineplot(curves, x="k", y="best", **look, errorbar=None, linewidth=1.8, ax=axes)
+    axes.set(xlabel="tuning trials, k", ylabel=label)
+    axes.locator_params(axis="x", nbins=8, integer=True)
+    legend_above(figure, axes, "outside upper left", columns)
 
 
-class Line(NamedTuple):
-    """The ratios of one implementation at one batch size, by number of classes."""
-
-    name: str
-    batch: int
-    classes: list[int]
-    ratios: list[Ratio]
+# The charts of the benchmarks: `ratio` is a time over the baseline's, `low` to `high` its 95 % interval
 
 
-def crossover(figure: Figure, panels: dict[str, list[Line]], wide: bool) -> None:
-    """Ratio against classes, a panel a pass; color tells the implementation, marker and line style the batch."""
+def crossover(figure: Figure, timings: pd.DataFrame, wide: bool) -> None:
+    """Ratio against `classes`, a panel for each `where`; color tells `implementation`, marker and dashes `batch`."""
+    panels = dict(list(timings.groupby("where", sort=False)))
     shape = (1, len(panels)) if wide else (len(panels), 1)
     grid = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
-    every = [line for lines in panels.values() for line in lines]
-    names, batches = list(dict.fromkeys(line.name for line in every)), sorted({line.batch for line in every})
-    legend: dict[str, Any] = {}
-    for axes, (title, lines) in zip(grid.flat, panels.items(), strict=True):
-        axes.set(xscale="log", yscale="log", title=title)
+    colors = palette(timings["implementation"])
+    look: Any = {"x": "classes", "y": "ratio", "hue": "implementation", "style": "batch", "palette": colors}
+    look |= {"style_order": timings["batch"].unique(), "markers": True, "errorbar": None, "linewidth": 1.8}
+    for axes, (where, panel) in zip(grid.flat, panels.items(), strict=True):
+        axes.set(xscale="log", yscale="log")
         axes.axhline(1, color=INK, linewidth=1)
-        for name, batch, classes, ratios in lines:
-            look = dict(
-                zip(("color", "linestyle", "marker"), _look(names.index(name), batches.index(batch)), strict=True)
-            )
-            (legend[f"{name}, batch {batch:,}"],) = axes.plot(
-                classes, [r.ratio for r in ratios], linewidth=1.8, markersize=6, **look
-            )
-            axes.vlines(classes, [r.low for r in ratios], [r.high for r in ratios], color=look["color"], linewidth=1.2)
-        axes.xaxis.set_major_locator(FixedLocator(sorted({n for line in every for n in line.classes})))
+        sns.lineplot(panel, **look, legend=axes is grid[0, 0] and "full", ax=axes)
+        edges = panel["classes"], panel["low"], panel["high"]
+        axes.vlines(*edges, [colors[name] for name in panel["implementation"]], linewidth=1.2)
+        axes.set(title=where, xlabel="", ylabel="")
+        classes = sorted(timings["classes"].unique())
+        axes.set_xticks(classes, [f"{n:,}" for n in classes])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.35)
+        right = axes.get_yaxis_transform()
+        axes.text(1, 0.9, "one-hot faster ↓", transform=right, ha="right", va="top", color=SOFT, fontsize=11)
     low, high = grid[0, 0].get_ylim()
     grid[0, 0].set_ylim(min(low, 0.25), max(high, 4))
     for axes in grid.flat:
         ratio_axis(axes.yaxis)
-        right = axes.get_yaxis_transform()
-        axes.text(1, 0.9, "one-hot faster ↓", transform=right, ha="right", va="top", color=SOFT, fontsize=11)
     figure.supxlabel("classes (rows of the table)", fontsize=12)
     figure.supylabel("time ÷ the lookup’s time", fontsize=12)
-    figure.legend(list(legend.values()), list(legend), loc="outside upper left", ncols=2 if wide else 1)
+    legend_above(figure, grid[0, 0], "outside upper left", 2 if wide else 1)
 
 
-def ratios(axes: Axes, blocks: dict[str, list[Ratio]], label: str) -> None:
-    """Ratios with intervals on a logarithmic axis, a row each, under the conditions that a block shares."""
-    axes.set_xscale("log")
-    axes.axvline(1, color=INK, linewidth=1)
-    names = list(dict.fromkeys(row.name for rows in blocks.values() for row in rows))
-    place, ticks = 0.0, {}
-    for condition, rows in blocks.items():
-        edge = axes.get_yaxis_transform()
-        ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
-        heading = axes.text(0, place, condition, transform=edge, va="center", color=SOFT, bbox=ground)
-        heading.set_in_layout(False)
-        for name, ratio, low, high in rows:
-            place += 1
-            color, _, marker = _look(names.index(name), names.index(name))
-            axes.plot((low, high), (place, place), color=color, linewidth=3, solid_capstyle="butt")
-            axes.plot(ratio, place, color=color, marker=marker, markersize=6.5)
-            ticks[place] = name
-        place += 1.25
-    axes.set_yticks(list(ticks), list(ticks.values()))
-    axes.set_ylim(place - 0.5, -0.6)
-    left, right = axes.get_xlim()
-    axes.set_xlim(min(left, 0.6), max(right, 1.7))
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    ratio_axis(axes.xaxis)
-    axes.grid(axis="x", color=FAINT, linewidth=0.5, alpha=0.35)
-    axes.set_xlabel(label)
-
-
-def _look(color: int, style: int) -> tuple[str, Any, str]:
-    """Color, line style and marker; after six they come again."""
-    return SERIES[color % 6], LINES[style % 6], MARKERS[style % 6]
+def ratios(figure: Figure, timings: pd.DataFrame, label: str) -> None:
+    """Ratios with intervals on a logarithmic axis, a row an `implementation`, a panel for each of `where`."""
+    panels = dict(list(timings.groupby("where", sort=False)))
+    heights = [len(panel) + 1 for panel in panels.values()]  # and the title
+    grid = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    colors = palette(timings["implementation"])
+    for axes, (where, panel) in zip(grid, panels.items(), strict=True):
+        axes.set_xscale("log")
+        axes.axvline(1, color=INK, linewidth=1)
+        rows = {"x": "ratio", "y": "implementation", "hue": "implementation", "palette": colors}
+        sns.stripplot(panel, **rows, jitter=False, size=7, legend=False, ax=axes)
+        edges = panel["implementation"], panel["low"], panel["high"]
+        axes.hlines(*edges, [colors[name] for name in panel["implementation"]], linewidth=3)
+        axes.set_ylim(len(panel) - 0.4, -0.6)
+        axes.set_title(where, color=SOFT)
+        axes.set(xlabel="", ylabel="")
+        rows_without_axis(axes)
+        if axes is not grid[-1]:
+            axes.spines["bottom"].set_visible(False)
+            axes.tick_params(axis="x", length=0)
+    left, right = grid[0].get_xlim()
+    grid[0].set_xlim(min(left, 0.6), max(right, 1.7))
+    ratio_axis(grid[0].xaxis)
+    grid[-1].set_xlabel(label)

@@ -13,7 +13,7 @@ from scipy import stats
 
 from reports import charts, numbers
 from reports.charts import Chart
-from studies.evidence.schema import Contrast, Summary
+from studies.evidence.schema import Contrast, NoiseFloor, Summary
 
 # What a reader calls the results' columns and settings; any other is shown as it is named.
 NAMES = {"valid_rmse": "validation RMSE", "wd": "weight decay", "lr": "learning rate"}
@@ -180,24 +180,24 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
         return None
     values = arm_values(summary)
     with_value = {arm: value for arm, value in values.items() if value != arm}
-    named = differing(summary)[0] if with_value else "arm"
+    name = NAMES.get(swept := differing(summary)[0], swept) if with_value else "arm"
     values = with_value or values
     table = table[[arm for arm in values if arm in table]]
-    places, mean = charts.positions(values), table.mean()
-    best = str(mean.idxmin() if summary.direction == "minimize" else mean.idxmax())
-    extreme = "lowest" if summary.direction == "minimize" else "highest"
+    mean, metric = table.mean(), metric_name(summary)
     best_is_low = summary.direction == "minimize"
+    best, extreme = (str(mean.idxmin()), "lowest") if best_is_low else (str(mean.idxmax()), "highest")
+    # Numbers have a place on a logarithmic axis; anything else stands one after another.
+    on_axis = all(isinstance(v, (int, float)) and not isinstance(v, bool) and v >= 0 for v in values.values())
+    place = {arm: value if on_axis else numbers.setting(value) for arm, value in values.items()}
+    runs = table.rename(columns=place).melt(ignore_index=False, var_name=name, value_name=metric).reset_index()
     marks = {
-        arm: (numbers.number(mean[arm]), best_is_low) for arm in (summary.primary, summary.baseline) if arm in mean
+        place[arm]: (numbers.number(mean[arm]), best_is_low)
+        for arm in (summary.primary, summary.baseline)
+        if np.isfinite(mean.get(arm, np.nan))
     }
-    marks[best] = (f"{extreme}: {numbers.number(mean[best])}", not best_is_low)
-    metric, name = metric_name(summary), NAMES.get(named, named)
-
-    def draw(figure: Any, wide: bool) -> None:
-        axes = figure.subplots()
-        ends = [next(iter(values)), list(values)[-1]]
-        charts.swept(axes, table, places, name, [summary.baseline, best, summary.primary, *ends], marks, wide)
-        axes.set_ylabel(metric)
+    marks[place[best]] = (f"{extreme}: {numbers.number(mean[best])}", not best_is_low)
+    first, *_, last = values
+    keep = [arm_number(summary, arm) for arm in (summary.baseline, best, summary.primary, first, last)]
 
     data = pd.concat([table, mean.to_frame("mean").T]).rename(columns=lambda arm: arm_number(summary, arm))
     data = data.rename_axis("seed").reset_index()
@@ -212,54 +212,61 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
             "Thin lines are seeds, each with its own split, initialization and batch order, shared by all values; "
             "the thick line is their mean.",
             data.astype(object),
-            draw,
+            lambda figure, _wide: charts.swept(figure, runs[[name, metric, "seed"]], keep, marks),
             lambda wide: 330 if wide else 290,
         ),
     )
 
 
-def noise_seeds(study: Study) -> np.ndarray:
-    """The A/A differences seed by seed: the baseline again minus the baseline, on the same splits."""
+def noise_pairs(study: Study) -> pd.Series:
+    """The A/A differences by seed: the noise floor's arm again minus the same arm, on the same splits."""
     first, again = seed_table(study), seed_table(study, "again")
     arm = study.summary.noise_floor.arm if study.summary.noise_floor else ""
-    if arm not in first or arm not in again:
-        return np.array([])
-    return (again[arm] - first[arm]).dropna().to_numpy()
+    return (again[arm] - first[arm]).dropna() if arm in first and arm in again else pd.Series(dtype=float)
 
 
 def paired_chart(study: Study) -> Chart | None:
     """Differences from the baseline, seed by seed, with intervals, the noise floor and the smallest effect."""
     summary, table = study.summary, seed_table(study)
     by_arm = {c.arm: c for c in summary.contrasts if c.baseline == summary.baseline}
-    rows, records = [], []
-    for arm in arm_values(summary):
-        if (contrast := by_arm.get(arm)) is None:
-            continue
-        pairs = (
-            (table[arm] - table[summary.baseline]).dropna() if {arm, summary.baseline} <= set(table) else pd.Series()
-        )
+    found: dict[str, Contrast | NoiseFloor] = {}
+    pairs: dict[str, pd.Series] = {}
+    for arm in filter(by_arm.get, arm_values(summary)):
         label = arm_label(summary, arm)
-        rows.append(
-            (label, pairs.to_numpy(), contrast.difference, contrast.interval, contrast.interval_corrected, True)
-        )
-        records.append(
-            {"arm": label, "mean": contrast.difference} | {f"seed {seed}": gap for seed, gap in pairs.items()}
-        )
-    if not rows:
+        found[label] = by_arm[arm]
+        if {arm, summary.baseline} <= set(table):
+            pairs[label] = table[arm] - table[summary.baseline]
+    if not found:
         return None
     floor = summary.noise_floor
     if floor is not None:
-        label, gaps = f"{arm_number(summary, floor.arm)} again", noise_seeds(study)
-        rows.append((label, gaps, floor.difference, floor.interval, None, False))
-        records.append({"arm": label, "mean": floor.difference} | {f"pair {i + 1}": gap for i, gap in enumerate(gaps)})
+        label = f"{arm_number(summary, floor.arm)} again"
+        found[label], pairs[label] = floor, noise_pairs(study)
+
+    def row(label: str, one: Contrast | NoiseFloor) -> dict[str, Any]:
+        low, high = one.interval or (None, None)
+        lowest, highest = (isinstance(one, Contrast) and one.interval_corrected) or (None, None)
+        return {"arm": label, "difference": one.difference, "noise": isinstance(one, NoiseFloor)} | {
+            "low": low,
+            "high": high,
+            "lowest": lowest,
+            "highest": highest,
+        }
+
+    numeric = ["difference", "low", "high", "lowest", "highest"]
+    contrasts = pd.DataFrame([row(label, one) for label, one in found.items()]).astype(dict.fromkeys(numeric, float))
+    by_seed = pd.DataFrame(pairs)
+    data = contrasts[["arm", "difference"]].rename(columns={"difference": "mean"})
+    data = data.join(by_seed.T.add_prefix("seed "), on="arm")
     metric, base = metric_name(summary, short=True), arm_label(summary, summary.baseline)
     good = "left" if summary.direction == "minimize" else "right"
     spread = None if floor is None else float(stats.t.ppf(0.975, floor.n - 1)) * floor.sd if floor.n > 1 else None
 
     def draw(figure: Any, wide: bool) -> None:
-        axes = figure.subplots()
         where = f"{metric} − {metric} at {base}" if wide else "difference"
-        charts.paired(axes, rows, summary.smallest_effect, spread, f"{where} ({good}: better)", wide)
+        seeds = by_seed.melt(var_name="arm", value_name="difference").dropna()
+        label = f"{where} ({good}: better)"
+        charts.paired(figure, contrasts, seeds, summary.smallest_effect, spread, label)
 
     caption = (
         "Thick bar: 95 % interval for this data set, re-split and re-seeded; thin bar: for data like it; dots: seeds. "
@@ -273,11 +280,13 @@ def paired_chart(study: Study) -> Chart | None:
     return charts.chart(
         "paired",
         f"{metric}: paired differences from {base}",
-        "; ".join(f"{r[0]}: {numbers.signed(r[2])} {numbers.interval(r[3])}" for r in rows),
+        "; ".join(
+            f"{name}: {numbers.signed(c.difference)} {numbers.interval(c.interval)}" for name, c in found.items()
+        ),
         caption,
-        pd.DataFrame(records),
+        data,
         draw,
-        lambda _wide: 74 + 34 * len(rows),
+        lambda _wide: 74 + 34 * len(found),
     )
 
 
@@ -293,39 +302,30 @@ def learning_chart(study: Study) -> Chart | None:
         rest = [arm for arm in arms if arm not in keep]
         picked = {rest[i] for i in np.linspace(0, len(rest) - 1, PANELS - len(keep)).round().astype(int)}
         arms = [arm for arm in arms if arm in keep | picked]
-    panels, records = {}, []
-    for arm in arms:
-        ours = curves[curves["arm"] == arm]
-        pair = [
-            ours.pivot_table(index="epoch", columns="seed", values=loss, aggfunc="last", dropna=False)
-            .astype(float)
-            .replace([np.inf, -np.inf], np.nan)
-            for loss in ("train_loss", "valid_loss")
-        ]
-        panels[arm_label(summary, arm)] = (pair[0], pair[1])
-        for epoch in pair[1].index:
-            train, valid = pair[0].loc[epoch], pair[1].loc[epoch]
-            records.append(
-                {"arm": arm_label(summary, arm), "epoch": epoch, "training": train.mean(), "validation": valid.mean()}
-                | {"validation, lowest": valid.min(), "highest": valid.max()}
-            )
-    if not any(np.isfinite(frame.to_numpy()).any() for pair in panels.values() for frame in pair):
+    curves = curves[curves["arm"].isin(arms)].rename(columns={"train_loss": "training", "valid_loss": "validation"})
+    curves = curves.melt(["arm", "seed", "epoch"], ["validation", "training"], var_name="loss")
+    curves = curves.assign(value=curves["value"].astype(float).where(np.isfinite, np.nan)).dropna()
+    if curves.empty:
         return None
-
-    def draw(figure: Any, wide: bool) -> None:
-        charts.learning(figure, panels, 4 if wide else 2, "mean squared error")
-
-    def height(wide: bool) -> float:
-        return 60 + 150 * -(-len(panels) // (4 if wide else 2))
-
+    curves["arm"] = curves["arm"].map(lambda arm: arm_label(summary, arm))
+    labels = [arm_label(summary, arm) for arm in arms]
+    losses = curves.pivot_table("value", ["arm", "epoch"], "loss", ["mean", "min", "max"]).loc[labels]
+    data = pd.DataFrame(
+        {
+            "training": losses["mean", "training"],
+            "validation": losses["mean", "validation"],
+            "validation, lowest": losses["min", "validation"],
+            "highest": losses["max", "validation"],
+        }
+    )
     return charts.chart(
         "learning",
         "Training and validation loss over epochs",
-        f"A panel for each of {len(panels)} arms; validation solid, training dashed.",
+        f"A panel for each of {len(arms)} arms; validation solid, training dashed.",
         "Thin lines are seeds, thick ones their mean; training loss is the mean over an epoch’s batches.",
-        pd.DataFrame(records),
-        draw,
-        height,
+        data.reset_index(),
+        lambda figure, wide: charts.learning(figure, curves, 4 if wide else 2),
+        lambda wide: 60 + 150 * -(-len(arms) // (4 if wide else 2)),
     )
 
 
@@ -337,14 +337,10 @@ def tuning_chart(study: Study) -> Chart | None:
     curves = {label: values for label, values in curves.items() if values}
     if not curves:
         return None
-
-    def draw(figure: Any, wide: bool) -> None:
-        axes = figure.subplots()
-        charts.best_of_k(axes, curves, f"expected best {metric_name(summary, short=True)}", 4 if wide else 2)
-
-    longest = max(len(values) for values in curves.values())
     data = pd.DataFrame({label: pd.Series(values) for label, values in curves.items()})
-    data.insert(0, "k", range(1, longest + 1))
+    data.insert(0, "k", range(1, len(data) + 1))
+    long = data.melt("k", var_name="arm", value_name="best").dropna()
+    label = f"expected best {metric_name(summary, short=True)}"
     return charts.chart(
         "tuning",
         "Expected best result of the first k tuning trials",
@@ -352,7 +348,7 @@ def tuning_chart(study: Study) -> Chart | None:
         "What tuning with fewer trials would have found, on average over all choices of k of them; "
         "on the tuning seeds, so better than on fresh ones.",
         data,
-        draw,
+        lambda figure, wide: charts.best_of_k(figure, long, label, 4 if wide else 2),
         lambda wide: 330 if wide else 360,
     )
 

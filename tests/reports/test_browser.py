@@ -114,6 +114,14 @@ def test_a_page_without_scripts_shows_the_same_charts(browse, tmp_path):
     assert np.abs(with_script - without).mean() < 0.01
 
 
+def test_charts_are_written_in_the_font_of_the_page(browse):
+    script = """
+        const fonts = [...document.querySelectorAll("body, svg text")].map((text) => getComputedStyle(text).fontFamily);
+        document.body.dataset.fonts = new Set(fonts).size;
+    """
+    assert 'data-fonts="1"' in dom(browse, "wd_sweep.html", script)
+
+
 def test_no_text_of_a_chart_is_cut_off(browse):
     script = """
         const cut = [];

@@ -1,8 +1,11 @@
 """The sentences and the charts of a study's page."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from reports import charts, study
 from reports.study import Study
@@ -106,18 +109,35 @@ def test_an_arm_that_repeats_a_value_is_named_and_not_on_the_axis(runs, tmp_path
     assert len(chart.data.columns) == 1 + len(BEST)
 
 
+def drawn_texts(drawing):
+    return re.findall(r"<text[^>]*>([^<]*)</text>", drawing)
+
+
 def test_zero_stands_apart_on_a_logarithmic_axis():
-    places = charts.positions({"a": 0.0, "b": 0.01, "c": 0.1, "d": 1.0})
-    at = [places.by_arm[arm] for arm in "abcd"]
-    assert at == sorted(at)
+    axes = Figure().subplots()
+    charts.value_axis(axes, [0.0, 0.01, 0.1, 1.0])
+    at = axes.xaxis.get_transform().transform([0.0, 0.01, 0.1, 1.0])
+    assert at[0] < at[1]
     assert at[2] - at[1] == pytest.approx(at[3] - at[2])
-    assert at[0] < places.break_at < at[1]
+    assert [text.get_text() for text in axes.texts] == ["//"], "the change of scale is marked"
 
 
-def test_arms_without_numbers_stand_one_after_another():
-    places = charts.positions({"adam": "adam", "sgd": "sgd"})
-    assert list(places.by_arm.values()) == [0, 1]
-    assert places.break_at is None
+def test_arms_without_numbers_stand_one_after_another(runs, tmp_path):
+    summary, names = made_up_summary(runs), [*"hgfedcba"]
+    arms = {
+        arm: old.model_copy(update={"settings": {"rule": name}})
+        for name, (arm, old) in zip(names, summary.arms.items(), strict=True)
+    }
+    _, chart = study.swept_chart(page_of(summary.model_copy(update={"arms": arms}), runs, tmp_path))
+    assert [text for text in drawn_texts(chart.wide) if text in names] == names
+
+
+def test_of_many_values_the_axis_names_those_in_question(tmp_path):
+    runs, _ = made_up_runs(3, {round(0.01 * i, 2): 0.9 + 0.001 * i for i in range(40)})
+    _, chart = study.swept_chart(page_of(made_up_summary(runs), runs, tmp_path))
+    wide, narrow = ({text for text in drawn_texts(one) if text in chart.data} for one in (chart.wide, chart.narrow))
+    assert {"0", "0.01", "0.1", "0.39"} <= narrow
+    assert len(narrow) < len(wide) < 40
 
 
 def page_of(summary, runs, tmp_path, curves=None):
