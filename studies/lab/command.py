@@ -17,7 +17,7 @@ from kernels import backends
 from lesson.data import DataError, Ratings, open_movielens, open_ratings
 from studies.evidence import provenance
 from studies.evidence.schema import Contrast, Summary
-from studies.lab.spec import Profile, Run, Study
+from studies.lab.spec import Outcome, Profile, Run, Study
 
 THREADS = 1  # a run's: many small runs side by side beat one on many threads
 
@@ -85,7 +85,7 @@ def command(study: Study) -> Callable[[], None]:
             backend = _backend(device)
             table, notes = _open(ratings)
             processes = workers or provenance.cores()
-            prepare = functools.partial(_prepare, study, ratings, table.checksum)
+            prepare = functools.partial(_prepare, study.run, ratings, table.checksum)
 
             with open_storage(folder, storage, fresh) as store:
                 sweep = Sweep(declared, store)
@@ -174,7 +174,9 @@ def _open(path: Path | None) -> tuple[Ratings, list[str]]:
     return table, notes
 
 
-def _prepare(study: Study, path: Path | None, checksum: str) -> Callable[[tuple[int, Run]], Any]:
+def _prepare(
+    run: Callable[[Run, Any], Outcome], path: Path | None, checksum: str
+) -> Callable[[tuple[int, Run]], Outcome]:
     """In a worker: read the data once, then do runs."""
     torch.set_num_threads(THREADS)
     with warnings.catch_warnings():
@@ -182,7 +184,7 @@ def _prepare(study: Study, path: Path | None, checksum: str) -> Callable[[tuple[
         table = open_movielens() if path is None else open_ratings(path)
     if table.checksum != checksum:
         raise DataError(f"{path or table.name}: changed since the sweep began; start it again")
-    return lambda job: study.run(job[1], table)
+    return lambda job: run(job[1], table)
 
 
 def answer(summary: Summary) -> str:

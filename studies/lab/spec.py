@@ -55,7 +55,7 @@ class Study:
         tuning_seeds: how many seeds each trial is averaged over; they are never confirmed on.
         profiles: by name.
         recipe: version of how a run is made; a higher one makes earlier runs unusable.
-        run: makes one run; see `Run`.
+        run: makes one run from it and the data; a function of the module, as it travels to workers.
         evidence: what the contrasts say of the claims.
         limits: sentences that bound the answer, from the data set's name and whether the setting was tuned.
         value: how an arm of `--values` is named and set, where arms are values of one setting.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ class Inline:
     def __init__(self, count: int, prepare: Callable[[], Callable[[Any], Any]]) -> None:
         self.run, self.busy_with = prepare(), []
 
-    def __enter__(self) -> Inline:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -150,9 +150,10 @@ def test_in_a_database_a_machine_that_beats_keeps_its_run_and_a_silent_one_loses
             type(storage).set_trial_state_values(storage, trial_id, state)
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(storage, "set_trial_state_values", killed)
-            other._claim(trial)  # killed at the worst moment, right when the run has become its own
+            with pytest.raises(KeyboardInterrupt):
+                other._claim(trial)  # killed at the worst moment, right when the run has become its own
         waited = time.monotonic()
 
         def progress(done: int, total: int) -> None:
@@ -272,7 +273,7 @@ def test_a_database_that_goes_away_is_one_line_without_password(tmp_path: Path) 
         do(Sweep(toy.STUDY, storage))
 
     with (
-        pytest.raises(SweepError, match="stopped answering .*; finished runs are kept"),
+        pytest.raises(SweepError, match=r"stopped answering .*; finished runs are kept"),
         open_storage(tmp_path, f"sqlite:///{tmp_path}/trials.db") as storage,
     ):
         lose(storage)

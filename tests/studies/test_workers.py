@@ -56,7 +56,7 @@ def test_a_worker_that_cannot_prepare_is_one_error_and_no_restart_loop() -> None
 
 
 def test_workers_that_die_while_starting_are_given_up_after_the_third() -> None:
-    with Workers(1, toy.prepare_to_die) as workers, pytest.raises(WorkerError, match="3 workers in a row.*exit code 3"):
+    with Workers(1, toy.prepare_to_die) as workers, pytest.raises(WorkerError, match=r"3 workers .*exit code 3"):
         until(lambda: list(workers.wait(1)))
 
 

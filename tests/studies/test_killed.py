@@ -1,0 +1,88 @@
+"""Sweeps as real processes that are stopped, killed and refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from studies.evidence.schema import read_summary
+from studies.lab.sweep import SweepError, open_storage
+
+
+class Processes:
+    def __init__(self, folder: Path, ratings: Path) -> None:
+        self.folder, self.log = folder, folder / "toy.log"
+        self.started: list[subprocess.Popen[str]] = []
+        arguments = ["--ratings", str(ratings), "--results", str(folder), "--workers", "1"]
+        self.command = [sys.executable, "-m", "tests.studies.toy", *arguments]
+        self.environment = {**os.environ, "TOY_LOG": str(self.log), "TOY_SECONDS": "0.1"}
+
+    def start(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            self.command,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a group of its own, as a terminal's job has
+        )
+        self.started.append(process)
+        return process
+
+    def trained(self) -> list[list[str]]:
+        """Key and worker of each training so far."""
+        return [line.split() for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+    def wait_for(self, trainings: int) -> list[list[str]]:
+        give_up = time.monotonic() + 60
+        while len(self.trained()) < trainings:
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        return self.trained()
+
+
+@pytest.fixture
+def processes(tmp_path: Path, ratings_csv: Path) -> Iterator[Processes]:
+    processes = Processes(tmp_path, ratings_csv)
+    yield processes
+    for process in processes.started:
+        process.kill()
+
+
+def test_killed_and_interrupted_at_any_time_the_same_command_goes_on_and_no_run_is_lost(processes: Processes) -> None:
+    first = processes.start()
+    worker = processes.wait_for(3)[-1][1]
+    os.kill(int(worker), signal.SIGKILL)
+    processes.wait_for(8)
+
+    with pytest.raises(SweepError, match="another sweep is writing to"):
+        open_storage(processes.folder / "toy", None).__enter__()
+    first.kill()
+    first.communicate()
+
+    second = processes.start()
+    processes.wait_for(len(processes.trained()) + 5)
+    os.killpg(second.pid, signal.SIGINT)  # as Ctrl-C does
+    told = second.communicate()[1]
+    assert second.returncode == 130
+    assert "the same command goes on from here" in told
+    assert "Traceback" not in told
+
+    third = processes.start()
+    told = third.communicate()[1]
+    assert third.returncode == 0, told
+    summary = read_summary(processes.folder / "toy" / "summary.json")
+    runs = pd.read_parquet(processes.folder / "toy" / "runs.parquet")
+    assert summary.provenance.trials["COMPLETE"] == len(runs) == runs["key"].nunique() == 40
+    trainings = Counter(key for key, _ in processes.trained())
+    assert set(trainings) == set(runs["key"])
+    assert sum(trainings.values()) <= 40 + 3  # one more for each that was cut off

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import studies
+import studies.__main__ as listing
+from studies.evidence.claims import N_CLAIMS
+from studies.lab.spec import Study
+from tests.studies import toy
+
+
+def list_studies(*arguments: str) -> Result:
+    return CliRunner().invoke(listing.app, arguments)
+
+
+@pytest.fixture
+def with_toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy study as one of the package's, by its file alone."""
+    folder = str(Path(toy.__file__).parent)
+    monkeypatch.setattr(studies, "__path__", [*studies.__path__, folder])
+    yield
+    sys.modules.pop("studies.toy", None)
+
+
+@pytest.mark.parametrize("study", listing.find_studies(), ids=lambda study: study.name)
+def test_every_study_is_declared_in_full(study: Study) -> None:
+    assert importlib.import_module(f"studies.{study.name}").STUDY is study
+    assert {study.baseline, study.primary} <= set(study.arms)
+    assert study.baseline != study.primary
+    assert {"quick", "regular", "full"} <= set(study.profiles)
+    assert study.profiles["quick"].seeds >= 10
+    assert study.profiles["regular"].seeds >= 20
+    assert study.profiles["full"].seeds >= 40
+    assert study.claims
+    assert all(1 <= claim <= N_CLAIMS for claim in study.claims)
+
+
+@pytest.mark.usefixtures("with_toy")
+def test_a_new_study_is_one_file_dropped_in(tmp_path: Path) -> None:
+    told = list_studies("--results", str(tmp_path)).stdout
+    assert "wd_sweep  Does weight decay 0.1 beat" in told
+    assert "toy  Is 1 better than 0?" in told
+    assert "regular: 12 seeds, lr retuned by 4 trials an arm, nothing" in told
+
+
+def test_a_claim_finds_its_studies_and_says_where_there_is_none(tmp_path: Path) -> None:
+    told = list_studies("--claim", "48", "--results", str(tmp_path)).stdout
+    assert told.startswith("Claim 48 (measured): ")
+    assert "wd_sweep" in told
+    assert "No study speaks of it yet." in list_studies("--claim", "1", "--results", str(tmp_path)).stdout
+
+
+@pytest.mark.parametrize("claim", ["0", str(N_CLAIMS + 1), "x"])
+def test_a_claim_that_does_not_exist_is_refused(claim: str) -> None:
+    result = list_studies("--claim", claim)
+    assert result.exit_code == 2
+    assert "--claim" in result.stderr
+
+
+def test_results_are_listed_and_broken_ones_named(tmp_path: Path) -> None:
+    assert f"no results in {tmp_path} yet" in list_studies("--results", str(tmp_path)).stdout
+    broken = tmp_path / "mydata" / "wd_sweep" / "summary.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    assert f"results that cannot be used: {broken}" in list_studies("--results", str(tmp_path)).stdout
+
+
+@pytest.mark.parametrize("arguments", [("--profile", "quick"), ("--all", "--profile", "nonsense")])
+def test_a_profile_that_cannot_be_run_is_one_line(arguments: tuple[str, ...]) -> None:
+    result = list_studies(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --profile")
+    assert result.stderr.count("\n") == 1
+
+
+def test_all_runs_one_after_the_other_and_a_failure_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def run(study: Study, profile: str, results: Path) -> int:
+        order.append(f"{study.name} {profile} {results}")
+        return int(study.name == "toy")
+
+    monkeypatch.setattr(listing, "find_studies", lambda: [toy.STUDY, importlib.import_module("studies.wd_sweep").STUDY])
+    monkeypatch.setattr(listing, "_run", run)
+    result = list_studies("--all", "--results", str(tmp_path))
+    assert order == [f"toy quick {tmp_path}", f"wd_sweep quick {tmp_path}"]
+    assert result.exit_code == 1
+    assert result.stderr == "error: not finished: toy\n"
+
+
+def test_all_runs_each_study_by_its_own_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = tmp_path / "argv"
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\necho "$@" > {argv}\nexit 2\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    assert listing._run(toy.STUDY, "regular", Path("here")) == 2
+    assert argv.read_text().split() == ["-m", "studies.toy", "--profile", "regular", "--results", "here"]
+    assert os.access(script, os.X_OK)
