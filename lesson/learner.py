@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from kernels import FASTAI, AdamConstants, adam_step_, backends
-from kernels.trainer import train_epoch
+from kernels.trainer import Trainer
 from lesson.data import CollabData, DataError
 from lesson.models import EmbeddingDotBias
 from lesson.schedules import Schedule, constant, one_cycle
@@ -106,102 +106,36 @@ class Learner:
     def _fit(self, epochs: int, schedule: Schedule) -> None:
         if epochs < 1:
             raise ValueError(f"{epochs=}: at least one is needed")
-        tables = [table.detach() for table in self.model.tables()]
-        means, squares = ([torch.zeros_like(table) for table in tables] for _ in range(2))
-        run_epoch = self._native_epoch if self.backend == "native" else self._torch_epoch
-        train = self.data.train
-        for epoch in range(epochs):
-            order = torch.randperm(len(train), generator=self._order)
-            steps = slice(epoch * self._batches, (epoch + 1) * self._batches)
-            part = Schedule(schedule.lr[steps], schedule.momentum[steps])
-            began = time.perf_counter()
-            losses = run_epoch(
-                tables, means, squares, train.users[order], train.items[order], train.ratings[order], part, steps.start
+        train, valid = self.data.train, self.data.valid
+        trainer = (_NativeTraining if self.backend == "native" else _OpsTraining)(self, schedule)
+        try:
+            for _ in range(epochs):
+                order = torch.randperm(len(train), generator=self._order)
+                began = time.perf_counter()
+                train_loss = trainer.epoch(order).mean().item()
+                seconds = time.perf_counter() - began
+                valid_loss = _error(trainer.scores(valid.users, valid.items), valid.ratings)
+                self._record(Epoch(len(self.history) + 1, train_loss, valid_loss, seconds))
+        finally:
+            trainer.finish()
+
+    def _record(self, record: Epoch) -> None:
+        if not np.isfinite([record.train_loss, record.valid_loss]).all():
+            raise DivergenceError(
+                f"the loss left the finite numbers in epoch {record.epoch} "
+                f"(training {record.train_loss}, validation {record.valid_loss}); try a smaller rate"
             )
-            seconds = time.perf_counter() - began
-            record = Epoch(len(self.history) + 1, losses.mean().item(), self.validate(), seconds)
-            if not np.isfinite([record.train_loss, record.valid_loss]).all():
-                raise DivergenceError(
-                    f"the loss left the finite numbers in epoch {record.epoch} "
-                    f"(training {record.train_loss}, validation {record.valid_loss}); try a smaller rate"
-                )
-            self.history.append(record)
-            if not self.quiet:
-                if record.epoch == 1:
-                    print("epoch  train_loss  valid_loss    time")
-                print(f"{record.epoch:5}  {record.train_loss:10.6f}  {record.valid_loss:10.6f}  {seconds:5.2f}s")
-
-    def _native_epoch(
-        self,
-        tables: list[Tensor],
-        means: list[Tensor],
-        squares: list[Tensor],
-        users: Tensor,
-        items: Tensor,
-        ratings: Tensor,
-        schedule: Schedule,
-        steps_before: int,
-    ) -> Tensor:
-        return train_epoch(
-            tables,
-            means,
-            squares,
-            users,
-            items,
-            ratings,
-            batch_size=self.bs,
-            lr=schedule.lr.tolist(),
-            beta1=schedule.momentum.tolist(),
-            beta2=self.adam.beta2,
-            eps=self.adam.eps,
-            weight_decay=self.wd,
-            first_step=steps_before + 1,
-            y_range=self.model.y_range,
-        )
-
-    def _torch_epoch(
-        self,
-        tables: list[Tensor],
-        means: list[Tensor],
-        squares: list[Tensor],
-        users: Tensor,
-        items: Tensor,
-        ratings: Tensor,
-        schedule: Schedule,
-        steps_before: int,
-    ) -> Tensor:
-        """The same, batch by batch through autograd and the ops: the definition, and the way to a GPU."""
-        parameters = [self.model.u_weight, self.model.i_weight, self.model.u_bias, self.model.i_bias]
-        batches = (tensor.to(self.device).split(self.bs) for tensor in (users, items, ratings))
-        losses = []
-        for step, (user, item, rating) in enumerate(zip(*batches, strict=True)):
-            loss = mse_loss(self.model(user, item), rating)
-            loss.backward()
-            losses.append(loss.detach())
-            for layer, table, mean, square in zip(parameters, tables, means, squares, strict=True):
-                assert layer.weight.grad is not None
-                adam_step_(
-                    table,
-                    layer.weight.grad.view_as(table),
-                    mean,
-                    square,
-                    lr=float(schedule.lr[step]),
-                    beta1=float(schedule.momentum[step]),
-                    beta2=self.adam.beta2,
-                    eps=self.adam.eps,
-                    weight_decay=self.wd,
-                    step=steps_before + step + 1,
-                    backend=self.model.backend,
-                )
-                layer.weight.grad = None
-        return torch.stack(losses).double().cpu()
+        self.history.append(record)
+        if not self.quiet:
+            if record.epoch == 1:
+                print("epoch  train_loss  valid_loss    time")
+            print(f"{record.epoch:5}  {record.train_loss:10.6f}  {record.valid_loss:10.6f}  {record.seconds:5.2f}s")
 
     @torch.no_grad()
     def validate(self) -> float:
         """The mean squared error on the validation rows."""
         valid = self.data.valid
-        scores = self.model(valid.users.to(self.device), valid.items.to(self.device))
-        return mse_loss(scores.double().cpu(), valid.ratings.double()).item()
+        return _error(self.model(valid.users.to(self.device), valid.items.to(self.device)), valid.ratings)
 
     def bias(self, arr: Sequence[Hashable] | np.ndarray, is_item: bool = True) -> Tensor:
         """Biases float32[len(arr)] of items (ids or titles), or of users (claim 39).
@@ -314,6 +248,90 @@ class Learner:
             "n_factors": str(self.model.u_weight.embedding_dim),
             "y_range": json.dumps(self.model.y_range),
         }
+
+
+class _NativeTraining:
+    """A fit by the fused trainer, which owns the tables until `finish`: both would be 18 bytes a parameter."""
+
+    def __init__(self, learn: Learner, schedule: Schedule) -> None:
+        self.learn = learn
+        self.trainer = Trainer(
+            *learn.model.tables(),
+            lr=schedule.lr,
+            momentum=schedule.momentum,
+            weight_decay=learn.wd,
+            beta2=learn.adam.beta2,
+            eps=learn.adam.eps,
+            y_range=learn.model.y_range,
+        )
+        for layer in learn.model.layers():
+            layer.weight.data = layer.weight.new_empty(0)
+
+    def epoch(self, order: Tensor) -> Tensor:
+        train = self.learn.data.train
+        return self.trainer.epoch(train.users, train.items, train.ratings, order, self.learn.bs)
+
+    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.trainer.scores(users, items)
+
+    def finish(self) -> None:
+        for layer, table in zip(self.learn.model.layers(), self.trainer.weights(), strict=True):
+            layer.weight.data = table.reshape(len(table), -1).clone(memory_format=torch.contiguous_format)
+
+
+class _OpsTraining:
+    """A fit batch by batch, through autograd and the ops: the definition, and the way to a GPU."""
+
+    def __init__(self, learn: Learner, schedule: Schedule) -> None:
+        self.learn, self.schedule = learn, schedule
+        self.tables = [layer.weight.detach() for layer in learn.model.layers()]
+        self.means, self.squares = ([torch.zeros_like(table) for table in self.tables] for _ in range(2))
+        self.steps = 0
+
+    def epoch(self, order: Tensor) -> Tensor:
+        learn, train = self.learn, self.learn.data.train
+        batches = (
+            column[order].to(learn.device).split(learn.bs) for column in (train.users, train.items, train.ratings)
+        )
+        losses = []
+        for users, items, ratings in zip(*batches, strict=True):
+            loss = mse_loss(learn.model(users, items), ratings)
+            loss.backward()
+            losses.append(loss.detach())
+            self._step()
+        return torch.stack(losses).double().cpu()
+
+    def _step(self) -> None:
+        learn = self.learn
+        lr, momentum = float(self.schedule.lr[self.steps]), float(self.schedule.momentum[self.steps])
+        self.steps += 1
+        for layer, table, mean, square in zip(learn.model.layers(), self.tables, self.means, self.squares, strict=True):
+            assert layer.weight.grad is not None
+            adam_step_(
+                table,
+                layer.weight.grad,
+                mean,
+                square,
+                lr=lr,
+                beta1=momentum,
+                beta2=learn.adam.beta2,
+                eps=learn.adam.eps,
+                weight_decay=learn.wd,
+                step=self.steps,
+                backend=learn.model.backend,
+            )
+            layer.weight.grad = None
+
+    @torch.no_grad()
+    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+        return self.learn.model(users.to(self.learn.device), items.to(self.learn.device))
+
+    def finish(self) -> None:
+        """Nothing: the steps changed the model in place."""
+
+
+def _error(scores: Tensor, ratings: Tensor) -> float:
+    return mse_loss(scores.double().cpu(), ratings.double()).item()
 
 
 def collab_learner(

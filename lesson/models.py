@@ -46,6 +46,10 @@ class EmbeddingDotBias(nn.Module):
         self.u_weight, self.i_weight = (embedding(n, n_factors, generator) for n in (n_users, n_items))
         self.u_bias, self.i_bias = (embedding(n, 1, generator) for n in (n_users, n_items))
 
+    def layers(self) -> tuple[nn.Embedding, nn.Embedding, nn.Embedding, nn.Embedding]:
+        """The four embeddings, in the order of `tables`."""
+        return self.u_weight, self.i_weight, self.u_bias, self.i_bias
+
     def tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Views of the parameters: user and item factors [rows, n_factors], user and item biases [rows]."""
         return (

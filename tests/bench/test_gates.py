@@ -128,9 +128,9 @@ def test_a_native_epoch_is_as_near_the_float64_trajectory_as_eager():
     check_accuracy(test_training.accuracy("native", 64, test_training.drawn_ratings(640)))
 
 
-@pytest.mark.parametrize("slip", [{"beta2": 0.999}, {"weight_decay": 0.0}, {"first_step": 2}])
+@pytest.mark.parametrize("slip", [{"beta2": 0.999}, {"weight_decay": 0.0}, {"eps": 1e-3}])
 def test_an_epoch_with_another_constant_is_refused(monkeypatch, slip):
-    right = test_training.train_epoch
-    monkeypatch.setattr(test_training, "train_epoch", lambda *args, **kwargs: right(*args, **(kwargs | slip)))
+    right = test_training.Trainer
+    monkeypatch.setattr(test_training, "Trainer", lambda *args, **kwargs: right(*args, **(kwargs | slip)))
     with pytest.raises(InaccurateError):
         check_accuracy(test_training.accuracy("native", 64, test_training.drawn_ratings(640)))

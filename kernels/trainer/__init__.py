@@ -1,0 +1,362 @@
+"""The fused trainer: embedding-dot-bias on a CPU, whole epochs in one native call with the GIL released.
+
+A step of the lesson's model is small (64 ratings, 108 thousand parameters), so that in eager PyTorch most of its time
+is the way from op to op. Here nothing stands between the operations; and a row is touched when a batch reads it, not at
+every step.
+
+For dense optimizers move every row at every step: momentum goes on and decay shrinks, gradient or not. That is the
+table's size in work for a batch that reads a few rows. `mode` says what happens instead:
+
+- "dense": every row at every step.
+- "replay": a row's missed steps are run when the next batch reads it, from a table of the steps' constants. The same
+  arithmetic in the same order: the bits of "dense". One read and write of a row instead of one a step.
+- "virtual": the missed steps are folded into one operation. Without gradient a row's mean and mean square only shrink,
+  so k steps of Adam move a weight by m·Σ_j W_j/(√v + eps·κ_j) where W and κ do not depend on the row: a sum over a
+  measure, which its two-point Gauss quadrature gives in closed form from four moments. That is within float32 rounding
+  of dense from the step on at which the quadrature is accurate (`first_foldable_step`); before it, steps are replayed.
+  SGD, momentum and RMSprop with decoupled decay fold exactly. L2 decay gives every row a gradient at every step: with
+  it, only SGD folds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..dot_bias.reference import YRange
+from . import native
+
+OptimizerName = Literal["sgd", "momentum", "rmsprop", "adam"]
+Decay = Literal["none", "l2", "decoupled", "fully decoupled"]
+Mode = Literal["dense", "replay", "virtual"]
+
+KINDS = {"sgd": native.SGD, "momentum": native.MOMENTUM, "rmsprop": native.RMSPROP, "adam": native.ADAM}
+PLANES = {"sgd": 1, "momentum": 2, "rmsprop": 2, "adam": 3}
+MODES = {"dense": native.DENSE, "replay": native.REPLAY, "virtual": native.VIRTUAL}
+
+LANES = 16  # rows are padded to this many numbers, whole vectors of float32
+FOLD_TOLERANCE = 1e-4  # of a step at the largest rate: what folding may move a weight from where replay would
+CACHED = 8 << 20  # bytes; tables up to this size stay in cache, where replay reads no less than dense steps
+SHARE = 1 << 22  # bytes of table a thread must have before a second one pays
+
+
+class Trainer:
+    """Trains embedding-dot-bias under the mean squared error of each batch (claims 28, 36).
+
+    Deterministic: the same inputs give the same bits, on any number of threads.
+
+    Args:
+        user_weight: [n_users, n_factors], float32 or float64; copied.
+        item_weight: [n_items, n_factors].
+        user_bias: [n_users].
+        item_bias: [n_items].
+        lr: learning rate of each step of the whole training.
+        momentum: μ of "momentum", β1 of "adam", of each step.
+        optimizer: "sgd"; "momentum" as torch's SGD with momentum; "rmsprop"; "adam".
+        decay: "none"; "l2" adds weight_decay·w to the gradient; "decoupled" shrinks w by 1 − lr·weight_decay, as
+            AdamW; "fully decoupled" by 1 − weight_decay.
+        weight_decay: `wd` of the lesson.
+        beta2: decay of the mean square ("rmsprop", "adam").
+        eps: added to its root; positive.
+        y_range: (low, high) of the sigmoid on the score; None leaves it out.
+        mode: "dense", "replay" or "virtual"; None chooses what is fastest at this size among what is accurate.
+
+    Raises:
+        ValueError: arguments that do not fit.
+    """
+
+    def __init__(
+        self,
+        user_weight: Tensor,
+        item_weight: Tensor,
+        user_bias: Tensor,
+        item_bias: Tensor,
+        *,
+        lr: Sequence[float] | np.ndarray,
+        momentum: Sequence[float] | np.ndarray | None = None,
+        optimizer: OptimizerName = "adam",
+        decay: Decay = "decoupled",
+        weight_decay: float = 0.0,
+        beta2: float = 0.99,
+        eps: float = 1e-5,
+        y_range: YRange = None,
+        mode: Mode | None = None,
+    ) -> None:
+        for name, value, known in (("optimizer", optimizer, OptimizerName), ("decay", decay, Decay)):
+            if value not in get_args(known):
+                raise ValueError(f"{name}={value!r}: there are {', '.join(get_args(known))}")
+        if mode is not None and mode not in MODES:
+            raise ValueError(f"{mode=}: there are {', '.join(MODES)}, and None")
+        if eps <= 0:
+            raise ValueError(f"{eps=}: it must be positive")
+        self.optimizer, self.mode, self.eps, self.beta2 = optimizer, mode, eps, beta2
+        self.y_range, self.n_factors = y_range, user_weight.shape[1]
+        self.steps = _step_constants(lr, momentum, optimizer, decay, weight_decay, beta2, eps)
+        self.steps_done = 0
+        self.foldable_from = self._foldable_from(FOLD_TOLERANCE * float(np.max(lr)))
+        if mode == "virtual" and self.foldable_from is None:
+            raise ValueError(f"mode='virtual': {optimizer} with these constants cannot be folded; use 'replay'")
+        planes = PLANES[optimizer]
+        self.tables = tuple(_pack(*pair, planes) for pair in ((user_weight, user_bias), (item_weight, item_bias)))
+        self.touched = tuple(np.zeros(len(table), np.uint8) for table in self.tables)
+
+    def _foldable_from(self, allowed: float) -> int | None:
+        steps = self.steps
+        if not (steps[1:, native.KEEP] > 0).all():
+            return None
+        if steps[1:, native.L2].any() and self.optimizer != "sgd":
+            return None
+        return first_foldable_step(steps, allowed) if self.optimizer == "adam" else 0
+
+    def epoch(self, users: Tensor, items: Tensor, ratings: Tensor, order: Tensor, batch_size: int) -> Tensor:
+        """Train one epoch.
+
+        Args:
+            users: int64[rows], rows of the user tables.
+            items: int64[rows].
+            ratings: [rows], of the tables' dtype.
+            order: int64[n], the rows to train on, in this order.
+            batch_size: ratings a step; the last batch may be smaller.
+
+        Returns:
+            float64[batches], the mean squared error of each batch before its step.
+
+        Raises:
+            IndexError: an id outside its table, or a row outside the ratings.
+            ValueError: more steps than there are rates, or ratings of another dtype.
+        """
+        batches = -(-len(order) // batch_size)
+        if self.steps_done + batches >= len(self.steps):
+            left = len(self.steps) - 1 - self.steps_done
+            raise ValueError(f"an epoch of {batches} steps, but there are rates for {left} more")
+        for name, ids, rows in (
+            ("users", users, len(self.tables[0])),
+            ("items", items, len(self.tables[1])),
+            ("order", order, len(users)),
+        ):
+            if len(ids):
+                first, end = (int(bound) for bound in ids.aminmax())
+                if first < 0 or end >= rows:
+                    raise IndexError(f"{name} go from {first} to {end}, the rows from 0 to {rows - 1}")
+        dtype = self.tables[0].dtype
+        if ratings.numpy().dtype != dtype or not len(users) == len(items) == len(ratings):
+            raise ValueError(f"as many {dtype} ratings are needed as users and items")
+
+        arrays = tuple(tensor.contiguous().numpy() for tensor in (users, items, ratings, order))
+        batch = arrays[3][:batch_size]
+        plan, constants, folds = self._plan(batches, self._mode(arrays[0][batch], arrays[1][batch], batches))
+        last = tuple(np.zeros(len(table), np.int32) for table in self.tables)
+        losses = np.empty(batches)
+        low, high = self.y_range or (0.0, 0.0)
+        with flushed_denormals():
+            native.epoch(
+                self.tables,
+                last,
+                self.touched,
+                *arrays,
+                batch_size,
+                plan,
+                constants,
+                folds,
+                self.n_factors,
+                self.y_range is not None,
+                dtype.type(low),
+                dtype.type(high - low),
+                losses,
+            )
+        if plan[1] != native.DENSE:
+            for table, behind, touched in zip(self.tables, last, self.touched, strict=True):
+                self._catch_up_all(table, behind, touched, batches, plan, constants, folds)
+        self.steps_done += batches
+        return torch.from_numpy(losses)
+
+    def _mode(self, users: np.ndarray, items: np.ndarray, batches: int) -> int:
+        if self.mode is not None:
+            return MODES[self.mode]
+        foldable = self.foldable_from is not None and self.foldable_from < self.steps_done + batches
+        if foldable and self.tables[0].dtype == np.float32:
+            rows = sum(len(table) for table in self.tables)
+            read = len(np.unique(users)) + len(np.unique(items))
+            # A row that is read costs two steps, its own and the folded ones.
+            return native.VIRTUAL if 2 * read < rows else native.DENSE
+        return native.REPLAY if sum(table.nbytes for table in self.tables) > CACHED else native.DENSE
+
+    def _plan(self, batches: int, mode: int) -> tuple[tuple[int, ...], tuple[object, ...], np.ndarray]:
+        """What the loops want to know of an epoch: its plan, its constants, and room for folds. Steps count from 1."""
+        exact = self.steps[self.steps_done : self.steps_done + batches + 1]
+        if mode == native.VIRTUAL and np.prod(exact[1:, native.KEEP]) < 1e-200:
+            mode = native.REPLAY  # the products of decay would underflow
+        replay_before = max(0, (self.foldable_from or 0) - self.steps_done)
+        fade = exact[1:, native.BETA1].max() / math.sqrt(self.beta2)
+        window = batches if fade >= 1 else min(batches, math.ceil(30 * math.log(2) / -math.log(max(fade, 1e-9))))
+        if self.optimizer in ("sgd", "rmsprop"):
+            window = 0
+        folds = np.zeros((7, batches + 1))
+        folds[:3] = 1
+        dtype = self.tables[0].dtype
+        constants = (
+            exact.astype(dtype),
+            np.ascontiguousarray(exact),
+            self.beta2 ** np.arange(batches + 1.0),
+            self.eps,
+        )
+        return (KINDS[self.optimizer], mode, replay_before, window), constants, folds
+
+    @staticmethod
+    def _catch_up_all(
+        table: np.ndarray, last: np.ndarray, touched: np.ndarray, t: int, plan: object, constants: object, folds: object
+    ) -> None:
+        threads = max(1, min(torch.get_num_threads(), table.nbytes // SHARE))
+        cuts = [len(table) * share // threads for share in range(threads + 1)]
+
+        def part(share: int) -> None:
+            with flushed_denormals():
+                native.catch_up_all(table, cuts[share], cuts[share + 1], last, touched, t, plan, constants, folds, True)
+
+        if threads == 1:
+            part(0)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(part, range(threads)))
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """User weights, item weights, user biases, item biases: views of the trainer's rows, not contiguous."""
+        users, items = (torch.from_numpy(table[:, 0]) for table in self.tables)
+        k = self.n_factors
+        return users[:, :k], items[:, :k], users[:, k], items[:, k]
+
+    def scores(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores [pairs] of (users int64[pairs], items int64[pairs]), whose ids must lie within the tables."""
+        out = torch.empty(len(users), dtype=torch.from_numpy(self.tables[0]).dtype)
+        low, high = self.y_range or (0.0, 0.0)
+        number = self.tables[0].dtype.type
+        ranged = self.y_range is not None
+        native.scores(
+            self.tables,
+            users.numpy(),
+            items.numpy(),
+            self.n_factors,
+            ranged,
+            number(low),
+            number(high - low),
+            out.numpy(),
+        )
+        return out
+
+
+def first_foldable_step(steps: np.ndarray, allowed: float) -> int | None:
+    """The first step after which Adam's missed steps fold into two points within `allowed`; None if none is.
+
+    In the first steps the bias correction bends κ; with a small β2, or β1 near √β2, the measure is too wide for two
+    points. From some steps of the schedule on, a gap as long as matters is folded and compared with the sum itself,
+    over roots √v from 1e-9 to 1; a mean as large as the root is assumed, the case of a steady gradient.
+
+    Args:
+        steps: float64[steps + 1, 9], the constants of each step, as the loops want them; row 0 is none.
+        allowed: how far folding may leave a weight from where the steps themselves would.
+    """
+    n = len(steps) - 1
+    roots = np.logspace(-9, 0, 46)[:, None]
+    starts = [start for start in (0, 25, 50, 100, 200, 400, 800) if start < n]
+    starts += [start for start in (n // 8, n // 4, n // 2, 3 * n // 4) if start > starts[-1]]
+    accurate_from = None
+    for start in reversed(starts):
+        gap = steps[start + 1 : start + 1 + 400]
+        kappa = 1 / (gap[:, native.SCALE] * np.sqrt(np.cumprod(gap[:, native.BETA2])))
+        keep = np.cumprod(gap[:, native.KEEP])
+        weight = gap[:, native.RATE] * np.cumprod(gap[:, native.BETA1]) * kappa * keep[-1] / keep
+        weight[~np.isfinite(weight)] = 0
+        eps = gap[0, native.EPS]
+        with np.errstate(all="ignore"):
+            nodes, weights = _two_points(kappa, weight)
+            exact = (weight / (roots + eps * kappa)).sum(1)
+            folded = (weights / (roots + eps * nodes)).sum(1)
+            error = np.abs((folded - exact) * roots[:, 0]).max()
+        if not error <= allowed:
+            break
+        accurate_from = start
+    return accurate_from
+
+
+def _two_points(kappa: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of the two-point Gauss quadrature of a measure: it shares the moments 0 to 3."""
+    m0 = weight.sum()
+    mean = (weight * kappa).sum() / m0
+    apart = kappa - mean
+    variance = max((weight * apart**2).sum() / m0, 1e-13)
+    skew = (weight * apart**3).sum() / m0 / variance
+    spread = math.sqrt(skew**2 + 4 * variance)
+    ends = (skew + np.array([-spread, spread])) / 2
+    return mean + ends, m0 * np.array([ends[1], -ends[0]]) / spread
+
+
+def _step_constants(
+    lr: Sequence[float] | np.ndarray,
+    momentum: Sequence[float] | np.ndarray | None,
+    optimizer: OptimizerName,
+    decay: Decay,
+    weight_decay: float,
+    beta2: float,
+    eps: float,
+) -> np.ndarray:
+    """The constants of step t in row t, float64[steps + 1, 9]; see `native`."""
+    rate = np.asarray(lr, dtype=np.float64)
+    if optimizer in ("momentum", "adam"):
+        if momentum is None or len(momentum) != len(rate):
+            given = "none" if momentum is None else len(momentum)
+            raise ValueError(f"{optimizer} needs a momentum for each of {len(rate)} steps, not {given}")
+        beta1 = np.asarray(momentum, dtype=np.float64)
+    else:
+        beta1 = np.zeros_like(rate)
+    steps = np.zeros((len(rate) + 1, 9))
+    t = np.arange(1, len(rate) + 1)
+    if decay == "decoupled":
+        keep = 1 - rate * weight_decay
+    else:
+        keep = np.full_like(rate, 1 - weight_decay if decay == "fully decoupled" else 1)
+    l2 = weight_decay if decay == "l2" else 0.0
+    if optimizer == "sgd":  # L2 is decay here (claim 51)
+        keep, l2 = keep - rate * l2, 0.0
+    steps[1:, native.KEEP], steps[1:, native.L2], steps[1:, native.BETA1] = keep, l2, beta1
+    steps[1:, native.REST1] = 1 - beta1 if optimizer == "adam" else 1
+    steps[1:, native.BETA2], steps[1:, native.REST2] = beta2, 1 - beta2
+    steps[1:, native.SCALE], steps[1:, native.EPS], steps[1:, native.RATE] = 1, eps, rate
+    if optimizer == "adam":
+        # The bias correction uses the current β1, as torch and fastai do when a schedule moves it.
+        steps[1:, native.SCALE] = 1 / np.sqrt(1 - beta2**t)
+        steps[1:, native.RATE] = rate / (1 - beta1**t)
+    if optimizer in ("sgd", "momentum"):
+        steps[1:, native.BETA2] = 1
+    return steps
+
+
+def _pack(weight: Tensor, bias: Tensor, planes: int) -> np.ndarray:
+    rows, n_factors = weight.shape
+    if bias.shape != (rows,) or weight.dtype != bias.dtype or weight.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"weights [rows, n_factors] and biases [rows] of float32 or float64 are needed, "
+            f"not {list(weight.shape)} and {list(bias.shape)} of {weight.dtype}"
+        )
+    width = -(-(n_factors + 1) // LANES) * LANES
+    table = np.zeros((rows, planes, width), weight.detach().numpy().dtype)
+    table[:, 0, :n_factors] = weight.detach()
+    table[:, 0, n_factors] = bias.detach()
+    return table
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Denormal numbers count as zero in this thread: running means that die away are far slower with them."""
+    flushing = bool(np.finfo(np.float32).smallest_normal * np.float32(0.5) == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushing)
