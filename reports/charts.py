@@ -268,8 +268,8 @@ def paired(
 
 
 def learning(figure: Figure, curves: pd.DataFrame, columns: int) -> None:
-    """Loss over epochs, a panel an arm: `arm`, `seed`, `epoch`, `loss` (training or validation), `value`."""
-    arms = curves["arm"].unique()
+    """Loss over epochs, a panel an arm: `arm` (categories), `seed`, `epoch`, `loss`, `value`."""
+    arms = curves["arm"].cat.categories
     grid = figure.subplots(-(-len(arms) // columns), columns, sharex=True, sharey=True, squeeze=False)
     look: Any = {"x": "epoch", "y": "value", "hue": "loss", "style": "loss", "palette": SERIES[:2]}
     look |= {"hue_order": ["validation", "training"], "style_order": ["validation", "training"]}

@@ -196,8 +196,8 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
         if np.isfinite(mean.get(arm, np.nan))
     }
     marks[place[best]] = (f"{extreme}: {numbers.number(mean[best])}", not best_is_low)
-    first, *_, last = values
-    keep = [arm_number(summary, arm) for arm in (summary.baseline, best, summary.primary, first, last)]
+    arms = list(values)
+    keep = [arm_number(summary, arm) for arm in (summary.baseline, best, summary.primary, arms[0], arms[-1])]
 
     data = pd.concat([table, mean.to_frame("mean").T]).rename(columns=lambda arm: arm_number(summary, arm))
     data = data.rename_axis("seed").reset_index()
@@ -210,7 +210,8 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
             f"which is {extreme} at {arm_number(summary, best)}: "
             f"{numbers.number(mean[best])}.",
             "Thin lines are seeds, each with its own split, initialization and batch order, shared by all values; "
-            "the thick line is their mean.",
+            "the thick line is their mean."
+            + (" Lines pass over runs that diverged or are missing." if table.isna().to_numpy().any() else ""),
             data.astype(object),
             lambda figure, _wide: charts.swept(figure, runs[[name, metric, "seed"]], keep, marks),
             lambda wide: 330 if wide else 290,
@@ -243,18 +244,11 @@ def paired_chart(study: Study) -> Chart | None:
         label = f"{arm_number(summary, floor.arm)} again"
         found[label], pairs[label] = floor, noise_pairs(study)
 
-    def row(label: str, one: Contrast | NoiseFloor) -> dict[str, Any]:
-        low, high = one.interval or (None, None)
-        lowest, highest = (isinstance(one, Contrast) and one.interval_corrected) or (None, None)
-        return {"arm": label, "difference": one.difference, "noise": isinstance(one, NoiseFloor)} | {
-            "low": low,
-            "high": high,
-            "lowest": lowest,
-            "highest": highest,
-        }
-
-    numeric = ["difference", "low", "high", "lowest", "highest"]
-    contrasts = pd.DataFrame([row(label, one) for label, one in found.items()]).astype(dict.fromkeys(numeric, float))
+    ones, nothing = list(found.values()), (np.nan, np.nan)
+    contrasts = pd.DataFrame({"arm": list(found), "noise": [isinstance(one, NoiseFloor) for one in ones]})
+    contrasts["difference"] = pd.Series([one.difference for one in ones], dtype=float)
+    contrasts[["low", "high"]] = [one.interval or nothing for one in ones]
+    contrasts[["lowest", "highest"]] = [getattr(one, "interval_corrected", None) or nothing for one in ones]
     by_seed = pd.DataFrame(pairs)
     data = contrasts[["arm", "difference"]].rename(columns={"difference": "mean"})
     data = data.join(by_seed.T.add_prefix("seed "), on="arm")
@@ -304,12 +298,11 @@ def learning_chart(study: Study) -> Chart | None:
         arms = [arm for arm in arms if arm in keep | picked]
     curves = curves[curves["arm"].isin(arms)].rename(columns={"train_loss": "training", "valid_loss": "validation"})
     curves = curves.melt(["arm", "seed", "epoch"], ["validation", "training"], var_name="loss")
-    curves = curves.assign(value=curves["value"].astype(float).where(np.isfinite, np.nan)).dropna()
-    if curves.empty:
+    curves["value"] = curves["value"].astype(float).where(np.isfinite, np.nan)
+    if curves["value"].isna().all():
         return None
-    curves["arm"] = curves["arm"].map(lambda arm: arm_label(summary, arm))
-    labels = [arm_label(summary, arm) for arm in arms]
-    losses = curves.pivot_table("value", ["arm", "epoch"], "loss", ["mean", "min", "max"]).loc[labels]
+    curves["arm"] = pd.Categorical(curves["arm"], arms).rename_categories(lambda arm: arm_label(summary, arm))
+    losses = curves.pivot_table("value", ["arm", "epoch"], "loss", ["mean", "min", "max"], dropna=False, observed=False)
     data = pd.DataFrame(
         {
             "training": losses["mean", "training"],

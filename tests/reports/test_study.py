@@ -219,6 +219,16 @@ def test_many_arms_keep_the_question_in_the_learning_curves(tmp_path):
     assert {"wd = 0", "wd = 0.01", "wd = 0.1", "wd = 0.19"} <= set(shown)
 
 
+def test_learning_curves_come_in_the_order_of_the_axis_lost_arms_included(tmp_path):
+    runs, curves = made_up_runs(3)
+    curves.loc[curves["arm"] == "wd=1", ["train_loss", "valid_loss"]] = [np.inf, np.nan]
+    one = page_of(made_up_summary(runs), runs, tmp_path, curves.sample(frac=1, random_state=0))
+    chart = study.learning_chart(one)
+    in_order = [f"wd = {value:g}" for value in BEST]
+    assert list(pd.unique(chart.data["arm"])) == in_order
+    assert [text for text in drawn_texts(chart.wide) if text in in_order] == in_order
+
+
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
