@@ -105,7 +105,7 @@ class Trainer:
             raise ValueError(f"mode='virtual': {optimizer} with these constants cannot be folded; use 'replay'")
         planes = PLANES[optimizer]
         self.tables = tuple(_pack(*pair, planes) for pair in ((user_weight, user_bias), (item_weight, item_bias)))
-        self.touched = tuple(np.zeros(len(table), np.uint8) for table in self.tables)
+        self.touched = tuple(np.zeros(table.shape[1], np.uint8) for table in self.tables)
 
     def _foldable_from(self, allowed: float) -> int | None:
         steps = self.steps
@@ -136,23 +136,24 @@ class Trainer:
         if self.steps_done + batches >= len(self.steps):
             left = len(self.steps) - 1 - self.steps_done
             raise ValueError(f"an epoch of {batches} steps, but there are rates for {left} more")
+        arrays = tuple(tensor.contiguous().numpy() for tensor in (users, items, ratings, order))
         for name, ids, rows in (
-            ("users", users, len(self.tables[0])),
-            ("items", items, len(self.tables[1])),
-            ("order", order, len(users)),
+            ("users", arrays[0], self.tables[0].shape[1]),
+            ("items", arrays[1], self.tables[1].shape[1]),
+            ("order", arrays[3], len(users)),
         ):
             if len(ids):
-                first, end = (int(bound) for bound in ids.aminmax())
+                # NumPy's, for torch's would wake every thread for a moment's work.
+                first, end = int(ids.min()), int(ids.max())
                 if first < 0 or end >= rows:
                     raise IndexError(f"{name} go from {first} to {end}, the rows from 0 to {rows - 1}")
         dtype = self.tables[0].dtype
-        if ratings.numpy().dtype != dtype or not len(users) == len(items) == len(ratings):
+        if arrays[2].dtype != dtype or not len(users) == len(items) == len(ratings):
             raise ValueError(f"as many {dtype} ratings are needed as users and items")
 
-        arrays = tuple(tensor.contiguous().numpy() for tensor in (users, items, ratings, order))
         batch = arrays[3][:batch_size]
         plan, constants, folds = self._plan(batches, self._mode(arrays[0][batch], arrays[1][batch], batches))
-        last = tuple(np.zeros(len(table), np.int32) for table in self.tables)
+        last = tuple(np.zeros(table.shape[1], np.int32) for table in self.tables)
         losses = np.empty(batches)
         low, high = self.y_range or (0.0, 0.0)
         with flushed_denormals():
@@ -182,7 +183,7 @@ class Trainer:
             return MODES[self.mode]
         foldable = self.foldable_from is not None and self.foldable_from < self.steps_done + batches
         if foldable and self.tables[0].dtype == np.float32:
-            rows = sum(len(table) for table in self.tables)
+            rows = sum(table.shape[1] for table in self.tables)
             read = len(np.unique(users)) + len(np.unique(items))
             # A row that is read costs two steps, its own and the folded ones.
             return native.VIRTUAL if 2 * read < rows else native.DENSE
@@ -214,7 +215,7 @@ class Trainer:
         table: np.ndarray, last: np.ndarray, touched: np.ndarray, t: int, plan: object, constants: object, folds: object
     ) -> None:
         threads = max(1, min(torch.get_num_threads(), table.nbytes // SHARE))
-        cuts = [len(table) * share // threads for share in range(threads + 1)]
+        cuts = [table.shape[1] * share // threads for share in range(threads + 1)]
 
         def part(share: int) -> None:
             with flushed_denormals():
@@ -227,8 +228,8 @@ class Trainer:
             list(pool.map(part, range(threads)))
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """User weights, item weights, user biases, item biases: views of the trainer's rows, not contiguous."""
-        users, items = (torch.from_numpy(table[:, 0]) for table in self.tables)
+        """User weights, item weights, user biases, item biases: views of the trainer's planes, not contiguous."""
+        users, items = (torch.from_numpy(table[0]) for table in self.tables)
         k = self.n_factors
         return users[:, :k], items[:, :k], users[:, k], items[:, k]
 
@@ -345,9 +346,9 @@ def _pack(weight: Tensor, bias: Tensor, planes: int) -> np.ndarray:
             f"not {list(weight.shape)} and {list(bias.shape)} of {weight.dtype}"
         )
     width = -(-(n_factors + 1) // LANES) * LANES
-    table = np.zeros((rows, planes, width), weight.detach().numpy().dtype)
-    table[:, 0, :n_factors] = weight.detach()
-    table[:, 0, n_factors] = bias.detach()
+    table = np.zeros((planes, rows, width), weight.detach().numpy().dtype)
+    table[0, :, :n_factors] = weight.detach()
+    table[0, :, n_factors] = bias.detach()
     return table
 
 

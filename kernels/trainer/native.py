@@ -1,8 +1,8 @@
 """The loops of the fused trainer, compiled by Numba. `kernels/trainer/__init__.py` says what they are for.
 
-A table is an array [rows, planes, width]: for each row its weights w (factors, then the bias, then zeros up to whole
-vectors) and, as the optimizer needs them, its running mean m and its mean square v. A row that a batch touches is thus
-one run of memory.
+A table is an array [planes, rows, width]: a plane of weights w, for each row its factors, then its bias, then zeros up
+to whole vectors; and, as the optimizer needs them, a plane of running means m and one of mean squares v. Rows that no
+batch ever touched have zeros there, and need none of it read.
 
 `steps[t]` holds a step's constants: KEEP, L2, BETA1, REST1, BETA2, REST2, SCALE, EPS, RATE. Element by element it does
 
@@ -37,32 +37,32 @@ def _step_row(table: Any, r: Any, grads: Any, q: Any, kind: Any, c: Any) -> None
     keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
     if kind == ADAM:
         for k in range(table.shape[2]):
-            w = table[r, 0, k]
+            w = table[0, r, k]
             g = l2 * w if grads is None else grads[q, k] + l2 * w
-            m = beta1 * table[r, 1, k] + rest1 * g
-            v = beta2 * table[r, 2, k] + rest2 * (g * g)
-            table[r, 1, k] = m
-            table[r, 2, k] = v
-            table[r, 0, k] = w * keep - rate * m / (np.sqrt(v) * scale + eps)
+            m = beta1 * table[1, r, k] + rest1 * g
+            v = beta2 * table[2, r, k] + rest2 * (g * g)
+            table[1, r, k] = m
+            table[2, r, k] = v
+            table[0, r, k] = w * keep - rate * m / (np.sqrt(v) * scale + eps)
     elif kind == RMSPROP:
         for k in range(table.shape[2]):
-            w = table[r, 0, k]
+            w = table[0, r, k]
             g = l2 * w if grads is None else grads[q, k] + l2 * w
-            v = beta2 * table[r, 1, k] + rest2 * (g * g)
-            table[r, 1, k] = v
-            table[r, 0, k] = w * keep - rate * g / (np.sqrt(v) * scale + eps)
+            v = beta2 * table[1, r, k] + rest2 * (g * g)
+            table[1, r, k] = v
+            table[0, r, k] = w * keep - rate * g / (np.sqrt(v) * scale + eps)
     elif kind == MOMENTUM:
         for k in range(table.shape[2]):
-            w = table[r, 0, k]
+            w = table[0, r, k]
             g = l2 * w if grads is None else grads[q, k] + l2 * w
-            m = beta1 * table[r, 1, k] + rest1 * g
-            table[r, 1, k] = m
-            table[r, 0, k] = w * keep - rate * m
+            m = beta1 * table[1, r, k] + rest1 * g
+            table[1, r, k] = m
+            table[0, r, k] = w * keep - rate * m
     else:
         for k in range(table.shape[2]):
-            w = table[r, 0, k]
+            w = table[0, r, k]
             g = l2 * w if grads is None else grads[q, k] + l2 * w
-            table[r, 0, k] = w * keep - rate * g
+            table[0, r, k] = w * keep - rate * g
 
 
 @rounded
@@ -82,7 +82,7 @@ def replay_row(table: Any, r: int, after: int, until: int, kind: int, steps: Any
 @rounded
 def replay_others(table: Any, stamps: Any, now: int, kind: int, steps: Any, t: int) -> None:
     """Step t of the rows that its batch did not touch, those without the stamp `now`."""
-    for r in range(table.shape[0]):
+    for r in range(table.shape[1]):
         if stamps[r] != now:
             replay_row(table, r, t - 1, t, kind, steps)
 
@@ -161,24 +161,24 @@ def apply_folds(table: Any, rows: Any, n: int, folded: Any, kind: int) -> None:
         a, b, c, d = folded[q, 3], folded[q, 4], folded[q, 5], folded[q, 6]
         if kind == ADAM:
             for k in range(table.shape[2]):
-                m = table[r, 1, k]
-                v = table[r, 2, k]
+                m = table[1, r, k]
+                v = table[2, r, k]
                 root = np.sqrt(v)
-                table[r, 0, k] = table[r, 0, k] * keep - m * (a * root + b) / (v + c * root + d)
-                table[r, 1, k] = m * beta1
-                table[r, 2, k] = v * beta2
+                table[0, r, k] = table[0, r, k] * keep - m * (a * root + b) / (v + c * root + d)
+                table[1, r, k] = m * beta1
+                table[2, r, k] = v * beta2
         elif kind == MOMENTUM:
             for k in range(table.shape[2]):
-                m = table[r, 1, k]
-                table[r, 0, k] = table[r, 0, k] * keep - m * a
-                table[r, 1, k] = m * beta1
+                m = table[1, r, k]
+                table[0, r, k] = table[0, r, k] * keep - m * a
+                table[1, r, k] = m * beta1
         elif kind == RMSPROP:
             for k in range(table.shape[2]):
-                table[r, 0, k] *= keep
-                table[r, 1, k] *= beta2
+                table[0, r, k] *= keep
+                table[1, r, k] *= beta2
         else:
             for k in range(table.shape[2]):
-                table[r, 0, k] *= keep
+                table[0, r, k] *= keep
 
 
 @compiled
@@ -200,7 +200,7 @@ def catch_up(
             folded[m, 0] = folds[0, t] / folds[0, z]
             keep = folded[m, 0]
             for k in range(table.shape[2]):
-                table[r, 0, k] *= keep
+                table[0, r, k] *= keep
         elif mode == REPLAY or z < replay_before:
             replay_row(table, r, z, t, kind, steps)
         else:
@@ -262,9 +262,9 @@ def _batch(
     for b in range(begin, end):
         row = order[b]
         u, i = users[row], items[row]
-        x = users_table[u, 0, n_factors] + items_table[i, 0, n_factors]
+        x = users_table[0, u, n_factors] + items_table[0, i, n_factors]
         for k in range(n_factors):
-            x += users_table[u, 0, k] * items_table[i, 0, k]
+            x += users_table[0, u, k] * items_table[0, i, k]
         slope = one
         if ranged:
             s, slope = sigmoid(x)
@@ -275,9 +275,9 @@ def _batch(
         g = factor * error * slope
         p, q = user_slots[u], item_slots[i]
         for k in range(n_factors):
-            user_grads[p, k] += g * items_table[i, 0, k]
+            user_grads[p, k] += g * items_table[0, i, k]
         for k in range(n_factors):
-            item_grads[q, k] += g * users_table[u, 0, k]
+            item_grads[q, k] += g * users_table[0, u, k]
         user_grads[p, n_factors] += g
         item_grads[q, n_factors] += g
     return total / (end - begin)
@@ -296,8 +296,8 @@ def epoch(
     size = min(batch_size, n)
     planes_width = users_table.shape[2]
     user_rows, item_rows = np.empty(size, np.int64), np.empty(size, np.int64)
-    user_slots, item_slots = np.empty(users_table.shape[0], np.int32), np.empty(items_table.shape[0], np.int32)
-    user_stamps, item_stamps = np.zeros(users_table.shape[0], np.int32), np.zeros(items_table.shape[0], np.int32)
+    user_slots, item_slots = np.empty(users_table.shape[1], np.int32), np.empty(items_table.shape[1], np.int32)
+    user_stamps, item_stamps = np.zeros(users_table.shape[1], np.int32), np.zeros(items_table.shape[1], np.int32)
     user_grads = np.zeros((size, planes_width), users_table.dtype)
     item_grads = np.zeros((size, planes_width), items_table.dtype)
     work = scratch(size, users_table)
@@ -340,10 +340,10 @@ def epoch(
             )
             if t == replay_before:  # no gap that starts later is replayed, so none may start earlier
                 catch_up_all(
-                    users_table, 0, users_table.shape[0], last[0], touched[0], t, plan, constants, folds, False
+                    users_table, 0, users_table.shape[1], last[0], touched[0], t, plan, constants, folds, False
                 )
                 catch_up_all(
-                    items_table, 0, items_table.shape[0], last[1], touched[1], t, plan, constants, folds, False
+                    items_table, 0, items_table.shape[1], last[1], touched[1], t, plan, constants, folds, False
                 )
 
 
@@ -353,7 +353,7 @@ def scores(tables: Any, users: Any, items: Any, n_factors: int, ranged: bool, lo
     users_table, items_table = tables
     for b in range(users.shape[0]):
         u, i = users[b], items[b]
-        x = users_table[u, 0, n_factors] + items_table[i, 0, n_factors]
+        x = users_table[0, u, n_factors] + items_table[0, i, n_factors]
         for k in range(n_factors):
-            x += users_table[u, 0, k] * items_table[i, 0, k]
+            x += users_table[0, u, k] * items_table[0, i, k]
         out[b] = sigmoid(x)[0] * width + low if ranged else x
