@@ -127,6 +127,8 @@ def test_more_seeds_arms_and_profiles_reuse_what_is_done(sweep: Command, trained
 def test_values_are_the_same_however_they_are_written(sweep: Command, trained: Trained) -> None:
     sweep("--seeds", "1", "--values", "1,2")
     sweep("--seeds", "1", "--values", "1.0,2e0,2")
+    sweep.study = dataclasses.replace(sweep.study, arms={f"x={x}": {"x": x, "lr": 0.1} for x in (0, 1, 2)})
+    sweep("--seeds", "1")
     assert len(trained()) == 4
     assert list(sweep.summary().arms) == ["x=0", "x=1", "x=2"]
 

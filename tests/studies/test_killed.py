@@ -24,7 +24,7 @@ class Processes:
         self.started: list[subprocess.Popen[str]] = []
         arguments = ["--ratings", str(ratings), "--results", str(folder), "--workers", "1"]
         self.command = [sys.executable, "-m", "tests.studies.toy", *arguments]
-        self.environment = {**os.environ, "TOY_LOG": str(self.log), "TOY_SECONDS": "0.1"}
+        self.environment = {**os.environ, "TOY_LOG": str(self.log), "TOY_SECONDS": "0.05"}
 
     def start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(

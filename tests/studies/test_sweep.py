@@ -143,8 +143,10 @@ def test_in_a_database_a_machine_that_beats_keeps_its_run_and_a_silent_one_loses
     monkeypatch.setattr(sweep_module, "GRACE", 2)
     with open_storage(tmp_path, f"sqlite:///{tmp_path}/trials.db") as storage:
         other, ours = Sweep(toy.STUDY, storage), Sweep(toy.STUDY, storage)
-        other._enqueue(RUNS[0])
-        (trial,) = other.trials()
+        for run in RUNS[:2]:
+            other._enqueue(run)
+        silent, beating = other.trials()
+        other._claim(beating)
 
         def killed(trial_id: int, state: TrialState) -> bool:
             type(storage).set_trial_state_values(storage, trial_id, state)
@@ -153,18 +155,26 @@ def test_in_a_database_a_machine_that_beats_keeps_its_run_and_a_silent_one_loses
         with monkeypatch.context() as patch:
             patch.setattr(storage, "set_trial_state_values", killed)
             with pytest.raises(KeyboardInterrupt):
-                other._claim(trial)  # killed at the worst moment, right when the run has become its own
-        waited = time.monotonic()
+                other._claim(silent)  # killed at the worst moment, right when the run has become its own
+        began = time.monotonic()
 
         def progress(done: int, total: int) -> None:
-            if time.monotonic() < waited + 1.5:
-                other._record_heartbeat(trial._trial_id)
-                assert states(ours, of=RUNS[0]) == ["RUNNING"]
+            other._record_heartbeat(other._id(beating))
+            assert time.monotonic() < began + 20
             time.sleep(0.2)  # the stand-in for workers does not wait
 
-        assert ours.do([RUNS[0]], 1, toy.prepare, progress) == []
+        assert ours.do(RUNS[:1], 1, toy.prepare, progress) == []
         assert states(ours, of=RUNS[0]) == ["FAIL", "COMPLETE"]
-        assert time.monotonic() > waited + 3
+        assert states(ours, of=RUNS[1]) == ["RUNNING"]
+        assert time.monotonic() > began + 2
+
+
+@pytest.mark.usefixtures("inline")
+def test_runs_that_wait_for_another_command_are_left_to_it(reopen: Callable[[], Sweep]) -> None:
+    sweep = reopen()
+    sweep._enqueue(toy.planned(9))
+    assert do(sweep) == []
+    assert states(sweep, of=toy.planned(9)) == ["WAITING"]
 
 
 def test_a_run_whose_worker_is_killed_is_repeated_and_one_that_always_kills_it_given_up(
