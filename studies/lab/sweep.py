@@ -198,14 +198,15 @@ class Sweep:
         wanted = {run.key: run for run in runs}
         failures: dict[str, str] = {}
         losses: Counter[str] = Counter()
-        left = self._left(wanted, failures)
+        self._reclaim()
+        standing, left = self._stock(wanted, failures)
         progress(len(wanted) - len(left), len(wanted))
         if not left:
             return []
         with Workers(min(workers, len(left)), prepare) as pool:
             try:
                 while left:
-                    self._hand_out(left, pool)
+                    self._hand_out(left, standing, pool)
                     self._beat(pool)
                     for finished in pool.wait(1.0):
                         trial_id, run = finished.job
@@ -216,7 +217,9 @@ class Sweep:
                         losses[run.key] += 1
                         if finished.how == "failed" or losses[run.key] == ATTEMPTS:
                             failures[run.key] = f"{run.settings}, seed {run.seed}: {finished.result}"
-                    left = self._left(wanted, failures)
+                    if not pool.busy_with:
+                        self._reclaim()
+                    standing, left = self._stock(wanted, failures)
                     progress(len(wanted) - len(left), len(wanted))
             except (KeyboardInterrupt, WorkerError):
                 for trial_id, _ in pool.busy_with:
@@ -224,18 +227,19 @@ class Sweep:
                 raise
         return list(failures.values())
 
-    def _left(self, wanted: Mapping[str, Run], failures: Container[str]) -> dict[str, Run]:
-        done = self.outcomes()
-        return {key: run for key, run in wanted.items() if key not in done and key not in failures}
+    def _stock(
+        self, wanted: Mapping[str, Run], failures: Container[str]
+    ) -> tuple[dict[str, FrozenTrial], dict[str, Run]]:
+        """The trials that count, read once a round as a database takes its time; and the runs still to be done."""
+        standing = self.standing()
+        done = {key for key, trial in standing.items() if trial.state == TrialState.COMPLETE}
+        return standing, {key: run for key, run in wanted.items() if key not in done and key not in failures}
 
     def _id(self, trial: FrozenTrial) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number)
 
-    def _hand_out(self, left: Mapping[str, Run], pool: Workers) -> None:
+    def _hand_out(self, left: Mapping[str, Run], standing: Mapping[str, FrozenTrial], pool: Workers) -> None:
         """Enqueue the runs that nobody has, and give idle workers waiting ones."""
-        if not pool.busy_with:
-            self._reclaim()
-        standing = self.standing()
         missing = [run for key, run in left.items() if key not in standing]
         for run in missing:
             self._enqueue(run)
