@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from studies.evidence.provenance import CHECKOUT
 from studies.evidence.schema import read_summary
 from studies.lab.sweep import SweepError, open_storage
 
@@ -29,6 +30,7 @@ class Processes:
     def start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             self.command,
+            cwd=CHECKOUT,
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from studies.evidence.provenance import CHECKOUT
 from studies.lab.experiment import candidates
 from studies.lab.spec import Outcome
 from tests.studies import toy
@@ -14,7 +15,8 @@ from tests.studies import toy
 
 def test_the_same_run_has_the_same_key_in_any_process() -> None:
     script = "from tests.studies import toy; print(toy.planned(3).key)"
-    other = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", script]
+    other = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True)
     assert other.stdout.strip() == toy.planned(3).key
 
 

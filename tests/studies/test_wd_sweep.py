@@ -11,6 +11,7 @@ import torch
 
 from lesson.data import Ratings, open_ratings
 from studies import wd_sweep
+from studies.evidence.provenance import CHECKOUT
 from studies.evidence.schema import Contrast, read_summary
 from studies.lab.spec import Run
 from studies.wd_sweep import STUDY
@@ -136,7 +137,7 @@ def test_what_the_ledger_is_told_names_divergence_only_where_there_was_some() ->
 def test_the_command_leaves_results_that_can_be_read(ratings_csv: Path, tmp_path: Path) -> None:
     arguments = ["--ratings", str(ratings_csv), "--seeds", "2", "--values", "0.01", "--results", str(tmp_path)]
     command = [sys.executable, "-m", "studies.wd_sweep", *arguments, "--workers", "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "preview" in done.stdout
     folder = tmp_path / "wd_sweep"
