@@ -2,7 +2,7 @@
 
 from .adam import FASTAI, TORCH, AdamConstants, adam_step_
 from .backends import BackendError, available
-from .dot_bias import embedding_dot_bias
+from .dot_bias import dot_bias_loss, embedding_dot_bias
 
 __all__ = [
     "FASTAI",
@@ -11,5 +11,6 @@ __all__ = [
     "BackendError",
     "adam_step_",
     "available",
+    "dot_bias_loss",
     "embedding_dot_bias",
 ]

@@ -107,19 +107,20 @@ def _step(
     decoupled: bool,
     backend: str,
 ) -> None:
-    _implementation(backend).step_(
-        param,
-        grad,
-        exp_avg,
-        exp_avg_sq,
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
-        weight_decay=weight_decay,
-        step=step,
-        decoupled=decoupled,
-    )
+    with torch.cuda.device_of(param):  # Triton launches on the current device
+        _implementation(backend).step_(
+            param,
+            grad,
+            exp_avg,
+            exp_avg_sq,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            weight_decay=weight_decay,
+            step=step,
+            decoupled=decoupled,
+        )
 
 
 _step_op = torch.library.custom_op("dotbias::adam_step_", _step, mutates_args=("param", "exp_avg", "exp_avg_sq"))

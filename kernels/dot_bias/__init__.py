@@ -1,7 +1,8 @@
-"""Embedding-dot-bias: the score of a user for an item, as one op with autograd.
+"""Embedding-dot-bias: the score of a user for an item, and its loss, as ops with autograd.
 
-`embedding_dot_bias` is registered with torch.library as `dotbias::embedding_dot_bias`, so it works under autograd
-and torch.compile. Through the library a call costs some ten microseconds more than the kernel itself.
+`embedding_dot_bias` and `dot_bias_loss` are registered with torch.library under these names, as `dotbias::…`, so they
+work under autograd and torch.compile. Through the library a call costs some ten microseconds more than the kernel
+itself.
 """
 
 from __future__ import annotations
@@ -50,13 +51,59 @@ def embedding_dot_bias(
             there the ids' maker (a vocabulary, say) vouches for them.
         ValueError: shapes, dtypes or devices that do not fit.
     """
-    _check(users, items, user_weight, item_weight, user_bias, item_bias)
-    if y_range is not None and not y_range[0] < y_range[1]:
-        raise ValueError(f"{y_range=}: the first number must be the smaller one")
+    _check(users, items, user_weight, item_weight, user_bias, item_bias, y_range)
     chosen = backends.choose(backend, user_weight.device, user_weight.dtype)
     return _forward_op(
         users, items, user_weight, item_weight, user_bias, item_bias, list(y_range) if y_range else [], chosen
     )
+
+
+def dot_bias_loss(
+    users: Tensor,
+    items: Tensor,
+    ratings: Tensor,
+    user_weight: Tensor,
+    item_weight: Tensor,
+    user_bias: Tensor,
+    item_bias: Tensor,
+    y_range: YRange = None,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """The mean squared error of `embedding_dot_bias` against ratings, in one pass that keeps no scores (claim 36).
+
+    The same pass makes each score's gradient, so that backward sums rows and computes no score again.
+
+    Args:
+        users: int64[batch], as for `embedding_dot_bias`.
+        items: int64[batch].
+        ratings: [batch], any floating dtype; no gradient goes to them.
+        user_weight: [n_users, n_factors].
+        item_weight: [n_items, n_factors].
+        user_bias: [n_users].
+        item_bias: [n_items].
+        y_range: (low, high) of the sigmoid; None leaves it out.
+        backend: "reference", "native" or "triton"; None chooses by device.
+
+    Returns:
+        [], float64 for float64 tables, else float32. NaN for an empty batch, as `torch.nn.functional.mse_loss`.
+
+    Raises:
+        BackendError: the named backend cannot run on these tensors.
+        IndexError: an id outside its table, checked on the CPU.
+        ValueError: shapes, dtypes or devices that do not fit, or ratings that ask for a gradient.
+    """
+    _check(users, items, user_weight, item_weight, user_bias, item_bias, y_range)
+    if ratings.shape != users.shape or not ratings.dtype.is_floating_point or ratings.device != users.device:
+        raise ValueError(
+            f"ratings must be floating, {list(users.shape)} on {users.device} as users, "
+            f"not {ratings.dtype}{list(ratings.shape)} on {ratings.device}"
+        )
+    if ratings.requires_grad:
+        raise ValueError("ratings ask for a gradient, and get none here: detach them, or use embedding_dot_bias")
+    chosen = backends.choose(backend, user_weight.device, user_weight.dtype)
+    tables = (user_weight, item_weight, user_bias, item_bias)
+    return _loss_op(users, items, ratings, *tables, list(y_range) if y_range else [], chosen)[0]
 
 
 def _check(
@@ -66,7 +113,10 @@ def _check(
     item_weight: Tensor,
     user_bias: Tensor,
     item_bias: Tensor,
+    y_range: YRange,
 ) -> None:
+    if y_range is not None and not y_range[0] < y_range[1]:
+        raise ValueError(f"{y_range=}: the first number must be the smaller one")
     tables = {
         "user_weight": user_weight,
         "item_weight": item_weight,
@@ -128,7 +178,8 @@ def _forward_op(
 ) -> Tensor:
     _check_ids(users, items, len(user_weight), len(item_weight))
     run = _implementation(backend).forward
-    return run(users, items, user_weight, item_weight, user_bias, item_bias, _pair(y_range))
+    with torch.cuda.device_of(users):  # Triton launches on the current device
+        return run(users, items, user_weight, item_weight, user_bias, item_bias, _pair(y_range))
 
 
 @_forward_op.register_fake
@@ -158,7 +209,8 @@ def _backward_op(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     run = _implementation(backend).backward
-    return run(grad, users, items, user_weight, item_weight, user_bias, item_bias, _pair(y_range))
+    with torch.cuda.device_of(users):
+        return run(grad, users, items, user_weight, item_weight, user_bias, item_bias, _pair(y_range))
 
 
 @_backward_op.register_fake
@@ -179,6 +231,55 @@ def _(
         torch.empty_like(user_bias, memory_format=torch.contiguous_format),
         torch.empty_like(item_bias, memory_format=torch.contiguous_format),
     )
+
+
+@torch.library.custom_op("dotbias::dot_bias_loss", mutates_args=())
+def _loss_op(
+    users: Tensor,
+    items: Tensor,
+    ratings: Tensor,
+    user_weight: Tensor,
+    item_weight: Tensor,
+    user_bias: Tensor,
+    item_bias: Tensor,
+    y_range: list[float],
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    _check_ids(users, items, len(user_weight), len(item_weight))
+    run = _implementation(backend).loss
+    with torch.cuda.device_of(users):
+        return run(users, items, ratings, user_weight, item_weight, user_bias, item_bias, _pair(y_range))
+
+
+@_loss_op.register_fake
+def _(
+    users: Tensor,
+    items: Tensor,  # noqa: ARG001
+    ratings: Tensor,  # noqa: ARG001
+    user_weight: Tensor,
+    item_weight: Tensor,  # noqa: ARG001
+    user_bias: Tensor,  # noqa: ARG001
+    item_bias: Tensor,  # noqa: ARG001
+    y_range: list[float],  # noqa: ARG001
+    backend: str,  # noqa: ARG001
+) -> tuple[Tensor, Tensor]:
+    dtype = reference.arithmetic(user_weight.dtype)
+    return user_weight.new_empty((), dtype=dtype), user_weight.new_empty(users.shape[0], dtype=dtype)
+
+
+def _setup_loss_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    users, items, _, *tables, _, ctx.backend = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1], users, items, *tables)
+
+
+def _loss_autograd(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    score_grad, *tensors = ctx.saved_tensors
+    grads = _backward_op(grad * score_grad, *tensors, [], ctx.backend)  # the sigmoid's slope is in score_grad
+    return (None, None, None, *grads, None, None)
+
+
+_loss_op.register_autograd(_loss_autograd, setup_context=_setup_loss_context)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001

@@ -65,6 +65,26 @@ def _backward(
         d_item_bias[i] += g
 
 
+@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+def _loss(
+    users: Any, items: Any, ratings: Any, user_weight: Any, item_weight: Any, user_bias: Any, item_bias: Any,
+    ranged: bool, low: Any, width: Any, factor: Any, score_grad: Any,
+) -> float:  # fmt: skip
+    total = 0.0
+    for b in range(users.shape[0]):
+        u, i = users[b], items[b]
+        x = score(user_weight[u], item_weight[i], user_bias[u], item_bias[i])
+        slope = factor
+        if ranged:
+            s, steepness = sigmoid(x)
+            x = s * width + low
+            slope *= width * steepness
+        error = x - ratings[b]
+        total += error * error
+        score_grad[b] = error * slope
+    return total / users.shape[0]
+
+
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
@@ -85,6 +105,26 @@ def forward(
     number = out.numpy().dtype.type
     _forward(*arrays, y_range is not None, number(low), number(high - low), out.numpy())
     return out
+
+
+def loss(
+    users: Tensor,
+    items: Tensor,
+    ratings: Tensor,
+    user_weight: Tensor,
+    item_weight: Tensor,
+    user_bias: Tensor,
+    item_bias: Tensor,
+    y_range: YRange,
+) -> tuple[Tensor, Tensor]:
+    """As `reference.loss`."""
+    score_grad = torch.empty(len(users), dtype=user_weight.dtype)
+    arrays = _arrays(users, items, ratings.to(user_weight.dtype), user_weight, item_weight, user_bias, item_bias)
+    low, high = y_range or (0.0, 0.0)
+    number = score_grad.numpy().dtype.type
+    constants = number(low), number(high - low), number(2 / max(1, len(users)))
+    mean = _loss(*arrays, y_range is not None, *constants, score_grad.numpy())
+    return torch.tensor(mean, dtype=user_weight.dtype), score_grad
 
 
 def backward(

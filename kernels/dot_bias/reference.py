@@ -26,6 +26,34 @@ def forward(
     return torch.sigmoid(out) * (high - low) + low
 
 
+def loss(
+    users: Tensor,
+    items: Tensor,
+    ratings: Tensor,
+    user_weight: Tensor,
+    item_weight: Tensor,
+    user_bias: Tensor,
+    item_bias: Tensor,
+    y_range: YRange,
+) -> tuple[Tensor, Tensor]:
+    """The mean squared error, and its gradient for each rating's score before the sigmoid."""
+    dtype = arithmetic(user_weight.dtype)
+    dot = (user_weight[users].to(dtype) * item_weight[items].to(dtype)).sum(1)
+    out = dot + user_bias[users].to(dtype) + item_bias[items].to(dtype)
+    slope = torch.full_like(out, 2 / max(1, len(out)))
+    if y_range is not None:
+        low, high = y_range
+        slope = slope * (high - low) * torch.sigmoid(out) * torch.sigmoid(-out)
+        out = torch.sigmoid(out) * (high - low) + low
+    error = out - ratings.to(dtype)
+    return error.square().mean(), error * slope
+
+
+def arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """What sums over tables of `dtype` are taken in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def backward(
     grad: Tensor,
     users: Tensor,
@@ -38,6 +66,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Dense gradients of the four tables; the rows of repeated ids add up (claim 25)."""
     user_rows, item_rows = user_weight[users], item_weight[items]
+    grad = grad.to(user_weight.dtype)
     if y_range is not None:
         low, high = y_range
         out = (user_rows * item_rows).sum(1) + user_bias[users] + item_bias[items]

@@ -1,4 +1,4 @@
-"""Embedding-dot-bias as Triton kernels: one for the scores, three for the gradients.
+"""Embedding-dot-bias as Triton kernels: one for the scores, one for scores and loss at once, three for the gradients.
 
 The gradients are sums over the ratings of each row, taken without atomics so that the same batch gives the same
 bits. A stable sort brings each row's ratings together. Walkers then sum STEPS sorted ratings each, however they
@@ -80,6 +80,28 @@ def _score_gradient(
     slope = _sigmoid(x, arithmetic) * _sigmoid(-x, arithmetic)
     g = tl.load(grad + where, mask=valid, other=0).to(arithmetic)
     tl.store(out + where, g * slope * tl.full((), span, arithmetic), mask=valid)
+
+
+@triton.jit
+def _loss(
+    users, items, ratings, user_weight, item_weight, user_bias, item_bias, sums, score_grad, batch,
+    low: tl.float64, span: tl.float64, factor: tl.float64,
+    has_range: tl.constexpr, k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    """A program's sum of squared errors, and factor · error for each score, taken back through the sigmoid."""
+    where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
+    valid = where < batch
+    x = _scores(
+        users, items, user_weight, item_weight, user_bias, item_bias, where, valid, k, columns, arithmetic
+    )  # fmt: skip
+    slope = tl.full(x.shape, factor, arithmetic)
+    if has_range:
+        s = _sigmoid(x, arithmetic)
+        slope = slope * tl.full((), span, arithmetic) * s * _sigmoid(-x, arithmetic)
+        x = s * tl.full((), span, arithmetic) + tl.full((), low, arithmetic)
+    error = tl.where(valid, x - tl.load(ratings + where, mask=valid, other=0).to(arithmetic), 0)
+    tl.store(score_grad + where, slope * error, mask=valid)
+    tl.store(sums + tl.program_id(0).to(tl.int64), tl.sum(error * error, axis=0))
 
 
 @triton.jit
@@ -202,6 +224,31 @@ def _rows(columns: int, elements: int) -> int:
     return max(1, min(64, elements // columns))
 
 
+def loss(
+    users: Tensor,
+    items: Tensor,
+    ratings: Tensor,
+    user_weight: Tensor,
+    item_weight: Tensor,
+    user_bias: Tensor,
+    item_bias: Tensor,
+    y_range: YRange,
+) -> tuple[Tensor, Tensor]:
+    """Mean squared error and its gradient for each score; see `kernels.dot_bias.dot_bias_loss`. No scores are kept."""
+    k, columns, dtype, arithmetic = _shape(user_weight)
+    batch, rows = len(users), _rows(columns, 1024)
+    inputs = [t.contiguous() for t in (users, items, ratings, user_weight, item_weight, user_bias, item_bias)]
+    sums = torch.empty(triton.cdiv(batch, rows), dtype=dtype, device=users.device)
+    score_grad = torch.empty(batch, dtype=dtype, device=users.device)
+    low, high = y_range or (0.0, 0.0)
+    _loss[(len(sums),)](
+        *inputs, sums, score_grad, batch, low, high - low, 2 / max(1, batch),
+        has_range=y_range is not None, k=k, columns=columns, rows=rows, arithmetic=arithmetic,
+        num_warps=4, enable_fp_fusion=True,
+    )  # fmt: skip
+    return sums.sum() / batch, score_grad
+
+
 def backward(
     grad: Tensor,
     users: Tensor,
@@ -255,6 +302,9 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
     def forward_on(k: int, dtype: torch.dtype) -> Callable[[], object]:
         return partial(forward, *ids(n_users), *tables(k, dtype), y_range)
 
+    def loss_on(k: int) -> Callable[[], object]:
+        return partial(loss, *ids(n_users), torch.zeros(batch), *tables(k, f32), y_range)
+
     def backward_on(k: int, n_users: int, y_range: YRange) -> Callable[[], object]:
         return partial(backward, torch.zeros(batch), *ids(n_users), *tables(k, f32), y_range)
 
@@ -272,6 +322,10 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
     for name, k, dtype in (("fp32", 40, f32), ("fp32", 37, f32), ("bf16", 40, bf16)):
         floor: float = score_bytes(k, dtype.itemsize)
         yield f"dot_bias.forward {name}, k = {k}", _forward, forward_on(k, dtype), "rating", batch, floor
+    for k in (40, 37):
+        # A rating comes in besides, its gradient goes out in the score's place; a sum for each program's ratings.
+        floor = score_bytes(k, 4) + 4
+        yield f"dot_bias.loss fp32, k = {k}", _loss, loss_on(k), "rating", batch, floor
     name = "dot_bias.backward fp32, k ="
     floor = score_bytes(40, 4) + 4  # the scores' gradient comes in besides
     yield f"{name} 40: sigmoid", _score_gradient, backward_on(40, n_users, y_range), "rating", batch, floor

@@ -2,8 +2,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import mse_loss
 
-from kernels import BackendError, backends, embedding_dot_bias
+from kernels import BackendError, backends, dot_bias_loss, embedding_dot_bias
 from kernels.dot_bias import native, reference
 from tests.kernels.tolerance import assert_within_rounding
 
@@ -86,6 +87,62 @@ def test_torch_library_finds_no_fault(backend):
     users, items, *tables = problem(7)
     arguments = (users, items, *(table.requires_grad_() for table in tables), [0.0, 5.5], backend)
     torch.library.opcheck(torch.ops.dotbias.embedding_dot_bias.default, arguments)
+
+
+@pytest.mark.parametrize("backend", backends.available("cpu"))
+@pytest.mark.parametrize("y_range", [None, (0.0, 5.5)])
+def test_the_loss_and_its_gradients_are_mse_losss_of_the_scores(backend, y_range):
+    users, items, *tables = problem(37, batch=20, n_users=4, n_items=3, dtype=torch.float64)
+    tables = [table.requires_grad_() for table in tables]
+    ratings = torch.linspace(1, 5, 20)  # of another dtype than the tables
+    expected = mse_loss(
+        embedding_dot_bias(users, items, *tables, y_range=y_range, backend="reference"), ratings.double()
+    )
+    loss = dot_bias_loss(users, items, ratings, *tables, y_range=y_range, backend=backend)
+    torch.testing.assert_close(loss, expected)
+    both = (torch.autograd.grad(3 * value, tables) for value in (loss, expected))
+    for mine, ref in zip(*both, strict=True):
+        torch.testing.assert_close(mine, ref)
+
+
+def test_native_loss_in_float32_is_as_near_to_float64_as_eager_pytorchs():
+    users, items, *tables = problem(40, batch=90, scale=0.01)
+    ratings = torch.linspace(1, 5, 90)
+    exact = reference.loss(users, items, ratings.double(), *(t.double() for t in tables), (0.0, 5.5))
+    mine = native.loss(users, items, ratings, *tables, (0.0, 5.5))
+    theirs = reference.loss(users, items, ratings, *tables, (0.0, 5.5))
+    for out, eager, ref in zip(mine, theirs, exact, strict=True):
+        assert (out - ref).norm() <= 2 * (eager - ref).norm() + 2**-24 * ref.norm()
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_torch_library_finds_no_fault_with_the_loss(backend):
+    users, items, *tables = problem(7)
+    arguments = (users, items, torch.rand(64), *(table.requires_grad_() for table in tables), [0.0, 5.5], backend)
+    torch.library.opcheck(torch.ops.dotbias.dot_bias_loss.default, arguments)
+
+
+def test_the_loss_in_half_precision_is_summed_in_float32():
+    users, items, *tables = problem(dtype=torch.bfloat16)
+    tables = [table.requires_grad_() for table in tables]
+    loss = dot_bias_loss(users, items, torch.rand(64), *tables)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert {table.grad.dtype for table in tables} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("ratings", "complaint"),
+    [
+        (torch.rand(3), r"not torch\.float32\[3\]"),
+        (torch.ones(64).long(), "not torch.int64"),
+        (torch.rand(64, requires_grad=True), "ask for a gradient"),
+    ],
+)
+def test_ratings_that_do_not_fit_are_named(ratings, complaint):
+    users, items, *tables = problem()
+    with pytest.raises(ValueError, match=complaint):
+        dot_bias_loss(users, items, ratings, *tables)
 
 
 def test_it_compiles_as_one_graph():

@@ -97,6 +97,29 @@ def assert_scores(out: Tensor, data: Batch, y_range: reference.YRange) -> None:
     assert_within_rounding(out, reference.forward(*data.in_double(), y_range), k + 4, magnitude)
 
 
+def assert_loss(out: tuple[Tensor, Tensor], rating: Tensor, data: Batch, y_range: reference.YRange) -> None:
+    mean, score_grad = out
+    users, items, *tables = data.in_double()
+    ref_mean, ref_grad = reference.loss(users, items, rating.double(), *tables, y_range)
+    width = 1.0 if y_range is None else y_range[1] - y_range[0]
+    dot = reference.forward(*data.magnitudes(), None)
+    # An error is a difference: it rounds as the score and the rating do. Through the sigmoid the score's rounding
+    # comes with its slope, which is below ¼ and changes by less than itself.
+    spread = (dot if y_range is None else width * (dot + 1)) + rating.double().abs()
+    error = reference.forward(*data.in_double(), y_range) - rating.double()
+    factor = 2 / len(users)
+    slope = 1.0
+    if y_range is not None:
+        x = reference.forward(*data.in_double(), None)
+        slope = width * x.sigmoid() * (-x).sigmoid()
+    terms = data.user_weight.shape[1] + 8
+    assert (
+        mean.dtype == score_grad.dtype == (torch.float64 if data.user_weight.dtype == torch.float64 else torch.float32)
+    )
+    assert_within_rounding(score_grad, ref_grad, terms, factor * slope * (spread + error.abs() * (dot + 1)))
+    assert_within_rounding(mean, ref_mean, terms + len(users), factor * (error.abs() * spread + error**2).sum())
+
+
 def assert_gradients(gradients: tuple[Tensor, ...], grad: Tensor, data: Batch, y_range: reference.YRange) -> None:
     magnitudes, double, grad = data.magnitudes(), data.in_double(), grad.double()
     weighed = grad.abs()
@@ -121,6 +144,26 @@ def assert_gradients(gradients: tuple[Tensor, ...], grad: Tensor, data: Batch, y
 def test_scores_are_within_rounding_of_float64(k: int, batch: int, y_range: reference.YRange) -> None:
     data, _ = ratings(k, batch)
     assert_scores(dot_bias.forward(*data.on_device(), y_range), data, y_range)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("y_range", [None, (0.0, 5.5)])
+@pytest.mark.parametrize(("k", "batch"), [(7, 1), (37, 65), (40, 33)])
+def test_loss_and_its_gradient_are_within_rounding_of_float64(
+    k: int, batch: int, y_range: reference.YRange, dtype: torch.dtype
+) -> None:
+    data, rating = ratings(k, batch, dtype=dtype)
+    users, items, *tables = data.on_device()
+    assert_loss(dot_bias.loss(users, items, rating.to(DEVICE), *tables, y_range), rating, data, y_range)
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+def test_the_loss_of_an_empty_batch_is_nan_as_torchs() -> None:
+    data, rating = ratings(4, 0)
+    users, items, *tables = data.on_device()
+    mean, score_grad = dot_bias.loss(users, items, rating.to(DEVICE), *tables, None)
+    assert mean.isnan()
+    assert score_grad.shape == (0,)
 
 
 @pytest.mark.parametrize("y_range", [None, (0.0, 5.5)])
@@ -204,6 +247,17 @@ def test_a_kernel_that_returns_zeros_fails_at_the_lessons_initialisation() -> No
     zeros = tuple(torch.zeros_like(table) for table in data[2:])
     with pytest.raises(AssertionError, match="worst at"):
         assert_gradients(zeros, grad, data, None)
+
+
+def test_a_loss_or_score_gradient_of_zeros_fails_at_the_lessons_initialisation() -> None:
+    data, _ = ratings(40, 33, sigma=0.01)
+    users, items, *tables = data.on_device()
+    rating = reference.forward(*data, None) + 1e-4  # as near as a fit can come
+    mean, score_grad = dot_bias.loss(users, items, rating.to(DEVICE), *tables, None)
+    assert_loss((mean, score_grad), rating, data, None)
+    for wrong in ((torch.zeros(()), score_grad), (mean, torch.zeros(33))):
+        with pytest.raises(AssertionError, match="worst at"):
+            assert_loss(wrong, rating, data, None)
 
 
 def test_the_failure_names_the_worst_element() -> None:
