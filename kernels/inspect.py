@@ -172,14 +172,16 @@ def count_bytes() -> dict[str, float]:
     """Bytes a unit that each example's kernel loads and stores, by name; masked-off elements left out.
 
     Counted while Triton's interpreter runs the launch, so this needs a process of its own with
-    TRITON_INTERPRET=1. A value loaded twice counts twice, though a cache may serve it.
+    TRITON_INTERPRET=1. A value loaded twice counts twice, though a cache may serve it; an atomic counts as a load
+    and a store.
     """
     from triton.runtime import interpreter
 
     counted: Counter[Any] = Counter()
     running: list[Any] = []
     builder = interpreter.interpreter_builder
-    load, store, run = builder.create_masked_load, builder.create_masked_store, interpreter.InterpretedFunction.run
+    load, store, atomic = builder.create_masked_load, builder.create_masked_store, builder.create_atomic_rmw
+    run = interpreter.InterpretedFunction.run
 
     def count(pointers: Any, mask: Any) -> None:
         counted[running[-1]] += int(mask.data.sum()) * pointers.get_element_ty().primitive_bitwidth // 8
@@ -192,6 +194,11 @@ def count_bytes() -> dict[str, float]:
         count(pointers, mask)
         return store(pointers, value, mask, *rest)
 
+    def counting_atomic(operation: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        count(pointers, mask)
+        count(pointers, mask)
+        return atomic(operation, pointers, value, mask, *rest)
+
     def counting_run(self: Any, *args: Any, **kwargs: Any) -> Any:
         running.append(self)
         try:
@@ -200,6 +207,7 @@ def count_bytes() -> dict[str, float]:
             running.pop()
 
     builder.create_masked_load, builder.create_masked_store = counting_load, counting_store
+    builder.create_atomic_rmw = counting_atomic
     interpreter.InterpretedFunction.run = counting_run
     moved = {}
     for example in find_examples():
@@ -243,7 +251,8 @@ columns:
   shared       bytes of shared memory a program
   widest load  bytes of the widest load from global memory a thread issues; 16 is the most
   offsets      bits of the narrowest offset added to a pointer; 32 overflow in large tables
-  bytes moved  a unit, counted from the kernel's own loads and stores; what is loaded twice counts twice
+  bytes moved  a unit, counted from the kernel's own loads and stores; what is loaded twice counts twice,
+               an atomic as a load and a store
   floor        bytes a unit that any implementation must move: dense Adam on fp32 reads a parameter, its
                gradient and two means and writes all but the gradient, 7 × 4 = 28
 

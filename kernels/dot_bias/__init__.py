@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,7 @@ def embedding_dot_bias(
     item_bias: Tensor,
     y_range: YRange = None,
     *,
+    deterministic: bool = True,
     backend: str | None = None,
 ) -> Tensor:
     """Scores of (user, item) pairs: u·i + user bias + item bias, through a sigmoid to `y_range` (claim 28).
@@ -40,6 +42,8 @@ def embedding_dot_bias(
         user_bias: [n_users].
         item_bias: [n_items].
         y_range: (low, high) of the sigmoid; None leaves it out.
+        deterministic: the "triton" gradients have the same bits at every call; False takes atomics instead of a sort.
+            The other backends do what they do: on a CPU always the same.
         backend: "reference", "native" or "triton"; None chooses by device.
 
     Returns:
@@ -54,8 +58,9 @@ def embedding_dot_bias(
     _check(users, items, user_weight, item_weight, user_bias, item_bias, y_range)
     chosen = backends.choose(backend, user_weight.device, user_weight.dtype)
     return _forward_op(
-        users, items, user_weight, item_weight, user_bias, item_bias, list(y_range) if y_range else [], chosen
-    )
+        users, items, user_weight, item_weight, user_bias, item_bias,
+        list(y_range) if y_range else [], deterministic, chosen,
+    )  # fmt: skip
 
 
 def dot_bias_loss(
@@ -68,6 +73,7 @@ def dot_bias_loss(
     item_bias: Tensor,
     y_range: YRange = None,
     *,
+    deterministic: bool = True,
     backend: str | None = None,
 ) -> Tensor:
     """The mean squared error of `embedding_dot_bias` against ratings, in one pass that keeps no scores (claim 36).
@@ -83,6 +89,7 @@ def dot_bias_loss(
         user_bias: [n_users].
         item_bias: [n_items].
         y_range: (low, high) of the sigmoid; None leaves it out.
+        deterministic: of the gradients, as for `embedding_dot_bias`; the loss always is.
         backend: "reference", "native" or "triton"; None chooses by device.
 
     Returns:
@@ -103,7 +110,7 @@ def dot_bias_loss(
         raise ValueError("ratings ask for a gradient, and get none here: detach them, or use embedding_dot_bias")
     chosen = backends.choose(backend, user_weight.device, user_weight.dtype)
     tables = (user_weight, item_weight, user_bias, item_bias)
-    return _loss_op(users, items, ratings, *tables, list(y_range) if y_range else [], chosen)[0]
+    return _loss_op(users, items, ratings, *tables, list(y_range) if y_range else [], deterministic, chosen)[0]
 
 
 def _check(
@@ -174,6 +181,7 @@ def _forward_op(
     user_bias: Tensor,
     item_bias: Tensor,
     y_range: list[float],
+    deterministic: bool,  # noqa: ARG001 - backward's
     backend: str,
 ) -> Tensor:
     _check_ids(users, items, len(user_weight), len(item_weight))
@@ -191,6 +199,7 @@ def _(
     user_bias: Tensor,  # noqa: ARG001
     item_bias: Tensor,  # noqa: ARG001
     y_range: list[float],  # noqa: ARG001
+    deterministic: bool,  # noqa: ARG001
     backend: str,  # noqa: ARG001
 ) -> Tensor:
     return user_weight.new_empty(users.shape[0])
@@ -206,9 +215,11 @@ def _backward_op(
     user_bias: Tensor,
     item_bias: Tensor,
     y_range: list[float],
+    deterministic: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    run = _implementation(backend).backward
+    options = {"deterministic": deterministic} if backend == "triton" else {}
+    run = partial(_implementation(backend).backward, **options)
     with torch.cuda.device_of(users):
         return run(grad, users, items, user_weight, item_weight, user_bias, item_bias, _pair(y_range))
 
@@ -223,6 +234,7 @@ def _(
     user_bias: Tensor,
     item_bias: Tensor,
     y_range: list[float],  # noqa: ARG001
+    deterministic: bool,  # noqa: ARG001
     backend: str,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
@@ -243,6 +255,7 @@ def _loss_op(
     user_bias: Tensor,
     item_bias: Tensor,
     y_range: list[float],
+    deterministic: bool,  # noqa: ARG001 - backward's
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     _check_ids(users, items, len(user_weight), len(item_weight))
@@ -261,6 +274,7 @@ def _(
     user_bias: Tensor,  # noqa: ARG001
     item_bias: Tensor,  # noqa: ARG001
     y_range: list[float],  # noqa: ARG001
+    deterministic: bool,  # noqa: ARG001
     backend: str,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
     dtype = reference.arithmetic(user_weight.dtype)
@@ -268,28 +282,30 @@ def _(
 
 
 def _setup_loss_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    users, items, _, *tables, _, ctx.backend = inputs
+    users, items, _, *tables, _, ctx.deterministic, ctx.backend = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(output[1], users, items, *tables)
 
 
 def _loss_autograd(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     score_grad, *tensors = ctx.saved_tensors
-    grads = _backward_op(grad * score_grad, *tensors, [], ctx.backend)  # the sigmoid's slope is in score_grad
-    return (None, None, None, *grads, None, None)
+    grads = _backward_op(
+        grad * score_grad, *tensors, [], ctx.deterministic, ctx.backend
+    )  # the sigmoid's slope is in score_grad
+    return (None, None, None, *grads, None, None, None)
 
 
 _loss_op.register_autograd(_loss_autograd, setup_context=_setup_loss_context)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    *tensors, ctx.y_range, ctx.backend = inputs
+    *tensors, ctx.y_range, ctx.deterministic, ctx.backend = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _backward_op(grad, *ctx.saved_tensors, ctx.y_range, ctx.backend)
-    return (None, None, *grads, None, None)
+    grads = _backward_op(grad, *ctx.saved_tensors, ctx.y_range, ctx.deterministic, ctx.backend)
+    return (None, None, *grads, None, None, None)
 
 
 _forward_op.register_autograd(_autograd, setup_context=_setup_context)

@@ -1,9 +1,10 @@
-"""Embedding-dot-bias as Triton kernels: one for the scores, one for scores and loss at once, three for the gradients.
+"""Embedding-dot-bias as Triton kernels: one for the scores, one for scores and loss at once, four for the gradients.
 
-The gradients are sums over the ratings of each row, taken without atomics so that the same batch gives the same
+The gradients are sums over the ratings of each row, by default without atomics so that the same batch gives the same
 bits. A stable sort brings each row's ratings together. Walkers then sum STEPS sorted ratings each, however they
 fall into rows, so a popular film keeps no single program busy: a row whose ratings lie within one walker is
-written at once, the pieces of a row that crosses walkers meet in a last, small kernel.
+written at once, the pieces of a row that crosses walkers meet in a last, small kernel. With atomics one kernel does
+it all, without the sort, and its sums are rounded in another order at each call.
 """
 
 # mypy: disallow-incomplete-defs=False
@@ -189,6 +190,35 @@ def _join(
         tl.store(d_bias + row, bias_total)
 
 
+@triton.jit
+def _add(
+    grad, users, items, user_weight, item_weight, user_bias, item_bias,
+    d_user_weight, d_item_weight, d_user_bias, d_item_bias, batch, span: tl.float64,
+    has_range: tl.constexpr, k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    """The whole backward with atomics: each rating adds to its two rows and biases."""
+    where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
+    valid = where < batch
+    user = tl.load(users + where, mask=valid, other=0)
+    item = tl.load(items + where, mask=valid, other=0)
+    column = tl.arange(0, columns)[None, :]
+    mask = valid[:, None] & (column < k)
+    of_user, of_item = user[:, None] * k + column, item[:, None] * k + column
+    u = tl.load(user_weight + of_user, mask=mask, other=0).to(arithmetic)
+    i = tl.load(item_weight + of_item, mask=mask, other=0).to(arithmetic)
+    g = tl.load(grad + where, mask=valid, other=0).to(arithmetic)
+    if has_range:
+        ub = tl.load(user_bias + user, mask=valid, other=0).to(arithmetic)
+        ib = tl.load(item_bias + item, mask=valid, other=0).to(arithmetic)
+        x = tl.sum(u * i, axis=1) + ub + ib
+        g *= tl.full((), span, arithmetic) * _sigmoid(x, arithmetic) * _sigmoid(-x, arithmetic)
+    # Nothing waits for these sums but the kernel's end, so no order among them is asked for.
+    tl.atomic_add(d_user_weight + of_user, g[:, None] * i, mask=mask, sem="relaxed")
+    tl.atomic_add(d_item_weight + of_item, g[:, None] * u, mask=mask, sem="relaxed")
+    tl.atomic_add(d_user_bias + user, g, mask=valid, sem="relaxed")
+    tl.atomic_add(d_item_bias + item, g, mask=valid, sem="relaxed")
+
+
 def _shape(weight: Tensor) -> tuple[int, int, torch.dtype, Any]:
     """Factors, the power of two that holds them, and the arithmetic's type for torch and for Triton."""
     k = weight.shape[1]
@@ -258,14 +288,35 @@ def backward(
     user_bias: Tensor,
     item_bias: Tensor,
     y_range: YRange,
+    deterministic: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Dense gradients of user_weight, item_weight, user_bias and item_bias; the same bits at every call.
+    """Dense gradients of user_weight, item_weight, user_bias and item_bias.
 
     Sums are float32 (float64 for float64 tables) whatever the tables' dtype, and rounded to it once.
+
+    Args:
+        grad: [batch], of the scores; the other tensors are as in `forward`.
+        users: int64[batch].
+        items: int64[batch].
+        user_weight: [n_users, n_factors].
+        item_weight: [n_items, n_factors].
+        user_bias: [n_users].
+        item_bias: [n_items].
+        y_range: (low, high) of the sigmoid, or None.
+        deterministic: the same bits at every call, by sorting; else by atomics, in whatever order they come.
     """
     k, columns, dtype, arithmetic = _shape(user_weight)
     batch = len(users)
     grad, *inputs = (t.contiguous() for t in (grad, users, items, user_weight, item_weight, user_bias, item_bias))
+    if not deterministic:
+        sums = [torch.zeros_like(t, dtype=dtype) for t in inputs[2:]]
+        rows = _rows(columns, 1024)
+        _add[(triton.cdiv(batch, rows),)](
+            grad, *inputs, *sums, batch, y_range[1] - y_range[0] if y_range else 0.0,
+            has_range=y_range is not None, k=k, columns=columns, rows=rows, arithmetic=arithmetic,
+            num_warps=4, enable_fp_fusion=True,
+        )  # fmt: skip
+        return tuple(t.to(user_weight.dtype) for t in sums)  # type: ignore[return-value]
     score_grad = grad
     if y_range is not None:
         score_grad = torch.empty(batch, dtype=dtype, device=grad.device)
@@ -305,8 +356,8 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
     def loss_on(k: int) -> Callable[[], object]:
         return partial(loss, *ids(n_users), torch.zeros(batch), *tables(k, f32), y_range)
 
-    def backward_on(k: int, n_users: int, y_range: YRange) -> Callable[[], object]:
-        return partial(backward, torch.zeros(batch), *ids(n_users), *tables(k, f32), y_range)
+    def backward_on(k: int, n_users: int, y_range: YRange, deterministic: bool = True) -> Callable[[], object]:
+        return partial(backward, torch.zeros(batch), *ids(n_users), *tables(k, f32), y_range, deterministic)
 
     def ids(n_users: int) -> tuple[Tensor, Tensor]:
         return torch.arange(batch) % n_users, torch.arange(batch) * 7 % n_items
@@ -333,6 +384,9 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
         # On each side sorted id, order, the other id, gradient and the other row; each row's sum written once.
         floor = 2 * (3 * 8 + 4 + 4 * k) + (n_users + n_items) / batch * 4 * (k + 1)
         yield f"{name} {k}: sums", _walk, backward_on(k, n_users, None), "rating", batch, floor
+    # Ids, gradient, rows and biases in, each row's sum out once; atomics move every rating's part of it.
+    floor = score_bytes(40, 4) + (n_users + n_items) / batch * 4 * 41
+    yield f"{name} 40: atomics", _add, backward_on(40, n_users, y_range, False), "rating", batch, floor
     # All ratings are one user's: a piece a walker, with the id that says whose it is, and one row written.
     pieces = batch // STEPS
     floor = 8 + 4 * 41 * (1 + 1 / pieces)

@@ -85,7 +85,7 @@ def test_backends_agree_through_the_sigmoid():
 @pytest.mark.parametrize("backend", ["reference", "native"])
 def test_torch_library_finds_no_fault(backend):
     users, items, *tables = problem(7)
-    arguments = (users, items, *(table.requires_grad_() for table in tables), [0.0, 5.5], backend)
+    arguments = (users, items, *(table.requires_grad_() for table in tables), [0.0, 5.5], True, backend)
     torch.library.opcheck(torch.ops.dotbias.embedding_dot_bias.default, arguments)
 
 
@@ -105,6 +105,32 @@ def test_the_loss_and_its_gradients_are_mse_losss_of_the_scores(backend, y_range
         torch.testing.assert_close(mine, ref)
 
 
+@pytest.mark.parametrize("backend", backends.available("cpu"))
+@pytest.mark.parametrize("op", [embedding_dot_bias, dot_bias_loss])
+def test_every_backend_takes_the_choice_between_determinism_and_atomics(op, backend, monkeypatch):
+    users, items, *tables = problem(5, dtype=torch.float64)
+    tables = [table.requires_grad_() for table in tables]
+    ratings = [torch.rand(64)] if op is dot_bias_loss else []
+    taken = []
+    if backend == "triton":
+        from kernels.dot_bias import triton_kernels
+
+        backward = triton_kernels.backward
+
+        def spy(*arguments, deterministic):
+            taken.append(deterministic)
+            return backward(*arguments, deterministic=deterministic)
+
+        monkeypatch.setattr(triton_kernels, "backward", spy)
+    grads = [
+        torch.autograd.grad(op(users, items, *ratings, *tables, backend=backend, deterministic=choice).sum(), tables)
+        for choice in (True, False)
+    ]
+    assert taken == ([True, False] if backend == "triton" else [])
+    for ordered, atomic in zip(*grads, strict=True):
+        torch.testing.assert_close(ordered, atomic)
+
+
 def test_native_loss_in_float32_is_as_near_to_float64_as_eager_pytorchs():
     users, items, *tables = problem(40, batch=90, scale=0.01)
     ratings = torch.linspace(1, 5, 90)
@@ -118,7 +144,7 @@ def test_native_loss_in_float32_is_as_near_to_float64_as_eager_pytorchs():
 @pytest.mark.parametrize("backend", ["reference", "native"])
 def test_torch_library_finds_no_fault_with_the_loss(backend):
     users, items, *tables = problem(7)
-    arguments = (users, items, torch.rand(64), *(table.requires_grad_() for table in tables), [0.0, 5.5], backend)
+    arguments = (users, items, torch.rand(64), *(table.requires_grad_() for table in tables), [0.0, 5.5], True, backend)
     torch.library.opcheck(torch.ops.dotbias.dot_bias_loss.default, arguments)
 
 

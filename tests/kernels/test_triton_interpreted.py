@@ -166,11 +166,14 @@ def test_the_loss_of_an_empty_batch_is_nan_as_torchs() -> None:
     assert score_grad.shape == (0,)
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("y_range", [None, (0.0, 5.5)])
 @pytest.mark.parametrize(("k", "batch"), [(1, 33), (7, 1), (37, 65), (40, 65), (50, 17), (64, 33)])
-def test_gradients_are_within_rounding_of_float64(k: int, batch: int, y_range: reference.YRange) -> None:
+def test_gradients_are_within_rounding_of_float64(
+    k: int, batch: int, y_range: reference.YRange, deterministic: bool
+) -> None:
     data, grad = ratings(k, batch)
-    gradients = dot_bias.backward(grad.to(DEVICE), *data.on_device(), y_range)
+    gradients = dot_bias.backward(grad.to(DEVICE), *data.on_device(), y_range, deterministic)
     assert_gradients(gradients, grad, data, y_range)
 
 
@@ -178,8 +181,15 @@ def test_gradients_are_within_rounding_of_float64(k: int, batch: int, y_range: r
 def test_storage_in_other_dtypes_is_rounded_once(dtype: torch.dtype) -> None:
     data, grad = ratings(40, 33, n_users=2, dtype=dtype)
     assert_scores(dot_bias.forward(*data.on_device(), (0.0, 5.5)), data, (0.0, 5.5))
-    gradients = dot_bias.backward(grad.to(DEVICE), *data.on_device(), (0.0, 5.5))
-    assert_gradients(gradients, grad, data, (0.0, 5.5))
+    for deterministic in (True, False):
+        gradients = dot_bias.backward(grad.to(DEVICE), *data.on_device(), (0.0, 5.5), deterministic)
+        assert_gradients(gradients, grad, data, (0.0, 5.5))
+
+
+def test_sorted_sums_have_the_same_bits_at_every_call() -> None:
+    data, grad = ratings(7, 70, n_users=2)
+    first, second = (dot_bias.backward(grad.to(DEVICE), *data.on_device(), (0.0, 5.5)) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
 
 
 def test_gradients_of_a_batch_that_is_all_one_user_add_up_across_many_walkers() -> None:
