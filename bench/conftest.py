@@ -29,10 +29,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     named = config.args_source is not config.ArgsSource.TESTPATHS and any(
         (start / arg.split("::")[0]).resolve().is_relative_to(here) for arg in config.args
     )
-    if config.getoption("benchmark_only") or named:
+    only = config.getoption("benchmark_only")
+    if named and not only:
         return
-    config.hook.pytest_deselected(items=[item for item in items if item.path.is_relative_to(here)])
-    items[:] = [item for item in items if not item.path.is_relative_to(here)]
+    # Without --benchmark-only the benchmarks are left out, with it everything else.
+    config.hook.pytest_deselected(items=[item for item in items if item.path.is_relative_to(here) != only])
+    items[:] = [item for item in items if item.path.is_relative_to(here) == only]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -203,4 +203,5 @@ def _contrast(contrast: Contrast) -> str:
     if contrast.difference is None:
         return f"{contrast.verdict} (diverged: {contrast.diverged[0]}, baseline {contrast.diverged[1]})"
     low, high = contrast.interval or (float("-inf"), float("inf"))
-    return f"{contrast.difference:+.4f} [{low:+.4f}, {high:+.4f}]  {contrast.verdict}"
+    verdict = f"{contrast.verdict}, negligible" if contrast.negligible else contrast.verdict
+    return f"{contrast.difference:+.4f} [{low:+.4f}, {high:+.4f}]  {verdict}"
