@@ -3,7 +3,7 @@
     python -m kernels.inspect
     python -m kernels.inspect --target sm_90 --json
 
-A folder's triton_kernels.py yields `Example`s from its `examples()`; a kernel is added there, not here.
+A folder's triton_*.py yields `Example`s from its `examples()`; a kernel is added there, not here.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Row:
 
 
 def find_examples() -> Iterator[Example]:
-    """The examples of every folder beside this file that has a triton_kernels.py."""
-    for path in sorted(Path(__file__).parent.glob("*/triton_kernels.py")):
-        module = importlib.import_module(f"{__package__}.{path.parent.name}.triton_kernels")
-        yield from (Example(*example) for example in module.examples())
+    """The examples of every file triton_*.py in the folders beside this one that has some."""
+    for path in sorted(Path(__file__).parent.glob("*/triton_*.py")):
+        module = importlib.import_module(f"{__package__}.{path.parent.name}.{path.stem}")
+        yield from (Example(*example) for example in getattr(module, "examples", tuple)())
 
 
 def inspect(examples: Iterable[Example], targets: Iterable[str]) -> Iterator[Row]:
@@ -261,7 +261,7 @@ examples:
   python -m kernels.inspect --target sm_90           one target; may be repeated
   python -m kernels.inspect --json > inspected.json  a list of rows
 
-A new kernel comes with an entry in the examples() of its triton_kernels.py. No GPU is needed.
+A new kernel comes with an entry in the examples() of its file. No GPU is needed.
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -11,46 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.kernels.tolerance import assert_within_rounding
-
-pytest.importorskip("triton", reason="Triton is available on Linux")
-
-import triton.language as tl
-from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
 from kernels.adam import triton_kernels as adam
-from kernels.backends import triton_interpreted
 from kernels.dot_bias import reference
 from kernels.dot_bias import triton_kernels as dot_bias
+from kernels.optimizers import triton_kernels as optimizers
+from tests.kernels.tolerance import assert_within_rounding
+from tests.kernels.triton_device import DEVICE, stores_in_bf16_round_to_nearest, uninitialised_memory_is_nan  # noqa: F401
 
-if not triton_interpreted() and not torch.cuda.is_available():
-    pytest.skip("compiled kernels need a GPU", allow_module_level=True)
-
-DEVICE = "cpu" if triton_interpreted() else "cuda"
 STEPS = dot_bias.STEPS
-
-
-@pytest.fixture(autouse=True)
-def _uninitialised_memory_is_nan() -> Iterator[None]:
-    """What a kernel forgets to write must not pass for having been there before."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True)
-def _stores_in_bf16_round_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on every target; Triton's interpreter cuts the low bits off instead."""
-    cast = InterpreterBuilder.cast_impl
-
-    def rounding_cast(self: InterpreterBuilder, source: TensorHandle, to: tl.dtype) -> TensorHandle:
-        if source.dtype.scalar == tl.float32 and to.scalar == tl.bfloat16:
-            rounded = torch.from_numpy(source.data).to(torch.bfloat16)
-            return TensorHandle(rounded.view(torch.uint16).numpy(), to.scalar)
-        return cast(self, source, to)
-
-    # Narrowing goes by this name, which is bound to cast_impl when the class is made.
-    monkeypatch.setattr(InterpreterBuilder, "create_fp_trunc", rounding_cast)
 
 
 class Batch(NamedTuple):
@@ -346,7 +313,7 @@ def weights_and_gradients(shape: tuple[int, ...], steps: int, dtype: torch.dtype
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("decoupled", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(1,), (37, 37), (2, adam.BLOCK)])
+@pytest.mark.parametrize("shape", [(1,), (37, 37), (2, optimizers.BLOCK)])
 def test_adam_follows_torchs_float64_steps_while_rate_and_beta_change(
     shape: tuple[int, ...], dtype: torch.dtype, decoupled: bool, weight_decay: float
 ) -> None:

@@ -1,0 +1,231 @@
+"""Dense SGD, momentum, RMSprop and Adam steps as one Triton kernel over a list of tensors.
+
+A model has several small tables, and a launch costs more than the step of one of them. So a launch takes up to
+TENSORS of them: a program looks up which one its block lies in, and each number is read and written once.
+"""
+
+# mypy: disallow-incomplete-defs=False
+# A kernel annotates what Triton reads: constants and doubles. Tensors and pointers have no type to write.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+Optimizer = Literal["sgd", "momentum", "rmsprop", "adam"]
+
+BLOCK = 1024  # numbers a program: eight a thread, two 16-byte loads from each fp32 tensor
+TENSORS = 8  # a launch; the four tables of an embedding-dot-bias model take one
+
+
+class Constants(NamedTuple):
+    """What a step is made of, computed in double; of a table of steps, a row's columns."""
+
+    keep: float  # 1 − lr·wd where decay is decoupled, else 1
+    l2: float  # wd where decay is in the gradient, else 0
+    beta1: float
+    rest1: float  # 1 − β1; 1 for momentum, as torch has it
+    beta2: float
+    rest2: float  # 1 − β2
+    scale: float  # 1/√(1 − β2^t), Adam's correction of the root; else 1
+    eps: float
+    rate: float  # lr, for Adam over 1 − β1^t
+
+
+def constants(
+    optimizer: Optimizer, *, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int,
+    decoupled: bool,
+) -> Constants:  # fmt: skip
+    """The constants of step t = `step` ≥ 1. Bias corrections use this step's betas, as torch does under a schedule."""
+    adam = optimizer == "adam"
+    return Constants(
+        keep=1 - lr * weight_decay if decoupled else 1.0,
+        l2=0.0 if decoupled else weight_decay,
+        beta1=beta1,
+        rest1=1 - beta1 if adam else 1.0,
+        beta2=beta2,
+        rest2=1 - beta2,
+        scale=1 / math.sqrt(1 - beta2**step) if adam else 1.0,
+        eps=eps,
+        rate=lr / (1 - beta1**step) if adam else lr,
+    )
+
+
+@triton.jit
+def sqrt(x):
+    """The root rounded to nearest: tl.sqrt is approximate in float32 alone, and the exact form takes float32 alone."""
+    return tl.sqrt(x) if x.dtype == tl.float64 else tl.sqrt_rn(x)
+
+
+@triton.jit
+def divide(x, y):
+    """The quotient rounded to nearest; see `sqrt`."""
+    return x / y if x.dtype == tl.float64 else tl.div_rn(x, y)
+
+
+@triton.jit
+def update(
+    w, g, m, v, keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate,
+    optimizer: tl.constexpr,
+):  # fmt: skip
+    """Weight, mean and mean square after a step; what the optimizer does not have comes back as it was."""
+    g = g + l2 * w
+    moved = g
+    if (optimizer == "momentum") | (optimizer == "adam"):
+        m = beta1 * m + rest1 * g
+        moved = m
+    if (optimizer == "rmsprop") | (optimizer == "adam"):
+        v = beta2 * v + rest2 * (g * g)
+        moved = divide(moved, sqrt(v) * scale + eps)
+    return w * keep - rate * moved, m, v
+
+
+@triton.jit
+def _step_block(
+    weight, grad, exp_avg, exp_avg_sq, where, mask, keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate,
+    optimizer: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    averages: tl.constexpr = (optimizer == "momentum") | (optimizer == "adam")
+    squares: tl.constexpr = (optimizer == "rmsprop") | (optimizer == "adam")
+    w = tl.load(weight + where, mask=mask).to(arithmetic)
+    g = tl.load(grad + where, mask=mask).to(arithmetic)
+    m = tl.load(exp_avg + where, mask=mask).to(arithmetic) if averages else g
+    v = tl.load(exp_avg_sq + where, mask=mask).to(arithmetic) if squares else g
+    w, m, v = update(w, g, m, v, keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate, optimizer)
+    tl.store(weight + where, w, mask=mask)
+    if averages:
+        tl.store(exp_avg + where, m, mask=mask)
+    if squares:
+        tl.store(exp_avg_sq + where, v, mask=mask)
+
+
+# The scalars are doubles, rounded once to the arithmetic's type: Triton would round a plain float to fp32.
+@triton.jit
+def _step(
+    weights, grads, exp_avgs, exp_avg_sqs, sizes,
+    keep: tl.float64, l2: tl.float64, beta1: tl.float64, rest1: tl.float64, beta2: tl.float64, rest2: tl.float64,
+    scale: tl.float64, eps: tl.float64, rate: tl.float64,
+    optimizer: tl.constexpr, arithmetic: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    weight, grad, exp_avg, exp_avg_sq = weights[0], grads[0], exp_avgs[0], exp_avg_sqs[0]
+    n = tl.full((), sizes[0], tl.int64)
+    first = tl.full((), 0, tl.int64)  # the program that has the tensor's first block
+    own_first = first
+    for tensor in tl.static_range(1, len(sizes)):
+        first += tl.cdiv(tl.full((), sizes[tensor - 1], tl.int64), block)
+        if program >= first:
+            weight, grad, exp_avg, exp_avg_sq = weights[tensor], grads[tensor], exp_avgs[tensor], exp_avg_sqs[tensor]
+            n = tl.full((), sizes[tensor], tl.int64)
+            own_first = first
+    keep = tl.full((), keep, arithmetic)
+    l2 = tl.full((), l2, arithmetic)
+    beta1 = tl.full((), beta1, arithmetic)
+    rest1 = tl.full((), rest1, arithmetic)
+    beta2 = tl.full((), beta2, arithmetic)
+    rest2 = tl.full((), rest2, arithmetic)
+    scale = tl.full((), scale, arithmetic)
+    eps = tl.full((), eps, arithmetic)
+    rate = tl.full((), rate, arithmetic)
+    start = (program - own_first) * block
+    where = start + tl.arange(0, block)
+    # A mask whose edge may fall anywhere forbids 16-byte loads, so only the last block has one.
+    if start + block <= n:
+        _step_block(
+            weight, grad, exp_avg, exp_avg_sq, where, None,
+            keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate, optimizer, arithmetic,
+        )  # fmt: skip
+    else:
+        _step_block(
+            weight, grad, exp_avg, exp_avg_sq, where, where < n,
+            keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate, optimizer, arithmetic,
+        )  # fmt: skip
+
+
+def step_(
+    optimizer: Optimizer,
+    weights: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor] = (),
+    exp_avg_sqs: Sequence[Tensor] = (),
+    *,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    eps: float = 1e-5,
+    weight_decay: float = 0.0,
+    step: int = 1,
+    decoupled: bool = True,
+) -> None:
+    """One dense step of every tensor, in place, by torch's formulas; TENSORS of one dtype and device a launch.
+
+    Arithmetic is float32, float64 for float64 weights, rounded operation by operation (no fused multiply-adds).
+
+    Args:
+        optimizer: "sgd"; "momentum", v ← μv + g; "rmsprop"; "adam".
+        weights: contiguous, any shapes and float dtypes; written.
+        grads: of the weights' shapes.
+        exp_avgs: for "momentum" its buffers, for "adam" the running means of the gradients, of the weights' shapes and
+            contiguous; float32 beside half-precision weights. Written.
+        exp_avg_sqs: for "rmsprop" and "adam" the running means of their squares, likewise.
+        lr: learning rate.
+        beta1: μ, or Adam's β1.
+        beta2: decay of exp_avg_sqs; torch's alpha for "rmsprop".
+        eps: added to their roots.
+        weight_decay: added to the gradient as L2, or where `decoupled` taken off the weights as lr·wd·w.
+        step: t ≥ 1, the number of this step.
+        decoupled: how weights decay, as AdamW (Loshchilov & Hutter 2019) or as Adam (Kingma & Ba 2015).
+    """
+    scalars = constants(
+        optimizer, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=step, decoupled=decoupled
+    )
+    groups: dict[Any, list[tuple[Tensor, ...]]] = {}
+    # In place of state that the optimizer does not have stand the weights: they are not read as such.
+    for tensors in zip(weights, grads, exp_avgs or weights, exp_avg_sqs or weights, strict=True):
+        if tensors[0].numel():
+            groups.setdefault(tuple((t.dtype, t.device) for t in tensors), []).append(tensors)
+    for group in groups.values():
+        for first in range(0, len(group), TENSORS):
+            _launch(optimizer, group[first : first + TENSORS], scalars)
+
+
+def _launch(optimizer: Optimizer, group: list[tuple[Tensor, ...]], scalars: Constants) -> None:
+    weights, grads, exp_avgs, exp_avg_sqs = zip(*group, strict=True)
+    sizes = tuple(weight.numel() for weight in weights)
+    with torch.cuda.device_of(weights[0]):  # Triton launches on the current device
+        _step[(sum(triton.cdiv(size, BLOCK) for size in sizes),)](
+            weights, tuple(grad.contiguous() for grad in grads), exp_avgs, exp_avg_sqs, sizes, *scalars,
+            optimizer=optimizer,
+            arithmetic=tl.float64 if weights[0].dtype == torch.float64 else tl.float32,
+            block=BLOCK, num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float]]:
+    """Launches for `python -m kernels.inspect`; see `Example` there."""
+    # Floor: weight and state read and written, the gradient read.
+    f32, f64, bf16 = torch.float32, torch.float64, torch.bfloat16
+    four = (4096, 2048, 130, 66)  # weights and biases of two tables; the biases' sizes no power of two divides
+    for name, states in (("sgd", 0), ("momentum", 1), ("rmsprop", 1)):
+        floor: float = (3 + 2 * states) * 4
+        yield f"optimizers.step_ {name} fp32, 4 tensors", _step, launch(name, four, f32), "parameter", sum(four), floor
+    yield "adam.step_ AdamW fp32", _step, launch("adam", [4096], f32), "parameter", 4096, 7 * 4
+    # 4,097: a size that no power of two divides must not lose the wide loads.
+    yield "adam.step_ Adam fp32, odd size", _step, launch("adam", [4097], f32, False), "parameter", 4097, 7 * 4
+    yield "adam.step_ AdamW fp32, 4 tensors", _step, launch("adam", four, f32), "parameter", sum(four), 7 * 4
+    yield "adam.step_ AdamW bf16", _step, launch("adam", [4096], bf16), "parameter", 4096, 3 * 2 + 4 * 4
+    yield "adam.step_ AdamW fp64", _step, launch("adam", [4096], f64), "parameter", 4096, 7 * 8
+
+
+def launch(optimizer: Any, sizes: Sequence[int], dtype: torch.dtype, decoupled: bool = True) -> Callable[[], object]:
+    """A step of zeros, for `examples`."""
+    state = torch.float64 if dtype == torch.float64 else torch.float32
+    tensors = [[torch.zeros(size, dtype=t) for size in sizes] for t in (dtype, dtype, state, state)]
+    return partial(step_, optimizer, *tensors, lr=1e-3, weight_decay=0.1, decoupled=decoupled)

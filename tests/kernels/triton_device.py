@@ -1,0 +1,43 @@
+"""Where the Triton kernels' tests run, and what Triton's interpreter must be told for them to mean something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is available on Linux")
+
+import triton.language as tl
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+from kernels.backends import triton_interpreted
+
+if not triton_interpreted() and not torch.cuda.is_available():
+    pytest.skip("compiled kernels need a GPU", allow_module_level=True)
+
+DEVICE = "cpu" if triton_interpreted() else "cuda"
+
+
+@pytest.fixture(autouse=True)
+def uninitialised_memory_is_nan() -> Iterator[None]:
+    """What a kernel forgets to write must not pass for having been there before."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def stores_in_bf16_round_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on every target; Triton's interpreter cuts the low bits off instead."""
+    cast = InterpreterBuilder.cast_impl
+
+    def rounding_cast(self: InterpreterBuilder, source: TensorHandle, to: tl.dtype) -> TensorHandle:
+        if source.dtype.scalar == tl.float32 and to.scalar == tl.bfloat16:
+            rounded = torch.from_numpy(source.data).to(torch.bfloat16)
+            return TensorHandle(rounded.view(torch.uint16).numpy(), to.scalar)
+        return cast(self, source, to)
+
+    # Narrowing goes by this name, which is bound to cast_impl when the class is made.
+    monkeypatch.setattr(InterpreterBuilder, "create_fp_trunc", rounding_cast)
