@@ -2,6 +2,7 @@
 
 from .adam import FASTAI, TORCH, AdamConstants, adam_step_
 from .backends import BackendError, available
+from .deferred import DeferredAdam, DeferredAdamW, DeferredEmbedding, DeferredRMSprop, DeferredSGD
 from .dot_bias import dot_bias_loss, embedding_dot_bias
 
 __all__ = [
@@ -9,6 +10,11 @@ __all__ = [
     "TORCH",
     "AdamConstants",
     "BackendError",
+    "DeferredAdam",
+    "DeferredAdamW",
+    "DeferredEmbedding",
+    "DeferredRMSprop",
+    "DeferredSGD",
     "adam_step_",
     "available",
     "dot_bias_loss",

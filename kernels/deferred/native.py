@@ -1,0 +1,238 @@
+"""The loops of deferred steps, compiled by Numba.
+
+`planes` are three arrays [rows, width] of one dtype: weights w, running means m, mean squares v; where a kind of step
+has no m or v, w stands in for it and is not touched. `last[r]` is the step up to which row r has been brought, counted
+from the last flush; `touched[r]` says whether it ever had a gradient. Steps, kinds and constants are those of the fused
+trainer, see `..trainer.native`; rows and offsets are int64, so that tables may have more than 2³¹ numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from ..trainer.native import (
+    ADAM,
+    BETA1,
+    BETA2,
+    EPS,
+    KEEP,
+    L2,
+    MOMENTUM,
+    RATE,
+    REST1,
+    REST2,
+    RMSPROP,
+    SCALE,
+    SGD,
+    add_step,
+    compiled,
+    fold,
+    rounded,
+)  # fmt: skip
+
+__all__ = [
+    "ADAM", "BETA1", "BETA2", "DENSE", "EARLY", "EPS", "FOLD", "KEEP", "L2", "MOMENTUM", "RATE", "REPLAY", "REST1",
+    "REST2", "RMSPROP", "SCALE", "SGD", "add_step", "catch_up", "catch_up_range", "step_rows",
+]  # fmt: skip
+
+# How missed steps are made up for: DENSE runs them all; REPLAY too, but rows without a gradient ever only decay, to
+# the same bits; EARLY replays, but folds the decay of such rows; FOLD folds all.
+DENSE, REPLAY, EARLY, FOLD = range(4)
+BLOCK = 256  # rows folded at a time when a whole table is
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _step_row(planes: Any, r: Any, grads: Any, q: Any, kind: Any, c: Any) -> None:
+    w, m, v = planes
+    keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
+    if kind == ADAM:
+        for k in range(w.shape[1]):
+            x = w[r, k]
+            g = l2 * x if grads is None else grads[q, k] + l2 * x
+            mean = beta1 * m[r, k] + rest1 * g
+            square = beta2 * v[r, k] + rest2 * (g * g)
+            m[r, k] = mean
+            v[r, k] = square
+            w[r, k] = x * keep - rate * mean / (np.sqrt(square) * scale + eps)
+    elif kind == RMSPROP:
+        for k in range(w.shape[1]):
+            x = w[r, k]
+            g = l2 * x if grads is None else grads[q, k] + l2 * x
+            square = beta2 * v[r, k] + rest2 * (g * g)
+            v[r, k] = square
+            w[r, k] = x * keep - rate * g / (np.sqrt(square) * scale + eps)
+    elif kind == MOMENTUM:
+        for k in range(w.shape[1]):
+            x = w[r, k]
+            g = l2 * x if grads is None else grads[q, k] + l2 * x
+            mean = beta1 * m[r, k] + rest1 * g
+            m[r, k] = mean
+            w[r, k] = x * keep - rate * mean
+    else:
+        for k in range(w.shape[1]):
+            x = w[r, k]
+            g = l2 * x if grads is None else grads[q, k] + l2 * x
+            w[r, k] = x * keep - rate * g
+
+
+@rounded
+def step_rows(planes: Any, rows: Any, grads: Any, last: Any, touched: Any, t: int, kind: int, c: Any) -> None:
+    """Step t of the distinct `rows`, which are at step t − 1, with gradients [rows, width]."""
+    for q in range(rows.shape[0]):
+        r = rows[q]
+        _step_row(planes, r, grads, q, kind, c)
+        last[r] = t
+        touched[r] = 1
+
+
+@rounded
+def _replay_row(planes: Any, r: int, after: int, until: int, kind: int, steps: Any) -> None:
+    for t in range(after + 1, until + 1):
+        _step_row(planes, r, None, 0, kind, steps[t])
+
+
+@rounded
+def _decay_row(w: Any, r: int, after: int, until: int, steps: Any) -> None:
+    """What `_replay_row` does to a row whose m and v are zero, without L2."""
+    for t in range(after + 1, until + 1):
+        keep = steps[t, KEEP]
+        if keep != 1:
+            for k in range(w.shape[1]):
+                w[r, k] *= keep
+
+
+@compiled
+def _linear_maps(first: int, t: int, steps: Any, like: Any) -> Any:
+    """What the steps z+1 … t of SGD do without gradient to (w, m), as a 2×2 matrix in row z − first."""
+    maps = np.empty((t - first + 1, 4), like.dtype)
+    a, b, c, d = 1.0, 0.0, 0.0, 1.0
+    maps[t - first] = np.array([a, b, c, d])
+    for z in range(t, first, -1):
+        pull = steps[z, REST1] * steps[z, L2]
+        beta, rate = steps[z, BETA1], steps[z, RATE]
+        ww, wm = steps[z, KEEP] - rate * pull, -rate * beta
+        a, b, c, d = a * ww + b * pull, a * wm + b * beta, c * ww + d * pull, c * wm + d * beta
+        maps[z - 1 - first, 0], maps[z - 1 - first, 1] = a, b
+        maps[z - 1 - first, 2], maps[z - 1 - first, 3] = c, d
+    return maps
+
+
+@compiled
+def _apply_map(w: Any, m: Any, r: int, kind: int, a: Any, b: Any, c: Any, d: Any) -> None:
+    if kind == MOMENTUM:
+        for k in range(w.shape[1]):
+            x, mean = w[r, k], m[r, k]
+            w[r, k] = a * x + b * mean
+            m[r, k] = c * x + d * mean
+    elif a != 1:
+        for k in range(w.shape[1]):
+            w[r, k] *= a
+
+
+@compiled
+def _apply_fold(w: Any, m: Any, v: Any, r: int, folded: Any) -> None:
+    keep, beta1, beta2 = folded[0], folded[1], folded[2]
+    a, b, c, d = folded[3], folded[4], folded[5], folded[6]
+    for k in range(w.shape[1]):
+        mean, square = m[r, k], v[r, k]
+        root = np.sqrt(square)
+        w[r, k] = w[r, k] * keep - mean * (a * root + b) / (square + c * root + d)
+        m[r, k] = mean * beta1
+        v[r, k] = square * beta2
+
+
+@compiled
+def _catch_up(
+    planes: Any, rows: Any, n: int, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any, maps: Any,
+    first: int, work: Any,
+) -> None:  # fmt: skip
+    w, m, v = planes
+    kind, mode = plan
+    steps, exact, squares = constants
+    todo, starts, wide, folded = work
+    late = 0
+    for q in range(n):
+        r = rows[q]
+        z = last[r]
+        if z >= t:  # up to date, or a second time in `rows`
+            continue
+        last[r] = t
+        if mode == FOLD and kind <= MOMENTUM:
+            p = z - first
+            _apply_map(w, m, r, kind, maps[p, 0], maps[p, 1], maps[p, 2], maps[p, 3])
+        elif mode == DENSE or (mode != FOLD and touched[r]):
+            _replay_row(planes, r, z, t, kind, steps)
+        elif mode == REPLAY:
+            _decay_row(w, r, z, t, steps)
+        elif touched[r] == 0:
+            wide[0, 0] = folds[0, t] / folds[0, z]
+            if wide[0, 0] != 1:
+                folded[late, 0] = wide[0, 0]
+                keep = folded[late, 0]
+                for k in range(w.shape[1]):
+                    w[r, k] *= keep
+        elif kind == RMSPROP:
+            folded[late, 0] = folds[0, t] / folds[0, z]
+            folded[late, 1] = squares[t - z]
+            keep, beta2 = folded[late, 0], folded[late, 1]
+            for k in range(w.shape[1]):
+                w[r, k] *= keep
+                v[r, k] *= beta2
+        else:
+            todo[late] = r
+            starts[late] = z
+            late += 1
+    fold(starts, late, t, folds, squares, kind, exact[t, EPS], wide, folded)
+    for q in range(late):
+        _apply_fold(w, m, v, todo[q], folded[q])
+
+
+@compiled
+def _scratch(n: int, like: Any) -> Any:
+    return np.empty(n, np.int64), np.empty(n, np.int64), np.empty((n, 7)), np.empty((n, 7), like.dtype)
+
+
+@compiled
+def catch_up(planes: Any, rows: Any, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any) -> None:
+    """Bring `rows` to the state after step t; they may repeat. With a row outside the table, nothing happens.
+
+    Args:
+        planes: w, m, v.
+        rows: int64[n].
+        last: int32[table's rows].
+        touched: uint8[table's rows].
+        t: steps since the last flush.
+        plan: the kind of step; DENSE, REPLAY, EARLY or FOLD.
+        constants: of step t in row t, in the planes' dtype and in float64; powers of BETA2.
+        folds: see `..trainer.native.add_step`.
+    """
+    n = rows.shape[0]
+    first = t
+    for q in range(n):
+        if rows[q] < 0 or rows[q] >= last.shape[0]:
+            return
+        first = min(first, last[rows[q]])
+    if first == t:
+        return
+    maps = _linear_maps(first if plan[0] <= MOMENTUM else t, t, constants[1], planes[0])
+    _catch_up(
+        planes, rows, n, last, touched, t, plan, constants, folds, maps, first, _scratch(n, planes[0])
+    )  # fmt: skip
+
+
+@compiled
+def catch_up_range(
+    planes: Any, begin: int, end: int, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any
+) -> None:
+    """Bring the rows begin … end − 1 to the state after step t."""
+    maps = _linear_maps(0 if plan[0] <= MOMENTUM else t, t, constants[1], planes[0])
+    work = _scratch(BLOCK, planes[0])
+    rows = np.empty(BLOCK, np.int64)
+    for low in range(begin, end, BLOCK):
+        n = min(BLOCK, end - low)
+        for q in range(n):
+            rows[q] = low + q
+        _catch_up(planes, rows, n, last, touched, t, plan, constants, folds, maps, 0, work)

@@ -1,0 +1,643 @@
+import copy
+import io
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import OneCycleLR
+
+from kernels import DeferredAdam, DeferredAdamW, DeferredEmbedding, DeferredRMSprop, DeferredSGD
+from kernels.deferred import native
+from kernels.deferred import table as table_module
+from kernels.deferred.table import fold_error, foldable_from
+
+RULES = {
+    "adamw": (DeferredAdamW, torch.optim.AdamW, {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-5, "weight_decay": 0.1}),
+    "adam": (DeferredAdam, torch.optim.Adam, {"lr": 1e-2}),
+    "adam l2": (DeferredAdam, torch.optim.Adam, {"lr": 1e-2, "weight_decay": 0.1}),
+    "sgd": (DeferredSGD, torch.optim.SGD, {"lr": 0.1}),
+    "sgd l2": (DeferredSGD, torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.1}),
+    "momentum": (DeferredSGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    "momentum l2": (DeferredSGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
+    "rmsprop": (DeferredRMSprop, torch.optim.RMSprop, {"lr": 1e-2}),
+    "rmsprop l2": (DeferredRMSprop, torch.optim.RMSprop, {"lr": 1e-2, "weight_decay": 0.1}),
+}
+ROWS, WIDTH = 60, 5
+
+
+class Net(nn.Module):
+    """Two tables and dense layers; half of the rows are read often, some seldom, some never."""
+
+    def __init__(self, embedding, dtype):
+        super().__init__()
+        self.users, self.items = embedding(ROWS, WIDTH), embedding(ROWS // 2, WIDTH)
+        self.top = nn.Sequential(nn.Linear(2 * WIDTH, 8), nn.ReLU(), nn.Linear(8, 1))
+        generator = torch.Generator().manual_seed(0)
+        self.to(dtype)
+        with torch.no_grad():
+            for param in self.parameters():
+                param.copy_(0.5 * torch.randn(param.shape, generator=generator, dtype=torch.float64))
+
+    def forward(self, users, items):
+        return self.top(torch.cat([self.users(users), self.items(items)], 1)).squeeze(1)
+
+    def flat(self):
+        return torch.cat([value.double().flatten() for value in self.state_dict().values()])
+
+
+def batches(steps, dtype=torch.float64, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        users, items = torch.randint(ROWS // 2, (4,), generator=g), torch.randint(ROWS // 3, (4,), generator=g)
+        if step % 40 == 0:
+            users[0] = ROWS // 2 + step // 40
+        yield users, items, torch.randn(4, generator=g, dtype=torch.float64).to(dtype)
+
+
+def models(rule, dtype, mode=None, **change):
+    """A net and its optimizer: torch's where there is no mode."""
+    ours, torchs, settings = RULES[rule]
+    net = Net(DeferredEmbedding if mode else nn.Embedding, dtype)
+    tables = [net.users.weight, net.items.weight]
+    groups = [{"params": tables[:1]}, {"params": [*tables[1:], *net.top.parameters()]}]
+    how = settings | change
+    return net, ours(groups, mode=mode, **how) if mode else torchs(groups, **how)
+
+
+def one_cycle(optimizer, steps):
+    high = optimizer.param_groups[0]["lr"]
+    cycle = "betas" in optimizer.defaults or bool(optimizer.defaults.get("momentum"))
+    return OneCycleLR(optimizer, high, total_steps=steps + 1, cycle_momentum=cycle)
+
+
+def trained(rule, dtype=torch.float64, mode=None, steps=300, seed=0, **change):
+    net, optimizer = models(rule, dtype, mode, **change)
+    scheduler = one_cycle(optimizer, steps)
+    for users, items, y in batches(steps, dtype, seed):
+        optimizer.zero_grad()
+        functional.mse_loss(net(users, items), y).backward()
+        optimizer.step()
+        scheduler.step()
+    return net.flat()
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return {rule: trained(rule) for rule in RULES}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("mode", ["dense", "replay", "virtual"])
+def test_under_one_cycle_the_results_are_those_of_torchs_dense_optimizer(rule, mode, exact):
+    folded = mode == "virtual" and rule in ("adamw", "adam")
+    # Two points leave Adam's own error, a fraction of float32's rounding.
+    torch.testing.assert_close(trained(rule, mode=mode), exact[rule], rtol=0, atol=2e-6 if folded else 1e-10)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_replay_gives_the_bits_of_stepping_every_row(rule, dtype):
+    dense, replay = (trained(rule, dtype, mode, steps=150) for mode in ("dense", "replay"))
+    assert torch.equal(dense, replay)
+
+
+def test_folding_keeps_as_near_to_float64_as_torchs_own_float32_does():
+    squares = {"virtual": 0.0, "torch": 0.0}
+    for seed in range(3):
+        expected = trained("adamw", steps=600, seed=seed)
+        squares["virtual"] += (trained("adamw", torch.float32, "virtual", 600, seed) - expected).square().sum()
+        squares["torch"] += (trained("adamw", torch.float32, None, 600, seed) - expected).square().sum()
+    assert squares["virtual"] <= 1.5**2 * squares["torch"]
+
+
+GAPS = [1, 2, 3, 4, 5, 20, 200, 1500]
+
+
+def after_gaps(optimizer, dtype, deferred, steps, **settings):
+    """A table whose row q is read up to GAPS[q] steps before the end, the next only in the first steps, one never."""
+    rows = len(GAPS) + 3
+    g = torch.Generator().manual_seed(0)
+    start = torch.randn(rows, 3, generator=g, dtype=torch.float64)
+    weight = (DeferredEmbedding.from_pretrained if deferred else nn.Embedding.from_pretrained)(
+        start.to(dtype), freeze=False
+    ).weight
+    opt = optimizer([weight], **settings)
+    ends = torch.tensor([steps - gap for gap in GAPS] + [30, 0, steps])
+    for step in range(steps):
+        read = (ends > step).nonzero()[:, 0]
+        grads = torch.randn(len(read), 3, generator=g, dtype=torch.float64).to(dtype)
+        grad = torch.sparse_coo_tensor(read[None], grads, (rows, 3), is_coalesced=True, check_invariants=False)
+        weight.grad = grad if deferred else grad.to_dense()
+        opt.step()
+    return weight.detach().double(), weight
+
+
+@pytest.mark.parametrize(
+    ("betas", "eps", "folds"),
+    [
+        ((0.9, 0.9), 1e-8, False),
+        ((0.9, 0.95), 1e-8, False),
+        ((0.95, 0.99), 1e-5, False),
+        ((0.9, 0.99), 1e-5, True),
+        ((0.9, 0.999), 1e-8, True),
+        ((0.95, 0.9999), 1e-8, True),
+    ],
+)
+def test_rows_come_back_from_any_gap_as_dense_steps_would_leave_them(betas, eps, folds):
+    how = {"lr": 5e-3, "betas": betas, "eps": eps, "weight_decay": 0.1, "steps": 1900}
+    expected, _ = after_gaps(torch.optim.AdamW, torch.float64, False, **how)
+    wide, weight = after_gaps(DeferredAdamW, torch.float64, True, **how)
+    narrow, _ = after_gaps(DeferredAdamW, torch.float32, True, **how)
+    assert weight.table.way == (native.FOLD if folds else native.EARLY)
+    assert (wide - expected).abs().max() <= (1e-4 * 5e-3 if folds else 1e-12)
+    assert (narrow - expected).abs().max() <= 5e-5
+
+
+@pytest.mark.parametrize("rule", ["adamw", "momentum l2", "adam l2"])
+@pytest.mark.parametrize("mode", ["replay", "virtual"])
+def test_a_record_of_steps_that_is_full_is_flushed_and_begun_anew(rule, mode, exact, monkeypatch):
+    monkeypatch.setattr(table_module, "CAPACITY", 50)
+    folded = mode == "virtual" and rule == "adamw"
+    torch.testing.assert_close(trained(rule, mode=mode), exact[rule], rtol=0, atol=2e-6 if folded else 1e-10)
+
+
+def test_decay_that_would_run_out_of_digits_is_flushed(monkeypatch):
+    monkeypatch.setattr(table_module, "SMALLEST_KEEP", 0.5)
+    expected = trained("adamw", weight_decay=1.0, betas=(0.9, 0.999))
+    found = trained("adamw", mode="virtual", weight_decay=1.0, betas=(0.9, 0.999))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+
+
+def test_decay_that_turns_weights_over_is_replayed():
+    how = {"weight_decay": 150.0, "steps": 40}
+    torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("beta1", "beta2"), [(0.9, 0.99), (0.85, 0.99), (0.9, 0.999), (0.95, 0.9999), (0.5, 0.9)])
+@pytest.mark.parametrize("start", [40, 100, 1000])
+def test_the_bound_on_the_error_of_folding_holds_for_every_gap_and_schedule(beta1, beta2, start):
+    rng = np.random.default_rng(0)
+    for steps in (2, 3, 5, 30, 300):
+        for _ in range(4):
+            t = start + np.arange(1, steps + 1)
+            beta = beta1 * rng.uniform(0.8, 1, steps)
+            rate = rng.uniform(0, 1, steps) ** 4
+            rate /= rate.max()
+            kappa = np.sqrt((1 - beta2**t) / beta2 ** np.arange(1.0, steps + 1))
+            keep = rng.uniform(0.99, 1, steps)
+            weight = rate * np.cumprod(beta) / (1 - beta**t) * kappa * np.cumprod(keep[::-1])[::-1]
+            nodes, weights = gauss(kappa, weight)
+            eps = 1e-5
+            roots = np.logspace(-9, 0, 60)[:, None]
+            moved = (weight / (roots + eps * kappa)).sum(1) - (weights / (roots + eps * nodes)).sum(1)
+            # The rounding of nodes that nearly meet is no error of the rule's.
+            assert np.abs(moved * roots[:, 0]).max() <= fold_error(beta1, beta2, start) + 1e-9
+
+
+def gauss(kappa, weight):
+    """Two points from the eigenvalues of the Jacobi matrix (Golub & Welsch 1969)."""
+    p = weight / weight.sum()
+    a0 = (p * kappa).sum()
+    b = np.sqrt((p * (kappa - a0) ** 2).sum())
+    a1 = (p * (kappa - a0) ** 2 * kappa).sum() / b**2
+    nodes, vectors = np.linalg.eigh(np.array([[a0, b], [b, a1]]))
+    return nodes, weight.sum() * vectors[0] ** 2
+
+
+def test_where_folding_begins():
+    assert foldable_from(0.9, 0.999) == 40
+    assert foldable_from(0.9, 0.99) == 200
+    for betas in ((0.9, 0.9), (0.9, 0.95), (0.95, 0.99)):
+        assert foldable_from(*betas) == math.inf
+
+
+def test_a_table_of_many_rows_is_flushed_alike_on_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr(table_module, "SHARE", 1 << 9)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(trained("adamw", torch.float32, "virtual", steps=250))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*results)
+
+
+# What a training loop may do. Each runs once with torch's dense optimizer and once deferred.
+
+
+def accumulation(net, optimizer):
+    for step, (users, items, y) in enumerate(batches(60)):
+        functional.mse_loss(net(users, items), y).backward()
+        if step % 3 == 2:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def two_forwards(net, optimizer):
+    half = list(batches(60))
+    for (users, items, y), (others, _, _) in zip(half[::2], half[1::2], strict=True):
+        optimizer.zero_grad()
+        (functional.mse_loss(net(users, items), y) + net(others, items).square().mean()).backward()
+        optimizer.step()
+
+
+def clipping(net, optimizer):
+    for users, items, y in batches(60):
+        optimizer.zero_grad()
+        functional.mse_loss(net(users, items), y).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 0.3)
+        nn.utils.clip_grad_value_(net.top.parameters(), 0.1)
+        optimizer.step()
+
+
+def skipped_steps(net, optimizer):
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=10)
+    for step, (users, items, y) in enumerate(batches(60)):
+        optimizer.zero_grad()
+        loss = functional.mse_loss(net(users, items), y)
+        scaler.scale(loss * (math.inf if step % 7 == 6 else 1)).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(net.parameters(), 0.3)
+        scaler.step(optimizer)
+        scaler.update()
+
+
+def kept_gradients(net, optimizer):
+    for users, items, y in batches(60):
+        optimizer.zero_grad(set_to_none=False)
+        functional.mse_loss(net(users, items), y).backward()
+        optimizer.step()
+
+
+def late_gradients(net, optimizer):
+    waiting = None
+    for users, items, _ in batches(60):
+        loss = net.users(users).square().mean() + net.items(items).square().mean()
+        if waiting is not None:
+            optimizer.zero_grad()
+            waiting.backward()
+            optimizer.step()
+        waiting = loss
+
+
+def unused_tables(net, optimizer):
+    for step, (users, items, y) in enumerate(batches(60)):
+        optimizer.zero_grad()
+        if step % 3:
+            functional.mse_loss(net(users, items), y).backward()
+        else:
+            functional.mse_loss(net.users(users).sum(1), y).backward()
+        optimizer.step()
+
+
+def tied_weights(net, optimizer):
+    for users, items, _ in batches(60):
+        optimizer.zero_grad()
+        functional.cross_entropy(net.users(users) @ net.items.weight.T, items).backward()
+        (net.items(items).sum() * 0.1).backward()
+        optimizer.step()
+
+
+def closures(net, optimizer):
+    for users, items, y in batches(60):
+
+        def closure(users=users, items=items, y=y):
+            optimizer.zero_grad()
+            loss = functional.mse_loss(net(users, items), y)
+            loss.backward()
+            return loss
+
+        assert optimizer.step(closure) > 0
+
+
+def rewritten_weights(net, optimizer):
+    for step, (users, items, y) in enumerate(batches(60)):
+        optimizer.zero_grad()
+        functional.mse_loss(net(users, items), y).backward()
+        optimizer.step()
+        if step % 20 == 19:
+            with torch.no_grad():
+                net.users.weight.mul_(0.5)
+                net.items.weight.data = net.items.weight.data * 2
+
+
+def empty_batches(net, optimizer):
+    for step, (users, items, y) in enumerate(batches(60)):
+        optimizer.zero_grad()
+        rows = slice(None) if step % 3 else slice(0)
+        (net(users[rows], items[rows]) - y[rows]).square().sum().backward()
+        optimizer.step()
+
+
+def other_ids(net, optimizer):
+    for users, items, _ in batches(60):
+        optimizer.zero_grad()
+        pair = torch.stack([users, items], 1)
+        (net.users(pair.int()).square().mean() + net.items(pair[:, 1]).mean()).backward()
+        optimizer.step()
+
+
+LOOPS = [
+    accumulation, two_forwards, clipping, skipped_steps, kept_gradients, late_gradients, unused_tables, tied_weights,
+    closures, rewritten_weights, empty_batches, other_ids,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
+@pytest.mark.parametrize("rule", ["adamw", "momentum l2"])
+def test_training_loops_do_what_they_do_with_torchs_dense_optimizer(loop, rule):
+    found = []
+    for mode in (None, "virtual"):
+        net, optimizer = models(rule, torch.float64, mode, lr=1e-2)
+        before = net.flat()
+        loop(net, optimizer)
+        assert 0.01 < (net.flat() - before).norm() < 100
+        found.append(net.flat())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-10)
+
+
+def test_dense_parameters_get_torchs_own_step():
+    nets = [nn.Linear(3, 3) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    for net, optimizer in zip(nets, (torch.optim.AdamW, DeferredAdamW), strict=True):
+        opt = optimizer(net.parameters(), lr=1e-2)
+        for _ in range(3):
+            opt.zero_grad()
+            net(torch.ones(1, 3)).sum().backward()
+            opt.step()
+    assert torch.equal(nets[0].weight, nets[1].weight)
+
+
+def test_hooks_on_steps_are_called_once():
+    torch.optim.AdamW([nn.Parameter(torch.ones(1))])  # torch wraps the step of a class when it is first made
+    _, optimizer = models("adamw", torch.float64, "virtual")
+    calls = []
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    optimizer.step()
+    assert len(calls) == 1
+
+
+def behind(mode="replay"):
+    """A net with missed steps pending, and its users as stepping every row would leave them."""
+    nets = []
+    for how in (mode, "dense"):
+        net, optimizer = models("adamw", torch.float32, how)
+        for users, items, y in batches(30, torch.float32):
+            optimizer.zero_grad()
+            functional.mse_loss(net(users, items), y).backward()
+            optimizer.step()
+        nets.append(net)
+    net, truth = nets[0], nets[1].users.weight.detach().clone()
+    assert net.users.weight.table.pending > 1
+    stale = net.users.weight.table.weight
+    assert not torch.equal(stale, truth)
+    return net, truth
+
+
+def saved(net):
+    file = io.BytesIO()
+    torch.save(net.state_dict(), file)
+    file.seek(0)
+    return torch.load(file)["users.weight"]
+
+
+def averaged(net):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.optim.swa_utils.AveragedModel(net).module.users.weight
+
+
+READS = {
+    "weight * 1": lambda net: net.users.weight * 1,
+    "weight[:]": lambda net: net.users.weight[:],
+    "parameters()": lambda net: next(net.parameters()) + 0,
+    "detach": lambda net: net.users.weight.detach(),
+    "data": lambda net: net.users.weight.data,
+    "numpy": lambda net: torch.from_numpy(net.users.weight.detach().numpy()),
+    "tolist": lambda net: torch.tensor(net.users.weight.tolist()),
+    "clone": lambda net: net.users.weight.clone(),
+    "cat": lambda net: torch.cat([net.users.weight, net.items.weight])[:ROWS],
+    "F.embedding": lambda net: functional.embedding(torch.arange(ROWS), net.users.weight),
+    "F.linear": lambda net: functional.linear(torch.eye(WIDTH), net.users.weight).T,
+    "tied": lambda net: (torch.eye(WIDTH) @ net.users.weight.T).T,
+    "foreach": lambda net: torch._foreach_mul([net.users.weight], 1.0)[0],
+    "state_dict": lambda net: net.state_dict()["users.weight"],
+    "torch.save": saved,
+    "deepcopy": lambda net: copy.deepcopy(net).users.weight,
+    "averaged model": averaged,
+    "double": lambda net: net.double().users.weight.float(),
+    "parameters_to_vector": lambda net: nn.utils.parameters_to_vector([net.users.weight]).view(ROWS, WIDTH),
+    "forward": lambda net: net.users(torch.arange(ROWS)),
+    "functional_call": lambda net: torch.func.functional_call(
+        net.users, {"weight": net.users.weight * 1}, (torch.arange(ROWS),)
+    ),
+    "compiled": lambda net: torch.compile(net.users, backend="eager")(torch.arange(ROWS)),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_nobody_reads_a_stale_row(read):
+    net, truth = behind()
+    with torch.no_grad():
+        assert torch.equal(READS[read](net), truth)
+
+
+def test_printing_a_weight_shows_what_is():
+    net, truth = behind()
+    assert str(truth[0, :3].tolist()[0])[:5] in repr(net.users.weight)
+
+
+def test_asking_about_a_weight_does_not_flush_it():
+    net, _ = behind()
+    weight = net.users.weight
+    pending = weight.table.pending
+    _ = weight.shape, weight.dtype, weight.device, weight.grad, weight.requires_grad, weight.is_leaf, weight.ndim
+    _ = weight.numel(), weight.size(0), weight.is_floating_point(), len(weight), weight.is_sparse
+    nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    net.zero_grad()
+    net.train()
+    assert weight.table.pending == pending > 0
+
+
+def test_rows_read_under_no_grad_are_current_and_the_others_wait():
+    net, truth = behind()
+    net.eval()
+    with torch.no_grad():
+        assert torch.equal(net.users(torch.tensor([50, 3])), truth[[50, 3]])
+    assert net.users.weight.table.pending > 0
+    assert not torch.equal(net.users.weight.table.weight, truth)
+
+
+def test_flush_brings_every_row_up_to_date():
+    net, optimizer = models("adamw", torch.float32, "replay")
+    for users, items, y in batches(30, torch.float32):
+        optimizer.zero_grad()
+        functional.mse_loss(net(users, items), y).backward()
+        optimizer.step()
+    alias = net.users.weight.table.weight
+    optimizer.flush()
+    assert net.users.weight.table.pending == 0
+    assert torch.equal(alias, behind()[1])
+
+
+@pytest.mark.parametrize("rule", ["adamw", "adam l2", "momentum", "rmsprop", "sgd"])
+@pytest.mark.parametrize("mode", ["replay", "virtual"])
+def test_a_resumed_run_has_the_bits_of_the_one_that_went_on(rule, mode):
+    data = list(batches(260, torch.float32))
+
+    def run(net, optimizer, scheduler, data):
+        for users, items, y in data:
+            optimizer.zero_grad()
+            functional.mse_loss(net(users, items), y).backward()
+            optimizer.step()
+            scheduler.step()
+
+    def fresh():
+        net, optimizer = models(rule, torch.float32, mode, **({"betas": (0.9, 0.999)} if "adam" in rule else {}))
+        return net, optimizer, one_cycle(optimizer, len(data))
+
+    first = fresh()
+    run(*first, data[:170])
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in first], file)
+    run(*first, data[170:])
+    file.seek(0)
+    second = fresh()
+    for part, state in zip(second, torch.load(file), strict=True):
+        part.load_state_dict(state)
+    run(*second, data[170:])
+    assert torch.equal(first[0].flat(), second[0].flat())
+    states = [optimizer.state_dict()["state"].values() for _, optimizer, _ in (first, second)]
+    for one, other in zip(*states, strict=True):
+        for name in one:
+            assert torch.equal(one[name], other[name]) if one[name] is not None else other[name] is None
+
+
+@pytest.mark.parametrize("rule", ["adamw", "momentum l2", "rmsprop"])
+def test_torchs_own_checkpoint_is_taken_over(rule):
+    data = list(batches(120))
+
+    def run(net, optimizer, data):
+        for users, items, y in data:
+            optimizer.zero_grad()
+            functional.mse_loss(net(users, items), y).backward()
+            optimizer.step()
+
+    torchs, ours = models(rule, torch.float64), models(rule, torch.float64, "virtual")
+    run(*torchs, data[:60])
+    for one, other in zip(ours, torchs, strict=True):
+        one.load_state_dict(copy.deepcopy(other.state_dict()))
+    run(*torchs, data[60:])
+    run(*ours, data[60:])
+    torch.testing.assert_close(ours[0].flat(), torchs[0].flat(), rtol=0, atol=1e-10)
+    for one, other in zip(
+        ours[1].state_dict()["state"].values(), torchs[1].state_dict()["state"].values(), strict=True
+    ):
+        assert set(one) == set(other)
+
+
+def test_a_second_optimizer_on_a_table_takes_over_where_the_first_was():
+    found = []
+    for mode in (None, "virtual"):
+        net, optimizer = models("adamw", torch.float64, mode)
+        for step, (users, items, y) in enumerate(batches(60)):
+            if step == 30:
+                ours, torchs, settings = RULES["momentum"]
+                optimizer = (ours if mode else torchs)(net.parameters(), **settings)
+            optimizer.zero_grad()
+            functional.mse_loss(net(users, items), y).backward()
+            optimizer.step()
+        found.append(net.flat())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-10)
+
+
+def test_a_padding_row_gets_no_gradient():
+    found = []
+    for embedding, optimizer in ((nn.Embedding, torch.optim.AdamW), (DeferredEmbedding, DeferredAdamW)):
+        torch.manual_seed(0)
+        table = embedding(6, 3, padding_idx=0)
+        table.weight.data.fill_(1)
+        opt = optimizer(table.parameters(), lr=0.1)
+        for ids in ([0, 1], [0, 2], [0, 0], [1, 0]):
+            opt.zero_grad()
+            table(torch.tensor(ids)).sum().backward()
+            opt.step()
+        found.append(table.weight.detach().clone())
+    torch.testing.assert_close(*found)
+
+
+def test_ids_outside_the_table_are_refused_and_nothing_moves():
+    net, _ = behind()
+    table = net.users.weight.table
+    before = table.weight.clone()
+    for bad in (-1, ROWS):
+        with pytest.raises(IndexError):
+            net.users(torch.tensor([40, bad]))
+    assert torch.equal(table.weight, before)
+
+
+def test_offsets_beyond_two_to_the_31_reach_the_right_row(tmp_path):
+    rows, width = (1 << 19) + 2, 4096
+    w = np.memmap(tmp_path / "table", np.float32, "w+", shape=(rows, width)).view(np.ndarray)  # sparse on disk
+    assert w.size > 1 << 31
+    last, touched = np.zeros(rows, np.int32), np.zeros(rows, np.uint8)
+    ids = np.array([rows - 1])
+    w[ids] = 1
+    c = np.array([1, 0, 0, 1, 1, 0, 1, 0, 0.5], np.float32)
+    native.step_rows((w, w, w), ids, np.ones((1, width), np.float32), last, touched, 1, native.SGD, c)
+    steps = np.tile(c, (3, 1))
+    steps[:, native.KEEP] = 0.5
+    plan = (native.SGD, native.REPLAY)
+    native.catch_up((w, w, w), ids, last, touched, 2, plan, (steps, steps.astype(float), np.ones(3)), np.ones((7, 3)))
+    assert (w[rows - 1] == 0.25).all()
+    assert not w[(rows - 1) * width % (1 << 31) // width].any()  # where an offset of 32 bits would lead
+
+
+@pytest.mark.parametrize(
+    ("group", "complaint"),
+    [
+        ({"amsgrad": True}, "steps with amsgrad cannot be deferred"),
+        ({"maximize": True}, "steps with maximize cannot be deferred"),
+        ({"eps": 0.0}, "steps with eps=0.0 cannot be deferred"),
+        ({"mode": "lazy"}, "there are virtual, replay, dense"),
+    ],
+)
+def test_settings_that_cannot_be_deferred_are_named(group, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        DeferredAdamW([{"params": DeferredEmbedding(3, 2).parameters(), **group}])
+
+
+def test_a_table_that_cannot_be_deferred_is_named():
+    table = DeferredEmbedding(3, 2, dtype=torch.bfloat16)
+    optimizer = DeferredAdamW(table.parameters())
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="a contiguous float32 or float64 table on the CPU"):
+        optimizer.step()
+
+
+def test_a_parameter_that_has_changed_its_dtype_is_named():
+    net, optimizer = models("adamw", torch.float32, "virtual")
+    for dtype in (torch.float32, torch.float64):
+        net.to(dtype)
+        for users, items, y in batches(2, dtype):
+            optimizer.zero_grad()
+            functional.mse_loss(net(users, items), y).backward()
+            if dtype == torch.float64:
+                with pytest.raises(ValueError, match="build a new optimizer"):
+                    optimizer.step()
+                return
+            optimizer.step()
+
+
+def test_torchs_dense_optimizers_refuse_the_sparse_gradient():
+    table = DeferredEmbedding(3, 2)
+    optimizer = torch.optim.AdamW(table.parameters())
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
