@@ -45,6 +45,8 @@ def constants(
 ) -> Constants:  # fmt: skip
     """The constants of step t = `step` ≥ 1. Bias corrections use this step's betas, as torch does under a schedule."""
     adam = optimizer == "adam"
+    if optimizer not in ("rmsprop", "adam"):
+        beta2 = 1.0  # no mean square
     return Constants(
         keep=1 - lr * weight_decay if decoupled else 1.0,
         l2=0.0 if decoupled else weight_decay,

@@ -1,0 +1,276 @@
+"""Deferred steps in Triton: a row is stepped when a batch reads it, the steps it missed replayed or folded.
+
+Dense optimizers move every row at every step, in work the size of the table. Here a launch takes the rows that a batch
+reads, each once. Steps they missed pass without gradient: they are replayed in registers from a table of the steps'
+constants, which gives the bits of the dense steps; or folded into one operation, by the two-point quadrature that
+`kernels.trainer` describes. Weight decay inside the gradient (L2) cannot be folded, nor can Adam's first steps:
+`replay_before` says which rows are replayed all the same.
+"""
+
+# mypy: disallow-incomplete-defs=False
+# A kernel annotates what Triton reads: constants and doubles. Tensors and pointers have no type to write.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .triton_kernels import Constants, Optimizer, constants, divide, sqrt, update
+
+START_BLOCK = 256  # starts a program of `add_step_`
+
+
+def step_table(steps: Sequence[Constants], like: Tensor) -> Tensor:
+    """The constants of steps 1, 2, … in rows 1, 2, …: [steps + 1, 9], on like's device, in its arithmetic's type."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return torch.tensor([[0.0] * len(Constants._fields), *steps], dtype=dtype, device=like.device)
+
+
+def new_moments(steps: int, beta2: float, device: torch.device | str) -> Tensor:
+    """What folding knows of every start z = 0 … steps, before the first step: float64[8, steps + 1].
+
+    Rows: 0 the product of `keep` up to z; 1 of β1 since z; 2 of 1/√β2 since z; 3 … 6 the moments 0 … 3 of the measure
+    {(κ_j − 1, W_j)} of the steps since z, over the product of `keep` since z; 7 the powers of β2.
+    """
+    moments = torch.zeros(8, steps + 1, dtype=torch.float64)
+    moments[:3] = 1
+    moments[7] = beta2 ** torch.arange(steps + 1, dtype=torch.float64)
+    return moments.to(device)
+
+
+# t changes at every step: to compile for 1 and for multiples of 16 apart would only cost.
+@triton.jit(do_not_specialize=["t", "first"])
+def _add_step(
+    moments, stride, t, first, keep: tl.float64, beta1: tl.float64, up: tl.float64, root: tl.float64, rate: tl.float64,
+    block: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    t = t.to(tl.int64)
+    kept = tl.load(moments + (t - 1)) * tl.full((), keep, tl.float64)
+    if program == 0:
+        tl.store(moments + t, kept)
+    z = first.to(tl.int64) + program * block + tl.arange(0, block)
+    live = z < t
+    means = tl.load(moments + (stride + z), mask=live, other=0) * tl.full((), beta1, tl.float64)
+    ups = tl.load(moments + (2 * stride + z), mask=live, other=0) * tl.full((), up, tl.float64)
+    tl.store(moments + (stride + z), means, mask=live)
+    tl.store(moments + (2 * stride + z), ups, mask=live)
+    kappa = tl.full((), root, tl.float64) * ups
+    # Not divided by the products of `keep` after z: so old starts go on shrinking without being visited.
+    term = tl.full((), rate, tl.float64) / kept * tl.load(moments + z, mask=live, other=0) * means * kappa
+    for power in tl.static_range(4):
+        at = moments + ((3 + power) * stride + z)
+        tl.store(at, tl.load(at, mask=live, other=0) + term, mask=live)
+        term *= kappa - 1
+
+
+def add_step_(moments: Tensor, step: Constants, t: int, first: int) -> None:
+    """Let the starts z = first … t − 1 know step t, for the rows that miss it.
+
+    Args:
+        moments: from `new_moments`; written.
+        step: the constants of step t.
+        t: ≥ 1; every step is added once, in order.
+        first: the oldest start that gets new terms. They die away as (β1/√β2)^(t − z); SGD and RMSprop need none: t.
+    """
+    with torch.cuda.device_of(moments):
+        _add_step[(max(1, triton.cdiv(t - first, START_BLOCK)),)](
+            moments, moments.shape[1], t, first,
+            step.keep, step.beta1, 1 / math.sqrt(step.beta2), 1 / step.scale, step.rate,
+            block=START_BLOCK, num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+@triton.jit
+def _fold(w, m, v, z, t, moments, stride, eps, folds, optimizer: tl.constexpr, arithmetic: tl.constexpr):
+    """The steps after z up to t, without gradient, as one; where `folds`. See `kernels.trainer.native.fold`."""
+    # Doubles up to here, one number a row; the row's own arithmetic then is as the steps'.
+    keep = tl.load(moments + t) / tl.load(moments + z, mask=folds, other=1)
+    shrink_w = keep.to(arithmetic)[:, None]
+    shrink_m = tl.load(moments + (stride + z), mask=folds, other=1).to(arithmetic)[:, None]
+    shrink_v = tl.load(moments + (7 * stride + (t - z)), mask=folds, other=1).to(arithmetic)[:, None]
+    new_w = w * shrink_w
+    if (optimizer == "momentum") | (optimizer == "adam"):
+        m0 = tl.load(moments + (3 * stride + z), mask=folds, other=1)
+        if optimizer == "adam":
+            total = tl.where(m0 > 0, m0, 1)  # 0 where every missed step had rate 0
+            mean = tl.load(moments + (4 * stride + z), mask=folds, other=0) / total
+            second = tl.load(moments + (5 * stride + z), mask=folds, other=0) / total
+            third = tl.load(moments + (6 * stride + z), mask=folds, other=0) / total
+            variance = tl.maximum(second - mean * mean, 1e-13)
+            skew = (third - 3 * mean * second + 2 * mean * mean * mean) / variance
+            spread = tl.sqrt(skew * skew + 4 * variance)
+            weight = m0 * (skew + spread) / (2 * spread)  # of the lower node
+            low = eps * (1 + mean + (skew - spread) / 2)
+            high = eps * (1 + mean + (skew + spread) / 2)
+            # weight/(√v + low) + (m0 − weight)/(√v + high), as one fraction
+            a = (m0 * keep).to(arithmetic)[:, None]
+            b = ((weight * high + (m0 - weight) * low) * keep).to(arithmetic)[:, None]
+            c = (low + high).to(arithmetic)[:, None]
+            d = (low * high).to(arithmetic)[:, None]
+            root = sqrt(v)
+            new_w -= m * divide(a * root + b, v + c * root + d)
+        else:
+            new_w -= m * (m0 * keep).to(arithmetic)[:, None]
+        m = tl.where(folds[:, None], m * shrink_m, m)
+    if (optimizer == "rmsprop") | (optimizer == "adam"):
+        v = tl.where(folds[:, None], v * shrink_v, v)
+    return tl.where(folds[:, None], new_w, w), m, v
+
+
+@triton.jit
+def _step_once(
+    w, g, m, v, steps, t, weight_type: tl.constexpr, optimizer: tl.constexpr, arithmetic: tl.constexpr
+):  # fmt: skip
+    at = t * 9  # int64, as every offset
+    w, m, v = update(
+        w, g, m, v, tl.load(steps + at), tl.load(steps + (at + 1)), tl.load(steps + (at + 2)),
+        tl.load(steps + (at + 3)), tl.load(steps + (at + 4)), tl.load(steps + (at + 5)), tl.load(steps + (at + 6)),
+        tl.load(steps + (at + 7)), tl.load(steps + (at + 8)), optimizer,
+    )  # fmt: skip
+    return w.to(weight_type).to(arithmetic), m, v  # rounded as a dense step's store would
+
+
+@triton.jit(do_not_specialize=["n", "t", "replay_before"])
+def _step_rows(
+    ids, n, last, weight, exp_avg, exp_avg_sq, grads, steps, moments, moments_stride, t, replay_before, eps: tl.float64,
+    stride: tl.constexpr, k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, has_grads: tl.constexpr,
+    has_moments: tl.constexpr, optimizer: tl.constexpr, arithmetic: tl.constexpr,
+):  # fmt: skip
+    averages: tl.constexpr = (optimizer == "momentum") | (optimizer == "adam")
+    squares: tl.constexpr = (optimizer == "rmsprop") | (optimizer == "adam")
+    weight_type: tl.constexpr = weight.dtype.element_ty
+    t = t.to(tl.int64)
+    until = t - 1 if has_grads else t  # what was missed ends here
+    where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
+    valid = where < n
+    row = tl.load(ids + where, mask=valid, other=0).to(tl.int64)  # row · stride overflows int32 in a large table
+    z = tl.load(last + row, mask=valid, other=0).to(tl.int64)
+    z = tl.where(valid, z, until)
+    column = tl.arange(0, columns)[None, :]
+    mask = valid[:, None] & (column < k)
+    at = row[:, None] * stride + column
+    w = tl.load(weight + at, mask=mask, other=0).to(arithmetic)
+    m = tl.load(exp_avg + at, mask=mask, other=0).to(arithmetic) if averages else w
+    v = tl.load(exp_avg_sq + at, mask=mask, other=0).to(arithmetic) if squares else w
+    if has_moments:
+        folds = (z >= replay_before) & (z < until)
+        eps = tl.full((), eps, tl.float64)
+        w, m, v = _fold(w, m, v, z, until, moments, moments_stride, eps, folds, optimizer, arithmetic)
+        z = tl.where(folds, until, z)
+    for step in range(tl.min(z, axis=0) + 1, until + 1):
+        new_w, new_m, new_v = _step_once(w, tl.zeros_like(w), m, v, steps, step, weight_type, optimizer, arithmetic)
+        missed = (z < step)[:, None]
+        w = tl.where(missed, new_w, w)
+        m = tl.where(missed, new_m, m)
+        v = tl.where(missed, new_v, v)
+    if has_grads:
+        g = tl.load(grads + (where[:, None] * k + column), mask=mask, other=0).to(arithmetic)
+        w, m, v = _step_once(w, g, m, v, steps, t, weight_type, optimizer, arithmetic)
+    tl.store(weight + at, w, mask=mask)
+    if averages:
+        tl.store(exp_avg + at, m, mask=mask)
+    if squares:
+        tl.store(exp_avg_sq + at, v, mask=mask)
+    tl.store(last + row, t, mask=valid)
+
+
+def step_rows_(
+    optimizer: Optimizer,
+    rows: Tensor,
+    last: Tensor,
+    weight: Tensor,
+    exp_avg: Tensor | None,
+    exp_avg_sq: Tensor | None,
+    steps: Tensor,
+    t: int,
+    *,
+    grads: Tensor | None = None,
+    moments: Tensor | None = None,
+    replay_before: int = 0,
+    eps: float = 0.0,
+) -> None:
+    """Bring rows to the state after step t, each number read and written once: missed steps, then its own with `grads`.
+
+    Without `grads` all the steps up to t pass without gradient: so a batch's rows are caught up to t − 1 before they
+    are read, and stepped with their gradients afterwards. Replayed rows have the bits that `triton_kernels.step_`
+    gives the whole table at every step.
+
+    Args:
+        optimizer: "sgd", "momentum", "rmsprop" or "adam".
+        rows: int64[n], each at most once.
+        last: int32 or int64[table rows], the step after which a row stands; 0 before the first. Written.
+        weight: [table rows, k], rows of consecutive numbers: a table, or a plane of several. Written.
+        exp_avg: as weight, with the same strides, for "momentum" and "adam". Written.
+        exp_avg_sq: likewise, for "rmsprop" and "adam".
+        steps: from `step_table`.
+        t: ≥ 1 with `grads`.
+        grads: [n, k], the rows' gradients at step t, repeated ids summed.
+        moments: from `new_moments`, with every step up to the last missed one added: fold rather than replay.
+        replay_before: rows that stand after an earlier step than this one are replayed, not folded.
+        eps: of every step that is folded.
+
+    Raises:
+        ValueError: tables whose strides differ or whose rows are not consecutive numbers.
+    """
+    k, stride = weight.shape[1], weight.stride(0)
+    tables = [table for table in (weight, exp_avg, exp_avg_sq) if table is not None]
+    if any(table.shape != weight.shape or table.stride() != (stride, 1) for table in tables):
+        layouts = ", ".join(f"{list(table.shape)} with strides {list(table.stride())}" for table in tables)
+        raise ValueError(f"tables of one shape, with the same strides and rows of consecutive numbers, not {layouts}")
+    columns = triton.next_power_of_2(k)
+    tile = max(1, min(32, 256 // columns))
+    with torch.cuda.device_of(weight):  # Triton launches on the current device
+        # What the optimizer or the call does not have is not read: any tensor stands in its place.
+        _step_rows[(triton.cdiv(len(rows), tile),)](
+            rows, len(rows), last, weight, weight if exp_avg is None else exp_avg,
+            weight if exp_avg_sq is None else exp_avg_sq, weight if grads is None else grads.contiguous(),
+            steps, steps if moments is None else moments, 0 if moments is None else moments.shape[1],
+            t, replay_before, eps,
+            stride=stride, k=k, columns=columns, rows=tile, has_grads=grads is not None,
+            has_moments=moments is not None, optimizer=optimizer,
+            arithmetic=tl.float64 if weight.dtype == torch.float64 else tl.float32,
+            num_warps=1, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float]]:
+    """Launches for `python -m kernels.inspect`; see `Example` there."""
+    n, missed = 64, 5
+
+    def launch(optimizer: Any, k: int, width: int, dtype: torch.dtype, own: bool, fold: bool) -> Callable[[], object]:
+        planes = torch.zeros(3, 2 * n, width)[..., :k]
+        weight, exp_avg, exp_avg_sq = planes[0].to(dtype), planes[1], planes[2]
+        if dtype != torch.float32:
+            exp_avg, exp_avg_sq = exp_avg.contiguous(), exp_avg_sq.contiguous()
+        step = constants(optimizer, lr=1e-3, beta1=0.9, beta2=0.99, eps=1e-5, weight_decay=0.1, step=1, decoupled=True)
+        return partial(
+            step_rows_, optimizer, torch.arange(n) * 2, torch.zeros(2 * n, dtype=torch.int32),
+            weight, exp_avg, exp_avg_sq, step_table([step] * missed, weight), missed,
+            grads=torch.zeros(n, k, dtype=dtype) if own else None,
+            moments=new_moments(missed, 0.99, "cpu") if fold else None, eps=1e-5,
+        )  # fmt: skip
+
+    # Id and last step in, last step out; weight and averages in and out; the gradient in.
+    f32, bf16 = torch.float32, torch.bfloat16
+    for name, optimizer, k, width, dtype, own, fold in (
+        ("Adam fp32, k = 40: replay and step", "adam", 40, 40, f32, True, False),
+        ("Adam fp32, planes of 48, k = 40: replay and step", "adam", 40, 48, f32, True, False),
+        ("Adam fp32, k = 40: fold", "adam", 40, 40, f32, False, True),
+        ("Adam bf16, k = 40: replay and step", "adam", 40, 40, bf16, True, False),
+        ("momentum fp32, k = 40: fold and step", "momentum", 40, 40, f32, True, True),
+    ):
+        numbers = (2 + own) * dtype.itemsize + {"adam": 16, "momentum": 8}[optimizer]
+        floor = 8 + 2 * 4 + k * numbers
+        yield f"deferred.step_rows_ {name}", _step_rows, launch(optimizer, k, width, dtype, own, fold), "row", n, floor
+    moments = new_moments(START_BLOCK, 0.99, "cpu")
+    step = constants("adam", lr=1e-3, beta1=0.9, beta2=0.99, eps=1e-5, weight_decay=0, step=1, decoupled=True)
+    add = partial(add_step_, moments, step, START_BLOCK, 0)
+    yield "deferred.add_step_", _add_step, add, "start", START_BLOCK, 13 * 8  # one number in, six in and out

@@ -1,0 +1,205 @@
+"""Deferred steps: replayed rows have the dense kernel's bits, folded ones the float64 step loop's values."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.optimizers import triton_deferred as deferred
+from kernels.optimizers import triton_kernels as dense
+from tests.kernels.triton_device import DEVICE, stores_in_bf16_round_to_nearest, uninitialised_memory_is_nan  # noqa: F401
+
+NAMES = ["sgd", "momentum", "rmsprop", "adam"]
+AVERAGES, SQUARES = ("momentum", "adam"), ("rmsprop", "adam")
+ROWS, K = 11, 5
+
+
+def schedule(t: int, steps: int, **changes: float) -> dict[str, float]:
+    """Step t's settings: rate and β1 move as under one-cycle."""
+    up = math.sin(math.pi * t / (steps + 1))
+    return {"lr": 1e-4 + 9e-3 * up, "beta1": 0.95 - 0.1 * up, "beta2": 0.99, "eps": 1e-5, "weight_decay": 0.1} | changes
+
+
+def table(optimizer: str, dtype: torch.dtype, planes: bool = False) -> dict[str, Tensor | None]:
+    """Weights, and the state as the optimizer has it; as planes of one array with rows of 8 numbers."""
+    draw = torch.Generator().manual_seed(1)
+    state = torch.float64 if dtype == torch.float64 else torch.float32
+    width = 8 if planes else K
+    weight, exp_avg, exp_avg_sq = (
+        torch.zeros(ROWS, width, dtype=kind, device=DEVICE)[:, :K] for kind in (dtype, state, state)
+    )
+    weight.copy_(0.01 * torch.randn(ROWS, K, generator=draw, dtype=torch.float64))
+    return {
+        "weight": weight,
+        "exp_avg": exp_avg if optimizer in AVERAGES else None,
+        "exp_avg_sq": exp_avg_sq if optimizer in SQUARES else None,
+    }
+
+
+def batches(steps: int) -> list[Tensor]:
+    """The rows of each step. Row 0 comes at every step, row 1 only at the first, the last one never."""
+    draw = torch.Generator().manual_seed(2)
+    return [
+        torch.tensor(
+            [0, *([1] if t == 1 else []), *(r for r in range(2, ROWS - 1) if torch.rand(1, generator=draw) < 0.2)]
+        )
+        for t in range(1, steps + 1)
+    ]
+
+
+def gradients(rows: Tensor, t: int, dtype: torch.dtype) -> Tensor:
+    draw = torch.Generator().manual_seed(100 + t)
+    return torch.randn(len(rows), K, generator=draw, dtype=torch.float64).to(DEVICE, dtype)
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+@pytest.mark.parametrize(("optimizer", "dtype", "planes"), [
+    *((name, torch.float32, False) for name in NAMES),
+    ("adam", torch.float32, True), ("adam", torch.bfloat16, False), ("momentum", torch.float16, False),
+    ("adam", torch.float64, False),
+])  # fmt: skip
+def test_replayed_rows_have_the_bits_of_the_dense_steps(
+    optimizer: str, dtype: torch.dtype, planes: bool, decoupled: bool
+) -> None:
+    steps = 9
+    settings = [schedule(t, steps) for t in range(1, steps + 1)]
+    every, lazy = table(optimizer, dtype), table(optimizer, dtype, planes)
+    constants = deferred.step_table(
+        [dense.constants(optimizer, **s, step=t, decoupled=decoupled) for t, s in enumerate(settings, 1)],
+        lazy["weight"],
+    )
+    last = torch.zeros(ROWS, dtype=torch.int32, device=DEVICE)
+    state = {f"{name}s": [tensor] for name, tensor in every.items() if tensor is not None}
+    for t, (rows, setting) in enumerate(zip(batches(steps), settings, strict=True), 1):
+        grads = gradients(rows, t, dtype)
+        full = torch.zeros_like(every["weight"]).index_copy_(0, rows.to(DEVICE), grads)
+        dense.step_(optimizer, grads=[full], **state, **setting, step=t, decoupled=decoupled)
+        deferred.step_rows_(optimizer, rows.to(DEVICE), last, **lazy, steps=constants, t=t, grads=grads)
+        assert torch.equal(lazy["weight"][rows], every["weight"][rows])
+    deferred.step_rows_(optimizer, torch.arange(ROWS, device=DEVICE), last, **lazy, steps=constants, t=steps)
+    assert last.tolist() == [steps] * ROWS
+    for name, tensor in every.items():
+        assert tensor is None or torch.equal(lazy[name], tensor), name
+
+
+def test_rows_caught_up_before_they_are_read_and_stepped_after_have_the_same_bits() -> None:
+    steps = 6
+    constants = [dense.constants("adam", **schedule(t, steps), step=t, decoupled=True) for t in range(1, steps + 1)]
+    rows = torch.tensor([3, 1], device=DEVICE)
+    results = []
+    for read_first in (True, False):
+        tables, last = table("adam", torch.float32), torch.zeros(ROWS, dtype=torch.int64, device=DEVICE)
+        arguments = {"steps": deferred.step_table(constants, tables["weight"]), **tables}
+        deferred.step_rows_("adam", rows, last, t=1, grads=gradients(rows, 1, torch.float32), **arguments)
+        if read_first:
+            deferred.step_rows_("adam", rows, last, t=steps - 1, **arguments)
+        deferred.step_rows_("adam", rows, last, t=steps, grads=gradients(rows, 2, torch.float32), **arguments)
+        results.append(tables["weight"])
+    assert torch.equal(*results)
+
+
+def after_a_gap(
+    optimizer: str, start: int, gap: int, dtype: torch.dtype, fold: bool, window: int | None = None, **changes: float
+) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
+    """A table `gap` steps after `start`, without gradient: as the kernel has it, and as a step loop in float64."""
+    steps = start + gap
+    constants = [
+        dense.constants(optimizer, **schedule(t, steps, **changes), step=t, decoupled=True) for t in range(1, steps + 1)
+    ]
+    lazy = table(optimizer, dtype)
+    draw = torch.Generator().manual_seed(4)
+    if lazy["exp_avg"] is not None:
+        lazy["exp_avg"].copy_(torch.randn(ROWS, K, generator=draw) * 0.1)
+        lazy["exp_avg"][-1] = 0  # a row that no batch has touched
+    if lazy["exp_avg_sq"] is not None:
+        lazy["exp_avg_sq"].copy_(10 ** (-8 * torch.rand(ROWS, K, generator=draw)))
+        lazy["exp_avg_sq"][-1] = 0
+    w, m, v = (torch.zeros(1) if tensor is None else tensor.cpu().double().clone() for tensor in lazy.values())
+    for c in constants[start:]:
+        m = c.beta1 * m
+        v = c.beta2 * v
+        moved = c.rate * m if optimizer in AVERAGES else torch.zeros(1)
+        w = w * c.keep - (moved / (v.sqrt() * c.scale + c.eps) if optimizer in SQUARES else moved)
+    moments = None
+    if fold:
+        moments = deferred.new_moments(steps, 0.99, DEVICE)
+        for t, c in enumerate(constants[start:], start + 1):
+            first = t if window == 0 else max(start, 0 if window is None else t - window)
+            deferred.add_step_(moments, c, t, first)
+    last = torch.full((ROWS,), start, dtype=torch.int32, device=DEVICE)
+    deferred.step_rows_(
+        optimizer, torch.arange(ROWS, device=DEVICE), last, **lazy, t=steps, moments=moments, eps=1e-5,
+        steps=deferred.step_table(constants, lazy["weight"]),
+    )  # fmt: skip
+    return lazy, {"weight": w, "exp_avg": m, "exp_avg_sq": v}
+
+
+def assert_near(tables: dict[str, Tensor | None], exact: dict[str, Tensor], allowed: float) -> None:
+    """Within `allowed` of the largest element of each table."""
+    for name, tensor in tables.items():
+        if tensor is not None:
+            error = (tensor.cpu().double() - exact[name]).abs().max()
+            assert error <= allowed * exact[name].abs().max(), name
+
+
+# Of the largest weight; the two-point quadrature's own error is 3e-5 of the displacement at a gap of 100.
+@pytest.mark.parametrize(("gap", "allowed"), [(1, 2e-7), (2, 2e-7), (3, 2e-7), (5, 2e-7), (20, 2e-7), (100, 5e-6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_folded_rows_of_adam_are_where_a_step_loop_in_float64_takes_them(
+    gap: int, allowed: float, dtype: torch.dtype
+) -> None:
+    lazy, exact = after_a_gap("adam", 150, gap, dtype, fold=True)
+    assert_near(lazy, exact, allowed)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_other_optimizers_fold_exactly(optimizer: str, dtype: torch.dtype) -> None:
+    window = None if optimizer == "momentum" else 0
+    lazy, exact = after_a_gap(optimizer, 3, 30, dtype, fold=True, window=window)
+    assert_near(lazy, exact, 60 * torch.finfo(dtype).eps)
+
+
+def test_old_rows_go_on_shrinking_after_their_moments_stop() -> None:
+    lazy, exact = after_a_gap("adam", 100, 160, torch.float64, fold=True, window=100, beta1=0.8)
+    assert_near({"weight": lazy["weight"]}, exact, 1e-4)  # the means have all but died away
+
+
+def test_rows_from_before_replay_before_are_replayed_beside_folded_ones() -> None:
+    steps, start = 40, 30
+    constants = [dense.constants("adam", **schedule(t, steps), step=t, decoupled=True) for t in range(1, steps + 1)]
+    moments = deferred.new_moments(steps, 0.99, DEVICE)
+    for t, c in enumerate(constants, 1):
+        deferred.add_step_(moments, c, t, 0)
+    results = []
+    for replay_before in (0, start, steps):
+        tables = table("adam", torch.float32)
+        tables["exp_avg"].fill_(0.1)
+        tables["exp_avg_sq"].fill_(0.01)
+        last = torch.full((ROWS,), start, dtype=torch.int32, device=DEVICE)
+        last[::2] = 0
+        deferred.step_rows_(
+            "adam", torch.arange(ROWS, device=DEVICE), last, **tables, t=steps, moments=moments, eps=1e-5,
+            steps=deferred.step_table(constants, tables["weight"]), replay_before=replay_before,
+        )  # fmt: skip
+        results.append(tables["weight"])
+    folded, mixed, replayed = results
+    assert torch.equal(mixed[::2], replayed[::2])
+    assert torch.equal(mixed[1::2], folded[1::2])
+    assert not torch.equal(mixed[::2], folded[::2])
+
+
+def test_steps_of_rate_zero_fold_to_no_movement() -> None:
+    lazy, exact = after_a_gap("adam", 20, 10, torch.float64, fold=True, lr=0.0)
+    assert_near(lazy, exact, 1e-12)
+
+
+def test_tables_of_other_strides_are_refused() -> None:
+    weight = torch.zeros(4, 3)
+    with pytest.raises(ValueError, match="same strides"):
+        deferred.step_rows_(
+            "momentum", torch.arange(2), torch.zeros(4), weight, torch.zeros(3, 4).T, None, torch.zeros(2, 9), 1
+        )
