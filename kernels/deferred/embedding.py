@@ -58,6 +58,9 @@ class DeferredParameter(nn.Parameter):
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return DeferredParameter, (self.detach(), self.requires_grad)
+
     def lookup(self, ids: Tensor, padding_idx: int | None) -> Tensor:
         """The rows `ids`, up to date; their gradient is sparse."""
         if self.table is not None:

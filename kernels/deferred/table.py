@@ -53,6 +53,7 @@ class Table:
                 f"{self.weight.device}; elsewhere use nn.Embedding and torch.optim"
             )
         w = self.weight.numpy()
+        self.address = self.weight.data_ptr()
         self.planes = (w, *(w if name is None else state[name].numpy() for name in planes))
         rows = len(w)
         self.last = np.zeros(rows, np.int32)
@@ -70,7 +71,7 @@ class Table:
 
     def belongs_to(self, param: Tensor, state: dict[str, Any], kind: int) -> bool:
         """Whether this is still the table of that memory and that state."""
-        return self.state is state and self.kind == kind and self.weight.data_ptr() == param.data_ptr()
+        return self.state is state and self.kind == kind and self.address == param.data_ptr()
 
     def catch_up(self, ids: Tensor) -> None:
         """Bring the rows `ids` (int, any shape; may repeat) up to date."""

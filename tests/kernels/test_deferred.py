@@ -1,6 +1,7 @@
 import copy
 import io
 import math
+import pickle
 import warnings
 
 import numpy as np
@@ -430,6 +431,7 @@ READS = {
     "state_dict": lambda net: net.state_dict()["users.weight"],
     "torch.save": saved,
     "deepcopy": lambda net: copy.deepcopy(net).users.weight,
+    "pickle": lambda net: pickle.loads(pickle.dumps(net)).users.weight,
     "averaged model": averaged,
     "double": lambda net: net.double().users.weight.float(),
     "parameters_to_vector": lambda net: nn.utils.parameters_to_vector([net.users.weight]).view(ROWS, WIDTH),
@@ -446,6 +448,38 @@ def test_nobody_reads_a_stale_row(read):
     net, truth = behind()
     with torch.no_grad():
         assert torch.equal(READS[read](net), truth)
+
+
+def test_a_copied_table_is_deferred_as_the_original_was():
+    net, _ = behind()
+    for copied in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        optimizer = DeferredAdamW(copied.parameters())
+        copied(torch.tensor([1]), torch.tensor([2])).sum().backward()
+        optimizer.step()
+        copied.users(torch.tensor([1]))
+        assert copied.users.weight.table.pending == 1
+
+
+def test_memory_that_has_moved_is_found_again():
+    net, optimizer = models("adamw", torch.float32, "virtual")
+    for step, (users, items, y) in enumerate(batches(4, torch.float32)):
+        if step == 2:
+            net.zero_grad()  # shared memory is for dense tensors
+            net.share_memory()
+        before = net.users.weight.detach().clone()
+        optimizer.zero_grad()
+        functional.mse_loss(net(users, items), y).backward()
+        optimizer.step()
+        assert not torch.equal(net.users.weight, before)
+
+
+def test_backward_through_weights_that_a_step_has_changed_is_refused():
+    net, optimizer = models("adamw", torch.float32, "virtual")
+    loss = net.users.weight.square().sum()
+    net.users(torch.tensor([1])).sum().backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_printing_a_weight_shows_what_is():
