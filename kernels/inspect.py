@@ -31,6 +31,16 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {
     "gfx942": ("hip", "gfx942", 64),
 }
 
+# A device of each target and its memory's GB/s, as its maker's data sheet has them: NVIDIA A100 80GB SXM (2,039 GB/s),
+# H100 SXM (3.35 TB/s), B200 (8 TB/s, DGX B200's 64 TB/s over 8 GPUs), AMD Instinct MI300X (5.3 TB/s).
+DEVICES: dict[str, tuple[str, float]] = {
+    "sm_80": ("A100 80GB SXM", 2039),
+    "sm_90": ("H100 SXM", 3350),
+    "sm_100": ("B200", 8000),
+    "gfx942": ("MI300X", 5300),
+}
+PREDICTED_UNITS = 2**20  # parameters, ratings, rows … that a prediction is for
+
 
 class Example(NamedTuple):
     """One launch of one kernel: what is compiled, and what its traffic is measured against."""
@@ -57,6 +67,19 @@ class Row:
     bytes_floor: float  # a unit
     unit: str
     bytes_moved: float | None = None  # a unit, counted from the kernel's own loads and stores
+    predicted_us: float | None = None  # not measured: bytes moved for so many units, over the device's bandwidth
+    predicted_units: int = PREDICTED_UNITS
+    predicted_device: str = ""
+
+
+def predict(row: Row, bytes_moved: float) -> Row:
+    """The row with its bytes, and the least time that moving them for PREDICTED_UNITS would take: a prediction.
+
+    Launches, latency and arithmetic take their time besides; what a cache serves takes less.
+    """
+    device, gigabytes_per_second = DEVICES[row.target]
+    microseconds = bytes_moved * PREDICTED_UNITS / gigabytes_per_second / 1e3
+    return replace(row, bytes_moved=bytes_moved, predicted_us=round(microseconds, 3), predicted_device=device)
 
 
 def find_examples() -> Iterator[Example]:
@@ -225,13 +248,25 @@ def _count_bytes_apart() -> subprocess.Popen[str]:
 
 def table(rows: list[Row]) -> str:
     """The rows for a person to read."""
-    head = ("kernel", "target", "registers", "spills", "shared", "widest load", "offsets", "bytes moved", "floor")
+    head = (
+        "kernel",
+        "target",
+        "registers",
+        "spills",
+        "shared",
+        "widest load",
+        "offsets",
+        "bytes moved",
+        "floor",
+        "predicted",
+    )
     lines = [head]
     for row in rows:
         moved = "?" if row.bytes_moved is None else f"{row.bytes_moved:.4g}"
+        predicted = "?" if row.predicted_us is None else f"{row.predicted_us:,.0f} µs"
         lines.append((
             row.kernel, row.target, str(row.registers), str(row.spills), f"{row.shared} B", f"{row.load_bytes} B",
-            f"{row.offset_bits} bit", moved, f"{row.bytes_floor:.4g} a {row.unit}",
+            f"{row.offset_bits} bit", moved, f"{row.bytes_floor:.4g} a {row.unit}", predicted,
         ))  # fmt: skip
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = ("left", "left")  # the other columns are numbers
@@ -255,6 +290,9 @@ columns:
                an atomic as a load and a store
   floor        bytes a unit that any implementation must move: dense Adam on fp32 reads a parameter, its
                gradient and two means and writes all but the gradient, 7 × 4 = 28
+  predicted    a prediction, measured nowhere: the bytes moved for 2^20 such units over the published bandwidth
+               of a device: A100 80GB SXM (sm_80, 2,039 GB/s), H100 SXM (sm_90, 3,350), B200 (sm_100, 8,000),
+               MI300X (gfx942, 5,300). Launch, latency and arithmetic come on top
 
 examples:
   python -m kernels.inspect                          every kernel on every target
@@ -297,7 +335,8 @@ def main(arguments: list[str] | None = None) -> int:
     moved, _ = counting.communicate()
     if counting.returncode:
         return 1  # its traceback is on the screen
-    rows = [replace(row, bytes_moved=json.loads(moved)[row.kernel]) for row in rows]
+    counted = json.loads(moved)
+    rows = [predict(row, counted[row.kernel]) for row in rows]
     print(json.dumps([asdict(row) for row in rows], indent=1) if options.json else table(rows))  # noqa: T201
     return 0
 

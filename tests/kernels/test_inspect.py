@@ -101,6 +101,11 @@ def test_dense_steps_load_16_bytes_at_a_time_also_where_sizes_are_odd(rows: list
     assert {row["load_bytes"] for row in steps} == {16}
 
 
+def test_deferred_steps_load_rows_of_40_numbers_16_bytes_at_a_time(rows: list[dict]) -> None:
+    deferred = [row for row in rows if row["kernel"].startswith("deferred.step_rows_")]
+    assert {row["load_bytes"] for row in deferred} == {16}
+
+
 def test_dense_steps_move_what_they_must_and_nothing_more(rows: list[dict]) -> None:
     moved = {row["kernel"]: row["bytes_moved"] for row in rows if "step_ " in row["kernel"]}
     assert moved["adam.step_ AdamW fp32"] == 28
@@ -118,6 +123,23 @@ def test_dot_bias_moves_little_more_than_it_must(rows: list[dict]) -> None:
     assert by_name["dot_bias.backward fp32, k = 40: sums"] < 1.05
 
 
+def test_no_kernel_moves_more_than_a_quarter_over_its_floor_but_the_two_that_must(rows: list[dict]) -> None:
+    over = {row["kernel"] for row in rows if row["bytes_moved"] > 1.25 * row["bytes_floor"]}
+    assert over == {
+        "dot_bias.backward fp32, k = 40: atomics",  # a read and a write for each rating, not for each row
+        "dot_bias.backward fp32, k = 40: joining",  # its followers' ids and the last, partly empty tile; 1.26
+    }
+
+
+def test_a_prediction_is_the_bytes_over_the_devices_bandwidth_and_says_what_for(rows: list[dict]) -> None:
+    by_target = {row["target"]: row for row in rows if row["kernel"] == "adam.step_ AdamW fp32"}
+    assert {target: row["predicted_device"] for target, row in by_target.items()} == {
+        "sm_80": "A100 80GB SXM", "sm_90": "H100 SXM", "sm_100": "B200", "gfx942": "MI300X",
+    }  # fmt: skip
+    assert by_target["sm_90"]["predicted_units"] == 2**20
+    assert by_target["sm_90"]["predicted_us"] == pytest.approx(28 * 2**20 / 3.35e12 * 1e6, abs=1e-3)
+
+
 def test_no_kernel_moves_less_than_its_floor(rows: list[dict]) -> None:
     assert [row for row in rows if row["bytes_moved"] < row["bytes_floor"]] == []
 
@@ -131,7 +153,7 @@ def test_square_roots_and_divisions_are_rounded_to_nearest(facts: dict[str, dict
 
 
 def test_optimizers_round_every_operation_by_itself(facts: dict[str, dict]) -> None:
-    steps = [ptx for name, ptx in facts["ptx"].items() if name.startswith(("adam", "optimizers"))]
+    steps = [ptx for name, ptx in facts["ptx"].items() if name.startswith(("adam", "optimizers", "deferred"))]
     assert len(steps) >= 8
     # Plain mul and add without .rn would be contracted by ptxas; .rn forbids it.
     assert not [ptx for ptx in steps if re.search(r"\bfma\.|\b(?:mul|add|sub)\.f(?:32|64)", ptx)]
@@ -184,7 +206,7 @@ def test_help_explains_every_column(capsys: pytest.CaptureFixture[str]) -> None:
         inspect.main(["--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    for column in ("registers", "spills", "shared", "widest load", "offsets", "bytes moved", "floor"):
+    for column in ("registers", "spills", "shared", "widest load", "offsets", "bytes moved", "floor", "predicted"):
         assert f"\n  {column} " in out
 
 
@@ -192,7 +214,9 @@ def test_the_table_has_a_line_a_row_and_the_floor_in_words(rows: list[dict]) -> 
     head, *lines = inspect.table([inspect.Row(**row) for row in rows]).splitlines()
     assert head.split()[:3] == ["kernel", "target", "registers"]
     assert len(lines) == len(rows)
-    assert re.search(r"adam\.step_ AdamW fp32 +sm_90 .* 16 B +64 bit +28 +28 a parameter$", "\n".join(lines), re.M)
+    assert re.search(
+        r"adam\.step_ AdamW fp32 +sm_90 .* 16 B +64 bit +28 +28 a parameter +9 µs$", "\n".join(lines), re.M
+    )
 
 
 if __name__ == "__main__":
