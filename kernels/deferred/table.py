@@ -154,6 +154,7 @@ class Table:
         if t == 1:
             self.way = way
             self.folds[:3], self.folds[3:] = 1, 0
+            self.folds[3] = 1e-200  # a measure of nothing at all, as rates of zero make it, has no mean
             if way == native.FOLD and products:
                 self.squares[:] = beta2 ** np.arange(CAPACITY + 1)
         self.exact[t] = self.steps[t] = c

@@ -75,14 +75,15 @@ def one_cycle(optimizer, steps):
     return OneCycleLR(optimizer, high, total_steps=steps + 1, cycle_momentum=cycle)
 
 
-def trained(rule, dtype=torch.float64, mode=None, steps=300, seed=0, **change):
+def trained(rule, dtype=torch.float64, mode=None, steps=300, seed=0, scheduled=True, **change):
     net, optimizer = models(rule, dtype, mode, **change)
-    scheduler = one_cycle(optimizer, steps)
+    scheduler = one_cycle(optimizer, steps) if scheduled else None
     for users, items, y in batches(steps, dtype, seed):
         optimizer.zero_grad()
         functional.mse_loss(net(users, items), y).backward()
         optimizer.step()
-        scheduler.step()
+        if scheduler:
+            scheduler.step()
     return net.flat()
 
 
@@ -173,6 +174,12 @@ def test_decay_that_would_run_out_of_digits_is_flushed(monkeypatch):
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("change", [{"betas": (0.0, 0.999)}, {"betas": (0.9, 0.999), "lr": 0.0}])
+def test_missed_steps_that_move_nothing_fold_to_nothing(change):
+    how = {"steps": 150, "scheduled": False, **change}
+    torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=0, atol=2e-6)
+
+
 def test_decay_that_turns_weights_over_is_replayed():
     how = {"weight_decay": 150.0, "steps": 40}
     torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=1e-10, atol=1e-10)
@@ -207,6 +214,21 @@ def gauss(kappa, weight):
     a1 = (p * (kappa - a0) ** 2 * kappa).sum() / b**2
     nodes, vectors = np.linalg.eigh(np.array([[a0, b], [b, a1]]))
     return nodes, weight.sum() * vectors[0] ** 2
+
+
+def test_gaps_that_began_too_early_for_a_new_beta1_end_before_it():
+    table = DeferredEmbedding(5, 2)
+    optimizer = DeferredAdamW(table.parameters(), betas=(0.5, 0.999))
+    flushed_after = {}
+    for step, beta1 in enumerate([0.5] * 250 + [0.95] * 3 + [0.9] * 3):
+        optimizer.param_groups[0]["betas"] = (beta1, 0.999)
+        optimizer.zero_grad()
+        table(torch.tensor([step % 2])).sum().backward()
+        optimizer.step()
+        flushed_after[step] = table.weight.table.done
+    assert foldable_from(0.5, 0.999) < foldable_from(math.ceil(0.95 * 1024) / 1024, 0.999) < 250
+    assert flushed_after[249] == foldable_from(0.5, 0.999)
+    assert flushed_after[250] == flushed_after[255] == 250
 
 
 def test_where_folding_begins():
