@@ -38,10 +38,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    # A benchmark's grid is what its module's `cases(profile)` returns.
+    # A benchmark's grid is what its module's `cases(profile)` returns; -m gpu selects Triton's part of it.
     if "case" in metafunc.fixturenames:
         grid = metafunc.module.cases(metafunc.config.getoption("bench_profile"))
-        metafunc.parametrize("case", grid, ids=str)
+        marked = [
+            pytest.param(case, marks=pytest.mark.gpu if case.implementation.startswith("triton") else ())
+            for case in grid
+        ]
+        metafunc.parametrize("case", marked, ids=[str(case) for case in grid])
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,9 @@ MIN_PAIRS = 6
 # The inner loop makes one timing this long, so that the clock and the Python loop around it cost under 1 %.
 MIN_LOOP_SECONDS = 1e-3
 
+# Written before each timing on a GPU, so that no call finds its operands in the caches: more than any device's L2.
+FLUSH_BYTES = 2**28
+
 # A triton kernel runs on a GPU, the native one on a CPU. CUDA_VISIBLE_DEVICES= measures the CPU of a GPU machine.
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 UNIT_ROUNDOFF = torch.finfo(torch.float32).eps / 2
@@ -32,7 +35,7 @@ UNIT_ROUNDOFF = torch.finfo(torch.float32).eps / 2
 
 def why_not_timed(implementation: str) -> str | None:
     """Why a backend cannot be timed on DEVICE; None where it can, and for what is no backend of ours."""
-    backend = implementation.removesuffix(" direct")
+    backend = implementation.split()[0]  # "native direct", "triton atomics"
     if backend not in backends.BACKENDS:
         return None
     if backend == "triton" and DEVICE.type == "cpu":
@@ -147,22 +150,43 @@ def median_ratio(seconds: list[float], baseline_seconds: list[float]) -> Ratio:
     return Ratio(median(ratios), float(interval.low), float(interval.high), len(ratios))
 
 
-def seconds_per_call(run: Callable[[], object], repeats: int, clock: Clock) -> float:
-    """Run `repeats` times and return the mean seconds a call; on a GPU the queue is emptied before both readings."""
-    _synchronize()
+def seconds_per_call(run: Callable[[], object], repeats: int, clock: Clock | None) -> float:
+    """Run `repeats` times and return the mean seconds a call.
+
+    By `clock`, or where it is None by the device's own time: see `device_seconds_per_call`.
+    """
+    if clock is None:
+        return device_seconds_per_call(run, repeats)
     start = clock()
     for _ in range(repeats):
         run()
-    _synchronize()
     return (clock() - start) / repeats
 
 
-def _synchronize() -> None:
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
+def device_seconds_per_call(run: Callable[[], object], repeats: int) -> float:
+    """The mean seconds between CUDA events on either side of each call, caches flushed before each.
+
+    While the device writes FLUSH_BYTES the host queues the call, so that what the host needs to launch it is not
+    counted, as long as it is shorter than the flush: some 100 µs.
+    """
+    cold = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=DEVICE)
+    events = []
+    for _ in range(repeats):
+        cold.zero_()
+        events.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
+        start, end = events[-1]
+        start.record()
+        run()
+        end.record()
+    torch.cuda.synchronize()
+    return sum(start.elapsed_time(end) for start, end in events) / 1e3 / repeats  # elapsed_time is in milliseconds
 
 
-def repeats_for(run: Callable[[], object], clock: Clock) -> tuple[int, float]:
+# On a GPU the device times itself. What runs on the CPU even so is given time.perf_counter.
+CLOCK: Clock | None = None if DEVICE.type == "cuda" else time.perf_counter
+
+
+def repeats_for(run: Callable[[], object], clock: Clock | None) -> tuple[int, float]:
     """How many calls fill MIN_LOOP_SECONDS, and the seconds one takes."""
 
     def quickest(repeats: int) -> float:
@@ -183,7 +207,7 @@ def time_pairs(
     run: Callable[[], object],
     baseline: Callable[[], object],
     profile: Profile,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = CLOCK,
 ) -> tuple[list[float], list[float]]:
     """Time `run` in pytest-benchmark's rounds, and `baseline` just before each or, every other time, just after.
 
@@ -241,7 +265,7 @@ class Floor(NamedTuple):
         return max(bytes_ / self.bytes_per_second, flops / self.flops_per_second)
 
 
-def measure_floor(clock: Clock = time.perf_counter) -> Floor:
+def measure_floor(clock: Clock | None = CLOCK) -> Floor:
     """Bandwidth from an in-place add over 256 MiB (read and write), peak from a 2048² float32 matrix product.
 
     An in-place add, since a copy hides a third transfer: the destination is read before it is written.
@@ -269,7 +293,7 @@ def compare(
     *,
     bytes_: int | None = None,
     flops: int = 0,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = CLOCK,
 ) -> None:
     """Check `run`'s results, then time it against `baseline`, and put the outcome into `benchmark.extra_info`.
 
@@ -282,7 +306,7 @@ def compare(
         check: the implementation's results beside their float64 definition.
         bytes_: the least that any implementation must move.
         flops: the least that any implementation must compute.
-        clock: seconds, monotonic.
+        clock: seconds, monotonic; None for CUDA events.
 
     Raises:
         InaccurateError: the results are outside their bound. Then nothing has been timed.

@@ -1,12 +1,14 @@
 """The lesson's optimizers side by side: one step over MovieLens 100k's four tables, in steps of fused AdamW.
 
 `lesson` is `lesson.optimizers`, composed of small steps to be read and changed; torch's are there to be fast.
+`triton` is `kernels.optimizers`: the four tables in one launch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
+from itertools import count
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.eager import ITEMS, USERS, WIDTH
-from bench.harness import DEVICE, Case, Check, rounding_bound
+from bench.harness import DEVICE, Case, Check, rounding_bound, why_not_timed
 from kernels.adam import FASTAI
 from lesson import optimizers
 
@@ -39,13 +41,15 @@ def cases(profile: str) -> list[Case]:  # noqa: ARG001 - so small that every pro
     return [
         Case(op, implementation, "torch fused AdamW", "step", params=(USERS + ITEMS) * (WIDTH + 1))
         for op in OPTIMIZERS
-        for implementation in [*TORCH, "lesson"]
+        for implementation in [*TORCH, "lesson", "triton"]
     ]
 
 
 def test_optimizers(case, compare):
     if case.implementation == "torch fused" and "fused" not in signature(OPTIMIZERS[case.op][0]).parameters:
         pytest.skip(f"torch.optim.{OPTIMIZERS[case.op][0].__name__} has no fused step")
+    if reason := why_not_timed(case.implementation):
+        pytest.skip(reason)
     generator = torch.Generator().manual_seed(0)
     shapes = [(USERS, WIDTH), (ITEMS, WIDTH), (USERS, 1), (ITEMS, 1)]
     tables = [0.1 * torch.randn(shape, generator=generator) for shape in shapes]
@@ -68,7 +72,27 @@ def optimizer_on(
     torchs, torch_settings, lessons, lesson_settings = OPTIMIZERS[op]
     if implementation == "lesson":
         return params, lessons(params, LR, **lesson_settings).step
+    if implementation == "triton":
+        return params, triton_step(op, params)
     return params, torchs(params, LR, **torch_settings, **TORCH[implementation]).step
+
+
+def triton_step(op: str, params: list[Tensor]) -> Callable[[], object]:
+    """A call that steps the parameters by one kernel, counting its steps."""
+    from kernels.optimizers.triton_kernels import step_  # Triton is not there on every platform
+
+    weights, steps = [param.detach() for param in params], count(1)
+    means, squares = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
+    optimizer = {"AdamW": "adam"}.get(op, op.lower())
+    settings = {"lr": LR, "weight_decay": WD if op == "AdamW" else 0.0}
+    if op == "RMSprop":
+        settings["eps"] = 1e-8  # torch's
+
+    def step() -> None:
+        grads = [param.grad for param in params]
+        step_(optimizer, weights, grads, means, squares, step=next(steps), **settings)
+
+    return step
 
 
 def accuracy(case: Case, tables: list[Tensor], grads: list[Tensor]) -> dict[str, Check]:

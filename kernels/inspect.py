@@ -258,7 +258,7 @@ def table(rows: list[Row]) -> str:
         "offsets",
         "bytes moved",
         "floor",
-        "predicted",
+        "predicted, 2^20",
     )
     lines = [head]
     for row in rows:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import test_lookup
-from bench.harness import DEVICE, PROFILES
+from bench import test_dot_bias, test_lookup, test_optimizers
+from bench.harness import DEVICE, PROFILES, Case, check_accuracy
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -29,3 +29,27 @@ def test_the_one_hot_matrix_is_counted_where_it_is_built():
     assert taken["embedding"] == 4 * batch * width
     dense = test_lookup.DENSE_BYTES["one_hot_matmul"] * classes * batch
     assert dense <= taken["one_hot_matmul"] - taken["embedding"] < 1.1 * dense
+
+
+@pytest.mark.parametrize("op", test_optimizers.OPTIMIZERS)
+def test_tritons_steps_pass_the_accuracy_gate(op):
+    pytest.importorskip("triton")
+    generator = torch.Generator().manual_seed(0)
+    tables, grads = (
+        [torch.randn(shape, generator=generator) for shape in [(9, 40), (5, 40), (9, 1), (5, 1)]] for _ in "ab"
+    )
+    case = Case(op, "triton", "torch fused AdamW", "step", params=14 * 41)
+    check_accuracy(test_optimizers.accuracy(case, tables, grads))
+
+
+@pytest.mark.parametrize("implementation", ["triton", "triton atomics"])
+def test_tritons_gradients_pass_the_accuracy_gate(implementation):
+    pytest.importorskip("triton")
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(rows, (50,), generator=generator) for rows in (9, 12)]
+    shapes = [(9, test_dot_bias.WIDTH), (12, test_dot_bias.WIDTH), (9,), (12,)]
+    tables = [0.3 * torch.randn(shape, generator=generator) for shape in shapes]
+    upstream = torch.randn(50, generator=generator)
+    learning = [table.to(DEVICE).requires_grad_() for table in tables]
+    run = test_dot_bias.dot_bias_call(implementation, [i.to(DEVICE) for i in ids], learning, upstream.to(DEVICE))
+    check_accuracy(test_dot_bias.accuracy(run(), ids, tables, upstream))

@@ -94,6 +94,35 @@ def test_the_two_take_turns_at_going_first():
     assert "".join(order)[-2 * harness.MIN_PAIRS :] == "BAABBAABBAAB"
 
 
+def test_on_a_gpu_the_calls_alone_are_counted_and_find_cold_caches(monkeypatch):
+    machine, order = Machine(), []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = machine.now
+
+        def elapsed_time(self, end):
+            return (end.at - self.at) * 1e3
+
+    class Cold:
+        def zero_(self):
+            order.append("flush")
+            machine.now += 1.0
+
+    def run():
+        order.append("run")
+        machine.now += 2e-3
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: order.append("synchronize"))
+    monkeypatch.setattr(torch, "empty", lambda size, dtype, device: Cold())
+    assert harness.seconds_per_call(run, 3, clock=None) == pytest.approx(2e-3)
+    assert order == ["flush", "run"] * 3 + ["synchronize"]
+
+
 def test_a_loop_is_long_enough_for_the_clock():
     benchmark = compared(1e-6, 1e-6)
     assert benchmark.stats.iterations == pytest.approx(1000, abs=1)  # 1 µs a call, 1 ms a loop
