@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -138,32 +138,33 @@ class Table:
         beta1, beta2 = float(c[native.BETA1]), float(c[native.BETA2])
         foldable = foldable_from(math.ceil(beta1 * 1024) / 1024, beta2) if self.kind == native.ADAM else 0
         way = self._way(mode, c, foldable)
-        t, products = self.pending, way in (native.EARLY, native.FOLD) and self.kind > native.MOMENTUM
-        if t and (
-            t == CAPACITY
-            or way != self.way
-            or (products and self.folds[0, t] * c[native.KEEP] < SMALLEST_KEEP)
-            or (
-                way == native.FOLD
-                and products
-                and (self.done < foldable or (c != self.exact[t])[[native.BETA2, native.EPS]].any())
-            )
-        ):
+        if self.pending and self._record_ends(way, c, foldable):
             self.flush()
         t = self.pending = self.pending + 1
         if t == 1:
             self.way = way
             self.folds[:3], self.folds[3:] = 1, 0
             self.folds[3] = 1e-200  # a measure of nothing at all, as rates of zero make it, has no mean
-            if way == native.FOLD and products:
-                self.squares[:] = beta2 ** np.arange(CAPACITY + 1)
+            self.squares[:] = beta2 ** np.arange(CAPACITY + 1) if way == native.FOLD else 1
         self.exact[t] = self.steps[t] = c
-        if products:
+        if way in (native.EARLY, native.FOLD):
             fading = way == native.FOLD and self.kind == native.ADAM
             native.add_step(
                 self.folds, t, max(0, t - _window(beta1, beta2)) if fading else t, beta1, beta2,
                 c[native.KEEP], c[native.RATE], 1 / c[native.SCALE] ** 2,
             )  # fmt: skip
+
+    def _record_ends(self, way: int, c: np.ndarray, foldable: float) -> bool:
+        t = self.pending
+        if t == CAPACITY or way != self.way:
+            return True
+        if way not in (native.EARLY, native.FOLD) or self.kind in (native.SGD, native.MOMENTUM):
+            return False
+        if self.folds[0, t] * c[native.KEEP] < SMALLEST_KEEP:
+            return True
+        # Gaps on record began when folding them was not yet accurate under this β1; or with other constants.
+        changed = (c != self.exact[t])[[native.BETA2, native.EPS]].any()
+        return bool(way == native.FOLD and (self.done < foldable or changed))
 
     def _way(self, mode: Mode, c: np.ndarray, foldable: float) -> int:
         if mode == "virtual":
@@ -180,7 +181,7 @@ def _window(beta1: float, beta2: float) -> int:
     return CAPACITY if fade >= 1 else math.ceil(30 * math.log(2) / -math.log(max(fade, 1e-9)))
 
 
-@cache
+@lru_cache(1 << 12)
 def foldable_from(beta1: float, beta2: float) -> float:
     """The number of steps after which a gap of Adam's may begin that is folded; math.inf if none may."""
     accurate_from = math.inf
@@ -200,9 +201,9 @@ def fold_error(beta1: float, beta2: float, start: int) -> float:
     quadratic that makes the integral least; so a larger measure bounds that of a smaller one, and √v·f''''/4!, largest
     at √v = eps·κ/4, is at most .25/1.25⁵/κ⁴.
     """
-    ratio = beta1 / beta2**2.5  # by which the terms of ∫π² dμ shrink from step to step
-    if ratio >= 0.999:
+    if beta1 >= 0.999 * beta2**2.5:
         return math.inf
+    ratio = beta1 / beta2**2.5  # by which the terms of ∫π² dμ shrink from step to step
     gap = np.arange(1.0, math.ceil(40 / -math.log(max(ratio, 1e-9))) + 1)
     kappa = np.sqrt((1 - beta2 ** (start + gap)) / beta2**gap)
     weight = beta1**gap / (1 - beta1 ** (start + gap)) * kappa

@@ -167,11 +167,9 @@ def test_a_record_of_steps_that_is_full_is_flushed_and_begun_anew(rule, mode, ex
     torch.testing.assert_close(trained(rule, mode=mode), exact[rule], rtol=0, atol=2e-6 if folded else 1e-10)
 
 
-def test_decay_that_would_run_out_of_digits_is_flushed(monkeypatch):
-    monkeypatch.setattr(table_module, "SMALLEST_KEEP", 0.5)
-    expected = trained("adamw", weight_decay=1.0, betas=(0.9, 0.999))
-    found = trained("adamw", mode="virtual", weight_decay=1.0, betas=(0.9, 0.999))
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+def test_decay_whose_product_runs_out_of_digits_is_flushed():
+    how = {"weight_decay": 99.0, "betas": (0.9, 0.999), "scheduled": False}  # every step leaves a hundredth
+    torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("change", [{"betas": (0.0, 0.999)}, {"betas": (0.9, 0.999), "lr": 0.0}])
@@ -234,7 +232,7 @@ def test_gaps_that_began_too_early_for_a_new_beta1_end_before_it():
 def test_where_folding_begins():
     assert foldable_from(0.9, 0.999) == 40
     assert foldable_from(0.9, 0.99) == 200
-    for betas in ((0.9, 0.9), (0.9, 0.95), (0.95, 0.99)):
+    for betas in ((0.9, 0.9), (0.9, 0.95), (0.95, 0.99), (1.0, 0.999), (0.0, 0.0)):
         assert foldable_from(*betas) == math.inf
 
 
