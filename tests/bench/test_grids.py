@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import test_dot_bias, test_lookup, test_optimizers
-from bench.harness import DEVICE, PROFILES, Case, check_accuracy
+from bench import test_deferred_steps, test_dot_bias, test_lookup, test_optimizers
+from bench.harness import DEVICE, PROFILES, Case, InaccurateError, check_accuracy
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -53,3 +53,13 @@ def test_tritons_gradients_pass_the_accuracy_gate(implementation):
     learning = [table.to(DEVICE).requires_grad_() for table in tables]
     run = test_dot_bias.dot_bias_call(implementation, [i.to(DEVICE) for i in ids], learning, upstream.to(DEVICE))
     check_accuracy(test_dot_bias.accuracy(run(), ids, tables, upstream))
+
+
+@pytest.mark.parametrize("implementation", test_deferred_steps.IMPLEMENTATIONS)
+def test_deferred_steps_pass_the_accuracy_gate(implementation):
+    pytest.importorskip("triton")
+    checks = test_deferred_steps.accuracy(implementation, *test_deferred_steps.problem(rows=40, read=12))
+    check_accuracy(checks)
+    others = {name: check._replace(expected=check.expected.roll(1, 0)) for name, check in checks.items()}
+    with pytest.raises(InaccurateError):
+        check_accuracy(others)
