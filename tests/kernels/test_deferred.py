@@ -178,9 +178,10 @@ def test_missed_steps_that_move_nothing_fold_to_nothing(change):
     torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=0, atol=2e-6)
 
 
-def test_decay_that_turns_weights_over_is_replayed():
-    how = {"weight_decay": 150.0, "steps": 40}
-    torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=1e-10, atol=1e-10)
+@pytest.mark.parametrize("weight_decay", [100.0, 150.0])
+def test_decay_that_wipes_weights_out_or_turns_them_over_is_replayed(weight_decay):
+    how = {"weight_decay": weight_decay, "betas": (0.9, 0.999), "scheduled": False}
+    torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(("beta1", "beta2"), [(0.9, 0.99), (0.85, 0.99), (0.9, 0.999), (0.95, 0.9999), (0.5, 0.9)])
@@ -379,6 +380,22 @@ def test_training_loops_do_what_they_do_with_torchs_dense_optimizer(loop, rule):
         before = net.flat()
         loop(net, optimizer)
         assert 0.01 < (net.flat() - before).norm() < 100
+        found.append(net.flat())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-10)
+
+
+def test_momentum_may_set_in_later_and_a_dense_gradient_come_out_of_the_blue():
+    found = []
+    for mode in (None, "virtual"):
+        net, optimizer = models("sgd l2", torch.float64, mode, lr=1e-2)
+        for step, (users, items, y) in enumerate(batches(60)):
+            optimizer.zero_grad()
+            functional.mse_loss(net(users, items), y).backward()
+            if step == 40:
+                net.users.weight.grad = torch.ones(ROWS, WIDTH, dtype=torch.float64)
+            for group in optimizer.param_groups:
+                group["momentum"] = 0.9 if step >= 20 else 0.0
+            optimizer.step()
         found.append(net.flat())
     torch.testing.assert_close(*found, rtol=0, atol=1e-10)
 
