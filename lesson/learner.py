@@ -7,8 +7,9 @@ import os
 import tempfile
 import time
 from collections.abc import Hashable, Sequence
+from numbers import Real
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 import pandas as pd
@@ -172,14 +173,16 @@ class Learner:
         Ids that training never saw get the reserved row, as in fastai: their factors and bias are near zero, so an
         unseen user is predicted from the item's bias.
         """
-        users, items = (ids if isinstance(ids, list) else [ids] for ids in (user, item))
+        single = isinstance(user, (str, bytes)) or not isinstance(user, Sequence | np.ndarray)
+        users: list[Any] = [user] if single else list(cast(Any, user))
+        items: list[Any] = [item] if single else list(cast(Any, item))
         if len(users) != len(items):
             raise ValueError(f"{len(users)} users and {len(items)} items: pairs are needed")
         scores = self.model(
             torch.tensor([self.data.users.row_or_na(key) for key in users], device=self.device),
-            torch.tensor([self.data.items.row_or_na(key) for key in items], device=self.device),
+            torch.tensor([self.data.item_row_or_na(key) for key in items], device=self.device),
         ).cpu()
-        return scores if isinstance(user, list) else scores.item()
+        return scores.item() if single else scores
 
     @torch.no_grad()
     def recommend(self, user: Hashable, n: int = 10) -> pd.DataFrame:
@@ -214,6 +217,7 @@ class Learner:
         try:
             state = {name: table.detach().cpu().contiguous() for name, table in self.model.state_dict().items()}
             safetensors.torch.save_file(state, aside, metadata=self._identity())
+            Path(aside).chmod(0o644)
             Path(aside).replace(path)
         except BaseException:
             Path(aside).unlink(missing_ok=True)
@@ -364,6 +368,11 @@ def collab_learner(
     Raises:
         BackendError: the backend cannot run on this device.
     """
+    for name, value, least in (("n_factors", n_factors, 1), ("bs", bs, 1), ("wd", wd, 0)):
+        if not (isinstance(value, Real) and least <= value < float("inf")):
+            raise ValueError(f"{name}={value!r}: a number of at least {least} is needed")
+    if y_range is not None and not (len(y_range) == 2 and y_range[0] < y_range[1]):
+        raise ValueError(f"{y_range=}: two numbers are needed, the smaller one first")
     model = EmbeddingDotBias(
         n_factors,
         len(data.users),
@@ -378,6 +387,6 @@ def collab_learner(
 
 def _last_rate(lr: float | slice) -> float:
     rate = lr.stop if isinstance(lr, slice) else lr
-    if not (isinstance(rate, (int, float)) and 0 < rate < float("inf")):
+    if not (isinstance(rate, Real) and 0 < float(rate) < float("inf")):
         raise ValueError(f"{lr=}: a positive rate, or a slice that ends in one, is needed")
     return float(rate)

@@ -21,6 +21,8 @@ TITLES = {
     "adam": "The Adam step",
     "optimizers": "Optimizer steps",
     "training": "Training, an epoch",
+    "deferred": "Deferred AdamW, a step",
+    "deferred_steps": "Deferred steps on a GPU",
 }
 # What a benchmark is run under, in the order of the page.
 CONDITIONS = ("op", "stage", "classes", "batch", "width", "params")

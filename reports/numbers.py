@@ -27,9 +27,9 @@ def interval(bounds: tuple[float, float] | None, digits: int = 3) -> str:
 
 
 def digits_for(bounds: tuple[float, float] | None, least: int = 3) -> int:
-    """Decimals enough to tell the two ends of an interval apart."""
+    """Decimals enough to see an interval: the last one is at most half its width."""
     width = 0.0 if bounds is None else bounds[1] - bounds[0]
-    return max(least, min(8, math.ceil(-math.log10(width)))) if width > 0 else least
+    return max(least, min(8, math.ceil(-math.log10(width / 2)))) if width > 0 else least
 
 
 def setting(value: object) -> str:

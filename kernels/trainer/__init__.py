@@ -94,8 +94,19 @@ class Trainer:
                 raise ValueError(f"{name}={value!r}: there are {', '.join(get_args(known))}")
         if mode is not None and mode not in MODES:
             raise ValueError(f"{mode=}: there are {', '.join(MODES)}, and None")
-        if eps <= 0:
+        if not eps > 0:
             raise ValueError(f"{eps=}: it must be positive")
+        if not 0 <= beta2 < 1:
+            raise ValueError(f"{beta2=}: it must lie in [0, 1)")
+        if y_range is not None and not y_range[0] < y_range[1]:
+            raise ValueError(f"{y_range=}: the first number must be the smaller one")
+        if user_weight.shape[1:] != item_weight.shape[1:] or user_weight.dtype != item_weight.dtype:
+            raise ValueError(
+                f"users and items need as many factors, of one dtype, "
+                f"not {list(user_weight.shape)} {user_weight.dtype} and {list(item_weight.shape)} {item_weight.dtype}"
+            )
+        if len(lr) == 0 or not np.isfinite(lr).all():
+            raise ValueError("lr: a finite rate for each step is needed")
         self.optimizer, self.mode, self.eps, self.beta2 = optimizer, mode, eps, beta2
         self.y_range, self.n_factors = y_range, user_weight.shape[1]
         self.steps = _step_constants(lr, momentum, optimizer, decay, weight_decay, beta2, eps)
@@ -132,6 +143,10 @@ class Trainer:
             IndexError: an id outside its table, or a row outside the ratings.
             ValueError: more steps than there are rates, or ratings of another dtype.
         """
+        if batch_size < 1 or len(order) == 0:
+            raise ValueError(f"{batch_size=} and {len(order)} rows: at least one each is needed")
+        if any(ids.dtype != torch.int64 for ids in (users, items, order)):
+            raise ValueError("users, items and order must be int64")
         batches = -(-len(order) // batch_size)
         if self.steps_done + batches >= len(self.steps):
             left = len(self.steps) - 1 - self.steps_done
@@ -202,6 +217,7 @@ class Trainer:
             window = 0
         folds = np.zeros((7, batches + 1))
         folds[:3] = 1
+        folds[3] = 1e-200  # no measure is empty, also where the rate is zero
         dtype = self.tables[0].dtype
         constants = (
             exact.astype(dtype),
@@ -275,6 +291,9 @@ def first_foldable_step(steps: np.ndarray, allowed: float) -> int | None:
         keep = np.cumprod(gap[:, native.KEEP])
         weight = gap[:, native.RATE] * np.cumprod(gap[:, native.BETA1]) * kappa * keep[-1] / keep
         weight[~np.isfinite(weight)] = 0
+        if not weight.any():  # rates of zero move nothing
+            accurate_from = start
+            continue
         eps = gap[0, native.EPS]
         with np.errstate(all="ignore"):
             nodes, weights = _two_points(kappa, weight)

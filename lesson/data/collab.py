@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,9 +41,9 @@ class Vocab:
         rows = self._rows
         if key in rows:
             return rows[key]
-        if isinstance(key, str) and self.ids.dtype.kind == "i" and key.lstrip("-").isdigit():
+        if isinstance(key, str) and self.ids.dtype.kind in "iu" and re.fullmatch(r"-?(0|[1-9][0-9]*)", key):
             return self.row(int(key))
-        if isinstance(key, (int, np.integer)) and self.ids.dtype.kind != "i" and str(key) in rows:
+        if isinstance(key, (int, np.integer)) and self.ids.dtype.kind not in "iu" and str(key) in rows:
             return rows[str(key)]
         raise DataError(f"{self.kind} {key!r} has no training rating; {self.kind}s are {self.ids[:3].tolist()} …")
 
@@ -100,16 +101,31 @@ class CollabData:
         """Training ratings of each row of the item table, int64[len(items)]."""
         return torch.bincount(self.train.items, minlength=len(self.items))
 
+    @cached_property
+    def _ids_of_title(self) -> dict[Hashable, list[Hashable]]:
+        ids: dict[Hashable, list[Hashable]] = {}
+        for key, title in self.titles.items():
+            ids.setdefault(title, []).append(key)
+        return ids
+
     def item_row(self, item: Hashable) -> int:
         """The row of an item, given by its id or by a title that only one item has.
 
         Raises:
             DataError: no training row has this item, or several items have this title.
         """
-        named = [key for key, title in self.titles.items() if title == item]
+        named = self._ids_of_title.get(item, [])
         if len(named) > 1:
             raise DataError(f"{len(named)} items have the title {item!r}: name one of the ids {named}")
         return self.items.row(named[0] if named else item)
+
+    def item_row_or_na(self, item: Hashable) -> int:
+        """As `item_row`; 0 (the reserved row) where training has not seen the item.
+
+        Raises:
+            DataError: several items have this title.
+        """
+        return self.item_row(item) if item in self._ids_of_title else self.items.row_or_na(item)
 
     def title(self, item: Hashable) -> str:
         """The title of an item id, or the id as text where no title is known."""

@@ -68,7 +68,7 @@ def _grouplens_folder(folder: Path) -> Ratings:
     if (folder / "u.data").is_file():
         films = TextTable(folder / "u.item", "|", "latin-1", FILM_COLUMNS, header_lines=0, quoted=False)
         table = TextTable(folder / "u.data", "\t", "ascii", RATING_COLUMNS, header_lines=0, quoted=False)
-        name = "MovieLens 100k"
+        name = "MovieLens 100k" if len(table.columns) == 100_000 else f"MovieLens {folder.name}"
     elif (folder / "ratings.dat").is_file():
         films = TextTable(folder / "movies.dat", "::", "latin-1", [*FILM_COLUMNS[:2], "genres"], 0, quoted=False)
         table = TextTable(folder / "ratings.dat", "::", "ascii", RATING_COLUMNS, header_lines=0, quoted=False)

@@ -141,8 +141,8 @@ class _Table:
                 return column
         looked_for = f"{name!r}" if name is not None else "any of " + ", ".join(wanted)
         raise DataError(
-            f"{self.path}, line 1: no {role} column ({looked_for}); the columns are {have}{self.hint()}. "
-            f"Rename one, or name it: {role}=…"
+            f"{self.path}: no {role} column ({looked_for}); the columns are {have}{self.hint()}. "
+            f"Rename one, or in Python name it: load_ratings(…, {role}=…)"
         )
 
     def fail(self, row: int, column: str, complaint: str) -> NoReturn:
@@ -151,15 +151,20 @@ class _Table:
     def numbers(self, column: str) -> np.ndarray:
         """The column as float32, or DataError at the first value that is no finite number."""
         values = self.columns[column]
-        numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        if not (pd.api.types.is_numeric_dtype(values) or pd.api.types.is_string_dtype(values)):
+            raise DataError(f"{self.path}, column {column!r}: {values.dtype} are no ratings; numbers are needed")
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+            numbers = (
+                pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
+            )
         bad = np.flatnonzero(~np.isfinite(numbers))
         if len(bad):
             self.fail(
                 int(bad[0]),
                 column,
-                f"{values.iloc[bad[0]]!r} is not a finite number; every row needs a rating",
+                f"{str(values.iloc[bad[0]])!r} is not a finite number; every row needs a rating",
             )
-        return numbers.astype(np.float32)
+        return numbers
 
     def ids(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         """The column as (positions in the sorted distinct ids, those ids)."""
@@ -291,7 +296,7 @@ class _ParquetTable(_Table):
         raw = read_bytes(path)
         self.checksum = hashlib.sha256(raw).hexdigest()
         try:
-            self.columns = pyarrow.parquet.read_table(pyarrow.BufferReader(raw)).to_pandas()
+            self.columns = pyarrow.parquet.read_table(pyarrow.BufferReader(raw)).replace_schema_metadata().to_pandas()
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path}: not a Parquet file that can be read ({error})") from error
 

@@ -74,9 +74,9 @@ def machine() -> dict[str, Any]:
 
 
 def without_password(text: str) -> str:
-    """The text with its URLs as they may be shown: without user, password and what follows a question mark."""
-    # No URL parser: a password may hold "/", "#" and "?", and the text may say --storage= first.
-    return re.sub(r"(://[^?]*)\?.*", r"\1?***", re.sub(r"://.*@", "://***@", text))
+    """The text with its URLs as they may be shown: of one that may hold a password, the scheme alone."""
+    # No URL parser: a password may hold any sign, and the text may say --storage= first.
+    return re.sub(r"://.*[@?].*", "://***", text)
 
 
 def command(module: str, arguments: Sequence[str]) -> str:

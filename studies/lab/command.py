@@ -14,9 +14,9 @@ import torch
 import typer
 
 from kernels import backends
-from lesson.data import DataError, Ratings, open_movielens, open_ratings
+from lesson.data import DataError, Ratings, open_movielens, open_ratings, split
 from studies.evidence import provenance
-from studies.evidence.schema import Contrast, Summary
+from studies.evidence.schema import Contrast, ResultsError, Summary, read_summary
 from studies.lab.spec import Outcome, Profile, Run, Study
 
 THREADS = 1  # a run's: many small runs side by side beat one on many threads
@@ -84,6 +84,8 @@ def command(study: Study) -> Callable[[], None]:
                 raise UsageError(f"--export: there are no runs to export in {folder}")
             backend = _backend(device)
             table, notes = _open(ratings)
+            _refuse_to_replace(folder, table)
+            split(table)  # too few ratings are better known now than from every worker
             processes = workers or provenance.cores()
             prepare = functools.partial(_prepare, study.run, ratings, table.checksum)
 
@@ -125,6 +127,18 @@ def command(study: Study) -> Callable[[], None]:
 def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     raise typer.Exit(2)
+
+
+def _refuse_to_replace(folder: Path, table: Ratings) -> None:
+    try:
+        earlier = read_summary(folder / "summary.json").data
+    except (OSError, ResultsError):
+        return
+    if earlier.checksum != table.checksum:
+        raise UsageError(
+            f"{folder} holds results for other ratings ({earlier.name}, {earlier.ratings:,} of them); "
+            "name another folder by --results"
+        )
 
 
 def _profile(study: Study, name: str, seeds: int | None, trials: int | None) -> Profile:

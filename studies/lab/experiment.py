@@ -8,6 +8,7 @@ from pathlib import Path
 import scipy.stats
 
 from lesson.data import Ratings
+from studies.evidence import provenance
 from studies.evidence.schema import Summary, Tuning
 from studies.lab import results
 from studies.lab.results import Kind, Planned
@@ -58,7 +59,8 @@ class Experiment:
         tuning, tunings = self._tune(trials) if trials else ([], [])
         if trials:
             arms = {tuned.arm: {**study.arms[tuned.arm], **tuned.chosen} for tuned in tunings}
-            arms[f"{study.baseline}, {study.tuned[0]} as by default"] = study.arms[study.baseline]
+            if arms[study.baseline] != study.arms[study.baseline]:
+                arms[f"{study.baseline}, {study.tuned[0]} as by default"] = study.arms[study.baseline]
         plan = [self._planned(arm, "run", arms[arm], seed) for seed in range(seeds) for arm in arms]
         plan += [self._planned(study.baseline, "again", arms[study.baseline], seed) for seed in range(seeds)]
         self._do(plan, study.name)
@@ -100,7 +102,7 @@ class Experiment:
             settings={name: float(value) for name, value in settings.items()},  # 0 and 0.0 have one key
             seed=seed,
             replicate=int(kind == "again"),
-            data=self.ratings.checksum,
+            data=provenance.digest([self.ratings.checksum, self.ratings.y_range]),
             backend=self.backend,
             device=self.device,
             threads=self.threads,

@@ -112,12 +112,14 @@ def summarize(
     n_train, n_valid = outcomes[-1]["n_train"], outcomes[-1]["n_valid"]
     values = {arm: _by_seed(study, runs) for arm in arms if len(runs := confirmed[confirmed["arm"] == arm])}
     again = _by_seed(study, frame[frame["kind"] == "again"])
+    # Declared for ratings from 1 to 5.
+    smallest_effect = study.smallest_effect * float(np.ptp(ratings.rating)) / 4
     contrasts = statistics.judge(
         values,
         baseline=study.baseline,
         metric=study.metric,
         direction=study.direction,
-        smallest_effect=study.smallest_effect,
+        smallest_effect=smallest_effect,
         n_train=n_train,
         n_valid=n_valid,
     )
@@ -135,7 +137,7 @@ def summarize(
         claims=list(study.claims),
         metric=study.metric,
         direction=study.direction,
-        smallest_effect=study.smallest_effect,
+        smallest_effect=smallest_effect,
         baseline=study.baseline,
         primary=study.primary,
         profile=profile,
@@ -143,7 +145,7 @@ def summarize(
         contrasts=contrasts,
         noise_floor=statistics.noise_floor(study.baseline, values.get(study.baseline, {}), again),
         tuning=tuning,
-        evidence=study.evidence(contrasts),
+        evidence=study.evidence(contrasts, bool(tuning)),
         limits=limits,
         data=schema.DataUsed(
             name=ratings.name,

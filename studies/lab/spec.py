@@ -50,13 +50,13 @@ class Study:
         arms: settings by arm.
         baseline: the arm all others are compared with.
         primary: the arm whose contrast answers the question.
-        smallest_effect: differences below this are not worth knowing.
+        smallest_effect: differences below this are not worth knowing, for ratings from 1 to 5.
         tuned: the setting that profiles with trials retune for every arm, and its range.
         tuning_seeds: how many seeds each trial is averaged over; they are never confirmed on.
         profiles: by name.
         recipe: version of how a run is made; a higher one makes earlier runs unusable.
         run: makes one run from it and the data; a function of the module, as it travels to workers.
-        evidence: what the contrasts say of the claims.
+        evidence: what the contrasts say of the claims, and whether the setting was tuned.
         limits: sentences that bound the answer, from the data set's name and whether the setting was tuned.
         value: how an arm of `--values` is named and set, where arms are values of one setting.
     """
@@ -76,7 +76,7 @@ class Study:
     profiles: dict[str, Profile]
     recipe: int
     run: Callable[[Run, Any], Outcome] = field(repr=False)
-    evidence: Callable[[Sequence[Contrast]], list[Evidence]] = field(repr=False)
+    evidence: Callable[[Sequence[Contrast], bool], list[Evidence]] = field(repr=False)
     limits: Callable[[str, bool], list[str]] = field(repr=False)
     value: Callable[[float], tuple[str, dict[str, float]]] | None = field(default=None, repr=False)
 
@@ -117,7 +117,7 @@ class Run:
         settings: of the arm, such as {"wd": 0.1, "lr": 0.005}.
         seed: of the split; initialization and batch order follow from it and `replicate`.
         replicate: 0; 1 draws another initialization and order on the same split, for the noise floor.
-        data: checksum of the ratings.
+        data: digest of the ratings and of how they are read.
         backend: which implementation trains.
         device: where.
         threads: of one run.

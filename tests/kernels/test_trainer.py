@@ -286,6 +286,10 @@ def test_epochs_of_different_modes_follow_on_each_other():
         ({"decay": "L2"}, "there are none, l2, decoupled, fully decoupled"),
         ({"mode": "lazy"}, "there are dense, replay, virtual"),
         ({"eps": 0.0}, "must be positive"),
+        ({"beta2": 1.0}, "must lie in"),
+        ({"y_range": (5, 0)}, "the first number must be the smaller one"),
+        ({"item_weight": torch.zeros(6, 5)}, "as many factors"),
+        ({"lr": np.full(13, np.nan)}, "a finite rate"),
         ({"momentum": None}, "adam needs a momentum for each of 13 steps, not none"),
         ({"momentum": [0.9]}, "for each of 13 steps, not 1"),
         ({"decay": "l2", "weight_decay": 0.1, "mode": "virtual"}, "cannot be folded"),
@@ -295,8 +299,10 @@ def test_epochs_of_different_modes_follow_on_each_other():
 def test_arguments_that_do_not_fit_are_named(change, complaint):
     tables, *_ = problem()
     lr, momentum = schedule(13)
+    arguments = dict(zip(("user_weight", "item_weight", "user_bias", "item_bias"), tables, strict=True))
+    arguments |= {"lr": lr, "momentum": momentum} | change
     with pytest.raises(ValueError, match=complaint):
-        Trainer(*tables, **({"lr": lr, "momentum": momentum} | change))
+        Trainer(**arguments)
 
 
 def test_ids_outside_the_tables_are_refused_before_anything_moves():
@@ -309,6 +315,15 @@ def test_ids_outside_the_tables_are_refused_before_anything_moves():
     with pytest.raises(IndexError, match="order go from 1 to 50, the rows from 0 to 49"):
         trainer.epoch(users, items, ratings, order + 1, 4)
     assert all(torch.equal(a, b) for a, b in zip(trainer.weights(), tables, strict=True))
+
+
+def test_a_rate_of_zero_folds_to_nothing():
+    size = {"rows": 300, "n_users": 200, "n_items": 100}
+    lr = np.where(np.arange(150) % 100 < 60, 0.0, 1e-2)
+    how = {"lr": lr, "momentum": np.full(150, 0.9), "size": size, "batch_size": 2, "epochs": 1}
+    folded, _ = trained(torch.float64, mode="virtual", **how)
+    dense, _ = trained(torch.float64, mode="dense", **how)
+    torch.testing.assert_close(folded, dense, rtol=0, atol=2e-6)
 
 
 def test_more_steps_than_rates_are_refused():

@@ -168,7 +168,9 @@ def test_good_films_have_large_biases(learned):
 def test_predict_takes_an_id_or_lists_of_them(learned):
     one = learned.predict(196, 242)
     assert 0 < one < 5.5
-    assert learned.predict([196, 22], [242, 377])[0].item() == one
+    for pairs in (([196, 22], [242, 377]), ((196, 22), (242, 377)), (np.array([196, 22]), np.array([242, 377]))):
+        assert learned.predict(*pairs)[0].item() == one
+    assert learned.predict(196, "Star Wars (1977)") == learned.predict(196, 50)
     with pytest.raises(ValueError, match="2 users and 1 items"):
         learned.predict([196, 22], [242])
 
@@ -234,6 +236,12 @@ def test_a_failed_save_leaves_the_earlier_file(learned, tmp_path, monkeypatch):
         learned.save(path)
     assert path.read_bytes() == b"earlier"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"n_factors": 0}, {"bs": 0}, {"wd": -1}, {"wd": "0.1"}, {"y_range": (5.5, 0)}])
+def test_arguments_that_make_no_sense_are_refused_at_once(small, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        learner(small, **wrong)
 
 
 def test_a_backend_that_cannot_run_is_refused_at_once(small):

@@ -74,6 +74,7 @@ def test_quoted_fields_blank_lines_and_a_byte_order_mark_are_read(tmp_path):
     [
         (GOOD.replace("5", "five"), "r.csv", "r.csv, line 4, column 'rating': 'five' is not a finite number"),
         (GOOD.replace("5", "inf"), "r.csv", "line 4, column 'rating': 'inf' is not a finite number"),
+        (GOOD.replace("5", "1e39"), "r.csv", "line 4, column 'rating': '1e39' is not a finite number"),
         (GOOD.replace("5", "nan"), "r.csv", "line 4, column 'rating': 'nan' is not a finite number"),
         (GOOD.replace("5", ""), "r.csv", "line 4, column 'rating': '' is not a finite number"),
         (GOOD.replace("bob", " "), "r.csv", "line 3, column 'user': no id"),
@@ -109,6 +110,20 @@ def test_a_parquet_rating_that_is_missing_is_named_by_its_row(tmp_path):
     pd.DataFrame({"user": [1, 2], "item": [1, 1], "rating": [3.0, np.nan]}).to_parquet(tmp_path / "r.parquet")
     with pytest.raises(DataError, match="row 2, column 'rating'"):
         read_ratings(tmp_path / "r.parquet")
+
+
+def test_dates_are_no_ratings(tmp_path):
+    pd.DataFrame({"user": [1, 2], "item": [1, 1], "rating": pd.to_datetime(["2020", "2021"])}).to_parquet(
+        tmp_path / "r.parquet"
+    )
+    with pytest.raises(DataError, match=r"column 'rating': datetime64.* are no ratings"):
+        read_ratings(tmp_path / "r.parquet")
+
+
+def test_a_parquet_index_is_a_column_too(tmp_path):
+    frame = pd.DataFrame({"user": [1, 2], "item": [1, 1], "rating": [3.0, 4.0]})
+    frame.set_index("user").to_parquet(tmp_path / "r.parquet")
+    assert read_ratings(tmp_path / "r.parquet").user_ids.tolist() == [1, 2]
 
 
 def test_repeated_pairs_are_kept_and_reported(tmp_path):

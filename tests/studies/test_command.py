@@ -247,11 +247,13 @@ def test_a_device_that_is_not_here_sets_nothing_aside(sweep: Command) -> None:
     assert not list(sweep.folder.glob("*until*"))
 
 
-def test_other_ratings_are_other_runs(sweep: Command, trained: Trained, tmp_path: Path) -> None:
+def test_other_ratings_are_other_runs_and_replace_no_results(sweep: Command, trained: Trained, tmp_path: Path) -> None:
     sweep("--seeds", "1")
     fewer = tmp_path / "fewer.csv"
     fewer.write_text("".join(sweep.ratings.read_text().splitlines(keepends=True)[:-1]))
-    sweep("--seeds", "1", "--ratings", str(fewer))
+    other = ["--seeds", "1", "--ratings", str(fewer)]
+    assert "holds results for other ratings" in refused(sweep(*other))
+    sweep(*other, "--results", str(tmp_path / "other"))
     assert len(set(trained())) == len(trained()) == 8
 
 

@@ -8,12 +8,13 @@ from studies.evidence import provenance
 @pytest.mark.parametrize(
     ("argument", "shown"),
     [
-        ("postgresql://me:secret@host:5432/db", "postgresql://***@host:5432/db"),
-        ("--storage=postgresql://me:secret@host/db", "--storage=postgresql://***@host/db"),
-        ("postgresql://me:secret/with?signs#and@at@host/db", "postgresql://***@host/db"),
-        ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?***"),
-        ("postgresql://host/db?password=secret?secret", "postgresql://host/db?***"),
-        ("postgresql://me:secret@host/db?password=secret", "postgresql://***@host/db?***"),
+        ("postgresql://me:secret@host:5432/db", "postgresql://***"),
+        ("--storage=postgresql://me:secret@host/db", "--storage=postgresql://***"),
+        ("postgresql://me:secret/with?signs#and@at@host/db", "postgresql://***"),
+        ("postgresql://host/db?user=me&password=secret", "postgresql://***"),
+        ("postgresql://host/db?user=me&password=p@ss", "postgresql://***"),
+        ("postgresql://host/db?password=secret?secret", "postgresql://***"),
+        ("postgresql://me:secret@host/db?password=secret", "postgresql://***"),
         ("sqlite:////tmp/trials.db", "sqlite:////tmp/trials.db"),
         ("0.05,0.2", "0.05,0.2"),
         ("my@ratings.csv", "my@ratings.csv"),
@@ -26,7 +27,7 @@ def test_a_url_is_shown_without_its_password_and_other_words_as_they_are(argumen
 
 def test_the_command_can_be_pasted_and_holds_no_password() -> None:
     arguments = ["--values", "0.05, 0.2", "--storage=mysql://me:secret@host/db"]
-    shown = "python -m studies.wd_sweep --values '0.05, 0.2' '--storage=mysql://***@host/db'"
+    shown = "python -m studies.wd_sweep --values '0.05, 0.2' '--storage=mysql://***'"
     assert provenance.command("studies.wd_sweep", arguments) == shown
 
 

@@ -119,17 +119,20 @@ def contrast(arm: str, **differing: Any) -> Contrast:
     return Contrast(**fields | differing)
 
 
-def test_claim_48_holds_where_the_default_is_worse_and_47_where_both_ends_are() -> None:
+def test_claim_48_holds_where_the_default_is_worse_and_47_is_open_where_both_ends_are() -> None:
     arms = [contrast("wd=0"), contrast("wd=0.01"), contrast("wd=1")]
-    assert {found.claim: found.verdict for found in wd_sweep.evidence(arms)} == {47: "holds", 48: "holds"}
+    found = {evidence.claim: evidence for evidence in wd_sweep.evidence(arms, tuned=False)}
+    assert {claim: evidence.verdict for claim, evidence in found.items()} == {47: "inconclusive", 48: "holds"}
+    assert found[48].text.endswith("one rate, 0.005, for both")
+    assert wd_sweep.evidence(arms, tuned=True)[0].text.endswith("rate retuned for each")
     arms[2] = contrast("wd=1", verdict="better")
-    assert {found.claim: found.verdict for found in wd_sweep.evidence(arms)}[47] != "holds"
-    assert wd_sweep.evidence([contrast("wd=0.3")]) == []
+    assert {found.claim: found.verdict for found in wd_sweep.evidence(arms, tuned=False)}[47] == "fails"
+    assert wd_sweep.evidence([contrast("wd=0.3")], tuned=False) == []
 
 
 def test_what_the_ledger_is_told_names_divergence_only_where_there_was_some() -> None:
-    assert wd_sweep.told([contrast("wd=1")]) == "wd=1 against wd=0.1: RMSE +0.030 [+0.020, +0.040]; n = 10"
-    assert wd_sweep.told([contrast("wd=1", interval=None, n=1)]) == "wd=1 against wd=0.1: RMSE +0.030; n = 1"
+    assert wd_sweep.told([contrast("wd=1")]) == "wd=1 against wd=0.1: RMSE +0.0300 [+0.0200, +0.0400]; n = 10"
+    assert wd_sweep.told([contrast("wd=1", interval=None, n=1)]) == "wd=1 against wd=0.1: RMSE +0.0300; n = 1"
     diverged = contrast("wd=1", difference=None, interval=None, diverged=(4, 1))
     assert wd_sweep.told([diverged]) == "wd=1 diverged in 4 runs, wd=0.1 in 1; n = 10"
 

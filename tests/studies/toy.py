@@ -50,7 +50,7 @@ STUDY = Study(
     },
     recipe=1,
     run=run,
-    evidence=lambda contrasts: [],
+    evidence=lambda contrasts, tuned: [],
     limits=lambda data, tuned: [f"It speaks of {data}."],
     value=lambda x: (f"x={x:g}", {"x": x, "lr": 0.1}),
 )
