@@ -296,9 +296,11 @@ class _ParquetTable(_Table):
         raw = read_bytes(path)
         self.checksum = hashlib.sha256(raw).hexdigest()
         try:
-            self.columns = pyarrow.parquet.read_table(pyarrow.BufferReader(raw)).replace_schema_metadata().to_pandas()
+            frame = pyarrow.parquet.read_table(pyarrow.BufferReader(raw)).to_pandas()
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path}: not a Parquet file that can be read ({error})") from error
+        # An index with a name is a column to whoever wrote the file.
+        self.columns = frame.reset_index() if any(frame.index.names) else frame
 
     def place(self, row: int) -> str:
         return f"row {row + 1}"
