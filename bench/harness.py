@@ -1,7 +1,7 @@
 """How a benchmark is made: accuracy first, then pairs of timings against a baseline, then the machine's floor.
 
 An implementation and its baseline take turns within one run, so that both meet the same clock rate, cache and
-neighbours; what is reported is their ratio. Absolute seconds do not travel between machines, ratios do.
+neighbors; what is reported is their ratio. Absolute seconds do not travel between machines, ratios do.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def median_ratio(seconds: list[float], baseline_seconds: list[float]) -> Ratio:
     """The median of paired ratios, with the binomial interval between order statistics.
 
     Timings are skewed and have outliers: this interval assumes no distribution, covers at least 95 % at any
-    number of pairs, and draws no random numbers. It takes the pairs for independent; pairing neighbours in time
+    number of pairs, and draws no random numbers. It takes the pairs for independent; pairing neighbors in time
     removes most of the drift that would make them otherwise.
 
     Raises:
@@ -190,7 +190,7 @@ def repeats_for(run: Callable[[], object], clock: Clock | None) -> tuple[int, fl
     """How many calls fill MIN_LOOP_SECONDS, and the seconds one takes."""
 
     def quickest(repeats: int) -> float:
-        # Of three: one burst of a neighbour's would make the loop too short for good. Bursts are short, though.
+        # Of three: one burst of a neighbor's would make the loop too short for good. Bursts are short, though.
         seconds = seconds_per_call(run, repeats, clock)
         if seconds > 20 * MIN_LOOP_SECONDS:
             return seconds
@@ -211,7 +211,7 @@ def time_pairs(
 ) -> tuple[list[float], list[float]]:
     """Time `run` in pytest-benchmark's rounds, and `baseline` just before each or, every other time, just after.
 
-    Taking turns at going first keeps anything periodic on the machine (a neighbour's time slice) from always
+    Taking turns at going first keeps anything periodic on the machine (a neighbor's time slice) from always
     meeting the same one. Both have been called before the first round, so compilers have done and caches are warm.
 
     Returns:

@@ -50,7 +50,7 @@ def step_of(
     weight = 0.1 * torch.randn(rows, WIDTH, generator=generator)
     query = torch.randn(WIDTH, generator=generator).to(dtype)
     ids = popular(rows, BATCH * BATCHES, generator)
-    ids = torch.randperm(rows, generator=generator)[ids].split(BATCH)  # popular rows are not neighbours
+    ids = torch.randperm(rows, generator=generator)[ids].split(BATCH)  # popular rows are not neighbors
     targets = torch.randn(BATCHES, BATCH, generator=generator).to(dtype)
     if implementation == "torch fused":
         embedding = nn.Embedding.from_pretrained(weight.to(dtype), freeze=False)

@@ -65,7 +65,7 @@ def test_a_wrong_result_among_right_ones_is_refused(checks, which, slip):
         check_accuracy(checks(slip, which))
 
 
-def test_scores_without_the_dot_product_are_refused_at_the_lessons_initialisation():
+def test_scores_without_the_dot_product_are_refused_at_the_lessons_initialization():
     # With σ = .01 every dot product is tiny, and sigmoid(0) nearly right.
     checks = dot_bias_checks(sigma=0.01)
     scores = checks["scores"]

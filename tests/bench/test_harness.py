@@ -156,7 +156,7 @@ def test_arithmetic_can_be_the_floor():
 
 def test_an_implementation_that_returns_zeros_is_refused_before_any_timing():
     machine, benchmark = Machine(), Benchmark()
-    weight = torch.full((5, 4), 1e-3)  # tiny, as at the lesson's initialisation
+    weight = torch.full((5, 4), 1e-3)  # tiny, as at the lesson's initialization
     expected = weight.double()
     zeros = {"rows": Check(torch.zeros(5, 4), expected, rounding_bound(1, expected.abs()))}
     ours, theirs = machine.takes(1e-3), Machine().takes(1e-3)

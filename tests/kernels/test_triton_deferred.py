@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.optimizers import triton_deferred as deferred
 from kernels.optimizers import triton_kernels as dense
-from tests.kernels.triton_device import DEVICE, stores_in_bf16_round_to_nearest, uninitialised_memory_is_nan  # noqa: F401
+from tests.kernels.triton_device import DEVICE, stores_in_bf16_round_to_nearest, uninitialized_memory_is_nan  # noqa: F401
 
 NAMES = ["sgd", "momentum", "rmsprop", "adam"]
 AVERAGES, SQUARES = ("momentum", "adam"), ("rmsprop", "adam")

@@ -15,7 +15,7 @@ from kernels.dot_bias import reference
 from kernels.dot_bias import triton_kernels as dot_bias
 from kernels.optimizers import triton_kernels as optimizers
 from tests.kernels.tolerance import assert_within_rounding
-from tests.kernels.triton_device import DEVICE, stores_in_bf16_round_to_nearest, uninitialised_memory_is_nan  # noqa: F401
+from tests.kernels.triton_device import DEVICE, stores_in_bf16_round_to_nearest, uninitialized_memory_is_nan  # noqa: F401
 
 STEPS = dot_bias.STEPS
 
@@ -216,7 +216,7 @@ def test_scores_far_out_saturate_at_the_ends_of_y_range() -> None:
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_a_kernel_that_returns_zeros_fails_at_the_lessons_initialisation() -> None:
+def test_a_kernel_that_returns_zeros_fails_at_the_lessons_initialization() -> None:
     data, grad = ratings(40, 33, sigma=0.01)  # every dot product is below .003
     assert_scores(dot_bias.forward(*data.on_device(), None), data, None)
     with pytest.raises(AssertionError, match="worst at"):
@@ -226,7 +226,7 @@ def test_a_kernel_that_returns_zeros_fails_at_the_lessons_initialisation() -> No
         assert_gradients(zeros, grad, data, None)
 
 
-def test_a_loss_or_score_gradient_of_zeros_fails_at_the_lessons_initialisation() -> None:
+def test_a_loss_or_score_gradient_of_zeros_fails_at_the_lessons_initialization() -> None:
     data, _ = ratings(40, 33, sigma=0.01)
     users, items, *tables = data.on_device()
     rating = reference.forward(*data, None) + 1e-4  # as near as a fit can come

@@ -21,7 +21,7 @@ DEVICE = "cpu" if triton_interpreted() else "cuda"
 
 
 @pytest.fixture(autouse=True)
-def uninitialised_memory_is_nan() -> Iterator[None]:
+def uninitialized_memory_is_nan() -> Iterator[None]:
     """What a kernel forgets to write must not pass for having been there before."""
     torch.use_deterministic_algorithms(True)
     yield
