@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from lesson.data.ratings import DataError, Ratings, TextTable
+from lesson.data.ratings import DataError, Ratings, RepeatedRatingsWarning, TextTable, repeats
 
 MOVIELENS_TERMS = (
     "GroupLens' terms: research use, no redistribution, no endorsement implied; "
@@ -100,4 +101,13 @@ def _merge_titles(ratings: Ratings) -> Ratings:
     """Films of one title become one, keyed by that title."""
     titles = np.array([ratings.titles[item] for item in ratings.item_ids.tolist()])
     item_ids, code_of = np.unique(titles, return_inverse=True)
-    return replace(ratings, item=code_of[ratings.item], item_ids=item_ids, titles={})
+    item = code_of[ratings.item]
+    repeated = int(repeats(ratings.user, item).sum())
+    if repeated:
+        warnings.warn(
+            f"{ratings.name}: with films of one title merged, {repeated:,} ratings repeat a (user, item) pair; "
+            "all are kept",
+            RepeatedRatingsWarning,
+            stacklevel=3,
+        )
+    return replace(ratings, item=item, item_ids=item_ids, titles={}, repeated=repeated)

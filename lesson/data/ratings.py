@@ -94,6 +94,11 @@ def read_ratings(
     return table.ratings({role: table.find(role, names[role]) for role in names}, name=path.stem)
 
 
+def repeats(user: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Whether a row's (user, item) pair stands in an earlier row: bool[rows]."""
+    return pd.DataFrame({"user": user, "item": item}).duplicated().to_numpy()
+
+
 def read_bytes(path: Path) -> bytes:
     """The file's bytes; DataError where there is none to read, or nothing in it."""
     try:
@@ -197,11 +202,11 @@ class _Table:
             raise DataError(
                 f"{self.path}, column {columns['rating']!r}: every rating is {rating[0]:g}; there is nothing to learn"
             )
-        repeats = pd.DataFrame({"user": user, "item": item}).duplicated().to_numpy()
-        if repeats.any():
-            row = int(np.flatnonzero(repeats)[0])
+        repeated = repeats(user, item)
+        if repeated.any():
+            row = int(np.flatnonzero(repeated)[0])
             warnings.warn(
-                f"{self.path}: {repeats.sum():,} of {len(rating):,} ratings repeat a (user, item) pair, "
+                f"{self.path}: {repeated.sum():,} of {len(rating):,} ratings repeat a (user, item) pair, "
                 f"the first at {self.place(row)} (user {user_ids[user[row]]}, item {item_ids[item[row]]}); "
                 "all are kept, and one may validate what another trained",
                 RepeatedRatingsWarning,
@@ -216,7 +221,7 @@ class _Table:
             item_ids,
             name,
             self.checksum,
-            int(repeats.sum()),
+            int(repeated.sum()),
             (low - margin, high + margin),
         )
 

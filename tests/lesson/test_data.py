@@ -90,7 +90,9 @@ def test_a_split_that_cannot_be_is_refused(movielens, how, complaint):
 
 
 def test_films_of_one_title_may_be_merged(movielens):
-    merged = open_movielens(key="title")
+    with pytest.warns(UserWarning, match="307 ratings repeat"):
+        merged = open_movielens(key="title")
+    assert merged.repeated == 307
     assert len(merged.item_ids) == 1682 - 18
     assert len(merged) == 100_000
     with pytest.raises(DataError, match="'id' or by 'title'"):
