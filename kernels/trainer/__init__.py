@@ -21,10 +21,11 @@ table's size in work for a batch that reads a few rows. `mode` says what happens
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Literal, get_args
+from itertools import pairwise
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from torch import Tensor
 
 from ..dot_bias.reference import YRange
 from . import native
+from .machine import CAN_MEET
 
 OptimizerName = Literal["sgd", "momentum", "rmsprop", "adam"]
 Decay = Literal["none", "l2", "decoupled", "fully decoupled"]
@@ -116,7 +118,10 @@ class Trainer:
             raise ValueError(f"mode='virtual': {optimizer} with these constants cannot be folded; use 'replay'")
         planes = PLANES[optimizer]
         self.tables = tuple(_pack(*pair, planes) for pair in ((user_weight, user_bias), (item_weight, item_bias)))
-        self.touched = tuple(np.zeros(table.shape[1], np.uint8) for table in self.tables)
+        self.accounts = tuple(np.full((len(table), 2), [0, native.NEVER], np.int32) for table in self.tables)
+        number = self.tables[0].dtype.type
+        low, high = y_range or (0.0, 0.0)
+        self.model = (self.n_factors, y_range is not None, number(low), number(high - low))
 
     def _foldable_from(self, allowed: float) -> int | None:
         steps = self.steps
@@ -153,8 +158,8 @@ class Trainer:
             raise ValueError(f"an epoch of {batches} steps, but there are rates for {left} more")
         arrays = tuple(tensor.contiguous().numpy() for tensor in (users, items, ratings, order))
         for name, ids, rows in (
-            ("users", arrays[0], self.tables[0].shape[1]),
-            ("items", arrays[1], self.tables[1].shape[1]),
+            ("users", arrays[0], len(self.tables[0])),
+            ("items", arrays[1], len(self.tables[1])),
             ("order", arrays[3], len(users)),
         ):
             if len(ids):
@@ -168,28 +173,24 @@ class Trainer:
 
         batch = arrays[3][:batch_size]
         plan, constants, folds = self._plan(batches, self._mode(arrays[0][batch], arrays[1][batch], batches))
-        last = tuple(np.zeros(table.shape[1], np.int32) for table in self.tables)
         losses = np.empty(batches)
-        low, high = self.y_range or (0.0, 0.0)
-        with flushed_denormals():
+        size = min(batch_size, len(order))
+        rooms = tuple(native.room(size, table) for table in self.tables)
+        errors, slopes, flags = np.empty(size, dtype), np.empty(size, dtype), np.zeros((2, 8), np.int64)
+        parts = min(2, torch.get_num_threads()) if CAN_MEET else 1
+
+        def epoch(part: int) -> None:
             native.epoch(
-                self.tables,
-                last,
-                self.touched,
-                *arrays,
-                batch_size,
-                plan,
-                constants,
-                folds,
-                self.n_factors,
-                self.y_range is not None,
-                dtype.type(low),
-                dtype.type(high - low),
-                losses,
-            )
-        if plan[1] != native.DENSE:
-            for table, behind, touched in zip(self.tables, last, self.touched, strict=True):
-                self._catch_up_all(table, behind, touched, batches, plan, constants, folds)
+                part, parts, self.tables, self.accounts, arrays[:2], *arrays[2:], batch_size, plan, constants, folds,
+                self.model, rooms, errors, slopes, flags, losses,
+            )  # fmt: skip
+
+        _in_threads(epoch, range(parts))
+        for table, account in zip(self.tables, self.accounts, strict=True):
+            if plan[1] == native.DENSE:
+                account[:, native.LAST] = 0
+            else:
+                self._catch_up_all(table, account, batches, plan, constants, folds)
         self.steps_done += batches
         return torch.from_numpy(losses)
 
@@ -198,7 +199,7 @@ class Trainer:
             return MODES[self.mode]
         foldable = self.foldable_from is not None and self.foldable_from < self.steps_done + batches
         if foldable and self.tables[0].dtype == np.float32:
-            rows = sum(table.shape[1] for table in self.tables)
+            rows = sum(len(table) for table in self.tables)
             read = len(np.unique(users)) + len(np.unique(items))
             # A row that is read costs two steps, its own and the folded ones: on MovieLens 100k the modes cross where
             # a batch reads .55 of all rows (batches of about 2,000).
@@ -224,49 +225,46 @@ class Trainer:
             np.ascontiguousarray(exact),
             self.beta2 ** np.arange(batches + 1.0),
             self.eps,
+            np.arange(batches),
         )
         return (KINDS[self.optimizer], mode, replay_before, window), constants, folds
 
     @staticmethod
     def _catch_up_all(
-        table: np.ndarray, last: np.ndarray, touched: np.ndarray, t: int, plan: object, constants: object, folds: object
-    ) -> None:
+        table: np.ndarray, account: np.ndarray, t: int, plan: object, constants: object, folds: object
+    ) -> None:  # fmt: skip
         threads = max(1, min(torch.get_num_threads(), table.nbytes // SHARE))
-        cuts = [table.shape[1] * share // threads for share in range(threads + 1)]
-
-        def part(share: int) -> None:
-            with flushed_denormals():
-                native.catch_up_all(table, cuts[share], cuts[share + 1], last, touched, t, plan, constants, folds, True)
-
-        if threads == 1:
-            part(0)
-            return
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(part, range(threads)))
+        cuts = [len(table) * share // threads for share in range(threads + 1)]
+        _in_threads(
+            lambda cut: native.catch_up_all(table, account, *cut, t, plan, constants, folds, True), pairwise(cuts)
+        )
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """User weights, item weights, user biases, item biases: views of the trainer's planes, not contiguous."""
-        users, items = (torch.from_numpy(table[0]) for table in self.tables)
+        users, items = (torch.from_numpy(table[:, 0]) for table in self.tables)
         k = self.n_factors
         return users[:, :k], items[:, :k], users[:, k], items[:, k]
 
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores [pairs] of (users int64[pairs], items int64[pairs]), whose ids must lie within the tables."""
         out = torch.empty(len(users), dtype=torch.from_numpy(self.tables[0]).dtype)
-        low, high = self.y_range or (0.0, 0.0)
-        number = self.tables[0].dtype.type
-        ranged = self.y_range is not None
-        native.scores(
-            self.tables,
-            users.numpy(),
-            items.numpy(),
-            self.n_factors,
-            ranged,
-            number(low),
-            number(high - low),
-            out.numpy(),
-        )
+        native.scores(self.tables, users.numpy(), items.numpy(), self.model, out.numpy())
         return out
+
+
+def _in_threads(do: Callable[[Any], None], parts: Iterable[Any]) -> None:
+    """Do every part, each in a thread of its own, where denormals count as zero."""
+
+    def flushed(part: Any) -> None:
+        with flushed_denormals():
+            do(part)
+
+    parts = list(parts)
+    if len(parts) == 1:
+        flushed(parts[0])
+    else:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            list(pool.map(flushed, parts))
 
 
 def first_foldable_step(steps: np.ndarray, allowed: float) -> int | None:
@@ -366,9 +364,9 @@ def _pack(weight: Tensor, bias: Tensor, planes: int) -> np.ndarray:
             f"not {list(weight.shape)} and {list(bias.shape)} of {weight.dtype}"
         )
     width = -(-(n_factors + 1) // LANES) * LANES
-    table = np.zeros((planes, rows, width), weight.detach().numpy().dtype)
-    table[0, :, :n_factors] = weight.detach()
-    table[0, :, n_factors] = bias.detach()
+    table = np.zeros((rows, planes, width), weight.detach().numpy().dtype)
+    table[:, 0, :n_factors] = weight.detach()
+    table[:, 0, n_factors] = bias.detach()
     return table
 
 
