@@ -21,7 +21,7 @@ table's size in work for a batch that reads a few rows. `mode` says what happens
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
@@ -33,7 +33,6 @@ from torch import Tensor
 
 from ..dot_bias.reference import YRange
 from . import native
-from .machine import CAN_MEET
 
 OptimizerName = Literal["sgd", "momentum", "rmsprop", "adam"]
 Decay = Literal["none", "l2", "decoupled", "fully decoupled"]
@@ -113,6 +112,7 @@ class Trainer:
         self.y_range, self.n_factors = y_range, user_weight.shape[1]
         self.steps = _step_constants(lr, momentum, optimizer, decay, weight_decay, beta2, eps)
         self.steps_done = 0
+        self.owed = 1.0  # the factor by which rows that no batch has read have yet to decay
         self.foldable_from = self._foldable_from(FOLD_TOLERANCE * float(np.max(lr)))
         if mode == "virtual" and self.foldable_from is None:
             raise ValueError(f"mode='virtual': {optimizer} with these constants cannot be folded; use 'replay'")
@@ -174,23 +174,18 @@ class Trainer:
         batch = arrays[3][:batch_size]
         plan, constants, folds = self._plan(batches, self._mode(arrays[0][batch], arrays[1][batch], batches))
         losses = np.empty(batches)
-        size = min(batch_size, len(order))
-        rooms = tuple(native.room(size, table) for table in self.tables)
-        errors, slopes, flags = np.empty(size, dtype), np.empty(size, dtype), np.zeros((2, 8), np.int64)
-        parts = min(2, torch.get_num_threads()) if CAN_MEET else 1
-
-        def epoch(part: int) -> None:
+        with flushed_denormals():
             native.epoch(
-                part, parts, self.tables, self.accounts, arrays[:2], *arrays[2:], batch_size, plan, constants, folds,
-                self.model, rooms, errors, slopes, flags, losses,
+                self.tables, self.accounts, *arrays, batch_size, plan, constants, folds, self.model, losses
             )  # fmt: skip
-
-        _in_threads(epoch, range(parts))
+        mode = plan[1]
         for table, account in zip(self.tables, self.accounts, strict=True):
-            if plan[1] == native.DENSE:
+            if mode == native.DENSE:
                 account[:, native.LAST] = 0
             else:
-                self._catch_up_all(table, account, batches, plan, constants, folds)
+                _by_rows(table, native.catch_up_all, account, batches, plan, constants, folds, True)
+        if mode == native.VIRTUAL:
+            self.owed *= folds[0, batches]
         self.steps_done += batches
         return torch.from_numpy(losses)
 
@@ -206,7 +201,7 @@ class Trainer:
             return native.VIRTUAL if 2 * read < rows else native.DENSE
         return native.REPLAY if sum(table.nbytes for table in self.tables) > CACHED else native.DENSE
 
-    def _plan(self, batches: int, mode: int) -> tuple[tuple[int, ...], tuple[object, ...], np.ndarray]:
+    def _plan(self, batches: int, mode: int) -> tuple[tuple[Any, ...], tuple[Any, ...], np.ndarray]:
         """What the loops want to know of an epoch: its plan, its constants, and room for folds. Steps count from 1."""
         exact = self.steps[self.steps_done : self.steps_done + batches + 1]
         if mode == native.VIRTUAL and np.prod(exact[1:, native.KEEP]) < 1e-200:
@@ -227,20 +222,22 @@ class Trainer:
             self.eps,
             np.arange(batches),
         )
-        return (KINDS[self.optimizer], mode, replay_before, window), constants, folds
+        if mode != native.VIRTUAL:
+            self._settle()
+        return (KINDS[self.optimizer], mode, replay_before, window, self.owed), constants, folds
 
-    @staticmethod
-    def _catch_up_all(
-        table: np.ndarray, account: np.ndarray, t: int, plan: object, constants: object, folds: object
-    ) -> None:  # fmt: skip
-        threads = max(1, min(torch.get_num_threads(), table.nbytes // SHARE))
-        cuts = [len(table) * share // threads for share in range(threads + 1)]
-        _in_threads(
-            lambda cut: native.catch_up_all(table, account, *cut, t, plan, constants, folds, True), pairwise(cuts)
-        )
+    def _settle(self) -> None:
+        if self.owed != 1:
+            for table, account in zip(self.tables, self.accounts, strict=True):
+                _by_rows(table, native.settle, account, table.dtype.type(self.owed))
+            self.owed = 1.0
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """User weights, item weights, user biases, item biases: views of the trainer's planes, not contiguous."""
+        """User weights, item weights, user biases, item biases: views of the trainer's tables, not contiguous.
+
+        Ask again after more training: rows that no batch has read decay when somebody asks.
+        """
+        self._settle()
         users, items = (torch.from_numpy(table[:, 0]) for table in self.tables)
         k = self.n_factors
         return users[:, :k], items[:, :k], users[:, k], items[:, k]
@@ -248,23 +245,27 @@ class Trainer:
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores [pairs] of (users int64[pairs], items int64[pairs]), whose ids must lie within the tables."""
         out = torch.empty(len(users), dtype=torch.from_numpy(self.tables[0]).dtype)
-        native.scores(self.tables, users.numpy(), items.numpy(), self.model, out.numpy())
+        native.scores(
+            self.tables, self.accounts, self.tables[0].dtype.type(self.owed), users.numpy(), items.numpy(), self.model,
+            out.numpy(),
+        )  # fmt: skip
         return out
 
 
-def _in_threads(do: Callable[[Any], None], parts: Iterable[Any]) -> None:
-    """Do every part, each in a thread of its own, where denormals count as zero."""
+def _by_rows(table: np.ndarray, do: Callable[..., None], account: np.ndarray, *arguments: object) -> None:
+    """`do` a part of a table's rows in each thread, if it is large enough for more than one."""
+    threads = max(1, min(torch.get_num_threads(), table.nbytes // SHARE))
+    cuts = [len(table) * share // threads for share in range(threads + 1)]
 
-    def flushed(part: Any) -> None:
+    def part(cut: tuple[int, int]) -> None:
         with flushed_denormals():
-            do(part)
+            do(table, account, *cut, *arguments)
 
-    parts = list(parts)
-    if len(parts) == 1:
-        flushed(parts[0])
-    else:
-        with ThreadPoolExecutor(len(parts)) as pool:
-            list(pool.map(flushed, parts))
+    if threads == 1:
+        part((cuts[0], cuts[1]))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(part, pairwise(cuts)))
 
 
 def first_foldable_step(steps: np.ndarray, allowed: float) -> int | None:

@@ -5,9 +5,8 @@ optimizer needs them, its running means m and mean squares v, side by side, so t
 account int32[rows, 2] beside it says of each row after which step of the epoch it stands, and its slot in the batch
 that read it last.
 
-A batch's rows are gathered into one place, brought up to date there, read, stepped, and put back: the table, which may
-be far larger than the caches, is read and written once a step, rows ahead being fetched meanwhile. Two threads share
-the work, a table each; a score belongs to both, so they meet after gathering and after scoring.
+A batch's rows are brought up to date, rows ahead being fetched meanwhile, as the tables may be far larger than the
+caches; their weights are copied to one place, where scores and gradients read them by slot; then they are stepped.
 
 `steps[t]` holds a step's constants: KEEP, L2, BETA1, REST1, BETA2, REST2, SCALE, EPS, RATE. Element by element it does
 
@@ -27,7 +26,7 @@ import numba
 import numpy as np
 
 from ..dot_bias.native import FASTMATH, sigmoid
-from .machine import fetch, meet
+from .prefetch import fetch
 
 SGD, MOMENTUM, RMSPROP, ADAM = range(4)
 KEEP, L2, BETA1, REST1, BETA2, REST2, SCALE, EPS, RATE = range(9)
@@ -42,51 +41,52 @@ compiled = numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="nu
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _step_row(source: Any, q: Any, grads: Any, kind: Any, c: Any, target: Any, r: Any) -> None:
-    """Write to target[r] what one step makes of source[q]."""
+def _step_row(table: Any, r: Any, grads: Any, q: Any, kind: Any, c: Any) -> None:
     keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
     if kind == ADAM:
-        for k in range(source.shape[2]):
-            w = source[q, 0, k]
+        for k in range(table.shape[2]):
+            w = table[r, 0, k]
             g = l2 * w if grads is None else grads[q, k] + l2 * w
-            m = beta1 * source[q, 1, k] + rest1 * g
-            v = beta2 * source[q, 2, k] + rest2 * (g * g)
-            target[r, 1, k] = m
-            target[r, 2, k] = v
-            target[r, 0, k] = w * keep - rate * m / (np.sqrt(v) * scale + eps)
+            m = beta1 * table[r, 1, k] + rest1 * g
+            v = beta2 * table[r, 2, k] + rest2 * (g * g)
+            table[r, 1, k] = m
+            table[r, 2, k] = v
+            table[r, 0, k] = w * keep - rate * m / (np.sqrt(v) * scale + eps)
     elif kind == RMSPROP:
-        for k in range(source.shape[2]):
-            w = source[q, 0, k]
+        for k in range(table.shape[2]):
+            w = table[r, 0, k]
             g = l2 * w if grads is None else grads[q, k] + l2 * w
-            v = beta2 * source[q, 1, k] + rest2 * (g * g)
-            target[r, 1, k] = v
-            target[r, 0, k] = w * keep - rate * g / (np.sqrt(v) * scale + eps)
+            v = beta2 * table[r, 1, k] + rest2 * (g * g)
+            table[r, 1, k] = v
+            table[r, 0, k] = w * keep - rate * g / (np.sqrt(v) * scale + eps)
     elif kind == MOMENTUM:
-        for k in range(source.shape[2]):
-            w = source[q, 0, k]
+        for k in range(table.shape[2]):
+            w = table[r, 0, k]
             g = l2 * w if grads is None else grads[q, k] + l2 * w
-            m = beta1 * source[q, 1, k] + rest1 * g
-            target[r, 1, k] = m
-            target[r, 0, k] = w * keep - rate * m
+            m = beta1 * table[r, 1, k] + rest1 * g
+            table[r, 1, k] = m
+            table[r, 0, k] = w * keep - rate * m
     else:
-        for k in range(source.shape[2]):
-            w = source[q, 0, k]
+        for k in range(table.shape[2]):
+            w = table[r, 0, k]
             g = l2 * w if grads is None else grads[q, k] + l2 * w
-            target[r, 0, k] = w * keep - rate * g
+            table[r, 0, k] = w * keep - rate * g
 
 
 @rounded
-def step_rows(gathered: Any, grads: Any, kind: int, c: Any, table: Any, rows: Any, n: int) -> None:
-    """One step of the gathered rows with their gradients, put back as rows[:n] of the table."""
+def step_rows(table: Any, rows: Any, n: int, grads: Any, kind: int, c: Any) -> None:
+    """One step of rows[:n] with gradients grads[:n]."""
     for q in range(n):
-        _step_row(gathered, q, grads, kind, c, table, rows[q])
+        if q + AHEAD < n:
+            fetch(table, rows[q + AHEAD])
+        _step_row(table, rows[q], grads, q, kind, c)
 
 
 @rounded
 def replay_row(table: Any, r: int, after: int, until: int, kind: int, steps: Any) -> None:
     """The steps after+1 … until of a row that no batch read in them."""
     for t in range(after + 1, until + 1):
-        _step_row(table, r, None, kind, steps[t], table, r)
+        _step_row(table, r, None, 0, kind, steps[t])
 
 
 @rounded
@@ -94,7 +94,7 @@ def replay_others(table: Any, account: Any, t: int, kind: int, steps: Any) -> No
     """Step t of the rows that its batch did not read."""
     for r in range(table.shape[0]):
         if account[r, LAST] != t:
-            _step_row(table, r, None, kind, steps[t], table, r)
+            replay_row(table, r, t - 1, t, kind, steps)
 
 
 @compiled
@@ -162,91 +162,107 @@ def fold(starts: Any, n: int, t: int, folds: Any, squares: Any, kind: int, eps: 
             out[q, k] = wide[q, k]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
-def _apply_fold(table: Any, r: Any, f: Any, kind: Any) -> None:
-    keep, beta1, beta2, a, b, c, d = f[0], f[1], f[2], f[3], f[4], f[5], f[6]
-    if kind == ADAM:
-        for k in range(table.shape[2]):
-            m = table[r, 1, k]
-            v = table[r, 2, k]
-            root = np.sqrt(v)
-            table[r, 0, k] = table[r, 0, k] * keep - m * (a * root + b) / (v + c * root + d)
-            table[r, 1, k] = m * beta1
-            table[r, 2, k] = v * beta2
-    elif kind == MOMENTUM:
-        for k in range(table.shape[2]):
-            m = table[r, 1, k]
-            table[r, 0, k] = table[r, 0, k] * keep - m * a
-            table[r, 1, k] = m * beta1
-    elif kind == RMSPROP:
-        for k in range(table.shape[2]):
-            table[r, 0, k] *= keep
-            table[r, 1, k] *= beta2
-    else:
-        for k in range(table.shape[2]):
-            table[r, 0, k] *= keep
-
-
-@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
-def _catch_up(table: Any, r: Any, z: Any, fresh: Any, t: Any, plan: Any, steps: Any, folded: Any) -> None:
-    """Bring a row from step z to step t; `folded` is what the steps between do."""
-    kind, mode, replay_before, _ = plan
-    if mode == VIRTUAL and fresh:
-        keep = folded[0]
-        for k in range(table.shape[2]):
-            table[r, 0, k] *= keep
-    elif mode == REPLAY or z < replay_before:
-        replay_row(table, r, z, t, kind, steps)
-    else:
-        _apply_fold(table, r, folded, kind)
-
-
 @compiled
-def gather(
-    table: Any, rows: Any, starts: Any, fresh: Any, n: int, t: int, plan: Any, constants: Any, folds: Any, wide: Any,
-    folded: Any, out: Any,
-) -> None:  # fmt: skip
-    """Copy rows[:n] to out[:n] as step t leaves them."""
-    kind, mode, _, _ = plan
-    steps, _, squares, eps, every = constants
-    # Many rows began at few steps, or few at many.
-    by_start = t < n
-    if mode == VIRTUAL:
-        fold(every if by_start else starts, t if by_start else n, t, folds, squares, kind, eps, wide, folded)
+def apply_folds(table: Any, rows: Any, n: int, folded: Any, at: Any, kind: int) -> None:
+    """The missed steps of rows[:n], folded: what they do to rows[q] stands in folded[at[q]]."""
     for q in range(min(AHEAD, n)):
         fetch(table, rows[q])
     for q in range(n):
         if q + AHEAD < n:
             fetch(table, rows[q + AHEAD])
-        r = rows[q]
-        for p in range(table.shape[1]):
+        r, i = rows[q], at[q]
+        keep, beta1, beta2 = folded[i, 0], folded[i, 1], folded[i, 2]
+        a, b, c, d = folded[i, 3], folded[i, 4], folded[i, 5], folded[i, 6]
+        if kind == ADAM:
             for k in range(table.shape[2]):
-                out[q, p, k] = table[r, p, k]
-        z = starts[q]
-        if mode != DENSE and z < t:
-            _catch_up(out, q, z, fresh[q], t, plan, steps, folded[z if by_start else q])
+                m = table[r, 1, k]
+                v = table[r, 2, k]
+                root = np.sqrt(v)
+                table[r, 0, k] = table[r, 0, k] * keep - m * (a * root + b) / (v + c * root + d)
+                table[r, 1, k] = m * beta1
+                table[r, 2, k] = v * beta2
+        elif kind == MOMENTUM:
+            for k in range(table.shape[2]):
+                m = table[r, 1, k]
+                table[r, 0, k] = table[r, 0, k] * keep - m * a
+                table[r, 1, k] = m * beta1
+        elif kind == RMSPROP:
+            for k in range(table.shape[2]):
+                table[r, 0, k] *= keep
+                table[r, 1, k] *= beta2
+        else:
+            for k in range(table.shape[2]):
+                table[r, 0, k] *= keep
+
+
+@compiled
+def catch_up(
+    table: Any, rows: Any, starts: Any, fresh: Any, n: int, t: int, plan: Any, constants: Any, folds: Any, work: Any
+) -> None:
+    """Bring rows[:n] from the steps `starts` to step t; `fresh` are those that no batch has read."""
+    kind, mode, replay_before, _, owed = plan
+    steps, _, squares, eps, every = constants
+    late, at, wide, folded = work
+    m = 0
+    for q in range(n):
+        r, z = rows[q], starts[q]
+        if z >= t:
+            continue
+        if mode == VIRTUAL and fresh[q]:
+            folded[m, 0] = owed * folds[0, t]
+            keep = folded[m, 0]
+            for k in range(table.shape[2]):
+                table[r, 0, k] *= keep
+        elif mode == REPLAY or z < replay_before:
+            replay_row(table, r, z, t, kind, steps)
+        else:
+            late[m] = r
+            at[m] = z
+            m += 1
+    if t < m:  # several rows began at one step, so what each start misses is worked out once
+        fold(every, t, t, folds, squares, kind, eps, wide, folded)
+        apply_folds(table, late, m, folded, at, kind)
+    else:
+        fold(at, m, t, folds, squares, kind, eps, wide, folded)
+        apply_folds(table, late, m, folded, every, kind)
+
+
+@compiled
+def scratch(n: int, like: Any) -> Any:
+    """What `catch_up` works in, for `n` rows."""
+    return np.empty(n, np.int64), np.empty(n, np.int64), np.empty((n, 7)), np.empty((n, 7), like.dtype)
 
 
 @compiled
 def catch_up_all(
     table: Any, account: Any, first: int, end: int, t: int, plan: Any, constants: Any, folds: Any, at_end: bool
 ) -> None:  # fmt: skip
-    """Bring the rows first … end − 1 to the state after step t, where an epoch may end.
+    """Bring the rows first … end − 1 to the state after step t, where the epoch may end.
 
-    At its end all of them; else those that a batch has read, as the others can wait.
+    Rows that no batch has read wait, but for those that are replayed, at the end: see `settle`.
     """
-    kind, mode, _, _ = plan
-    steps, _, squares, eps, every = constants
-    wide, folded = np.empty((t, 7)), np.empty((t, 7), table.dtype)
-    if mode == VIRTUAL:
-        fold(every, t, t, folds, squares, kind, eps, wide, folded)
+    mode = plan[1]
+    block = 256
+    work = scratch(max(block, t), table)
+    rows, starts, fresh = np.empty(block, np.int64), np.empty(block, np.int64), np.empty(block, np.bool_)
+    for begin in range(first, end, block):
+        n = 0
+        for r in range(begin, min(begin + block, end)):
+            new = account[r, SLOT] == NEVER
+            if not new or (at_end and mode == REPLAY):
+                rows[n], starts[n], fresh[n] = r, account[r, LAST], new
+                n += 1
+                account[r, LAST] = 0 if at_end else t
+        catch_up(table, rows, starts, fresh, n, t, plan, constants, folds, work)
+
+
+@compiled
+def settle(table: Any, account: Any, first: int, end: int, owed: Any) -> None:
+    """Let the rows first … end − 1 that no batch has read decay by what they are owed."""
     for r in range(first, end):
-        z = account[r, LAST]
-        fresh = account[r, SLOT] == NEVER
-        if at_end or not fresh:
-            if z < t:
-                _catch_up(table, r, z, fresh, t, plan, steps, folded[z])
-            account[r, LAST] = 0 if at_end else t
+        if account[r, SLOT] == NEVER:
+            for k in range(table.shape[2]):
+                table[r, 0, k] *= owed
 
 
 @compiled
@@ -254,145 +270,148 @@ def enter(
     ids: Any, order: Any, begin: int, end: int, account: Any, now: int, slots: Any, rows: Any, starts: Any, fresh: Any
 ) -> int:
     """Give each distinct id of a batch a slot; returns how many there are."""
-    for b in range(begin, min(begin + AHEAD, end)):
-        fetch(account, ids[order[b]])
+    for b in range(end - begin):
+        r = ids[order[begin + b]]
+        slots[b] = r
+        fetch(account, r)
     n = 0
-    for b in range(begin, end):
-        if b + AHEAD < end:
-            fetch(account, ids[order[b + AHEAD]])
-        r = ids[order[b]]
-        if account[r, LAST] != now:
-            rows[n] = r
-            starts[n] = account[r, LAST]
-            fresh[n] = account[r, SLOT] == NEVER
-            account[r, LAST] = now
-            account[r, SLOT] = n
-            n += 1
-        slots[b - begin] = account[r, SLOT]
+    for b in range(end - begin):
+        r = slots[b]
+        last, slot = account[r, LAST], account[r, SLOT]
+        # Without a branch on what no processor can predict: what is written for a row seen before is overwritten.
+        rows[n], starts[n], fresh[n] = r, last, slot == NEVER
+        new = last != now
+        slot = n if new else slot
+        account[r, LAST], account[r, SLOT] = now, slot
+        slots[b] = slot
+        n += new
     return n
 
 
 @compiled
+def copy_weights(table: Any, rows: Any, n: int, out: Any) -> None:
+    """Copy the weights of rows[:n] to out[:n]."""
+    for q in range(n):
+        r = rows[q]
+        for k in range(table.shape[2]):
+            out[q, k] = table[r, 0, k]
+
+
+@compiled
 def score(
-    users: Any, items: Any, user_slots: Any, item_slots: Any, ratings: Any, order: Any, begin: int, first: int,
-    end: int, factor: Any, model: Any, errors: Any, slopes: Any,
-) -> None:  # fmt: skip
-    """Errors of the ratings first … end − 1 of a batch, and the loss's slopes with respect to their scores."""
+    users: Any, items: Any, user_slots: Any, item_slots: Any, ratings: Any, order: Any, begin: int, end: int, model: Any,
+    slopes: Any,
+) -> float:  # fmt: skip
+    """The mean squared error of a batch; `slopes` gets what it changes by with each score."""
     n_factors, ranged, low, width = model
-    for b in range(first, end):
+    factor = type(width)(2) / type(width)(end - begin)
+    total = 0.0
+    for b in range(end - begin):
         u, i = user_slots[b], item_slots[b]
-        x = users[u, 0, n_factors] + items[i, 0, n_factors]
+        x = users[u, n_factors] + items[i, n_factors]
         for k in range(n_factors):
-            x += users[u, 0, k] * items[i, 0, k]
+            x += users[u, k] * items[i, k]
         slope = factor
         if ranged:
             s, ds = sigmoid(x)
             x = s * width + low
             slope *= ds * width
         error = x - ratings[order[begin + b]]
-        errors[b] = error
+        total += error * error
         slopes[b] = error * slope
+    return total / (end - begin)
 
 
 @compiled
-def sum_gradients(own: Any, slots: Any, slots_of_others: Any, others: Any, slopes: Any, n_factors: int) -> None:
+def sum_gradients(
+    own: Any, slots: Any, other_slots: Any, others: Any, slopes: Any, size: int, n_factors: int
+) -> None:  # fmt: skip
     """The gradients of one table's rows, summed by slot."""
-    for b in range(slopes.shape[0]):
-        q, o, g = slots[b], slots_of_others[b], slopes[b]
+    for b in range(size):
+        q, o, g = slots[b], other_slots[b], slopes[b]
         for k in range(n_factors):
-            own[q, k] += g * others[o, 0, k]
+            own[q, k] += g * others[o, k]
         own[q, n_factors] += g
 
 
 @compiled
-def mean_square(errors: Any) -> float:
-    """The mean of squares, in float64."""
-    total = 0.0
-    for b in range(errors.shape[0]):
-        total += errors[b] * errors[b]
-    return total / errors.shape[0]
-
-
-@compiled
 def room(size: int, table: Any) -> Any:
-    """What one side of a batch of `size` ratings is worked on in, twice where two threads work: see `epoch`."""
-    _, planes, width = table.shape
+    """What one table's side of a batch of `size` ratings is worked on in."""
+    width = table.shape[2]
     return (
-        np.empty((2, size), np.int32),
-        np.empty((2, size, planes, width), table.dtype),
         np.empty(size, np.int64),
-        np.empty(size, np.int64),
-        np.empty(size, np.bool_),
+        np.empty(size + 1, np.int64),
+        np.empty(size + 1, np.int64),
+        np.empty(size + 1, np.bool_),
         np.empty((size, width), table.dtype),
-        np.empty((size, 7)),
-        np.empty((size, 7), table.dtype),
+        np.empty((size, width), table.dtype),
+        scratch(size, table),
     )
 
 
 @compiled
 def epoch(
-    part: int, parts: int, tables: Any, accounts: Any, ids: Any, ratings: Any, order: Any, batch_size: int, plan: Any,
-    constants: Any, folds: Any, model: Any, rooms: Any, errors: Any, slopes: Any, flags: Any, losses: Any,
+    tables: Any, accounts: Any, users: Any, items: Any, ratings: Any, order: Any, batch_size: int, plan: Any,
+    constants: Any, folds: Any, model: Any, losses: Any,
 ) -> None:  # fmt: skip
-    """Every batch of an epoch; with two parts, one of two threads. Steps missed at its end: `catch_up_all` does them.
-
-    Part 0 has the users' side, part 1 the items', a single part both. With two, a side's rows are gathered in turn in
-    one of two places, since the other thread may still read those of the batch before.
-    """
-    kind, mode, replay_before, window = plan
+    """Every batch of an epoch. With missed steps pending at its end: `catch_up_all` does them."""
+    user_table, item_table = tables
+    user_account, item_account = accounts
+    kind, mode, replay_before, window, _ = plan
     steps, exact = constants[0], constants[1]
-    n_rows = np.empty(2, np.int64)
     n = order.shape[0]
+    size = min(batch_size, n)
+    user_slots, user_rows, user_starts, user_fresh, user_weights, user_grads, user_work = room(size, user_table)
+    item_slots, item_rows, item_starts, item_fresh, item_weights, item_grads, item_work = room(size, item_table)
+    slopes = np.empty(size, user_table.dtype)
     for t in range(1, losses.shape[0] + 1):
         begin = (t - 1) * batch_size
         end = min(begin + batch_size, n)
-        size = end - begin
-        turn = t % 2 if parts == 2 else 0
-        for side in range(part, 2, parts):
-            slots, gathered, rows, starts, fresh, _, wide, folded = rooms[side]
-            n_rows[side] = enter(
-                ids[side], order, begin, end, accounts[side], t, slots[turn], rows, starts, fresh
+        n_users = enter(users, order, begin, end, user_account, t, user_slots, user_rows, user_starts, user_fresh)
+        n_items = enter(items, order, begin, end, item_account, t, item_slots, item_rows, item_starts, item_fresh)
+        if mode != DENSE:
+            catch_up(
+                user_table, user_rows, user_starts, user_fresh, n_users, t - 1, plan, constants, folds, user_work
             )  # fmt: skip
-            gather(
-                tables[side], rows, starts, fresh, n_rows[side], t - 1, plan, constants, folds, wide, folded,
-                gathered[turn],
+            catch_up(
+                item_table, item_rows, item_starts, item_fresh, n_items, t - 1, plan, constants, folds, item_work
             )  # fmt: skip
-        meet(flags, part, parts, 2 * t - 1)
-        factor = errors.dtype.type(2) / errors.dtype.type(size)
-        score(
-            rooms[0][1][turn], rooms[1][1][turn], rooms[0][0][turn], rooms[1][0][turn], ratings, order, begin,
-            size * part // parts, size * (part + 1) // parts, factor, model, errors, slopes,
+        copy_weights(user_table, user_rows, n_users, user_weights)
+        copy_weights(item_table, item_rows, n_items, item_weights)
+        losses[t - 1] = score(
+            user_weights, item_weights, user_slots, item_slots, ratings, order, begin, end, model, slopes
         )  # fmt: skip
-        if part == 0 and mode == VIRTUAL:
+        user_grads[:n_users] = 0
+        item_grads[:n_items] = 0
+        sum_gradients(user_grads, user_slots, item_slots, item_weights, slopes, end - begin, model[0])
+        sum_gradients(item_grads, item_slots, user_slots, user_weights, slopes, end - begin, model[0])
+        step_rows(user_table, user_rows, n_users, user_grads, kind, steps[t])
+        step_rows(item_table, item_rows, n_items, item_grads, kind, steps[t])
+        if mode == DENSE:
+            replay_others(user_table, user_account, t, kind, steps)
+            replay_others(item_table, item_account, t, kind, steps)
+        elif mode == VIRTUAL:
             c = exact[t]
             first = max(replay_before, t - window)
             add_step(folds, t, first, c[BETA1], c[BETA2], c[KEEP], c[RATE], 1 / (c[SCALE] * c[SCALE]))
-        meet(flags, part, parts, 2 * t)
-        for side in range(part, 2, parts):
-            slots, gathered, rows, _, _, grads, _, _ = rooms[side]
-            grads[: n_rows[side]] = 0
-            other = rooms[1 - side]
-            sum_gradients(grads, slots[turn], other[0][turn], other[1][turn], slopes[:size], model[0])
-            step_rows(gathered[turn], grads, kind, steps[t], tables[side], rows, n_rows[side])
-            if mode == DENSE:
-                replay_others(tables[side], accounts[side], t, kind, steps)
-            elif mode == VIRTUAL and t == replay_before:
-                # No gap that starts later is replayed, so none may start earlier.
-                catch_up_all(
-                    tables[side], accounts[side], 0, tables[side].shape[0], t, plan, constants, folds, False
-                )  # fmt: skip
-        if part == 0:
-            losses[t - 1] = mean_square(errors[:size])
+            if t == replay_before:  # no gap that starts later is replayed, so none may start earlier
+                catch_up_all(user_table, user_account, 0, user_table.shape[0], t, plan, constants, folds, False)
+                catch_up_all(item_table, item_account, 0, item_table.shape[0], t, plan, constants, folds, False)
 
 
 @compiled
-def scores(tables: Any, users: Any, items: Any, model: Any, out: Any) -> None:
+def scores(tables: Any, accounts: Any, owed: Any, users: Any, items: Any, model: Any, out: Any) -> None:
     """The scores of pairs."""
-    users_table, items_table = tables
+    user_table, item_table = tables
+    user_account, item_account = accounts
     n_factors, ranged, low, width = model
     for b in range(users.shape[0]):
         u, i = users[b], items[b]
-        x = users_table[u, 0, n_factors] + items_table[i, 0, n_factors]
+        user_owed = owed if user_account[u, SLOT] == NEVER else type(owed)(1)
+        item_owed = owed if item_account[i, SLOT] == NEVER else type(owed)(1)
+        x = type(owed)(0)
         for k in range(n_factors):
-            x += users_table[u, 0, k] * items_table[i, 0, k]
+            x += user_table[u, 0, k] * item_table[i, 0, k]
+        x *= user_owed * item_owed
+        x += user_table[u, 0, n_factors] * user_owed + item_table[i, 0, n_factors] * item_owed
         out[b] = sigmoid(x)[0] * width + low if ranged else x
