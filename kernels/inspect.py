@@ -50,7 +50,7 @@ class Example(NamedTuple):
     launch: Callable[[], object]  # calls the kernel through its public function, on CPU tensors
     unit: str  # "parameter", "rating", …
     units: int  # how many of them the launch works on
-    floor: float  # bytes a unit that any implementation must move
+    floor: float  # bytes a unit that the algorithm cannot do without
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,8 @@ def count_bytes() -> dict[str, float]:
     """Bytes a unit that each example's kernel loads and stores, by name; masked-off elements left out.
 
     Counted while Triton's interpreter runs the launch, so this needs a process of its own with
-    TRITON_INTERPRET=1. A value loaded twice counts twice, though a cache may serve it; an atomic counts as a load
-    and a store.
+    TRITON_INTERPRET=1. A value loaded twice counts twice, though a cache may serve it. An atomic add whose old value
+    nobody reads counts as a store: its value goes to the cache that adds it, and nothing comes back.
     """
     from triton.runtime import interpreter
 
@@ -218,7 +218,6 @@ def count_bytes() -> dict[str, float]:
         return store(pointers, value, mask, *rest)
 
     def counting_atomic(operation: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        count(pointers, mask)
         count(pointers, mask)
         return atomic(operation, pointers, value, mask, *rest)
 
@@ -287,9 +286,10 @@ columns:
   widest load  bytes of the widest load from global memory a thread issues; 16 is the most
   offsets      bits of the narrowest offset added to a pointer; 32 overflow in large tables
   bytes moved  a unit, counted from the kernel's own loads and stores; what is loaded twice counts twice,
-               an atomic as a load and a store
-  floor        bytes a unit that any implementation must move: dense Adam on fp32 reads a parameter, its
-               gradient and two means and writes all but the gradient, 7 × 4 = 28
+               an atomic add as a store, since nothing comes back from it
+  floor        bytes a unit that the algorithm cannot do without: dense Adam on fp32 reads a parameter, its
+               gradient and two means and writes all but the gradient, 7 × 4 = 28; atomics, unsorted, add each
+               rating's parts by themselves, where sorted sums write a row's total once
   predicted    a prediction, measured nowhere: the bytes moved for 2^20 such units over the published bandwidth
                of a device: A100 80GB SXM (sm_80, 2,039 GB/s), H100 SXM (sm_90, 3,350), B200 (sm_100, 8,000),
                MI300X (gfx942, 5,300). Launch, latency and arithmetic come on top

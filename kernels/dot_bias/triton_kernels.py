@@ -28,12 +28,15 @@ STEPS = 16  # sorted ratings a walker sums
 
 @triton.jit
 def _scores(
-    users, items, user_weight, item_weight, user_bias, item_bias, where, valid,
+    users, items, user_weight, item_weight, user_bias, item_bias, n_users, n_items, where, valid,
     k: tl.constexpr, columns: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     """u·i + user bias + item bias of the ratings at `where`, before the sigmoid."""
     user = tl.load(users + where, mask=valid, other=0)  # int64: user · k overflows int32 in a large table
     item = tl.load(items + where, mask=valid, other=0)
+    # Compiled only with TRITON_DEBUG=1. Gradients need none: the forward pass has read the same ids.
+    tl.device_assert((user >= 0) & (user < n_users), "users holds an id outside its table", mask=valid)
+    tl.device_assert((item >= 0) & (item < n_items), "items holds an id outside its table", mask=valid)
     column = tl.arange(0, columns)[None, :]
     mask = valid[:, None] & (column < k)
     u = tl.load(user_weight + (user[:, None] * k + column), mask=mask, other=0).to(arithmetic)
@@ -51,31 +54,34 @@ def _sigmoid(x, arithmetic: tl.constexpr):
 
 
 # y_range arrives in doubles: Triton would round plain floats to fp32.
-@triton.jit
+@triton.jit(do_not_specialize=["n_users", "n_items"])
 def _forward(
-    users, items, user_weight, item_weight, user_bias, item_bias, out, batch, low: tl.float64, span: tl.float64,
+    users, items, user_weight, item_weight, user_bias, item_bias, out, batch, n_users, n_items,
+    low: tl.float64, span: tl.float64,
     has_range: tl.constexpr, k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     valid = where < batch
     x = _scores(
-        users, items, user_weight, item_weight, user_bias, item_bias, where, valid, k, columns, arithmetic
+        users, items, user_weight, item_weight, user_bias, item_bias, n_users, n_items, where, valid,
+        k, columns, arithmetic,
     )  # fmt: skip
     if has_range:
         x = _sigmoid(x, arithmetic) * tl.full((), span, arithmetic) + tl.full((), low, arithmetic)
     tl.store(out + where, x, mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_users", "n_items"])
 def _score_gradient(
-    grad, users, items, user_weight, item_weight, user_bias, item_bias, out, batch, span: tl.float64,
+    grad, users, items, user_weight, item_weight, user_bias, item_bias, out, batch, n_users, n_items, span: tl.float64,
     k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
     """The gradient before the sigmoid: grad · span · σ(x) · (1 − σ(x))."""
     where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     valid = where < batch
     x = _scores(
-        users, items, user_weight, item_weight, user_bias, item_bias, where, valid, k, columns, arithmetic
+        users, items, user_weight, item_weight, user_bias, item_bias, n_users, n_items, where, valid,
+        k, columns, arithmetic,
     )  # fmt: skip
     # 1 − σ(x) as σ(−x): the difference would cancel where the sigmoid saturates.
     slope = _sigmoid(x, arithmetic) * _sigmoid(-x, arithmetic)
@@ -83,9 +89,9 @@ def _score_gradient(
     tl.store(out + where, g * slope * tl.full((), span, arithmetic), mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_users", "n_items"])
 def _loss(
-    users, items, ratings, user_weight, item_weight, user_bias, item_bias, sums, score_grad, batch,
+    users, items, ratings, user_weight, item_weight, user_bias, item_bias, sums, score_grad, batch, n_users, n_items,
     low: tl.float64, span: tl.float64, factor: tl.float64,
     has_range: tl.constexpr, k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
@@ -93,7 +99,8 @@ def _loss(
     where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     valid = where < batch
     x = _scores(
-        users, items, user_weight, item_weight, user_bias, item_bias, where, valid, k, columns, arithmetic
+        users, items, user_weight, item_weight, user_bias, item_bias, n_users, n_items, where, valid,
+        k, columns, arithmetic,
     )  # fmt: skip
     slope = tl.full(x.shape, factor, arithmetic)
     if has_range:
@@ -169,10 +176,11 @@ def _join(
     walker = tl.program_id(0).to(tl.int64)
     first, after = walker * steps, (walker + 1) * steps
     column = tl.arange(0, columns)
-    before = tl.load(sorted_ids + (first - 1), mask=first > 0, other=-1)
     row = tl.load(sorted_ids + (after - 1), mask=after < batch, other=-1)
     goes_on = row == tl.load(sorted_ids + after, mask=after < batch, other=-2)
-    if goes_on & (before != row):
+    if goes_on:  # most rows end where they began: only the others look to the left
+        goes_on = row != tl.load(sorted_ids + (first - 1), mask=first > 0, other=-1)
+    if goes_on:
         own = (walker * 2 + 1) * piece_width
         total = tl.load(pieces + (own + column), mask=column < k, other=0)
         bias_total = tl.load(pieces + (own + k))
@@ -240,18 +248,18 @@ def forward(
     low, high = y_range or (0.0, 0.0)
     out = torch.empty(len(users), dtype=user_weight.dtype, device=users.device)
     inputs = [t.contiguous() for t in (users, items, user_weight, item_weight, user_bias, item_bias)]
-    rows = _rows(columns, 1024)
+    rows = _rows(user_weight, 4096)
     _forward[(triton.cdiv(len(users), rows),)](
-        *inputs, out, len(users), low, high - low,
+        *inputs, out, len(users), len(user_weight), len(item_weight), low, high - low,
         has_range=y_range is not None, k=k, columns=columns, rows=rows, arithmetic=arithmetic,
         num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
     return out
 
 
-def _rows(columns: int, elements: int) -> int:
-    """How many rows of the tables make a tile of about so many elements."""
-    return max(1, min(64, elements // columns))
+def _rows(weight: Tensor, size: int) -> int:
+    """How many rows of a table make a tile of about `size` bytes: a thread then loads 16 at a time, whatever the dtype."""
+    return max(1, min(64, size // (triton.next_power_of_2(weight.shape[1]) * weight.itemsize)))
 
 
 def loss(
@@ -266,13 +274,13 @@ def loss(
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error and its gradient for each score; see `kernels.dot_bias.dot_bias_loss`. No scores are kept."""
     k, columns, dtype, arithmetic = _shape(user_weight)
-    batch, rows = len(users), _rows(columns, 1024)
+    batch, rows = len(users), _rows(user_weight, 4096)
     inputs = [t.contiguous() for t in (users, items, ratings, user_weight, item_weight, user_bias, item_bias)]
     sums = torch.empty(triton.cdiv(batch, rows), dtype=dtype, device=users.device)
     score_grad = torch.empty(batch, dtype=dtype, device=users.device)
     low, high = y_range or (0.0, 0.0)
     _loss[(len(sums),)](
-        *inputs, sums, score_grad, batch, low, high - low, 2 / max(1, batch),
+        *inputs, sums, score_grad, batch, len(user_weight), len(item_weight), low, high - low, 2 / max(1, batch),
         has_range=y_range is not None, k=k, columns=columns, rows=rows, arithmetic=arithmetic,
         num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
@@ -310,7 +318,7 @@ def backward(
     grad, *inputs = (t.contiguous() for t in (grad, users, items, user_weight, item_weight, user_bias, item_bias))
     if not deterministic:
         sums = [torch.zeros_like(t, dtype=dtype) for t in inputs[2:]]
-        rows = _rows(columns, 1024)
+        rows = _rows(user_weight, 4096)
         _add[(triton.cdiv(batch, rows),)](
             grad, *inputs, *sums, batch, y_range[1] - y_range[0] if y_range else 0.0,
             has_range=y_range is not None, k=k, columns=columns, rows=rows, arithmetic=arithmetic,
@@ -320,9 +328,9 @@ def backward(
     score_grad = grad
     if y_range is not None:
         score_grad = torch.empty(batch, dtype=dtype, device=grad.device)
-        rows = _rows(columns, 1024)
+        rows = _rows(user_weight, 4096)
         _score_gradient[(triton.cdiv(batch, rows),)](
-            grad, *inputs, score_grad, batch, y_range[1] - y_range[0],
+            grad, *inputs, score_grad, batch, len(user_weight), len(item_weight), y_range[1] - y_range[0],
             k=k, columns=columns, rows=rows, arithmetic=arithmetic, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     users, items, user_weight, item_weight, user_bias, item_bias = inputs
@@ -331,7 +339,7 @@ def backward(
     n_walkers = triton.cdiv(batch, STEPS)
     piece_width = 4 * (k // 4 + 1)  # k factors and the bias, padded so that rows start at 16 bytes
     pieces = torch.empty((2, n_walkers, 2, piece_width), dtype=dtype, device=grad.device)
-    walkers = _rows(columns, 256)
+    walkers = _rows(user_weight, 1024)
     sizes = {"k": k, "columns": columns, "piece_width": piece_width, "steps": STEPS}
     # One warp a program: a batch of 512 then fills 16 of them.
     _walk[(triton.cdiv(n_walkers, walkers), 2)](
@@ -340,7 +348,7 @@ def backward(
     )  # fmt: skip
     _join[(n_walkers, 2)](
         sorted_ids, *gradients, pieces, batch, n_walkers,
-        **sizes, tile=_rows(columns, 2048), num_warps=4, enable_fp_fusion=True,
+        **sizes, tile=max(1, min(64, 2048 // columns)), num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
     return gradients  # type: ignore[return-value]
 
@@ -348,16 +356,20 @@ def backward(
 def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float]]:
     """Launches for `python -m kernels.inspect`; see `Example` there."""
     batch, n_users, n_items, y_range = 512, 128, 256, (0.0, 5.5)
-    f32, bf16 = torch.float32, torch.bfloat16
+    f32, bf16, f16 = torch.float32, torch.bfloat16, torch.float16
+    names = {f32: "fp32", bf16: "bf16", f16: "fp16"}
 
     def forward_on(k: int, dtype: torch.dtype) -> Callable[[], object]:
         return partial(forward, *ids(n_users), *tables(k, dtype), y_range)
 
-    def loss_on(k: int) -> Callable[[], object]:
-        return partial(loss, *ids(n_users), torch.zeros(batch), *tables(k, f32), y_range)
+    def loss_on(k: int, dtype: torch.dtype) -> Callable[[], object]:
+        return partial(loss, *ids(n_users), torch.zeros(batch), *tables(k, dtype), y_range)
 
-    def backward_on(k: int, n_users: int, y_range: YRange, deterministic: bool = True) -> Callable[[], object]:
-        return partial(backward, torch.zeros(batch), *ids(n_users), *tables(k, f32), y_range, deterministic)
+    def backward_on(
+        k: int, dtype: torch.dtype, n_users: int = n_users, deterministic: bool = True
+    ) -> Callable[[], object]:
+        grad = torch.zeros(batch, dtype=dtype)
+        return partial(backward, grad, *ids(n_users), *tables(k, dtype), y_range, deterministic)
 
     def ids(n_users: int) -> tuple[Tensor, Tensor]:
         return torch.arange(batch) % n_users, torch.arange(batch) * 7 % n_items
@@ -366,28 +378,28 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
         zeros = partial(torch.zeros, dtype=dtype)
         return zeros(n_users, k), zeros(n_items, k), zeros(n_users), zeros(n_items)
 
-    def score_bytes(k: int, itemsize: int) -> int:  # ids, two rows, two biases, and the score written
-        return 2 * 8 + (2 * k + 2 + 1) * itemsize
-
     # k decides the width of loads: rows of 40 floats start at 16 bytes, rows of 50 at 8, rows of 37 at 4.
-    for name, k, dtype in (("fp32", 40, f32), ("fp32", 37, f32), ("bf16", 40, bf16)):
-        floor: float = score_bytes(k, dtype.itemsize)
-        yield f"dot_bias.forward {name}, k = {k}", _forward, forward_on(k, dtype), "rating", batch, floor
-    for k in (40, 37):
-        # A rating comes in besides, its gradient goes out in the score's place; a sum for each program's ratings.
-        floor = score_bytes(k, 4) + 4
-        yield f"dot_bias.loss fp32, k = {k}", _loss, loss_on(k), "rating", batch, floor
-    name = "dot_bias.backward fp32, k ="
-    floor = score_bytes(40, 4) + 4  # the scores' gradient comes in besides
-    yield f"{name} 40: sigmoid", _score_gradient, backward_on(40, n_users, y_range), "rating", batch, floor
-    for k in (40, 50):
+    for k, dtype in ((40, f32), (37, f32), (40, bf16), (40, f16)):
+        size, name = dtype.itemsize, f"{names[dtype]}, k = {k}"
+        read = 2 * 8 + (2 * k + 2) * size  # ids, two rows, two biases
+        yield f"dot_bias.forward {name}", _forward, forward_on(k, dtype), "rating", batch, read + size
+        # A rating comes in besides, the score's gradient goes out.
+        yield f"dot_bias.loss {name}", _loss, loss_on(k, dtype), "rating", batch, read + 4 + 4
+    for k, dtype in ((40, f32), (50, f32), (40, bf16), (40, f16)):
+        size, name = dtype.itemsize, f"dot_bias.backward {names[dtype]}, k = {k}"
         # On each side sorted id, order, the other id, gradient and the other row; each row's sum written once.
-        floor = 2 * (3 * 8 + 4 + 4 * k) + (n_users + n_items) / batch * 4 * (k + 1)
-        yield f"{name} {k}: sums", _walk, backward_on(k, n_users, None), "rating", batch, floor
-    # Ids, gradient, rows and biases in, each row's sum out once; atomics move every rating's part of it.
-    floor = score_bytes(40, 4) + (n_users + n_items) / batch * 4 * 41
-    yield f"{name} 40: atomics", _add, backward_on(40, n_users, y_range, False), "rating", batch, floor
-    # All ratings are one user's: a piece a walker, with the id that says whose it is, and one row written.
-    pieces = batch // STEPS
-    floor = 8 + 4 * 41 * (1 + 1 / pieces)
-    yield f"{name} 40: joining", _join, backward_on(40, 1, None), "piece", pieces, floor
+        floor: float = 2 * (3 * 8 + 4 + k * size) + (n_users + n_items) / batch * (k + 1) * size
+        yield f"{name}: sums", _walk, backward_on(k, dtype), "rating", batch, floor
+        if k != 40:
+            continue
+        read = 2 * 8 + (2 * k + 2 + 1) * size  # ids, two rows, two biases and the score's gradient
+        yield f"{name}: sigmoid", _score_gradient, backward_on(k, dtype), "rating", batch, read + 4
+        # Each rating's parts of its two rows' sums go out by themselves, in fp32: unsorted, no program knows which
+        # ratings share a row, and its own sixteen rarely do. A total written once a row is the floor of sorted sums;
+        # they pay for it with the kernel above, the order read back, and the sort, and move more in all.
+        floor = read + 2 * (k + 1) * 4
+        yield f"{name}: atomics", _add, backward_on(k, dtype, deterministic=False), "rating", batch, floor
+        # All ratings are one user's: a piece a walker, with the id that says whose it is, and one row written.
+        pieces = batch // STEPS
+        floor = 8 + (k + 1) * (4 + size / pieces)
+        yield f"{name}: joining", _join, backward_on(k, dtype, n_users=1), "piece", pieces, floor
