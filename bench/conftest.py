@@ -119,6 +119,8 @@ def summary_table(group: str, rows: list[dict[str, Any]]) -> str:
     table["95 %"] = [f"[{low:.3g}, {high:.3g}]" for low, high in zip(frame.ratio_low, frame.ratio_high, strict=True)]
     if "floor_fraction" in frame:
         table["of floor"] = [f"{share:.0%}" for share in frame.floor_fraction]
+    if "host_s" in frame:
+        table["host"] = [f"{seconds * 1e6:,.1f} µs" for seconds in frame.host_s]
     if "memory_bytes" in frame:
         table["memory"] = [f"{size / 1e6:,.3g} MB" for size in frame.memory_bytes]
     heading = ", ".join(f"{column} {settings[column].iloc[0]}" for column in same)

@@ -25,8 +25,11 @@ MIN_PAIRS = 6
 # The inner loop makes one timing this long, so that the clock and the Python loop around it cost under 1 %.
 MIN_LOOP_SECONDS = 1e-3
 
-# Written before each timing on a GPU, so that no call finds its operands in the caches: more than any device's L2.
-FLUSH_BYTES = 2**28
+# Written before each timing on a GPU, so that no call finds its operands in the caches: more than any device has of
+# them (MI300X's last level holds 256 MB).
+FLUSH_BYTES = 2**29
+# What a flush takes at least: on a B200 (8 TB/s), the fastest memory there is.
+FLUSH_SECONDS = FLUSH_BYTES / 8e12
 
 # A triton kernel runs on a GPU, the native one on a CPU. CUDA_VISIBLE_DEVICES= measures the CPU of a GPU machine.
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -166,20 +169,32 @@ def seconds_per_call(run: Callable[[], object], repeats: int, clock: Clock | Non
 def device_seconds_per_call(run: Callable[[], object], repeats: int) -> float:
     """The mean seconds between CUDA events on either side of each call, caches flushed before each.
 
-    While the device writes FLUSH_BYTES the host queues the call, so that what the host needs to launch it is not
-    counted, as long as it is shorter than the flush: some 100 µs.
+    While the device flushes, the host queues the call: as often as it takes to keep the device busy until it has, so
+    that what the host needs for a call (see `host_seconds`) is not counted as the device's.
     """
     cold = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=DEVICE)
+    flushes = 1 + math.ceil(2 * host_seconds(run) / FLUSH_SECONDS)  # twice: to queue a flush takes the host a while too
     events = []
     for _ in range(repeats):
-        cold.zero_()
+        for _ in range(flushes):
+            cold.zero_()
         events.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
         start, end = events[-1]
         start.record()
         run()
         end.record()
-    torch.cuda.synchronize()
+        end.synchronize()  # else the device would fall ever further behind the host, and the queue fill up
     return sum(start.elapsed_time(end) for start, end in events) / 1e3 / repeats  # elapsed_time is in milliseconds
+
+
+def host_seconds(run: Callable[[], object]) -> float:
+    """Seconds that the host takes to queue a call on an idle GPU: Python, torch.library, the launches."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - start
+    torch.cuda.synchronize()
+    return seconds
 
 
 # On a GPU the device times itself. What runs on the CPU even so is given time.perf_counter.
@@ -233,8 +248,7 @@ def time_pairs(
         baseline_seconds.append(seconds_per_call(baseline, baseline_repeats, clock))
 
     def setup() -> None:
-        # The loop is inside the target, where pytest-benchmark cannot see it: let its times be a call's too.
-        benchmark.stats.iterations = repeats
+        benchmark.stats.iterations = repeats  # the loop is inside the target, where pytest-benchmark cannot see it
         if len(seconds) % 2 == 0:
             time_baseline()
         settle(run, repeats)
@@ -248,7 +262,10 @@ def time_pairs(
 
     benchmark.pedantic(target, setup=setup, teardown=teardown, rounds=rounds, iterations=1)
     # --benchmark-cprofile adds a round under the profiler: no timing.
-    return seconds[:rounds], baseline_seconds[:rounds]
+    del seconds[rounds:], baseline_seconds[rounds:]
+    # pytest-benchmark has timed the whole of `target`: on a GPU with its flushes.
+    benchmark.stats.stats.data[:] = seconds
+    return seconds, baseline_seconds
 
 
 class Floor(NamedTuple):
@@ -313,7 +330,7 @@ def compare(
     """
     info = benchmark.extra_info
     # Compilers do their work in the first call: it is shown apart, and only for what proves accurate.
-    first_call = seconds_per_call(run, 1, clock)
+    first_call = seconds_per_call(run, 1, clock) if clock else host_seconds(run)
     try:
         info.update(accuracy=check_accuracy(check()), accurate=True)
     except InaccurateError as error:
@@ -326,6 +343,8 @@ def compare(
     seconds, baseline_seconds = time_pairs(benchmark, run, baseline, profile, clock)
     ratio, low, high, pairs = median_ratio(seconds, baseline_seconds)
     info.update(ratio=ratio, ratio_low=low, ratio_high=high, ratio_pairs=pairs, first_call_s=first_call)
+    if clock is None:
+        info.update(host_s=median(host_seconds(run) for _ in range(MIN_PAIRS)))
     if bytes_ is not None:
         call = median(seconds)
         info.update(

@@ -52,7 +52,9 @@ def embedding_dot_bias(
     Raises:
         BackendError: the named backend cannot run on these tensors.
         IndexError: an id outside its table. Checked on the CPU; on a GPU a check would wait for the device, so
-            there the ids' maker (a vocabulary, say) vouches for them.
+            there the ids' maker (a vocabulary, say) vouches for them, and another id reads and writes what it should
+            not. With TRITON_DEBUG=1 in the environment the "triton" kernels assert it on the device, which ends the
+            process' use of it; the reference always does so.
         ValueError: shapes, dtypes or devices that do not fit.
     """
     _check(users, items, user_weight, item_weight, user_bias, item_bias, y_range)
@@ -97,7 +99,7 @@ def dot_bias_loss(
 
     Raises:
         BackendError: the named backend cannot run on these tensors.
-        IndexError: an id outside its table, checked on the CPU.
+        IndexError: an id outside its table; as for `embedding_dot_bias`, checked on the CPU.
         ValueError: shapes, dtypes or devices that do not fit, or ratings that ask for a gradient.
     """
     _check(users, items, user_weight, item_weight, user_bias, item_bias, y_range)

@@ -259,7 +259,10 @@ def forward(
 
 def _rows(weight: Tensor, size: int) -> int:
     """How many rows of a table make a tile of about `size` bytes: a thread then loads 16 at a time, whatever the dtype."""
-    return max(1, min(64, size // (triton.next_power_of_2(weight.shape[1]) * weight.itemsize)))
+    k, itemsize = weight.shape[1], weight.itemsize
+    if k * itemsize % 16:  # no row but the first starts at 16 bytes: more 16-bit numbers a thread would only spill
+        itemsize = max(4, itemsize)
+    return max(1, min(64, size // (triton.next_power_of_2(k) * itemsize)))
 
 
 def loss(
@@ -385,7 +388,7 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
         yield f"dot_bias.forward {name}", _forward, forward_on(k, dtype), "rating", batch, read + size
         # A rating comes in besides, the score's gradient goes out.
         yield f"dot_bias.loss {name}", _loss, loss_on(k, dtype), "rating", batch, read + 4 + 4
-    for k, dtype in ((40, f32), (50, f32), (40, bf16), (40, f16)):
+    for k, dtype in ((40, f32), (50, f32), (40, bf16), (40, f16), (50, f16)):
         size, name = dtype.itemsize, f"dot_bias.backward {names[dtype]}, k = {k}"
         # On each side sorted id, order, the other id, gradient and the other row; each row's sum written once.
         floor: float = 2 * (3 * 8 + 4 + k * size) + (n_users + n_items) / batch * (k + 1) * size

@@ -21,7 +21,7 @@ from torch import Tensor
 
 Optimizer = Literal["sgd", "momentum", "rmsprop", "adam"]
 
-BLOCK = 1024  # numbers a program: eight a thread, two 16-byte loads from each fp32 tensor
+BLOCK = 1024  # numbers a program: eight a thread, two 16-byte loads from each fp32 tensor; twice as many in 16 bits
 TENSORS = 8  # a launch; the four tables of an embedding-dot-bias model take one
 
 
@@ -201,19 +201,20 @@ def step_(
 def _launch(optimizer: Optimizer, group: list[tuple[Tensor, ...]], scalars: Constants) -> None:
     weights, grads, exp_avgs, exp_avg_sqs = zip(*group, strict=True)
     sizes = tuple(weight.numel() for weight in weights)
+    block = BLOCK * max(1, 4 // weights[0].itemsize)
     with torch.cuda.device_of(weights[0]):  # Triton launches on the current device
-        _step[(sum(triton.cdiv(size, BLOCK) for size in sizes),)](
+        _step[(sum(triton.cdiv(size, block) for size in sizes),)](
             weights, tuple(grad.contiguous() for grad in grads), exp_avgs, exp_avg_sqs, sizes, *scalars,
             optimizer=optimizer,
             arithmetic=tl.float64 if weights[0].dtype == torch.float64 else tl.float32,
-            block=BLOCK, num_warps=4, enable_fp_fusion=False,
+            block=block, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
 
 
 def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float]]:
     """Launches for `python -m kernels.inspect`; see `Example` there."""
     # Floor: weight and state read and written, the gradient read.
-    f32, f64, bf16 = torch.float32, torch.float64, torch.bfloat16
+    f32, f64, bf16, f16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
     four = (4096, 2048, 130, 66)  # weights and biases of two tables; the biases' sizes no power of two divides
     for name, states in (("sgd", 0), ("momentum", 1), ("rmsprop", 1)):
         floor: float = (3 + 2 * states) * 4
@@ -222,7 +223,11 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
     # 4,097: a size that no power of two divides must not lose the wide loads.
     yield "adam.step_ Adam fp32, odd size", _step, launch("adam", [4097], f32, False), "parameter", 4097, 7 * 4
     yield "adam.step_ AdamW fp32, 4 tensors", _step, launch("adam", four, f32), "parameter", sum(four), 7 * 4
-    yield "adam.step_ AdamW bf16", _step, launch("adam", [4096], bf16), "parameter", 4096, 3 * 2 + 4 * 4
+    for half, dtype in (("bf16", bf16), ("fp16", f16)):  # beside averages in fp32
+        for name, states in (("sgd", 0), ("momentum", 1), ("rmsprop", 1)):
+            floor = 3 * 2 + 2 * states * 4
+            yield f"optimizers.step_ {name} {half}", _step, launch(name, [4096], dtype), "parameter", 4096, floor
+        yield f"adam.step_ AdamW {half}", _step, launch("adam", [4096], dtype), "parameter", 4096, 3 * 2 + 4 * 4
     yield "adam.step_ AdamW fp64", _step, launch("adam", [4096], f64), "parameter", 4096, 7 * 8
 
 

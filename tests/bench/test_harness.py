@@ -37,7 +37,7 @@ class Benchmark:
     def __init__(self):
         self.extra_info = {}
         self.disabled = False
-        self.stats = SimpleNamespace(iterations=1)
+        self.stats = SimpleNamespace(iterations=1, stats=SimpleNamespace(data=[]))
         self.rounds = 0
 
     def pedantic(self, target, setup=lambda: None, teardown=lambda: None, rounds=1, iterations=1):
@@ -46,6 +46,7 @@ class Benchmark:
             target()
             teardown()
             self.rounds += 1
+            self.stats.stats.data.append(1.0)
 
 
 def accurate():
@@ -94,33 +95,78 @@ def test_the_two_take_turns_at_going_first():
     assert "".join(order)[-2 * harness.MIN_PAIRS :] == "BAABBAABBAAB"
 
 
-def test_on_a_gpu_the_calls_alone_are_counted_and_find_cold_caches(monkeypatch):
-    machine, order = Machine(), []
+class Gpu:
+    """A host and a device with a clock each: the device works off what the host has queued, never before that."""
 
-    class Event:
-        def __init__(self, enable_timing):
-            assert enable_timing
+    def __init__(self, monkeypatch):
+        self.host = self.device = 0.0
+        self.order = []
+        gpu = self
 
-        def record(self):
-            self.at = machine.now
+        class Event:
+            def __init__(self, enable_timing):
+                assert enable_timing
 
-        def elapsed_time(self, end):
-            return (end.at - self.at) * 1e3
+            def record(self):
+                self.at = gpu.queue(0.0, 0.0)
 
-    class Cold:
-        def zero_(self):
-            order.append("flush")
-            machine.now += 1.0
+            def synchronize(self):
+                gpu.host = max(gpu.host, self.at)
 
-    def run():
-        order.append("run")
-        machine.now += 2e-3
+            def elapsed_time(self, end):
+                return (end.at - self.at) * 1e3
 
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: order.append("synchronize"))
-    monkeypatch.setattr(torch, "empty", lambda size, dtype, device: Cold())
-    assert harness.seconds_per_call(run, 3, clock=None) == pytest.approx(2e-3)
-    assert order == ["flush", "run"] * 3 + ["synchronize"]
+        class Cold:
+            def zero_(self):
+                gpu.order.append("flush")
+                gpu.queue(5e-6, harness.FLUSH_SECONDS)
+
+        def synchronize():
+            gpu.host = max(gpu.host, gpu.device)
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+        monkeypatch.setattr(torch, "empty", lambda size, dtype, device: Cold())
+        monkeypatch.setattr(harness.time, "perf_counter", lambda: gpu.host)
+
+    def queue(self, host, device):
+        self.host += host
+        self.device = max(self.device, self.host) + device
+        return self.device
+
+    def takes(self, host, device):
+        def run():
+            self.order.append("run")
+            self.queue(host, device)
+
+        return run
+
+
+@pytest.mark.parametrize("host", [2e-6, 5e-4, 2e-2])  # the last one is longer than a loop: it is called once
+def test_on_a_gpu_the_devices_time_is_counted_however_long_the_host_takes_to_queue_a_call(monkeypatch, host):
+    run = Gpu(monkeypatch).takes(host, 2e-5)
+    assert harness.seconds_per_call(run, 3, clock=None) == pytest.approx(2e-5)
+
+
+def test_on_a_gpu_every_call_that_is_counted_finds_cold_caches(monkeypatch):
+    gpu = Gpu(monkeypatch)
+    harness.seconds_per_call(gpu.takes(1e-6, 2e-5), 3, clock=None)
+    first, *counted = "".join(name[0] for name in gpu.order).split("f")
+    assert first == "r"  # how long the host takes
+    assert [call for call in counted if call] == ["r"] * 3
+    assert counted[0] == ""
+
+
+def test_on_a_gpu_the_times_are_the_devices_and_the_hosts_stand_beside_them(monkeypatch):
+    gpu, benchmark = Gpu(monkeypatch), Benchmark()
+    run, baseline = gpu.takes(3e-4, 2e-5), gpu.takes(1e-4, 4e-5)
+    compare(benchmark, SMOKE, FLOOR, run, baseline, accurate, clock=None, bytes_=1000)
+    info = benchmark.extra_info
+    assert info["ratio"] == pytest.approx(0.5)
+    assert info["host_s"] == pytest.approx(3e-4)
+    assert info["gb_per_s"] == pytest.approx(1e-6 / 2e-5)
+    # pytest-benchmark's own timer has seen the flushes too.
+    assert benchmark.stats.stats.data == pytest.approx([2e-5] * benchmark.rounds)
 
 
 def test_a_loop_is_long_enough_for_the_clock():

@@ -104,6 +104,19 @@ def test_a_plain_run_leaves_the_benchmarks_out(project):
     result.assert_outcomes(passed=1, deselected=3)
 
 
+def test_tests_run_in_tritons_interpreter_and_benchmarks_of_the_whole_project_do_not(project, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    shutil.copy(ROOT / "tests" / "conftest.py", project.path / "tests")
+    project.path.joinpath("tests", "test_plain.py").write_text(
+        "import os\ndef test_plain(): assert os.environ['TRITON_INTERPRET'] == '1'"
+    )
+    project.path.joinpath("bench", "test_doubling.py").write_text(
+        "import os\ndef test_timed(benchmark): benchmark(lambda: None); assert 'TRITON_INTERPRET' not in os.environ"
+    )
+    project.runpytest_subprocess().assert_outcomes(passed=1, deselected=1)
+    project.runpytest_subprocess("--benchmark-only").assert_outcomes(passed=1, deselected=1)
+
+
 def test_an_unknown_profile_is_an_error_that_names_the_known_ones(project):
     result = project.runpytest_subprocess("bench", "--bench-profile", "large")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from triton.runtime import interpreter
 
 from kernels.adam import triton_kernels as adam
 from kernels.dot_bias import reference
@@ -113,7 +116,7 @@ def test_scores_are_within_rounding_of_float64(k: int, batch: int, y_range: refe
     assert_scores(dot_bias.forward(*data.on_device(), y_range), data, y_range)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("y_range", [None, (0.0, 5.5)])
 @pytest.mark.parametrize(("k", "batch"), [(7, 1), (37, 65), (40, 33)])
 def test_loss_and_its_gradient_are_within_rounding_of_float64(
@@ -203,6 +206,28 @@ def test_an_empty_batch_has_no_scores_and_zero_gradients() -> None:
     data, grad = ratings(4, 0)
     assert dot_bias.forward(*data.on_device(), None).shape == (0,)
     assert not any(gradient.any() for gradient in dot_bias.backward(grad.to(DEVICE), *data.on_device(), (0.0, 5.5)))
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="a failed assertion on a GPU ends its context, and all later tests")
+@pytest.mark.parametrize(("which", "name"), [(0, "users"), (1, "items")])
+@pytest.mark.parametrize("wrong", [-1, "rows"])
+def test_in_debug_mode_an_id_outside_its_table_fails_on_the_device(
+    which: int, name: str, wrong: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # TRITON_DEBUG=1 sets this where kernels are compiled.
+    options = replace(interpreter.interpreter_builder.options, debug=True)
+    monkeypatch.setattr(interpreter.interpreter_builder, "options", options)
+    data, rating = ratings(5, 9)
+    tensors = data.on_device()
+    dot_bias.forward(*tensors, None)
+    tensors[which][3] = len(tensors[which + 2]) if wrong == "rows" else wrong
+    users, items, *tables = tensors
+    for call in (
+        partial(dot_bias.forward, *tensors, None),
+        partial(dot_bias.loss, users, items, rating.to(DEVICE), *tables, None),
+    ):
+        with pytest.raises(Exception, match=f"{name} holds an id outside its table"):
+            call()
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # 1 / (1 + inf) is the 0 that is wanted

@@ -54,7 +54,9 @@ def expected(
         "sgd": lambda: torch.optim.SGD([param], weight_decay=l2),
         "momentum": lambda: torch.optim.SGD([param], momentum=0.5, weight_decay=l2),
         "rmsprop": lambda: torch.optim.RMSprop([param], alpha=BETA2, eps=EPS, weight_decay=l2),
-        "adam": lambda: torch.optim.Adam([param], eps=EPS, weight_decay=l2),
+        "adam": lambda: (torch.optim.AdamW if decoupled else torch.optim.Adam)(
+            [param], eps=EPS, weight_decay=weight_decay
+        ),
     }[name]()
     mean, square, magnitude = torch.zeros_like(param), torch.zeros_like(param), param.detach().abs()
     for step, ((lr, beta1), grad) in enumerate(zip(SCHEDULE, grads, strict=False), 1):
@@ -63,8 +65,9 @@ def expected(
         size = param.grad.abs() + l2 * param.detach().abs()
         square = BETA2 * square + (1 - BETA2) * (param.grad + l2 * param.detach()) ** 2
         mean = beta1 * mean + (size if name == "momentum" else (1 - beta1) * size)
-        with torch.no_grad():
-            param.mul_(1 - lr * weight_decay if decoupled else 1)
+        if decoupled and name != "adam":  # only AdamW decays so by itself
+            with torch.no_grad():
+                param.mul_(1 - lr * weight_decay)
         optimizer.step()
         moved = mean / (1 - beta1**step) if name == "adam" else mean if name == "momentum" else size
         if name in SQUARES:
