@@ -258,7 +258,7 @@ def forward(
 
 
 def _rows(weight: Tensor, size: int) -> int:
-    """How many rows of a table make a tile of about `size` bytes: a thread then loads 16 at a time, whatever the dtype."""
+    """How many rows of a table make a tile of about `size` bytes: a thread then loads 16 at a time in any dtype."""
     k, itemsize = weight.shape[1], weight.itemsize
     if k * itemsize % 16:  # no row but the first starts at 16 bytes: more 16-bit numbers a thread would only spill
         itemsize = max(4, itemsize)

@@ -155,6 +155,15 @@ def test_folded_rows_of_adam_are_where_a_step_loop_in_float64_takes_them(
     assert_near(lazy, exact, allowed)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_folded_weights_in_half_precision_are_rounded_once(dtype: torch.dtype) -> None:
+    lazy, exact = after_a_gap("adam", 150, 20, dtype, fold=True)
+    error = (lazy["weight"].cpu().double() - exact["weight"]).abs()
+    once = torch.finfo(dtype).eps / 2 * exact["weight"].abs()
+    assert (error <= once + 2e-7 * exact["weight"].abs().max()).all()
+    assert_near({name: lazy[name] for name in ("exp_avg", "exp_avg_sq")}, exact, 2e-6)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_other_optimizers_fold_exactly(optimizer: str, dtype: torch.dtype) -> None:
