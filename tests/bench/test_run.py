@@ -110,11 +110,13 @@ def test_tests_run_in_tritons_interpreter_and_benchmarks_of_the_whole_project_do
     project.path.joinpath("tests", "test_plain.py").write_text(
         "import os\ndef test_plain(): assert os.environ['TRITON_INTERPRET'] == '1'"
     )
+    head = "def test_doubling(case, compare):\n"
     project.path.joinpath("bench", "test_doubling.py").write_text(
-        "import os\ndef test_timed(benchmark): benchmark(lambda: None); assert 'TRITON_INTERPRET' not in os.environ"
+        "import os\n" + BENCHMARK.replace(head, head + "    assert 'TRITON_INTERPRET' not in os.environ\n")
     )
-    project.runpytest_subprocess().assert_outcomes(passed=1, deselected=1)
-    project.runpytest_subprocess("--benchmark-only").assert_outcomes(passed=1, deselected=1)
+    project.runpytest_subprocess().assert_outcomes(passed=1, deselected=3)
+    result = project.runpytest_subprocess("--benchmark-only", "--bench-profile=smoke")
+    result.assert_outcomes(passed=1, failed=1, skipped=1, deselected=1)
 
 
 def test_an_unknown_profile_is_an_error_that_names_the_known_ones(project):
