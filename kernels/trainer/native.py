@@ -206,13 +206,13 @@ def catch_up(
     m = 0
     for q in range(n):
         r, z = rows[q], starts[q]
-        if z >= t:
-            continue
         if mode == VIRTUAL and fresh[q]:
             folded[m, 0] = owed * folds[0, t]
             keep = folded[m, 0]
             for k in range(table.shape[2]):
                 table[r, 0, k] *= keep
+        elif z >= t:
+            continue
         elif mode == REPLAY or z < replay_before:
             replay_row(table, r, z, t, kind, steps)
         else:

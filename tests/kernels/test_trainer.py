@@ -227,6 +227,29 @@ def test_a_table_of_many_rows_is_caught_up_alike_on_any_number_of_threads(monkey
     assert torch.equal(*results)
 
 
+def test_rows_that_no_batch_has_read_are_as_dense_steps_would_leave_them_whoever_looks():
+    # Each epoch reads users of its own; the last 100 users, and items, are never read.
+    k, per_epoch, epochs = 5, 120, 3
+    tables, *_ = problem(torch.float64, k=k, n_users=3 * 100 + 100, n_items=200)
+    generator = torch.Generator().manual_seed(1)
+    n = epochs * per_epoch
+    users = torch.cat([100 * epoch + torch.randint(100, (per_epoch,), generator=generator) for epoch in range(epochs)])
+    items, ratings = torch.randint(100, (n,), generator=generator), torch.rand(n, dtype=torch.float64) * 5
+    everyone, everything = torch.arange(400), torch.arange(400) % 200
+    found = {}
+    for mode in ("dense", "virtual"):
+        constants = {"momentum": np.full(n, 0.9), "weight_decay": 0.5, "eps": 1e-3, "y_range": (0.0, 5.5)}
+        trainer = Trainer(*tables, lr=np.full(n, 1e-2), mode=mode, **constants)
+        scores = []
+        for epoch in range(epochs):
+            trainer.epoch(users, items, ratings, torch.arange(per_epoch) + epoch * per_epoch, 1)
+            scores.append(trainer.scores(everyone, everything))
+        found[mode] = torch.cat(scores), torch.cat([table.flatten() for table in trainer.weights()])
+        assert torch.equal(scores[-1], trainer.scores(everyone, everything))
+    for virtual, dense in zip(found["virtual"], found["dense"], strict=True):
+        torch.testing.assert_close(virtual, dense, rtol=0, atol=5e-6)
+
+
 def test_the_same_inputs_give_the_same_bits():
     assert torch.equal(trained()[0], trained()[0])
 
