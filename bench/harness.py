@@ -70,6 +70,7 @@ class Case(NamedTuple):
     baseline: str
     pass_: str  # forward, forward+backward, step or epoch
     classes: int | None = None
+    rows: int | None = None  # of all tables together
     batch: int | None = None
     width: int | None = None
     params: int | None = None
@@ -223,6 +224,7 @@ def time_pairs(
     baseline: Callable[[], object],
     profile: Profile,
     clock: Clock | None = CLOCK,
+    steps: tuple[int, int] = (1, 1),
 ) -> tuple[list[float], list[float]]:
     """Time `run` in pytest-benchmark's rounds, and `baseline` just before each or, every other time, just after.
 
@@ -230,7 +232,7 @@ def time_pairs(
     meeting the same one. Both have been called before the first round, so compilers have done and caches are warm.
 
     Returns:
-        Seconds a call of `run` and of `baseline`, one of each a round.
+        Seconds a step of `run` and of `baseline`, one of each a round; a call does `steps` of them.
     """
     repeats, call = repeats_for(run, clock)
     baseline_repeats, baseline_call = repeats_for(baseline, clock)
@@ -245,16 +247,17 @@ def time_pairs(
 
     def time_baseline() -> None:
         settle(baseline, baseline_repeats)
-        baseline_seconds.append(seconds_per_call(baseline, baseline_repeats, clock))
+        baseline_seconds.append(seconds_per_call(baseline, baseline_repeats, clock) / steps[1])
 
     def setup() -> None:
-        benchmark.stats.iterations = repeats  # the loop is inside the target, where pytest-benchmark cannot see it
+        # The loop is inside the target, where pytest-benchmark cannot see it: let its times be a step's too.
+        benchmark.stats.iterations = repeats * steps[0]
         if len(seconds) % 2 == 0:
             time_baseline()
         settle(run, repeats)
 
     def target() -> None:
-        seconds.append(seconds_per_call(run, repeats, clock))
+        seconds.append(seconds_per_call(run, repeats, clock) / steps[0])
 
     def teardown() -> None:
         if len(seconds) % 2 == 0:
@@ -311,6 +314,7 @@ def compare(
     bytes_: int | None = None,
     flops: int = 0,
     clock: Clock | None = CLOCK,
+    steps: tuple[int, int] = (1, 1),
 ) -> None:
     """Check `run`'s results, then time it against `baseline`, and put the outcome into `benchmark.extra_info`.
 
@@ -324,6 +328,7 @@ def compare(
         bytes_: the least that any implementation must move.
         flops: the least that any implementation must compute.
         clock: seconds, monotonic; None for CUDA events.
+        steps: how many steps a call of `run` and one of `baseline` do, where the row speaks of a step.
 
     Raises:
         InaccurateError: the results are outside their bound. Then nothing has been timed.
@@ -340,9 +345,10 @@ def compare(
         benchmark.pedantic(run)
         return
     baseline()
-    seconds, baseline_seconds = time_pairs(benchmark, run, baseline, profile, clock)
+    seconds, baseline_seconds = time_pairs(benchmark, run, baseline, profile, clock, steps)
     ratio, low, high, pairs = median_ratio(seconds, baseline_seconds)
     info.update(ratio=ratio, ratio_low=low, ratio_high=high, ratio_pairs=pairs, first_call_s=first_call)
+    info.update(baseline_s=median(baseline_seconds))
     if clock is None:
         info.update(host_s=median(host_seconds(run) for _ in range(MIN_PAIRS)))
     if bytes_ is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,22 @@ TITLES = {
     "adam": "The Adam step",
     "optimizers": "Optimizer steps",
     "training": "Training, an epoch",
+    "scale": "A training step as the tables grow",
+    "movielens_20m": "Training in MovieLens 20M’s shape",
     "deferred": "Deferred AdamW, a step",
     "deferred_steps": "Deferred steps on a GPU",
 }
 # What a benchmark is run under, in the order of the page.
-CONDITIONS = ("op", "stage", "classes", "batch", "width", "params")
+CONDITIONS = ("op", "stage", "classes", "rows", "batch", "width", "params")
+DEFERRED, DENSE = "native deferred", "native dense"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """A benchmark that passed its accuracy check. `ratio` is its time over the baseline's; `seconds` a call's."""
+    """A benchmark that passed its accuracy check. `ratio` is its time over the baseline's; `seconds` a call's.
+
+    `training_s`, of a whole training of `epochs` over `ratings`, and `memory_bytes` where they were measured.
+    """
 
     name: str
     group: str
@@ -44,12 +51,19 @@ class Timing:
     ratio_high: float
     ratio_pairs: int
     classes: int | None = None
+    rows: int | None = None
     batch: int | None = None
     width: int | None = None
     params: int | None = None
     bytes: int | None = None
     gb_per_s: float | None = None
     floor_fraction: float | None = None
+    baseline_s: float | None = None
+    memory_bytes: int | None = None
+    baseline_memory_bytes: int | None = None
+    training_s: float | None = None
+    ratings: int | None = None
+    epochs: int | None = None
 
     @property
     def where(self) -> str:
@@ -120,7 +134,7 @@ def condition(key: str, value: Any) -> str:
         return ""
     if key in ("op", "stage"):
         return plain(value)
-    return f"{value:,} {key}" if key in ("classes", "params") else f"{key} {value:,}"
+    return f"{value:,} {key}" if key in ("classes", "params", "rows") else f"{key} {value:,}"
 
 
 def words(timing: Timing, keys: list[str]) -> str:
@@ -190,6 +204,106 @@ def crossover_chart(benchmarks: Benchmarks) -> Chart | None:
     )
 
 
+def crossing(timings: list[Timing]) -> tuple[float, str] | None:
+    """From how many rows on deferred steps are faster than our own dense ones, and that in words; None if never.
+
+    `timings` are of one batch. Between two measured sizes the ratio is taken for a power of the rows.
+    """
+    pairs = [t for t in timings if (t.implementation, t.baseline) == (DEFERRED, DENSE)]
+    pairs.sort(key=lambda t: t.rows or 0)
+    slower = [place for place, t in enumerate(pairs) if t.ratio >= 1]
+    if not pairs or slower[-1:] == [len(pairs) - 1]:
+        return None
+    after = pairs[slower[-1] + 1] if slower else pairs[0]
+    assert after.rows
+    if not slower:
+        return after.rows, f"in the smallest tables already ({after.rows:,} rows)"
+    before = pairs[slower[-1]]
+    assert before.rows
+    share = math.log(before.ratio) / math.log(before.ratio / after.ratio)
+    rows = before.rows * (after.rows / before.rows) ** share
+    digits = 1 - math.floor(math.log10(rows))
+    return rows, f"from some {round(rows, digits):,.0f} rows on (measured at {before.rows:,} and {after.rows:,})"
+
+
+def by_batch(timings: list[Timing]) -> dict[int, list[Timing]]:
+    """Timings of each batch, the smallest first."""
+    batches = sorted({t.batch for t in timings if t.batch})
+    return {batch: [t for t in timings if t.batch == batch] for batch in batches}
+
+
+def scale_words(timings: list[Timing]) -> str:
+    """Where deferred steps begin to pay, and what they bring in the largest tables, batch by batch."""
+    said = []
+    for batch, own in by_batch(timings).items():
+        found = crossing(own)
+        where = f"are faster than our own dense ones {found[1]}" if found else "are not faster than our own dense ones"
+        text = f"At batch {batch:,} deferred steps {where}"
+        largest = max(t.rows or 0 for t in own)
+        ratios = [
+            f"{numbers.times(t.ratio)} {numbers.times_interval(t.ratio_low, t.ratio_high)} the time of {t.baseline}"
+            for t in own
+            if t.implementation == DEFERRED and t.rows == largest
+        ]
+        said.append(f"{text}; at {largest:,} rows they take {' and '.join(ratios)}." if ratios else f"{text}.")
+    return " ".join(said)
+
+
+def step_times(timings: list[Timing]) -> pd.DataFrame:
+    """Microseconds a step as charts draw them, a row an implementation, batch and rows.
+
+    The interval is that of the ratio, in the baseline's time; a baseline has none.
+    """
+    found: dict[tuple[str, int, int], tuple[float, float, float]] = {}
+    # What was measured against eager comes first: one yardstick for all lines.
+    ours = sorted(timings, key=lambda t: t.baseline == DENSE)
+    for timing, is_baseline in [*((t, False) for t in ours), *((t, True) for t in ours)]:
+        if timing.rows and timing.batch and (theirs := timing.baseline_s):
+            name = plain(timing.baseline if is_baseline else timing.implementation)
+            times = (timing.seconds, timing.ratio_low * theirs, timing.ratio_high * theirs)
+            found.setdefault((name, timing.batch, timing.rows), (theirs, math.nan, math.nan) if is_baseline else times)
+    rows = [(*key, *(1e6 * value for value in values)) for key, values in sorted(found.items())]
+    return pd.DataFrame(rows, columns=["implementation", "batch", "rows", "µs a step", "95 % from", "to"])
+
+
+def scale_chart(timings: list[Timing]) -> Chart | None:
+    """Time of a step against the rows of the tables, a line an implementation, a panel a batch."""
+    times = step_times(timings)
+    if times.empty:
+        return None
+    marks = {batch: found[0] for batch, own in by_batch(timings).items() if (found := crossing(own))}
+    text = scale_words(timings)
+    return charts.chart(
+        "scale",
+        "Time of a training step against the rows of the tables",
+        text,
+        f"{text} Eager is PyTorch with fused AdamW. In a deferred step is its share of the flush that ends an epoch of "
+        "1,000. Bars: 95 % intervals of the ratio, in the baseline’s time.",
+        times.astype(object),
+        lambda figure, wide: charts.scale(figure, times, marks, wide),
+        lambda wide: 420 if wide else 120 + 290 * times["batch"].nunique(),
+    )
+
+
+def training_words(timings: list[Timing]) -> str:
+    """Time and memory of whole trainings."""
+    said = []
+    for t in timings:
+        if not (t.training_s and t.epochs and t.ratings and t.memory_bytes and t.params):
+            continue
+        text = (
+            f"{plain(t.implementation)}, batch {t.batch:,}: {t.epochs} epochs of {t.ratings:,} ratings over "
+            f"{t.params:,} parameters took {numbers.seconds(t.training_s)}, once, in a process of its own. Above "
+            f"ratings and libraries its memory peaked at {numbers.size(t.memory_bytes)}, "
+            f"{t.memory_bytes / t.params:.0f} bytes a parameter, the {numbers.size(8 * t.ratings)} of an epoch’s order "
+            "included"
+        )
+        if t.baseline_memory_bytes:
+            text += f"; that of {plain(t.baseline)} at {numbers.size(t.baseline_memory_bytes)}"
+        said.append(f"{text}.")
+    return " ".join(said)
+
+
 def drawn(timings: list[Timing], keys: list[str]) -> pd.DataFrame:
     """Timings as charts draw them: in the page's words, `where` saying under which of the conditions `keys`."""
     rows = [
@@ -214,6 +328,13 @@ def table(timings: list[Timing], keys: list[str]) -> pd.DataFrame:
 def varying(timings: list[Timing]) -> list[str]:
     """The conditions in which timings differ."""
     return [key for key in CONDITIONS if len({getattr(t, key) for t in timings}) > 1]
+
+
+def group_chart(group: str, timings: list[Timing], benchmarks: Benchmarks) -> Chart | None:
+    """What shows a group best."""
+    if group == "lookup":
+        return crossover_chart(benchmarks)
+    return scale_chart(timings) if group == "scale" else ratio_chart(group, timings)
 
 
 def ratio_chart(group: str, timings: list[Timing]) -> Chart:
@@ -249,7 +370,8 @@ def context(benchmarks: Benchmarks) -> dict[str, Any]:
         "groups": [
             {
                 "title": TITLES.get(group, plain(group)),
-                "chart": crossover_chart(benchmarks) if group == "lookup" else ratio_chart(group, timings),
+                "chart": group_chart(group, timings, benchmarks),
+                "trainings": training_words(timings),
                 "conditions": varying(timings),
                 "baselines": baselines(timings),
                 "timings": timings,

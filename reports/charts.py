@@ -333,6 +333,32 @@ def crossover(figure: Figure, timings: pd.DataFrame, wide: bool) -> None:
     legend_above(figure, grid[0, 0], "outside upper left", 2 if wide else 1)
 
 
+def scale(figure: Figure, times: pd.DataFrame, marks: dict[int, float], wide: bool) -> None:
+    """`µs a step` against `rows`, a line an `implementation`, a panel a `batch`, with the crossovers in `marks`."""
+    panels = {batch: times[times["batch"] == batch] for batch in sorted(times["batch"].unique().tolist())}
+    shape = (1, len(panels)) if wide else (len(panels), 1)
+    grid = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
+    colors = palette(sorted(times["implementation"].unique()))
+    look: Any = {"x": "rows", "y": "µs a step", "hue": "implementation", "style": "implementation", "palette": colors}
+    look |= {"hue_order": list(colors), "style_order": list(colors), "markers": True, "errorbar": None}
+    for axes, (batch, panel) in zip(grid.flat, panels.items(), strict=True):
+        axes.set(xscale="log", yscale="log")
+        sns.lineplot(panel, **look, linewidth=1.8, legend=axes is grid[0, 0] and "full", ax=axes)
+        edges = panel["rows"], panel["95 % from"], panel["to"]
+        axes.vlines(*edges, [colors[name] for name in panel["implementation"]], linewidth=1.2)
+        if batch in marks:
+            axes.axvline(marks[batch], color=SOFT, linewidth=1, linestyle=":")
+            place: Any = {"xytext": (4, -2), "textcoords": "offset points", "xycoords": axes.get_xaxis_transform()}
+            axes.annotate("deferred faster →", (marks[batch], 1), **place, va="top", color=SOFT, fontsize=11)
+        axes.set(title=f"batch {batch:,}", xlabel="", ylabel="")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            axis.set_minor_locator(NullLocator())
+    figure.supxlabel("rows of all tables together", fontsize=12)
+    figure.supylabel("microseconds a step", fontsize=12)
+    legend_above(figure, grid[0, 0], "outside upper left", 3 if wide else 1)
+
+
 def ratios(figure: Figure, timings: pd.DataFrame, label: str) -> None:
     """Ratios with intervals on a logarithmic axis, a row an `implementation`, a panel for each of `where`."""
     panels = dict(list(timings.groupby("where", sort=False)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import test_adam, test_dot_bias, test_lookup, test_optimizers, test_training
+from bench import test_adam, test_dot_bias, test_lookup, test_optimizers, training
 from bench.eager import ITEMS, USERS, WIDTH
 from bench.harness import DEVICE, InaccurateError, check_accuracy
 
@@ -124,13 +124,15 @@ def test_an_optimizer_that_forgets_its_state_is_refused(monkeypatch):
         check_accuracy(test_optimizers.accuracy(case, tables, grads))
 
 
-def test_a_native_epoch_is_as_near_the_float64_trajectory_as_eager():
-    check_accuracy(test_training.accuracy("native", 64, test_training.drawn_ratings(640)))
+# In the hundredth step folding begins: 200 steps see it.
+@pytest.mark.parametrize("implementation", training.MODES)
+def test_a_native_epoch_is_as_near_the_float64_trajectory_as_eager(implementation):
+    check_accuracy(training.accuracy(implementation, 16, training.drawn_ratings(3200)))
 
 
 @pytest.mark.parametrize("slip", [{"beta2": 0.999}, {"weight_decay": 0.0}, {"eps": 1e-3}])
 def test_an_epoch_with_another_constant_is_refused(monkeypatch, slip):
-    right = test_training.Trainer
-    monkeypatch.setattr(test_training, "Trainer", lambda *args, **kwargs: right(*args, **(kwargs | slip)))
+    right = training.Trainer
+    monkeypatch.setattr(training, "Trainer", lambda *args, **kwargs: right(*args, **(kwargs | slip)))
     with pytest.raises(InaccurateError):
-        check_accuracy(test_training.accuracy("native", 64, test_training.drawn_ratings(640)))
+        check_accuracy(training.accuracy("native", 64, training.drawn_ratings(640)))

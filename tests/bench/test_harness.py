@@ -72,6 +72,13 @@ def test_the_ratio_is_a_call_against_a_call_however_long_the_loops(ours, theirs)
     assert info["ratio"] == pytest.approx(ours / theirs)
 
 
+def test_where_calls_do_several_steps_times_and_ratio_are_a_steps():
+    benchmark = compared(0.2, 0.3, steps=(100, 10))
+    assert benchmark.extra_info["ratio"] == pytest.approx(2e-3 / 3e-2)
+    assert benchmark.extra_info["baseline_s"] == pytest.approx(3e-2)
+    assert benchmark.stats.iterations == 100  # pytest-benchmark divides by it
+
+
 def test_a_drifting_machine_does_not_move_the_ratio():
     machine, benchmark = Machine(), Benchmark()
     slowness = iter(range(1, 10**6))

@@ -96,4 +96,77 @@ def test_groups_come_in_order_and_unknown_ones_last(read):
     raw = made_up_benchmarks()
     raw["benchmarks"][0]["group"] = "new_group"
     titles = [group["title"] for group in benchmarks.context(read(raw))["groups"]]
-    assert titles == ["One-hot product against lookup", "Embedding-dot-bias", "The Adam step", "new group"]
+    assert titles == [
+        "One-hot product against lookup",
+        "Embedding-dot-bias",
+        "The Adam step",
+        "A training step as the tables grow",
+        "Training in MovieLens 20M’s shape",
+        "new group",
+    ]
+
+
+def scaled(read, change=lambda info: None):
+    """The timings of the made-up tables that grow, after `change(extra_info)`."""
+    raw = made_up_benchmarks()
+    for row in raw["benchmarks"]:
+        change(row["extra_info"])
+    return [t for t in read(raw).timings if t.group == "scale"]
+
+
+def slower_below(rows):
+    def change(info):
+        if info["baseline"] == "native dense":
+            info["ratio"] = 2.0 if info["rows"] < rows else 0.5
+
+    return change
+
+
+def test_deferred_steps_pay_from_where_the_ratio_to_our_own_dense_ones_crosses_one(read):
+    # 1.15 at 2,627 rows, 0.2 at 26,000: log 1.15 / log(1.15 / 0.2) of the way, in powers of ten.
+    rows, text = benchmarks.crossing(scaled(read))
+    assert rows == pytest.approx(2_627 * (26_000 / 2_627) ** 0.0812, rel=1e-3)
+    assert text == "from some 3,200 rows on (measured at 2,627 and 26,000)"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (0, "are faster than our own dense ones in the smallest tables already (2,627 rows)"),
+        (100_000, "are faster than our own dense ones from some 65,000 rows on (measured at 26,000 and 165,000)"),
+        (10**9, "are not faster than our own dense ones; at 165,000 rows they take"),
+    ],
+)
+def test_where_deferred_steps_pay_is_said_at_either_end_too(read, rows, said):
+    assert f"At batch 1,024 deferred steps {said}" in benchmarks.scale_words(scaled(read, slower_below(rows)))
+
+
+def test_a_ratio_that_comes_back_above_one_crosses_where_it_falls_for_good(read):
+    def change(info):
+        if info["baseline"] == "native dense":
+            info["ratio"] = {2_627: 0.9, 26_000: 1.1, 165_000: 0.5}[info["rows"]]
+
+    assert 26_000 < benchmarks.crossing(scaled(read, change))[0] < 165_000
+
+
+def test_every_size_has_a_time_for_every_implementation_and_the_ratios_interval(read):
+    times = benchmarks.step_times(scaled(read)).set_index(["implementation", "rows"])
+    assert len(times) == 9
+    eager, deferred = times.loc[("eager", 26_000)], times.loc[("native deferred", 26_000)]
+    assert eager["µs a step"] == pytest.approx(6_200)
+    assert eager[["95 % from", "to"]].isna().all()
+    assert list(deferred[["µs a step", "95 % from", "to"]]) == pytest.approx([600, 0.93 * 600, 1.06 * 600])
+
+
+def test_without_eager_the_dense_steps_still_have_their_line(read):
+    times = benchmarks.step_times([t for t in scaled(read) if t.baseline == "native dense"])
+    assert set(times["implementation"]) == {"native dense", "native deferred"}
+
+
+def test_a_whole_training_has_its_time_and_memory_on_the_page(everything):
+    page = everything["benchmarks.html"]
+    assert (
+        "5 epochs of 20,000,000 ratings over 6,765,000 parameters took 1 min 4 s, once, in a process of its own. "
+        "Above ratings and libraries its memory peaked at 260 MB, 38 bytes a parameter, the 160 MB of an epoch’s order "
+        "included; that of eager at 295 MB."
+    ) in page

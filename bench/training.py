@@ -1,0 +1,141 @@
+"""The lesson's model trained on drawn ratings, by eager PyTorch and by the native trainer: the same steps for all.
+
+Eager is what one would write after the lesson, made quick: nn.Embedding, batches by index, no DataLoader, fused AdamW.
+What is native is `kernels.trainer.Trainer`, its checks and copies included; both include the shuffle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from bench.eager import ITEMS, USERS, Y_RANGE, EmbeddingDotBias, popular
+from bench.harness import Check
+from kernels.adam import FASTAI
+from kernels.trainer import Mode, Trainer
+from lesson.schedules import Schedule, constant
+
+LR, WD = 5e-3, 0.1
+CALLS = 200  # more than any profile times: the native trainer wants the rates of all
+MODES: dict[str, Mode | None] = {"native": None, "native dense": "dense", "native deferred": "virtual"}
+
+Tables = tuple[int, int]  # users, items
+Ratings = tuple[Tensor, Tensor, Tensor]  # users, items, stars
+MOVIELENS: Tables = (USERS, ITEMS)
+
+
+def drawn_ratings(rows: int, tables: Tables = MOVIELENS) -> Ratings:
+    """Users and items int64[rows], both of Zipf popularity, and ratings float32[rows] from 1 to 5."""
+    generator = torch.Generator().manual_seed(0)
+    users, items = (popular(table, rows, generator) for table in tables)
+    quality = torch.randn(tables[1], generator=generator)
+    stars = 3.5 + 0.6 * quality[items] + 0.9 * torch.randn(rows, generator=generator)
+    return users, items, stars.round().clamp(1, 5)
+
+
+def training(
+    implementation: str,
+    batch: int,
+    schedule: Schedule,
+    tables: Tables = MOVIELENS,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[list[Tensor], Callable[[Ratings], object]]:
+    """A fresh model's four tables, and the call that trains them for one epoch over ratings.
+
+    The same initialization, the same order, the same constants for every implementation and dtype.
+
+    Args:
+        implementation: "eager", or one of `MODES`.
+        batch: ratings a step.
+        schedule: a rate and a momentum for each step that there may be, as the native trainer knows them beforehand.
+        tables: how many users and items there are.
+        dtype: of the tables.
+    """
+    torch.manual_seed(0)
+    model = EmbeddingDotBias(*tables)
+    for param in model.parameters():
+        torch.nn.init.normal_(param, std=0.01)
+    model.to(dtype)
+    parameters = list(model.parameters())
+    order = torch.Generator().manual_seed(0)
+
+    if implementation == "eager":
+        optimizer = torch.optim.AdamW(
+            parameters, LR, (FASTAI.beta1, FASTAI.beta2), FASTAI.eps, weight_decay=WD, fused=True
+        )
+        steps = iter(zip(*(rates.tolist() for rates in schedule), strict=True))
+
+        def eager_epoch(ratings: Ratings) -> None:
+            users, items, stars = ratings[0], ratings[1], ratings[2].to(dtype)
+            group = optimizer.param_groups[0]
+            # Where the schedule ends before the epoch, that is the end.
+            for rows, (lr, beta1) in zip(torch.randperm(len(stars), generator=order).split(batch), steps, strict=False):
+                group["lr"], group["betas"] = lr, (beta1, FASTAI.beta2)
+                loss = mse_loss(model(users[rows], items[rows]), stars[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+        return parameters, eager_epoch
+
+    trainer = Trainer(
+        *(table.detach().squeeze(1) if table.shape[1] == 1 else table for table in parameters),
+        lr=schedule.lr,
+        momentum=schedule.momentum,
+        beta2=FASTAI.beta2,
+        eps=FASTAI.eps,
+        weight_decay=WD,
+        y_range=Y_RANGE,
+        mode=MODES[implementation],
+    )
+
+    def native_epoch(ratings: Ratings) -> None:
+        users, items, stars = ratings[0], ratings[1], ratings[2].to(dtype)
+        trainer.epoch(users, items, stars, torch.randperm(len(stars), generator=order), batch)
+
+    return list(trainer.weights()), native_epoch
+
+
+def accuracy(implementation: str, batch: int, ratings: Ratings) -> dict[str, Check]:
+    """Hold one epoch's parameters against the float64 trajectory: no farther from it than 1.5 times eager float32.
+
+    In MovieLens 100k's tables. Rounding grows along a trajectory, so that a bound by element would say nothing.
+    """
+
+    def trained(name: str, dtype: torch.dtype) -> Tensor:
+        schedule = constant(-(-len(ratings[2]) // batch), LR, FASTAI.beta1)
+        parameters, epoch = training(name, batch, schedule, dtype=dtype)
+        epoch(ratings)
+        return torch.cat([table.detach().double().flatten() for table in parameters])
+
+    exact = trained("eager", torch.float64)
+    size = exact.norm()
+    distance = (trained(implementation, torch.float32) - exact).norm() / size
+    allowed = 1.5 * (trained("eager", torch.float32) - exact).norm() / size
+    return {"distance from the float64 trajectory": Check(distance, torch.zeros_like(allowed), allowed)}
+
+
+@cache
+def small_accuracy(implementation: str) -> dict[str, Check]:
+    """`accuracy` after 300 steps of 64, for what is timed in larger tables: folding begins after 100 steps."""
+    return accuracy(implementation, 64, drawn_ratings(300 * 64))
+
+
+def warm_epoch(implementation: str, batch: int, tables: Tables, steps: int) -> partial[object]:
+    """An epoch of so many steps; where steps are deferred, of a model that has seen every row and folds."""
+    warm = every_row(tables, least=150 * batch)
+    schedule = constant(CALLS * steps + -(-len(warm[2]) // batch), LR, FASTAI.beta1)
+    epoch = training(implementation, batch, schedule, tables)[1]
+    if implementation == "native deferred":
+        epoch(warm)
+    return partial(epoch, drawn_ratings(steps * batch, tables))
+
+
+def every_row(tables: Tables, least: int) -> Ratings:
+    """Ratings, at least so many, in which every user and item has one."""
+    n = torch.arange(max(*tables, least))
+    return n % tables[0], n % tables[1], (1 + n % 5).float()
