@@ -250,8 +250,7 @@ def time_pairs(
         baseline_seconds.append(seconds_per_call(baseline, baseline_repeats, clock) / steps[1])
 
     def setup() -> None:
-        # The loop is inside the target, where pytest-benchmark cannot see it: let its times be a step's too.
-        benchmark.stats.iterations = repeats * steps[0]
+        benchmark.stats.iterations = repeats * steps[0]  # the loop is inside the target, where pytest-benchmark is blind
         if len(seconds) % 2 == 0:
             time_baseline()
         settle(run, repeats)
@@ -348,7 +347,7 @@ def compare(
     seconds, baseline_seconds = time_pairs(benchmark, run, baseline, profile, clock, steps)
     ratio, low, high, pairs = median_ratio(seconds, baseline_seconds)
     info.update(ratio=ratio, ratio_low=low, ratio_high=high, ratio_pairs=pairs, first_call_s=first_call)
-    info.update(baseline_s=median(baseline_seconds))
+    info.update(baseline_s=median(baseline_seconds), steps=steps[0])
     if clock is None:
         info.update(host_s=median(host_seconds(run) for _ in range(MIN_PAIRS)))
     if bytes_ is not None:

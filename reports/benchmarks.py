@@ -36,7 +36,7 @@ DEFERRED, DENSE = "native deferred", "native dense"
 class Timing:
     """A benchmark that passed its accuracy check. `ratio` is its time over the baseline's; `seconds` a call's.
 
-    `training_s`, of a whole training of `epochs` over `ratings`, and `memory_bytes` where they were measured.
+    Of a call of several `steps` they are a step's. `training_s` is that of a whole training of `epochs` over `ratings`.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Timing:
     bytes: int | None = None
     gb_per_s: float | None = None
     floor_fraction: float | None = None
+    steps: int | None = None
     baseline_s: float | None = None
     memory_bytes: int | None = None
     baseline_memory_bytes: int | None = None
@@ -271,14 +272,15 @@ def scale_chart(timings: list[Timing]) -> Chart | None:
     times = step_times(timings)
     if times.empty:
         return None
+    epochs = span(sorted({t.steps for t in timings if t.implementation == DEFERRED and t.steps}))
     marks = {batch: found[0] for batch, own in by_batch(timings).items() if (found := crossing(own))}
     text = scale_words(timings)
     return charts.chart(
         "scale",
         "Time of a training step against the rows of the tables",
         text,
-        f"{text} Eager is PyTorch with fused AdamW. In a deferred step is its share of the flush that ends an epoch of "
-        "1,000. Bars: 95 % intervals of the ratio, in the baseline’s time.",
+        f"{text} Eager is PyTorch with fused AdamW. In a deferred step is its share of the flush that ends an epoch, "
+        f"here of {epochs} steps. Bars: 95 % intervals of the ratio, in the baseline’s time.",
         times.astype(object),
         lambda figure, wide: charts.scale(figure, times, marks, wide),
         lambda wide: 420 if wide else 120 + 290 * times["batch"].nunique(),
@@ -292,14 +294,14 @@ def training_words(timings: list[Timing]) -> str:
         if not (t.training_s and t.epochs and t.ratings and t.memory_bytes and t.params):
             continue
         text = (
-            f"{plain(t.implementation)}, batch {t.batch:,}: {t.epochs} epochs of {t.ratings:,} ratings over "
+            f"Batch {t.batch:,}, {plain(t.implementation)}: {t.epochs} epochs of {t.ratings:,} ratings over "
             f"{t.params:,} parameters took {numbers.seconds(t.training_s)}, once, in a process of its own. Above "
             f"ratings and libraries its memory peaked at {numbers.size(t.memory_bytes)}, "
             f"{t.memory_bytes / t.params:.0f} bytes a parameter, the {numbers.size(8 * t.ratings)} of an epoch’s order "
             "included"
         )
         if t.baseline_memory_bytes:
-            text += f"; that of {plain(t.baseline)} at {numbers.size(t.baseline_memory_bytes)}"
+            text += f"; that of {plain(t.baseline)}, after its first steps, at {numbers.size(t.baseline_memory_bytes)}"
         said.append(f"{text}.")
     return " ".join(said)
 
@@ -386,4 +388,4 @@ def context(benchmarks: Benchmarks) -> dict[str, Any]:
 
 def span(values: list[int]) -> str:
     """The ends of sorted whole numbers: 15 or 6–15."""
-    return "" if not values else f"{values[0]}" if values[0] == values[-1] else f"{values[0]}–{values[-1]}"
+    return "–".join(f"{end:,}" for end in dict.fromkeys(values[:1] + values[-1:]))

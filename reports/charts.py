@@ -343,7 +343,7 @@ def scale(figure: Figure, times: pd.DataFrame, marks: dict[int, float], wide: bo
     look |= {"hue_order": list(colors), "style_order": list(colors), "markers": True, "errorbar": None}
     for axes, (batch, panel) in zip(grid.flat, panels.items(), strict=True):
         axes.set(xscale="log", yscale="log")
-        sns.lineplot(panel, **look, linewidth=1.8, legend=axes is grid[0, 0] and "full", ax=axes)
+        sns.lineplot(panel, **look, linewidth=1.8, markersize=7, legend=axes is grid[0, 0] and "full", ax=axes)
         edges = panel["rows"], panel["95 % from"], panel["to"]
         axes.vlines(*edges, [colors[name] for name in panel["implementation"]], linewidth=1.2)
         if batch in marks:

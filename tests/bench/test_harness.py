@@ -76,6 +76,7 @@ def test_where_calls_do_several_steps_times_and_ratio_are_a_steps():
     benchmark = compared(0.2, 0.3, steps=(100, 10))
     assert benchmark.extra_info["ratio"] == pytest.approx(2e-3 / 3e-2)
     assert benchmark.extra_info["baseline_s"] == pytest.approx(3e-2)
+    assert benchmark.extra_info["steps"] == 100
     assert benchmark.stats.iterations == 100  # pytest-benchmark divides by it
 
 
