@@ -1,5 +1,7 @@
 """The benchmarks' page: what it concludes, and what it does not show."""
 
+from dataclasses import replace
+
 import pytest
 
 from reports import benchmarks
@@ -156,6 +158,13 @@ def test_every_size_has_a_time_for_every_implementation_and_the_ratios_interval(
     assert eager["µs a step"] == pytest.approx(6_200)
     assert eager[["95 % from", "to"]].isna().all()
     assert list(deferred[["µs a step", "95 % from", "to"]]) == pytest.approx([600, 0.93 * 600, 1.06 * 600])
+
+
+def test_the_time_of_a_line_is_the_one_measured_beside_eager(read):
+    timings = scaled(read)
+    timings = [replace(t, seconds=9.9) if t.baseline == "native dense" else t for t in timings]
+    assert benchmarks.step_times(timings)["µs a step"].max() < 9e6
+    assert benchmarks.step_times(timings[::-1])["µs a step"].max() < 9e6
 
 
 def test_without_eager_the_dense_steps_still_have_their_line(read):
