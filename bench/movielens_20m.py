@@ -53,7 +53,7 @@ def train(implementation: str, batch: int) -> dict[str, float]:
     peak = memory()["HWM"]
     users, items, stars = (column[RATINGS:] for column in ratings)
     with torch.no_grad():
-        scores = embedding_dot_bias(users, items, *(table.squeeze() for table in tables), Y_RANGE)
+        scores = embedding_dot_bias(users, items, *(table.squeeze() for table in tables()), Y_RANGE)
     return {
         "seconds": seconds,
         "steps": len(schedule.lr),

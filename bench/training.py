@@ -6,7 +6,7 @@ What is native is `kernels.trainer.Trainer`, its checks and copies included; bot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import torch
@@ -43,8 +43,8 @@ def training(
     schedule: Schedule,
     tables: Tables = MOVIELENS,
     dtype: torch.dtype = torch.float32,
-) -> tuple[list[Tensor], Callable[[Ratings], object]]:
-    """A fresh model's four tables, and the call that trains them for one epoch over ratings.
+) -> tuple[Callable[[], Sequence[Tensor]], Callable[[Ratings], object]]:
+    """A fresh model: the call that reads its four tables, and the one that trains them for one epoch over ratings.
 
     The same initialization, the same order, the same constants for every implementation and dtype.
 
@@ -80,7 +80,7 @@ def training(
                 loss.backward()
                 optimizer.step()
 
-        return parameters, eager_epoch
+        return lambda: parameters, eager_epoch
 
     trainer = Trainer(
         *(table.detach().squeeze(1) if table.shape[1] == 1 else table for table in parameters),
@@ -97,7 +97,7 @@ def training(
         users, items, stars = ratings[0], ratings[1], ratings[2].to(dtype)
         trainer.epoch(users, items, stars, torch.randperm(len(stars), generator=order), batch)
 
-    return list(trainer.weights()), native_epoch
+    return trainer.weights, native_epoch
 
 
 def accuracy(implementation: str, batch: int, ratings: Ratings) -> dict[str, Check]:
@@ -108,9 +108,9 @@ def accuracy(implementation: str, batch: int, ratings: Ratings) -> dict[str, Che
 
     def trained(name: str, dtype: torch.dtype) -> Tensor:
         schedule = constant(-(-len(ratings[2]) // batch), LR, FASTAI.beta1)
-        parameters, epoch = training(name, batch, schedule, dtype=dtype)
+        tables, epoch = training(name, batch, schedule, dtype=dtype)
         epoch(ratings)
-        return torch.cat([table.detach().double().flatten() for table in parameters])
+        return torch.cat([table.detach().double().flatten() for table in tables()])
 
     exact = trained("eager", torch.float64)
     size = exact.norm()

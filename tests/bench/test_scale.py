@@ -55,7 +55,7 @@ def test_eager_stops_where_its_schedule_ends():
     epoch(ratings)
     long, epoch = training.training("eager", 10, training.constant(10, training.LR), (9, 5))
     epoch(ratings)
-    assert not torch.equal(short[0], long[0])
+    assert not torch.equal(short()[0], long()[0])
     with pytest.raises(ValueError, match="an epoch of 10 steps"):
         training.training("native", 10, training.constant(3, training.LR), (9, 5))[1](ratings)
 
