@@ -27,21 +27,19 @@ from ..trainer.native import (
     RMSPROP,
     SCALE,
     SGD,
-    add_step,
     compiled,
-    fold,
     rounded,
 )  # fmt: skip
+from .quadrature import FACTORS, KEPT, MEANS, fold, new_work
 
 __all__ = [
     "ADAM", "BETA1", "BETA2", "DENSE", "EARLY", "EPS", "FOLD", "KEEP", "L2", "MOMENTUM", "RATE", "REPLAY", "REST1",
-    "REST2", "RMSPROP", "SCALE", "SGD", "add_step", "catch_up", "catch_up_range", "step_rows",
+    "REST2", "RMSPROP", "SCALE", "SGD", "catch_up", "catch_up_range", "step_rows",
 ]  # fmt: skip
 
 # How missed steps are made up for: DENSE runs them all; REPLAY too, but rows without a gradient ever only decay, to
 # the same bits; EARLY replays, but folds the decay of such rows; FOLD folds all.
 DENSE, REPLAY, EARLY, FOLD = range(4)
-BLOCK = 256  # rows folded at a time when a whole table is
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
@@ -133,9 +131,17 @@ def _apply_map(w: Any, m: Any, r: int, kind: int, a: Any, b: Any, c: Any, d: Any
 
 
 @compiled
-def _apply_fold(w: Any, m: Any, v: Any, r: int, folded: Any) -> None:
-    keep, beta1, beta2 = folded[0], folded[1], folded[2]
-    a, b, c, d = folded[3], folded[4], folded[5], folded[6]
+def _apply_fold(w: Any, m: Any, v: Any, r: int, f: Any, points: int) -> None:
+    """See `quadrature.fold`."""
+    keep, beta1, beta2 = f[0], f[1], f[2]
+    if points > 2:
+        a, b, c, d = f[7], f[8], f[9], f[10]
+        for k in range(w.shape[1]):
+            square = v[r, k]
+            root = np.sqrt(square)
+            w[r, k] = w[r, k] * keep - m[r, k] * (a * root + b) / (square + c * root + d)
+        keep = type(keep)(1)
+    a, b, c, d = f[3], f[4], f[5], f[6]
     for k in range(w.shape[1]):
         mean, square = m[r, k], v[r, k]
         root = np.sqrt(square)
@@ -145,54 +151,52 @@ def _apply_fold(w: Any, m: Any, v: Any, r: int, folded: Any) -> None:
 
 
 @compiled
+def _new_work(plan: Any, first: int, t: int, exact: Any, like: Any) -> Any:
+    """For starts z ≥ first, in row z − first: the maps of SGD; the factors that fold, and whether they are known yet."""
+    starts = t - first + 1
+    maps = _linear_maps(first if plan[0] <= MOMENTUM else t, t, exact, like)
+    return maps, np.empty((starts, FACTORS), like.dtype), np.zeros(starts, np.uint8), new_work()
+
+
+@compiled
 def _catch_up(
-    planes: Any, rows: Any, n: int, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any, maps: Any,
+    planes: Any, rows: Any, n: int, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any,
     first: int, work: Any,
 ) -> None:  # fmt: skip
     w, m, v = planes
-    kind, mode = plan
+    kind, mode, points = plan
     steps, exact, squares = constants
-    todo, starts, wide, folded = work
-    late = 0
+    maps, folded, known, scratch = work
     for q in range(n):
         r = rows[q]
         z = last[r]
         if z >= t:  # up to date, or a second time in `rows`
             continue
         last[r] = t
+        p = z - first
         if mode == FOLD and kind <= MOMENTUM:
-            p = z - first
             _apply_map(w, m, r, kind, maps[p, 0], maps[p, 1], maps[p, 2], maps[p, 3])
         elif mode == DENSE or (mode != FOLD and touched[r]):
             _replay_row(planes, r, z, t, kind, steps)
         elif mode == REPLAY:
             _decay_row(w, r, z, t, steps)
-        elif touched[r] == 0:
-            wide[0, 0] = folds[0, t] / folds[0, z]
-            if wide[0, 0] != 1:
-                folded[late, 0] = wide[0, 0]
-                keep = folded[late, 0]
-                for k in range(w.shape[1]):
-                    w[r, k] *= keep
-        elif kind == RMSPROP:
-            folded[late, 0] = folds[0, t] / folds[0, z]
-            folded[late, 1] = squares[t - z]
-            keep, beta2 = folded[late, 0], folded[late, 1]
-            for k in range(w.shape[1]):
-                w[r, k] *= keep
-                v[r, k] *= beta2
         else:
-            todo[late] = r
-            starts[late] = z
-            late += 1
-    fold(starts, late, t, folds, squares, kind, exact[t, EPS], wide, folded)
-    for q in range(late):
-        _apply_fold(w, m, v, todo[q], folded[q])
-
-
-@compiled
-def _scratch(n: int, like: Any) -> Any:
-    return np.empty(n, np.int64), np.empty(n, np.int64), np.empty((n, 7)), np.empty((n, 7), like.dtype)
+            f = folded[p]
+            if known[p] == 0:
+                known[p] = 1
+                f[0], f[1], f[2] = folds[KEPT, t] / folds[KEPT, z], folds[MEANS, z], squares[t - z]
+                if mode == FOLD and kind == ADAM:
+                    fold(folds, z, t, points, exact[t, EPS], scratch, f)
+            if touched[r] and kind == ADAM:
+                _apply_fold(w, m, v, r, f, points)
+            else:
+                keep, beta2 = f[0], f[2]
+                if keep != 1:
+                    for k in range(w.shape[1]):
+                        w[r, k] *= keep
+                if touched[r]:
+                    for k in range(w.shape[1]):
+                        v[r, k] *= beta2
 
 
 @compiled
@@ -205,9 +209,9 @@ def catch_up(planes: Any, rows: Any, last: Any, touched: Any, t: int, plan: Any,
         last: int32[table's rows].
         touched: uint8[table's rows].
         t: steps since the last flush.
-        plan: the kind of step; DENSE, REPLAY, EARLY or FOLD.
+        plan: the kind of step; DENSE, REPLAY, EARLY or FOLD; Gauss points.
         constants: of step t in row t, in the planes' dtype and in float64; powers of BETA2.
-        folds: see `..trainer.native.add_step`.
+        folds: see `quadrature.add_step`.
     """
     n = rows.shape[0]
     first = t
@@ -217,10 +221,8 @@ def catch_up(planes: Any, rows: Any, last: Any, touched: Any, t: int, plan: Any,
         first = min(first, last[rows[q]])
     if first == t:
         return
-    maps = _linear_maps(first if plan[0] <= MOMENTUM else t, t, constants[1], planes[0])
-    _catch_up(
-        planes, rows, n, last, touched, t, plan, constants, folds, maps, first, _scratch(n, planes[0])
-    )  # fmt: skip
+    work = _new_work(plan, first, t, constants[1], planes[0])
+    _catch_up(planes, rows, n, last, touched, t, plan, constants, folds, first, work)
 
 
 @compiled
@@ -228,11 +230,5 @@ def catch_up_range(
     planes: Any, begin: int, end: int, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any
 ) -> None:
     """Bring the rows begin … end − 1 to the state after step t."""
-    maps = _linear_maps(0 if plan[0] <= MOMENTUM else t, t, constants[1], planes[0])
-    work = _scratch(BLOCK, planes[0])
-    rows = np.empty(BLOCK, np.int64)
-    for low in range(begin, end, BLOCK):
-        n = min(BLOCK, end - low)
-        for q in range(n):
-            rows[q] = low + q
-        _catch_up(planes, rows, n, last, touched, t, plan, constants, folds, maps, 0, work)
+    work = _new_work(plan, 0, t, constants[1], planes[0])
+    _catch_up(planes, np.arange(begin, end), end - begin, last, touched, t, plan, constants, folds, 0, work)

@@ -23,8 +23,8 @@ class _Deferred(torch.optim.Optimizer):
 
     _dense_step: ClassVar[Callable[[Any], Any]]  # torch's, without its hooks and timers: those are on our own
 
-    def __init__(self, mode: Mode, *args: Any, **kwargs: Any) -> None:
-        self._mode = mode
+    def __init__(self, mode: Mode, backend: str | None, *args: Any, **kwargs: Any) -> None:
+        self._mode, self._backend = mode, backend
         super().__init__(*args, **kwargs)
 
     def _rule(self, group: dict[str, Any], step: int) -> tuple[int, np.ndarray]:
@@ -41,8 +41,9 @@ class _Deferred(torch.optim.Optimizer):
         }[kind]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; a group may have its own `mode`."""
+        """As torch's; a group may have its own `mode` and `backend`."""
         mode = param_group.setdefault("mode", self._mode)
+        param_group.setdefault("backend", self._backend)
         if mode not in get_args(Mode):
             raise ValueError(f"{mode=}: there are {', '.join(get_args(Mode))}")
         super().add_param_group(param_group)
@@ -94,7 +95,7 @@ class _Deferred(torch.optim.Optimizer):
                 table.flush()
             if kind in (native.RMSPROP, native.ADAM):
                 state.setdefault("step", torch.zeros(()))
-            table = param.table = Table(param, state, kind, self._plane_names(kind))
+            table = param.table = Table(param, state, kind, self._plane_names(kind), group["backend"])
         step = table.done + table.pending + 1
         table.step(group["mode"], self._rule(group, step)[1], param.grad)  # type: ignore[arg-type]
         if "step" in state:
@@ -108,11 +109,12 @@ class _Deferred(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, whose state it takes too."""
-        modes = [group["mode"] for group in self.param_groups]
+        ways = [(group["mode"], group["backend"]) for group in self.param_groups]
         self._drop_tables()
         super().load_state_dict(state_dict)
-        for group, mode in zip(self.param_groups, modes, strict=True):
+        for group, (mode, backend) in zip(self.param_groups, ways, strict=True):
             group.setdefault("mode", mode)
+            group["backend"] = backend  # what runs here is no part of a checkpoint
 
     def _drop_tables(self) -> None:
         # The record of steps begins anew with the next one, here as in an optimizer that has loaded the state.
@@ -162,8 +164,9 @@ class DeferredAdam(_Deferred, torch.optim.Adam):
         weight_decay: float = 0.0,
         *,
         mode: Mode = "virtual",
+        backend: str | None = None,
     ) -> None:
-        super().__init__(mode, params, lr, betas, eps, weight_decay)
+        super().__init__(mode, backend, params, lr, betas, eps, weight_decay)
 
     def _rule(self, group: dict[str, Any], step: int) -> tuple[int, np.ndarray]:
         lr, (beta1, beta2), decay = float(group["lr"]), map(float, group["betas"]), group["weight_decay"]
@@ -206,8 +209,9 @@ class DeferredAdamW(DeferredAdam, torch.optim.AdamW):
         weight_decay: float = 1e-2,
         *,
         mode: Mode = "virtual",
+        backend: str | None = None,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, mode=mode)
+        super().__init__(params, lr, betas, eps, weight_decay, mode=mode, backend=backend)
 
 
 class DeferredSGD(_Deferred, torch.optim.SGD):
@@ -237,8 +241,9 @@ class DeferredSGD(_Deferred, torch.optim.SGD):
         weight_decay: float = 0.0,
         *,
         mode: Mode = "virtual",
+        backend: str | None = None,
     ) -> None:
-        super().__init__(mode, params, lr, momentum, weight_decay=weight_decay)
+        super().__init__(mode, backend, params, lr, momentum, weight_decay=weight_decay)
 
     def _rule(self, group: dict[str, Any], step: int) -> tuple[int, np.ndarray]:  # noqa: ARG002
         kind = native.MOMENTUM if group["momentum"] else native.SGD
@@ -274,8 +279,9 @@ class DeferredRMSprop(_Deferred, torch.optim.RMSprop):
         weight_decay: float = 0.0,
         *,
         mode: Mode = "virtual",
+        backend: str | None = None,
     ) -> None:
-        super().__init__(mode, params, lr, alpha, eps, weight_decay)
+        super().__init__(mode, backend, params, lr, alpha, eps, weight_decay)
 
     def _rule(self, group: dict[str, Any], step: int) -> tuple[int, np.ndarray]:  # noqa: ARG002
         return native.RMSPROP, _constants(

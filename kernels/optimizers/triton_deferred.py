@@ -2,8 +2,8 @@
 
 Dense optimizers move every row at every step, in work the size of the table. Here a launch takes the rows that a batch
 reads, each once. Steps they missed pass without gradient: they are replayed in registers from a table of the steps'
-constants, which gives the bits of the dense steps; or folded into one operation, by the two-point quadrature that
-`kernels.trainer` describes. Weight decay inside the gradient (L2) cannot be folded, nor can Adam's first steps:
+constants, which gives the bits of the dense steps; or folded into one operation, by the two-point quadrature of
+`kernels.deferred.quadrature`. Weight decay inside the gradient (L2) cannot be folded, nor can Adam's first steps:
 `replay_before` says which rows are replayed all the same.
 """
 
@@ -34,12 +34,13 @@ def step_table(steps: Sequence[Constants], like: Tensor) -> Tensor:
 
 
 def new_moments(steps: int, beta2: float, device: torch.device | str) -> Tensor:
-    """What folding knows of every start z = 0 … steps, before the first step: float64[8, steps + 1].
+    """What folding knows of every start z = 0 … steps, before the first step: float64[9, steps + 1].
 
     Rows: 0 the product of `keep` up to z; 1 of β1 since z; 2 of 1/√β2 since z; 3 … 6 the moments 0 … 3 of the measure
-    {(κ_j − 1, W_j)} of the steps since z, over the product of `keep` since z; 7 the powers of β2.
+    {(x_j − x_first, W_j)} of the steps since z, with x = 1/(κ + 2), over the product of `keep` since z; 7 the powers of
+    β2; 8 x_first, that of the first step after z.
     """
-    moments = torch.zeros(8, steps + 1, dtype=torch.float64)
+    moments = torch.zeros(9, steps + 1, dtype=torch.float64)
     moments[:3] = 1
     moments[7] = beta2 ** torch.arange(steps + 1, dtype=torch.float64)
     return moments.to(device)
@@ -65,10 +66,13 @@ def _add_step(
     kappa = tl.full((), root, tl.float64) * ups
     # Not divided by the products of `keep` after z: so old starts go on shrinking without being visited.
     term = tl.full((), rate, tl.float64) / kept * tl.load(moments + z, mask=live, other=0) * means * kappa
+    x = 1 / (kappa + 2)
+    tl.store(moments + (8 * stride + z), x, mask=z == t - 1)
+    x -= tl.where(z == t - 1, x, tl.load(moments + (8 * stride + z), mask=live, other=0))
     for power in tl.static_range(4):
         at = moments + ((3 + power) * stride + z)
         tl.store(at, tl.load(at, mask=live, other=0) + term, mask=live)
-        term *= kappa - 1
+        term *= x
 
 
 def add_step_(moments: Tensor, step: Constants, t: int, first: int) -> None:
@@ -90,7 +94,7 @@ def add_step_(moments: Tensor, step: Constants, t: int, first: int) -> None:
 
 @triton.jit
 def _fold(w, m, v, z, t, moments, stride, eps, folds, optimizer: tl.constexpr, arithmetic: tl.constexpr):
-    """The steps after z up to t, without gradient, as one; where `folds`. See `kernels.trainer.native.fold`."""
+    """The steps after z up to t, without gradient, as one; where `folds`. See `kernels.deferred.quadrature`."""
     # Doubles up to here, one number a row; the row's own arithmetic then is as the steps'.
     keep = tl.load(moments + t) / tl.load(moments + z, mask=folds, other=1)
     shrink_w = keep.to(arithmetic)[:, None]
@@ -104,12 +108,13 @@ def _fold(w, m, v, z, t, moments, stride, eps, folds, optimizer: tl.constexpr, a
             mean = tl.load(moments + (4 * stride + z), mask=folds, other=0) / total
             second = tl.load(moments + (5 * stride + z), mask=folds, other=0) / total
             third = tl.load(moments + (6 * stride + z), mask=folds, other=0) / total
-            variance = tl.maximum(second - mean * mean, 1e-13)
+            variance = tl.maximum(second - mean * mean, 1e-15)
             skew = (third - 3 * mean * second + 2 * mean * mean * mean) / variance
             spread = tl.sqrt(skew * skew + 4 * variance)
             weight = m0 * (skew + spread) / (2 * spread)  # of the lower node
-            low = eps * (1 + mean + (skew - spread) / 2)
-            high = eps * (1 + mean + (skew + spread) / 2)
+            mean += tl.load(moments + (8 * stride + z), mask=folds, other=0.3)
+            low = eps * (1 / (mean + (skew - spread) / 2) - 2)
+            high = eps * (1 / (mean + (skew + spread) / 2) - 2)
             # weight/(√v + low) + (m0 − weight)/(√v + high), as one fraction
             a = (m0 * keep).to(arithmetic)[:, None]
             b = ((weight * high + (m0 - weight) * low) * keep).to(arithmetic)[:, None]
@@ -138,9 +143,10 @@ def _step_once(
     return w.to(weight_type).to(arithmetic), m, v  # rounded as a dense step's store would
 
 
-@triton.jit(do_not_specialize=["n", "t", "replay_before"])
+@triton.jit(do_not_specialize=["n", "table_rows", "t", "replay_before"])
 def _step_rows(
-    ids, n, last, weight, exp_avg, exp_avg_sq, grads, steps, moments, moments_stride, t, replay_before, eps: tl.float64,
+    ids, n, last, table_rows, weight, exp_avg, exp_avg_sq, grads, steps, moments, moments_stride, t, replay_before,
+    eps: tl.float64,
     stride: tl.constexpr, k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, has_grads: tl.constexpr,
     has_moments: tl.constexpr, optimizer: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
@@ -152,7 +158,10 @@ def _step_rows(
     where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     valid = where < n
     row = tl.load(ids + where, mask=valid, other=0).to(tl.int64)  # row · stride overflows int32 in a large table
+    valid &= (row >= 0) & (row < table_rows)
     z = tl.load(last + row, mask=valid, other=0).to(tl.int64)
+    if not has_grads:
+        valid &= z < until  # rows that have missed nothing stay as they are
     z = tl.where(valid, z, until)
     column = tl.arange(0, columns)[None, :]
     mask = valid[:, None] & (column < k)
@@ -205,7 +214,7 @@ def step_rows_(
 
     Args:
         optimizer: "sgd", "momentum", "rmsprop" or "adam".
-        rows: int64[n], each at most once.
+        rows: int64[n], each at most once; those outside the table are passed over.
         last: int32 or int64[table rows], the step after which a row stands; 0 before the first. Written.
         weight: [table rows, k], rows of consecutive numbers: a table, or a plane of several. Written.
         exp_avg: as weight, with the same strides, for "momentum" and "adam". Written.
@@ -230,7 +239,7 @@ def step_rows_(
     with torch.cuda.device_of(weight):  # Triton launches on the current device
         # What the optimizer or the call does not have is not read: any tensor stands in its place.
         _step_rows[(triton.cdiv(len(rows), tile),)](
-            rows, len(rows), last, weight, weight if exp_avg is None else exp_avg,
+            rows, len(rows), last, len(weight), weight, weight if exp_avg is None else exp_avg,
             weight if exp_avg_sq is None else exp_avg_sq, weight if grads is None else grads.contiguous(),
             steps, steps if moments is None else moments, 0 if moments is None else moments.shape[1],
             t, replay_before, eps,

@@ -1,0 +1,197 @@
+"""The deferred optimizers on tables in Triton: in its interpreter on CPU tensors, or on a GPU with TRITON_INTERPRET=0."""
+
+import io
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import OneCycleLR
+
+from kernels import BackendError, DeferredAdam, DeferredAdamW, DeferredEmbedding, DeferredRMSprop, DeferredSGD
+from kernels.deferred import native
+from kernels.deferred import table as table_module
+from kernels.optimizers import triton_kernels as dense
+from tests.kernels.triton_device import DEVICE
+
+RULES = {
+    "adamw": (DeferredAdamW, torch.optim.AdamW, {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-5, "weight_decay": 0.1}),
+    "adam l2": (DeferredAdam, torch.optim.Adam, {"lr": 1e-2, "weight_decay": 0.1}),
+    "sgd": (DeferredSGD, torch.optim.SGD, {"lr": 0.1}),
+    "momentum": (DeferredSGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    "momentum l2": (DeferredSGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
+    "rmsprop": (DeferredRMSprop, torch.optim.RMSprop, {"lr": 1e-2}),
+}
+ROWS, WIDTH, STEPS = 24, 3, 90
+
+
+def fresh(rule, mode=None, dtype=torch.float64, steps=STEPS, **change):
+    """A table, its optimizer and one-cycle: torch's where there is no mode."""
+    ours, torchs, settings = RULES[rule]
+    weight = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(DEVICE, dtype)
+    kind = DeferredEmbedding if mode else nn.Embedding
+    table = kind.from_pretrained(weight.clone(), freeze=False)
+    how = settings | change
+    optimizer = (
+        ours(table.parameters(), **how, mode=mode, backend="triton") if mode else torchs(table.parameters(), **how)
+    )
+    cycle = "betas" in optimizer.defaults or bool(how.get("momentum"))
+    return table, optimizer, OneCycleLR(optimizer, how["lr"], total_steps=steps + 1, cycle_momentum=cycle)
+
+
+def batches(steps=STEPS):
+    """Ids that may repeat: some rows often, one more every 20 steps, some never."""
+    g = torch.Generator().manual_seed(1)
+    for step in range(steps):
+        ids = torch.randint(ROWS // 3, (3,), generator=g)
+        if step % 20 == 0:
+            ids[0] = ROWS // 2 + step // 20
+        yield ids.to(DEVICE), torch.randn(3, WIDTH, generator=g, dtype=torch.float64).to(DEVICE)
+
+
+def train(table, optimizer, scheduler, data):
+    for ids, y in data:
+        optimizer.zero_grad()
+        functional.mse_loss(table(ids), y.to(table.weight.dtype)).backward()
+        optimizer.step()
+        scheduler.step()
+    return table
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("mode", ["dense", "replay", "virtual"])
+def test_under_one_cycle_the_results_are_those_of_torchs_dense_optimizer(rule, mode):
+    if mode == "dense" and rule != "adamw":
+        pytest.skip("the interpreter takes its time")
+    tables = [train(*fresh(rule, how), batches()).weight.detach() for how in (mode, None)]
+    folded = mode == "virtual" and rule == "adamw"
+    torch.testing.assert_close(*tables, rtol=0, atol=2e-6 if folded else 1e-10)
+
+
+@pytest.mark.parametrize(("betas", "mode"), [((0.9, 0.99), native.FOLD), ((0.95, 0.99), native.EARLY)])
+def test_missed_steps_are_folded_where_two_points_are_enough_and_else_replayed(betas, mode):
+    how = {"betas": betas}
+    tables = []
+    for kind in ("virtual", None):
+        table, optimizer, _ = fresh("adamw", kind, **how)
+        for ids, y in batches():
+            optimizer.zero_grad()
+            functional.mse_loss(table(ids), y).backward()
+            optimizer.step()
+        tables.append(table)
+    assert tables[0].weight.table.way.mode == mode
+    assert tables[0].weight.table.pending > 40
+    error = (tables[0].weight - tables[1].weight).abs().max()
+    assert error <= (1e-4 * 1e-2 if mode == native.FOLD else 1e-12)
+
+
+def test_replay_gives_the_bits_of_the_dense_kernel_on_every_row():
+    table, optimizer, scheduler = fresh("adamw", "replay", torch.float32, 30)
+    weight = table.weight.detach().clone()
+    mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
+    for step, (ids, y) in enumerate(batches(30), 1):
+        optimizer.zero_grad()
+        functional.mse_loss(table(ids), y.float()).backward()
+        (group,) = optimizer.param_groups
+        (beta1, beta2), lr = group["betas"], group["lr"]
+        dense.step_(
+            "adam", [weight], [table.weight.grad.to_dense()], [mean], [square], lr=lr, beta1=beta1, beta2=beta2,
+            eps=group["eps"], weight_decay=group["weight_decay"], step=step,
+        )  # fmt: skip
+        optimizer.step()
+        scheduler.step()
+    assert table.weight.table.pending == 30
+    assert torch.equal(table.weight.detach(), weight)
+    assert torch.equal(optimizer.state[table.weight]["exp_avg"], mean)
+    assert torch.equal(optimizer.state[table.weight]["exp_avg_sq"], square)
+
+
+@pytest.mark.parametrize("rule", ["adamw", "momentum", "rmsprop"])
+@pytest.mark.parametrize("mode", ["replay", "virtual"])
+def test_a_resumed_run_has_the_bits_of_the_one_that_went_on(rule, mode):
+    data = list(batches(80))
+    first = fresh(rule, mode, torch.float32, 80)
+    train(*first, data[:55])
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in first[::-1]], file)
+    train(*first, data[55:])
+    file.seek(0)
+    second = fresh(rule, mode, torch.float32, 80)
+    for part, state in zip(second[::-1], torch.load(file), strict=True):
+        part.load_state_dict(state)
+    train(*second, data[55:])
+    assert torch.equal(first[0].weight.detach(), second[0].weight.detach())
+
+
+def test_whoever_reads_the_weights_gets_all_of_them_up_to_date():
+    truth = train(*fresh("adamw", "dense", torch.float32), batches()).weight.table.weight
+    table = train(*fresh("adamw", "replay", torch.float32), batches())
+    memory = table.weight.table.weight
+    assert not torch.equal(memory, truth)
+    with torch.no_grad():
+        assert torch.equal(table(torch.tensor([ROWS - 1, 3], device=DEVICE)), truth[[ROWS - 1, 3]])
+    assert table.weight.table.pending > 0
+    assert torch.equal(table.state_dict()["weight"], truth)
+    assert table.weight.table.pending == 0
+
+
+def test_a_record_of_steps_that_is_full_is_flushed_and_begun_anew(monkeypatch):
+    monkeypatch.setattr(table_module, "CAPACITY", 20)
+    for rule in ("adamw", "momentum"):
+        tables = [train(*fresh(rule, how), batches()).weight.detach() for how in ("virtual", None)]
+        torch.testing.assert_close(*tables, rtol=0, atol=2e-6 if rule == "adamw" else 1e-10)
+
+
+def test_a_dense_gradient_may_come_out_of_the_blue_and_a_batch_be_empty():
+    tables = []
+    for mode in ("virtual", None):
+        table, optimizer, scheduler = fresh("adamw", mode, steps=30)
+        for step, (ids, y) in enumerate(batches(30)):
+            optimizer.zero_grad()
+            rows = slice(0 if step % 7 == 5 else None)
+            (table(ids[rows]) - y[rows]).square().sum().backward()
+            if step == 20:
+                table.weight.grad = torch.ones(ROWS, WIDTH, dtype=torch.float64, device=DEVICE)
+            optimizer.step()
+            scheduler.step()
+        tables.append(table.weight.detach())
+    torch.testing.assert_close(*tables, rtol=0, atol=1e-10)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="on a GPU torch's own assertion ends the process")
+def test_ids_outside_the_table_are_refused_and_nothing_moves():
+    table = train(*fresh("adamw", "replay", torch.float32), batches())
+    memory = table.weight.table.weight
+    before = memory.clone()
+    for bad in (-1, ROWS):
+        with pytest.raises(IndexError):
+            table(torch.tensor([bad]))
+    assert torch.equal(memory, before)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="a table on a CPU")
+def test_a_backend_that_is_not_there_is_named():
+    for backend, why in (("reference", "native"), ("cuda", "no such backend")):
+        table = DeferredEmbedding(3, 2)
+        optimizer = DeferredAdamW(table.parameters(), backend=backend)
+        table(torch.tensor([1])).sum().backward()
+        with pytest.raises(BackendError, match=why):
+            optimizer.step()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU: TRITON_INTERPRET=0 pytest tests/kernels/test_triton_tables.py")
+def test_on_a_gpu_triton_is_the_default_and_offsets_beyond_two_to_the_31_reach_the_right_row():
+    rows, width = (1 << 19) + 2, 4096
+    table = DeferredEmbedding(rows, width, device=DEVICE)
+    optimizer = DeferredSGD(table.parameters(), lr=0.5)
+    ids = torch.tensor([rows - 1], device=DEVICE)
+    with torch.no_grad():
+        before = table(ids).clone()
+    for _ in range(2):
+        optimizer.zero_grad()
+        table(ids).sum().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert math.isclose((before - table(ids)).mean().item(), 1.0, rel_tol=1e-5)
