@@ -2,7 +2,7 @@
 
 from .adam import FASTAI, TORCH, AdamConstants, adam_step_
 from .backends import BackendError, available
-from .deferred import DeferredAdam, DeferredAdamW, DeferredEmbedding, DeferredRMSprop, DeferredSGD
+from .deferred import DeferredAdam, DeferredAdamW, DeferredEmbedding, DeferredRMSprop, DeferredSGD, attach
 from .dot_bias import dot_bias_loss, embedding_dot_bias
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "DeferredRMSprop",
     "DeferredSGD",
     "adam_step_",
+    "attach",
     "available",
     "dot_bias_loss",
     "embedding_dot_bias",

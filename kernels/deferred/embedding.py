@@ -89,7 +89,8 @@ class DeferredEmbedding(nn.Embedding):
         num_embeddings: rows.
         embedding_dim: width.
         padding_idx: the row that gets no gradient, as in nn.Embedding.
-        device: the CPU.
+        device: a CPU or a GPU. On a CPU an id outside the table is an IndexError and moves nothing; on a GPU it moves
+            nothing either, and torch's own assertion on the device ends the process.
         dtype: float32 or float64.
     """
 
@@ -121,3 +122,19 @@ class DeferredEmbedding(nn.Embedding):
         if isinstance(self.weight, DeferredParameter):
             return self.weight.lookup(input, self.padding_idx)
         return super().forward(input)  # torch.func.functional_call has put another tensor in its place
+
+
+def attach(embedding: nn.Embedding) -> None:
+    """Make an embedding a `DeferredEmbedding` where it is, its parameter the same: in a model that others built.
+
+    Raises:
+        ValueError: an embedding that changes rows, or gradients, as it reads them; or a subclass.
+    """
+    if type(embedding) is not nn.Embedding or type(embedding.weight) is not nn.Parameter:
+        raise ValueError(f"{type(embedding).__name__} of {type(embedding.weight).__name__}: nn.Embedding is needed")
+    if embedding.max_norm is not None or embedding.scale_grad_by_freq:
+        raise ValueError("max_norm and scale_grad_by_freq cannot be deferred: leave them out, or keep nn.Embedding")
+    # The parameter stays the object that it is, so that tied weights and optimizers still hold it.
+    embedding.weight.__class__ = DeferredParameter
+    embedding.__class__ = DeferredEmbedding
+    embedding.sparse = True

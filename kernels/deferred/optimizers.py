@@ -145,9 +145,10 @@ class DeferredAdam(_Deferred, torch.optim.Adam):
             flushes.
         eps: positive.
         weight_decay: L2.
-        mode: "virtual" folds a row's missed steps into one operation, where `table.fold_error` is at most
-            `FOLD_TOLERANCE` steps, and else replays them; "replay" runs them one by one, to the bits of "dense", which
-            does every row at every step.
+        mode: "virtual" folds a row's missed steps into one operation, where `quadrature.fold_error` is at most
+            `TOLERANCE` steps, and else replays them; "replay" runs them one by one, to the bits of "dense", which does
+            every row at every step.
+        backend: "native" on a CPU, "triton" on a GPU or in Triton's interpreter; None chooses by device.
 
     Raises:
         ValueError: settings that cannot be deferred.
@@ -195,6 +196,7 @@ class DeferredAdamW(DeferredAdam, torch.optim.AdamW):
         eps: positive.
         weight_decay: decoupled: every step multiplies weights by 1 − lr·weight_decay.
         mode: as for `DeferredAdam`.
+        backend: likewise.
 
     Raises:
         ValueError: settings that cannot be deferred.
@@ -226,6 +228,7 @@ class DeferredSGD(_Deferred, torch.optim.SGD):
         weight_decay: L2.
         mode: "virtual" multiplies the maps of a row's missed steps, "replay" runs them one by one, to the bits of
             "dense", which does every row at every step.
+        backend: as for `DeferredAdam`.
 
     Raises:
         ValueError: settings that cannot be deferred.
@@ -263,6 +266,7 @@ class DeferredRMSprop(_Deferred, torch.optim.RMSprop):
         eps: positive.
         weight_decay: L2.
         mode: as for `DeferredSGD`.
+        backend: as for `DeferredAdam`.
 
     Raises:
         ValueError: settings that cannot be deferred.

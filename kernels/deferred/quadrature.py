@@ -108,7 +108,10 @@ def _diagonalize(n: int, work: Any) -> None:
                 shift = sine * r
                 diagonal[i + 1] = g + shift
                 g = cosine * r - h
-                first[i], first[i + 1] = cosine * first[i] - sine * first[i + 1], sine * first[i] + cosine * first[i + 1]
+                first[i], first[i + 1] = (
+                    cosine * first[i] - sine * first[i + 1],
+                    sine * first[i] + cosine * first[i + 1],
+                )
             diagonal[low] -= shift
             beside[low], beside[high] = g, 0.0
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 
-from kernels import DeferredAdam, DeferredAdamW, DeferredEmbedding, DeferredRMSprop, DeferredSGD
+from kernels import DeferredAdam, DeferredAdamW, DeferredEmbedding, DeferredRMSprop, DeferredSGD, attach
 from kernels.deferred import native, quadrature
 from kernels.deferred import rows as rows_module
 from kernels.deferred import table as table_module
@@ -195,7 +195,9 @@ rates = st.one_of(st.just([1.0] * 300), st.lists(st.sampled_from([0.0, 1e-4, 0.1
 
 @settings(max_examples=60, deadline=None)
 @given(
-    betas=st.sampled_from([(0.9, 0.95), (0.9, 0.99), (0.95, 0.99), (0.9, 0.999), (0.95, 0.9999), (0.5, 0.9), (0.9, 0.9)]),
+    betas=st.sampled_from(
+        [(0.9, 0.95), (0.9, 0.99), (0.95, 0.99), (0.9, 0.999), (0.95, 0.9999), (0.5, 0.9), (0.9, 0.9)]
+    ),
     start=st.sampled_from([25, 40, 100, 1000]),
     points=st.integers(2, 4),
     rate=rates,
@@ -213,9 +215,7 @@ def test_folding_is_gausss_quadrature_and_within_its_bound_for_every_gap_and_sch
     folds[quadrature.MOMENTS] = 1e-200
     for step in range(1, steps + 1):
         lr = rate[step - 1] / (1 - beta[step - 1] ** t[step - 1])
-        quadrature.add_step(
-            folds, step, 0, points, beta[step - 1], beta2, keep[step - 1], lr, 1 - beta2 ** t[step - 1]
-        )
+        quadrature.add_step(folds, step, 0, points, beta[step - 1], beta2, keep[step - 1], lr, 1 - beta2 ** t[step - 1])
     eps, factors = 1e-5, np.zeros(quadrature.FACTORS)
     quadrature.fold(folds, 0, steps, points, eps, quadrature.new_work(), factors)
 
@@ -786,3 +786,34 @@ def test_torchs_dense_optimizers_refuse_the_sparse_gradient():
     table(torch.tensor([1])).sum().backward()
     with pytest.raises(RuntimeError, match="sparse"):
         optimizer.step()
+
+
+def test_an_embedding_in_a_model_of_others_is_made_deferred_where_it_is():
+    def trained(deferred):
+        torch.manual_seed(0)
+        model = nn.ModuleDict({"table": nn.Embedding(ROWS, WIDTH), "head": nn.Linear(WIDTH, ROWS, bias=False)}).double()
+        model["head"].weight = model["table"].weight  # tied
+        optimizer = (DeferredAdamW if deferred else torch.optim.AdamW)(model.parameters(), lr=1e-2)
+        if deferred:
+            for module in model.modules():
+                if isinstance(module, nn.Embedding):
+                    attach(module)
+        for step, (users, items, _) in enumerate(batches(60)):
+            optimizer.zero_grad()
+            hidden = model["table"](users)
+            loss = functional.cross_entropy(model["head"](hidden), items) if step % 10 == 9 else hidden.square().mean()
+            loss.backward()
+            optimizer.step()
+        return model["table"].weight.detach()
+
+    torch.testing.assert_close(trained(True), trained(False), rtol=0, atol=1e-10)
+
+
+def test_an_embedding_that_cannot_be_deferred_is_named():
+    for embedding, complaint in (
+        (nn.Embedding(3, 2, max_norm=1.0), "max_norm"),
+        (nn.Embedding(3, 2, scale_grad_by_freq=True), "scale_grad_by_freq"),
+        (DeferredEmbedding(3, 2), "nn.Embedding is needed"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            attach(embedding)

@@ -7,14 +7,18 @@ import torch
 
 import kernels
 from kernels import deferred
-from kernels.deferred import table
+from kernels.deferred import quadrature
 
 GUIDE = Path(__file__).parents[2] / "docs" / "deferred.md"
 
 
 def test_the_guides_code_runs_as_it_stands(monkeypatch):
     # The wheel ships `kernels` as `dotbias`.
-    for name, module in (("dotbias", kernels), ("dotbias.deferred", deferred), ("dotbias.deferred.table", table)):
+    for name, module in (
+        ("dotbias", kernels),
+        ("dotbias.deferred", deferred),
+        ("dotbias.deferred.quadrature", quadrature),
+    ):
         monkeypatch.setitem(sys.modules, name, module)
     torch.manual_seed(0)
     names = {}

@@ -23,7 +23,7 @@ RULES = {
     "momentum l2": (DeferredSGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
     "rmsprop": (DeferredRMSprop, torch.optim.RMSprop, {"lr": 1e-2}),
 }
-ROWS, WIDTH, STEPS = 24, 3, 90
+ROWS, WIDTH, STEPS = 24, 3, 60
 
 
 def fresh(rule, mode=None, dtype=torch.float64, steps=STEPS, **change):
@@ -37,7 +37,8 @@ def fresh(rule, mode=None, dtype=torch.float64, steps=STEPS, **change):
         ours(table.parameters(), **how, mode=mode, backend="triton") if mode else torchs(table.parameters(), **how)
     )
     cycle = "betas" in optimizer.defaults or bool(how.get("momentum"))
-    return table, optimizer, OneCycleLR(optimizer, how["lr"], total_steps=steps + 1, cycle_momentum=cycle)
+    momentum = {"cycle_momentum": cycle, "base_momentum": 0.8, "max_momentum": 0.9}  # two points fold .9/.99
+    return table, optimizer, OneCycleLR(optimizer, how["lr"], total_steps=steps + 1, **momentum)
 
 
 def batches(steps=STEPS):
@@ -71,17 +72,17 @@ def test_under_one_cycle_the_results_are_those_of_torchs_dense_optimizer(rule, m
 
 @pytest.mark.parametrize(("betas", "mode"), [((0.9, 0.99), native.FOLD), ((0.95, 0.99), native.EARLY)])
 def test_missed_steps_are_folded_where_two_points_are_enough_and_else_replayed(betas, mode):
-    how = {"betas": betas}
     tables = []
     for kind in ("virtual", None):
-        table, optimizer, _ = fresh("adamw", kind, **how)
+        table, optimizer, _ = fresh("adamw", kind)
+        optimizer.param_groups[0]["betas"] = betas
         for ids, y in batches():
             optimizer.zero_grad()
             functional.mse_loss(table(ids), y).backward()
             optimizer.step()
         tables.append(table)
     assert tables[0].weight.table.way.mode == mode
-    assert tables[0].weight.table.pending > 40
+    assert tables[0].weight.table.pending > 15
     error = (tables[0].weight - tables[1].weight).abs().max()
     assert error <= (1e-4 * 1e-2 if mode == native.FOLD else 1e-12)
 
@@ -181,7 +182,9 @@ def test_a_backend_that_is_not_there_is_named():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU: TRITON_INTERPRET=0 pytest tests/kernels/test_triton_tables.py")
+@pytest.mark.skipif(
+    DEVICE != "cuda", reason="needs a GPU: TRITON_INTERPRET=0 pytest tests/kernels/test_triton_tables.py"
+)
 def test_on_a_gpu_triton_is_the_default_and_offsets_beyond_two_to_the_31_reach_the_right_row():
     rows, width = (1 << 19) + 2, 4096
     table = DeferredEmbedding(rows, width, device=DEVICE)
