@@ -152,7 +152,7 @@ def _apply_fold(w: Any, m: Any, v: Any, r: int, f: Any, points: int) -> None:
 
 @compiled
 def _new_work(plan: Any, first: int, t: int, exact: Any, like: Any) -> Any:
-    """For starts z ≥ first, in row z − first: the maps of SGD; the factors that fold, and whether they are known yet."""
+    """For starts z ≥ first, in row z − first: the maps of SGD; the factors that fold, and whether they are known."""
     starts = t - first + 1
     maps = _linear_maps(first if plan[0] <= MOMENTUM else t, t, exact, like)
     return maps, np.empty((starts, FACTORS), like.dtype), np.zeros(starts, np.uint8), new_work()

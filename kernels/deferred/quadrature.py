@@ -1,8 +1,8 @@
 """What k steps without gradient do to a row of Adam's, as two, three or four steps: Gauss's quadrature, and its bound.
 
 The steps j after step z that a row misses move its weights by −m·Σ W_j/(√v + eps·κ_j): a sum over a measure that does
-not depend on the row, with κ_j = √(1 − β2^j)/√β2^(j−z) and W_j = rate_j·Πβ1·(decay after j)·κ_j, rate_j = lr_j/(1 − β1^j).
-Its n-point Gauss quadrature, from 2n moments, needs n terms instead of k.
+not depend on the row, with κ_j = √(1 − β2^j)/√β2^(j−z), W_j = rate_j·Πβ1·(decay after j)·κ_j and
+rate_j = lr_j/(1 − β1^j). Its n-point Gauss quadrature, from 2n moments, needs n terms instead of k.
 
 The quadrature is Gauss's in x = 1/(κ + SHIFT) rather than in κ, which may grow without end as steps are missed: x stays
 between 0 and 1/SHIFT, so that moments lose no digits, and n points do better by far.
@@ -200,8 +200,8 @@ def fold_error(beta1: float, beta2: float, start: int, points: int) -> float:
     For a gap of any length after step `start`, any schedule of rates and of β1 up to `beta1`, any decay and any eps,
     and a mean |m| ≤ √v.
 
-    With s = √v, 1/(s + eps·κ) is a constant and a multiple of f = 1/(eps + (s − SHIFT·eps)·x). Gauss's n points err on f
-    by the least ∫π²·f dμ of all polynomials π of degree n that are 1 at f's pole: f less Hermite's interpolant is π²·f.
+    With s = √v, 1/(s + eps·κ) is a constant and a multiple of f = 1/(eps + (s − SHIFT·eps)·x). Gauss's n points err on
+    f by the least ∫π²·f dμ of all polynomials π of degree n that are 1 at f's pole: f less Hermite's interpolant is π²·f.
     So the error, for each s, grows with the measure; and the largest measure, of the highest rate, β1 = `beta1`, no
     decay and no end, has the largest error: what is returned is its own, over all s, and a twentieth for the s between.
     """
@@ -220,7 +220,7 @@ def fold_error(beta1: float, beta2: float, start: int, points: int) -> float:
 
 
 def _gauss_of(kappa: np.ndarray, weight: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss points from all of a measure, by its orthogonal polynomials (Stieltjes) and their matrix (Golub & Welsch)."""
+    """Gauss points of a measure, by its orthogonal polynomials (Stieltjes) and its matrix (Golub & Welsch)."""
     center = 1 / (kappa[0] + SHIFT)
     apart = 1 / (kappa + SHIFT) - center
     before, now, link = np.zeros_like(apart), np.sqrt(weight / weight.sum()), 0.0

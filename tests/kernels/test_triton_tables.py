@@ -1,4 +1,4 @@
-"""The deferred optimizers on tables in Triton: in its interpreter on CPU tensors, or on a GPU with TRITON_INTERPRET=0."""
+"""The deferred optimizers in Triton: in its interpreter on CPU tensors, or on a GPU with TRITON_INTERPRET=0."""
 
 import io
 import math
