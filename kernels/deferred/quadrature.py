@@ -200,10 +200,11 @@ def fold_error(beta1: float, beta2: float, start: int, points: int) -> float:
     For a gap of any length after step `start`, any schedule of rates and of β1 up to `beta1`, any decay and any eps,
     and a mean |m| ≤ √v.
 
-    With s = √v, 1/(s + eps·κ) is a constant and a multiple of f = 1/(eps + (s − SHIFT·eps)·x). Gauss's n points err on
-    f by the least ∫π²·f dμ of all polynomials π of degree n that are 1 at f's pole: f less Hermite's interpolant is π²·f.
-    So the error, for each s, grows with the measure; and the largest measure, of the highest rate, β1 = `beta1`, no
-    decay and no end, has the largest error: what is returned is its own, over all s, and a twentieth for the s between.
+    With s = √v, 1/(s + eps·κ) is a constant and a multiple of f = 1/(eps + (s − SHIFT·eps)·x). Gauss's n points err
+    on f by the least ∫π²·f dμ of all polynomials π of degree n that are 1 at f's pole: f less Hermite's interpolant
+    is π²·f. So the error, for each s, grows with the measure; and the largest measure, of the highest rate, β1 =
+    `beta1`, no decay and no end, has the largest error: what is returned is its own, over all s, and a twentieth for
+    the s between.
     """
     fade = beta1 / math.sqrt(beta2) if beta2 > 0 else math.inf
     if fade > 0.999:  # too slow an end, or none
@@ -228,7 +229,7 @@ def _gauss_of(kappa: np.ndarray, weight: np.ndarray, points: int) -> tuple[np.nd
     for k in range(points):
         matrix[k, k] = (now**2 * apart).sum()
         before, now = now, (apart - matrix[k, k]) * now - link * before
-        link = matrix[k, k + 1] = matrix[k + 1, k] = np.linalg.norm(now)
+        link = matrix[k, k + 1] = matrix[k + 1, k] = float(np.linalg.norm(now))
         if not link > 0:
             points = k + 1
             break

@@ -127,10 +127,13 @@ class TritonRows:
         from ..optimizers import triton_deferred  # Triton is not there on every platform
 
         self.kernels = triton_deferred
-        self.name = {native.SGD: "sgd", native.MOMENTUM: "momentum", native.RMSPROP: "rmsprop", native.ADAM: "adam"}[
-            kind
-        ]
-        self.planes = {"weight": weight, "exp_avg": mean, "exp_avg_sq": square}
+        self.name: Any = {
+            native.SGD: "sgd",
+            native.MOMENTUM: "momentum",
+            native.RMSPROP: "rmsprop",
+            native.ADAM: "adam",
+        }[kind]
+        self.planes: dict[str, Any] = {"weight": weight, "exp_avg": mean, "exp_avg_sq": square}
         self.last = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
         self.steps = torch.zeros(capacity + 1, 9, dtype=weight.dtype, device=weight.device)
         self.moments: Tensor | None = None

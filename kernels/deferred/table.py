@@ -55,9 +55,9 @@ class Table:
                 )
             state[name] = state[name].contiguous()
         self.address = self.weight.data_ptr()
-        rows = {"native": NativeRows, "triton": TritonRows}[chosen]
+        rows: type[NativeRows | TritonRows] = NativeRows if chosen == "native" else TritonRows
         mean, square = (None if name is None else state[name] for name in planes)
-        self.rows: NativeRows | TritonRows = rows(kind, self.weight, mean, square, CAPACITY)
+        self.rows = rows(kind, self.weight, mean, square, CAPACITY)
         self.done = int(state["step"]) if "step" in state else 0
         self.pending = 0
         self.way: Way | None = None

@@ -441,7 +441,7 @@ def test_training_loops_do_what_they_do_with_torchs_dense_optimizer(loop, rule):
         loop(net, optimizer)
         assert 0.01 < (net.flat() - before).norm() < 100
         found.append(net.flat())
-    torch.testing.assert_close(*found, rtol=0, atol=1e-10)
+    torch.testing.assert_close(*found, rtol=0, atol=1e-8)  # folding leaves 3e-10 of Adam, a 3e-8th of a step
 
 
 def test_momentum_may_set_in_later_and_a_dense_gradient_come_out_of_the_blue():
@@ -668,7 +668,7 @@ def test_torchs_own_checkpoint_is_taken_over(rule):
         one.load_state_dict(copy.deepcopy(other.state_dict()))
     run(*torchs, data[60:])
     run(*ours, data[60:])
-    torch.testing.assert_close(ours[0].flat(), torchs[0].flat(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(ours[0].flat(), torchs[0].flat(), rtol=0, atol=1e-8)
     for one, other in zip(
         ours[1].state_dict()["state"].values(), torchs[1].state_dict()["state"].values(), strict=True
     ):
