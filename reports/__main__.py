@@ -11,9 +11,10 @@ import pandas as pd
 import typer
 from markupsafe import Markup
 
-from reports import benchmarks, ledger, numbers, study
-from reports.ledger import BENCHMARKS_PAGE, Inputs, Missing
+from reports import benchmarks, ledger, numbers, peers, study
+from reports.ledger import BENCHMARKS_PAGE, PEERS_PAGE, Inputs, Missing
 from reports.study import Study
+from studies.evidence.peers import read_peers
 from studies.evidence.schema import ResultsError, read_summary, write_text
 from studies.evidence.verdicts import read_ledger
 
@@ -73,7 +74,7 @@ def gather(results: Path) -> Inputs:
     studies: list[Study] = []
     problems: list[str] = []
     missing: list[Missing] = []
-    taken = {"index.html", BENCHMARKS_PAGE}
+    taken = {"index.html", BENCHMARKS_PAGE, PEERS_PAGE}
     for path in sorted(results.rglob("summary.json")):
         name = page_name(path.parent, results, taken)
         try:
@@ -94,7 +95,14 @@ def gather(results: Path) -> Inputs:
             problems.append(str(error))
     if measured is None:
         missing.append(Missing("There are no benchmarks that can be read.", "tox run -e bench"))
-    return Inputs(results, read_ledger(results, evidence), studies, measured, problems, missing)
+    others = None
+    path = results / "peers.json"
+    if path.exists():
+        try:
+            others = read_peers(path)
+        except ResultsError as error:
+            problems.append(str(error))
+    return Inputs(results, read_ledger(results, evidence), studies, measured, problems, missing, others)
 
 
 def environment() -> jinja2.Environment:
@@ -124,6 +132,8 @@ def render(inputs: Inputs) -> dict[str, str]:
     links += [{"page": one.page, "name": one.page.removesuffix(".html")} for one in inputs.studies]
     if inputs.benchmarks is not None:
         links.append({"page": BENCHMARKS_PAGE, "name": "benchmarks"})
+    if inputs.peers is not None:
+        links.append({"page": PEERS_PAGE, "name": "peers"})
     inlined = {name: Markup((TEMPLATES / name).read_text("utf-8")) for name in ("style.css", "behavior.js")}  # noqa: S704
 
     def page(template: str, name: str, context: dict[str, object]) -> str:
@@ -136,7 +146,12 @@ def render(inputs: Inputs) -> dict[str, str]:
         context = benchmarks.context(inputs.benchmarks)
         measured = context["answer"]
         pages[BENCHMARKS_PAGE] = page("benchmarks.html.j2", BENCHMARKS_PAGE, context)
-    index = ledger.context(inputs) | {"benchmarks_answer": measured}
+    beside_others = ""
+    if inputs.peers is not None:
+        context = peers.context(inputs.peers)
+        beside_others = context["answer"]
+        pages[PEERS_PAGE] = page("peers.html.j2", PEERS_PAGE, context)
+    index = ledger.context(inputs) | {"benchmarks_answer": measured, "peers_answer": beside_others}
     return pages | {"index.html": page("ledger.html.j2", "index.html", index)}
 
 

@@ -383,3 +383,27 @@ def ratios(figure: Figure, timings: pd.DataFrame, label: str) -> None:
     grid[0].set_xlim(min(left, 0.6), max(right, 1.7))
     ratio_axis(grid[0].xaxis)
     grid[-1].set_xlabel(label)
+
+
+# The chart of the peers
+
+
+def quality_against_time(figure: Figure, seeds: pd.DataFrame, target: float, columns: int) -> None:
+    """RMSE against seconds of training: `peer`, `seed`, `epochs`, `seconds`, `rmse`; a thin line a seed."""
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    means = seeds.groupby(["peer", "epochs"], sort=False, observed=True)[["seconds", "rmse"]].mean().reset_index()
+    look: Any = {"x": "seconds", "y": "rmse", "hue": "peer", "palette": palette(means["peer"]), "ax": axes}
+    thin: Any = {"units": "seed", "estimator": None, "linewidth": 0.6, "alpha": 0.4, "legend": False}
+    sns.lineplot(seeds, **look, **thin, sort=False)
+    marks: Any = {"style": "peer", "markers": True, "dashes": True, "markersize": 8}
+    sns.lineplot(means, **look, **marks, errorbar=None, linewidth=1.8, sort=False)
+    axes.axhline(target, color=SOFT, linewidth=1, linestyle=":")
+    axes.text(1, target, f"{target:.3f}", transform=axes.get_yaxis_transform(), ha="right", va="bottom", color=SOFT)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=12))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.setting(float(value))))
+    axes.set(xlabel="seconds of training (logarithmic)", ylabel="RMSE on validation rows")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, min(high, 0.97))  # the first epochs of some would flatten all others
+    legend_above(figure, axes, "outside upper left", columns)

@@ -14,10 +14,12 @@ from reports.benchmarks import Benchmarks
 from reports.study import Study
 from reports.study import answer as study_answer
 from studies.evidence.claims import Topic, load_notes, load_slips
+from studies.evidence.peers import PeerResults
 from studies.evidence.schema import LedgerVerdict
 from studies.evidence.verdicts import Ledger, LedgerEvidence
 
 BENCHMARKS_PAGE = "benchmarks.html"
+PEERS_PAGE = "peers.html"
 
 # How a count of claims reads, of one and of several, in the order of the page.
 VERDICTS: dict[LedgerVerdict, tuple[str, str]] = {
@@ -50,6 +52,7 @@ class Inputs:
     benchmarks: Benchmarks | None
     problems: list[str] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
+    peers: PeerResults | None = None
 
 
 def slug(words: str) -> str:
@@ -101,4 +104,5 @@ def context(inputs: Inputs) -> dict[str, Any]:
         "page_of": lambda evidence: page_of(evidence, inputs),
         "study_answer": study_answer,
         "benchmarks_page": BENCHMARKS_PAGE,
+        "peers_page": PEERS_PAGE,
     }

@@ -1,0 +1,192 @@
+"""The page of the peers: RMSE against seconds of training, dotbias beside other libraries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import mean, median, stdev
+from typing import Any
+
+import pandas as pd
+
+from reports import charts, numbers
+from reports.charts import Chart
+from studies.evidence.peers import (
+    REFERENCE,
+    REFERENCE_EPOCHS,
+    TARGET,
+    Peer,
+    PeerResults,
+    Ratio,
+    epoch_time,
+    seconds_at,
+    time_to,
+    time_to_target,
+)
+from studies.evidence.statistics import t_interval
+
+OURS, LESSON, FASTAI, DISTINCT = "dotbias-quick", "dotbias", "fastai", "fastai-distinct"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table: a peer at its best number of epochs."""
+
+    peer: Peer
+    epochs: int
+    rmse: float | None
+    sd: float | None
+    seconds: float
+    to_target: float  # the median over seeds, infinite where most never reach it
+    missed: int
+    ratio: Ratio | None
+
+    @property
+    def versions(self) -> str:
+        """The library's own version; the first that it tells."""
+        return next(iter(f"{name} {version}" for name, version in self.peer.versions.items()), "")
+
+
+def lines(results: PeerResults) -> list[Line]:
+    """The peers that have rows, the best RMSE first."""
+    reference = results.peer(REFERENCE)
+    found = []
+    for peer in results.peers:
+        if not (best := peer.best()):
+            continue
+        quality = [point.rmse for point in best if point.rmse is not None]
+        times = [time_to(row, TARGET) for row in peer.rows]
+        found.append(
+            Line(
+                peer,
+                best[0].epochs,
+                mean(quality) if len(quality) == len(best) else None,
+                stdev(quality) if len(quality) > 1 else None,
+                median(point.seconds for point in best),
+                median(times),
+                sum(map(math.isinf, times)),
+                time_to_target(peer, reference) if reference else None,
+            )
+        )
+    return sorted(found, key=lambda line: math.inf if line.rmse is None else line.rmse)
+
+
+def ratio_text(ratio: Ratio) -> str:
+    """A ratio with its interval where there is one: 1.4× [1.3×, 1.6×]."""
+    interval = "" if ratio.low is None else f" {numbers.times_interval(ratio.low, ratio.high)}"
+    return f"{numbers.times(ratio.ratio)}{interval}"
+
+
+def reference_text(results: PeerResults) -> str:
+    """What the times to the target are held against: cornac's 20 epochs, 49 ms to an RMSE of 0.902."""
+    peer = results.peer(REFERENCE)
+    if peer is None:
+        return ""
+    seconds = median(seconds_at(row, REFERENCE_EPOCHS) for row in peer.rows)
+    ends = [point.rmse for row in peer.rows for point in row.points if point.epochs == REFERENCE_EPOCHS and point.rmse]
+    level = f", which end at an RMSE of {numbers.number(mean(ends), 4)}" if ends else ""
+    return f"{REFERENCE}’s {REFERENCE_EPOCHS} epochs ({numbers.seconds(seconds)}{level})"
+
+
+def answer(results: PeerResults) -> str:
+    """The answer in a sentence: time to the target as a multiple of the reference's, and epochs against fastai's."""
+    ours, lesson, reference = results.peer(OURS), results.peer(LESSON), results.peer(REFERENCE)
+    stock = results.peer(FASTAI)
+    ratio = time_to_target(ours, reference) if ours and reference else None
+    epochs = epoch_time(stock, lesson) if stock and lesson else None
+    told = []
+    if ratio:
+        missed = f"{ratio.misses} missed" if ratio.misses else "none missed"
+        seeds = f"{numbers.counted(ratio.n, 'seed')}, {missed}"
+        told.append(
+            f"to an RMSE of {TARGET} dotbias takes {ratio_text(ratio)} the time of {reference_text(results)}; {seeds}"
+        )
+    if epochs:
+        told.append(f"an epoch of fastai takes {ratio_text(epochs)} as long as one of dotbias")
+    if not told:
+        return "dotbias was not measured in turn with cornac or fastai."
+    text = "; ".join(told)
+    return f"{text[0].upper() if not text.startswith('dotbias') else text[0]}{text[1:]}."
+
+
+def chart(results: PeerResults) -> Chart | None:
+    """RMSE against seconds of training."""
+    rows = [
+        {"peer": peer.title, "seed": row.seed, "epochs": point.epochs, "seconds": point.seconds, "rmse": point.rmse}
+        for peer in results.peers
+        for row in peer.rows
+        for point in row.points
+        if point.rmse is not None
+    ]
+    if not rows:
+        return None
+    seeds = pd.DataFrame(rows)
+    means = seeds.groupby(["peer", "epochs"], sort=False)[["seconds", "rmse"]].mean().reset_index()
+    words = "; ".join(
+        f"{line.peer.title}: {numbers.number(line.rmse, 4)} after {numbers.seconds(line.seconds)}"
+        for line in lines(results)
+    )
+    count = means["peer"].nunique()
+    return charts.chart(
+        "quality",
+        "RMSE on the validation rows against seconds of training",
+        words,
+        "Left and low is better. A mark an epoch, or a fit of its own where a library trains in one call; thin lines: "
+        f"each seed. Dotted: {TARGET}.",
+        means.rename(columns={"seconds": "seconds, mean", "rmse": "RMSE, mean"}).astype({"epochs": object}),
+        lambda figure, wide: charts.quality_against_time(figure, seeds, TARGET, 3 if wide else 1),
+        lambda wide: 420 + 22 * (-(-count // 3) if wide else count),
+    )
+
+
+def sampling(results: PeerResults) -> dict[str, Any] | None:
+    """What fastai's loader draws in an epoch, and what that does to the RMSE."""
+    stock, distinct = results.peer(FASTAI), results.peer(DISTINCT)
+    if not (stock and stock.drawn):
+        return None
+    shown = [peer for peer in (stock, distinct, results.peer(LESSON)) if peer and peer.drawn]
+    final = {
+        peer.name: {row.seed: row.points[-1].rmse for row in peer.rows if row.points[-1].rmse is not None}
+        for peer in shown
+    }
+    pairs = [final[FASTAI][seed] - final[DISTINCT][seed] for seed in final[FASTAI] if seed in final.get(DISTINCT, {})]
+    n = stock.drawn.rows
+    return {
+        "rows": [(peer, list(final[peer.name].values())) for peer in shown],
+        "version": stock.versions.get("fastai"),
+        "expected": 1 - (1 - 1 / results.data.n_train) ** n if n else None,
+        "difference": mean(pairs) if pairs else None,
+        "interval": t_interval(pairs) if len(pairs) > 1 else None,
+        "n": len(pairs),
+    }
+
+
+def context(results: PeerResults) -> dict[str, Any]:
+    """All that the template of the peers' page shows."""
+    stock, lesson = results.peer(FASTAI), results.peer(LESSON)
+    commits = sorted({row.commit or "unknown" for peer in results.peers for row in peer.rows})
+    return {
+        "answer": answer(results),
+        "results": results,
+        "chart": chart(results),
+        "lines": lines(results),
+        "reference": reference_text(results),
+        "target": TARGET,
+        "ratio_text": ratio_text,
+        "epoch_times": [
+            (peer, ratio)
+            for peer in results.peers
+            if lesson and peer.settings.get("bs") == lesson.settings.get("bs") and peer.name != LESSON
+            if (ratio := epoch_time(peer, lesson))
+        ],
+        "sampling": sampling(results) if stock else None,
+        "commits": commits,
+        "mean": mean,
+        "inf": math.inf,
+        "settings": settings,
+    }
+
+
+def settings(peer: Peer) -> str:
+    """Settings in words: bs 64, lr 0.005."""
+    return ", ".join(f"{name} {numbers.setting(value)}" for name, value in peer.settings.items())

@@ -1,0 +1,193 @@
+"""What `python -m bench.peers` leaves behind, `peers.json`, and how its times are compared.
+
+Every peer trains on the same ratings and predicts the same validation rows. A fit is a list of points: epochs done,
+seconds of training so far, and the RMSE then.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.stats import quantile_test
+
+from studies.evidence.schema import DataUsed, ResultsError, write_text
+
+TARGET = 0.896  # RMSE
+REFERENCE, REFERENCE_EPOCHS = "cornac", 20  # whose time to the end is the unit of the times to TARGET
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Point(_Record):
+    """A moment of a fit. `rmse` is null where a prediction is no finite number."""
+
+    epochs: int
+    seconds: float
+    rmse: float | None
+
+
+class Row(_Record):
+    """What a peer did with a seed: one fit seen after each epoch, or a fit for each number of epochs.
+
+    Times are compared within a `round` only: what took turns at the same time.
+    """
+
+    seed: int
+    round: str
+    commit: str | None
+    points: list[Point]
+
+
+class Drawn(_Record):
+    """The rows of one epoch of a peer's training, and how many of them are distinct."""
+
+    rows: int
+    distinct: int
+
+
+class Peer(_Record):
+    """A peer as it was measured. `failure` says why there are no rows, or no more."""
+
+    name: str
+    title: str
+    settings: dict[str, Any]
+    epochs: list[int]
+    note: str
+    versions: dict[str, str] = {}
+    drawn: Drawn | None = None
+    rows: list[Row] = []
+    failure: str | None = None
+
+    def best(self) -> list[Point]:
+        """A point of each seed, all at the number of epochs whose mean RMSE is lowest."""
+        by_epochs: dict[int, list[Point]] = {}
+        for row in self.rows:
+            for point in row.points:
+                by_epochs.setdefault(point.epochs, []).append(point)
+        return min(by_epochs.values(), key=_mean_rmse, default=[])
+
+
+def _mean_rmse(points: list[Point]) -> float:
+    return sum(math.inf if point.rmse is None else point.rmse for point in points) / len(points)
+
+
+class Machine(_Record):
+    """Where the times were taken."""
+
+    python: str
+    platform: str
+    cpu: str
+    cores: int
+    versions: dict[str, str]
+
+
+class PeerResults(_Record):
+    """The whole of `peers.json`."""
+
+    schema_version: Literal[1] = 1
+    command: str
+    commit: str | None
+    dirty: bool | None
+    started: str
+    finished: str
+    threads: int
+    machine: Machine
+    data: DataUsed
+    peers: list[Peer]
+
+    def peer(self, name: str) -> Peer | None:
+        """The peer of that name, if it has rows."""
+        return next((peer for peer in self.peers if peer.name == name and peer.rows), None)
+
+
+class Ratio(NamedTuple):
+    """The median of ratios with its 95 % interval; infinities are misses. No interval below six ratios."""
+
+    ratio: float
+    low: float | None
+    high: float | None
+    n: int
+    misses: int
+
+
+def time_to(row: Row, target: float) -> float:
+    """Seconds of training until the RMSE is at most `target`; infinite where it never is."""
+    reached = [point.seconds for point in row.points if point.rmse is not None and point.rmse <= target]
+    return min(reached, default=math.inf)
+
+
+def seconds_at(row: Row, epochs: int) -> float:
+    """Seconds of training for so many epochs.
+
+    Raises:
+        StopIteration: the row has no such point.
+    """
+    return next(point.seconds for point in row.points if point.epochs == epochs)
+
+
+def _together(ours: Peer, theirs: Peer) -> list[tuple[Row, Row]]:
+    """Rows of one seed that took turns."""
+    others = {(row.seed, row.round): row for row in theirs.rows}
+    return [(row, others[row.seed, row.round]) for row in ours.rows if (row.seed, row.round) in others]
+
+
+def time_to_target(peer: Peer, reference: Peer) -> Ratio | None:
+    """A peer's time to TARGET over the time of the reference's fit of REFERENCE_EPOCHS, seed by seed."""
+    return _ratio(
+        [time_to(row, TARGET) / seconds_at(other, REFERENCE_EPOCHS) for row, other in _together(peer, reference)]
+    )
+
+
+def epoch_time(slow: Peer, fast: Peer) -> Ratio | None:
+    """Seconds of the one's epochs over those of the other's, epoch by epoch as they took turns; set-up is in the first.
+
+    Both must have one fit, seen after each epoch.
+    """
+    return _ratio(
+        [
+            slower / faster
+            for one, other in _together(slow, fast)
+            for slower, faster in zip(_each_epoch(one), _each_epoch(other), strict=False)
+        ]
+    )
+
+
+def _each_epoch(row: Row) -> list[float]:
+    seconds = [0.0, *(point.seconds for point in row.points)]
+    return [after - before for before, after in pairwise(seconds)]
+
+
+def _ratio(ratios: list[float]) -> Ratio | None:
+    if not ratios:
+        return None
+    low = high = None
+    if len(ratios) >= 6:  # with fewer no 95 % interval of a median exists
+        low, high = map(float, quantile_test(ratios, p=0.5).confidence_interval(0.95))
+    return Ratio(median(ratios), low, high, len(ratios), sum(map(math.isinf, ratios)))
+
+
+def write_peers(results: PeerResults, path: Path) -> None:
+    """Write `peers.json`, whole or not at all."""
+    write_text(path, results.model_dump_json(indent=1) + "\n")
+
+
+def read_peers(path: Path) -> PeerResults:
+    """Read and check a `peers.json`.
+
+    Raises:
+        ResultsError: the file cannot be read, or lacks or misnames a field.
+    """
+    try:
+        return PeerResults.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValidationError, ValueError) as error:
+        said = error.errors()[0] if isinstance(error, ValidationError) else error
+        where = f"field {'.'.join(map(str, said['loc']))}: {said['msg']}" if isinstance(said, dict) else str(said)
+        raise ResultsError(f"{path}: no comparison with other libraries ({where}). Set it aside, run again.") from error
