@@ -1,0 +1,164 @@
+"""How peers are talked to, timed in turns, resumed, and survived: with a peer of a few lines in place of a library."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bench.peers import __main__ as command
+from bench.peers import environments
+from bench.peers.declared import PEERS, RUNNERS, Peer
+from bench.peers.runners import protocol
+from lesson import collab_learner, load_ratings
+from studies.evidence.peers import Point, read_peers
+from studies.evidence.schema import ResultsError
+
+FAKE = Path(__file__).parent / "fake_peer.py"
+
+
+@pytest.fixture
+def data(tmp_path):
+    random = np.random.default_rng(0)
+    rows = [f"{user},{item},{random.integers(1, 6)}" for user in range(20) for item in range(15)]
+    (tmp_path / "ratings.csv").write_text("\n".join(["user,item,rating", *rows]))
+    return load_ratings(tmp_path / "ratings.csv")
+
+
+def peer(name, seeds=2, epochs=(2,), **settings):
+    return Peer(name, name.title(), FAKE, settings, epochs, seeds, None, "a fake")
+
+
+def points(results, name):
+    return {row.seed: row.points for row in next(p for p in results.peers if p.name == name).rows}
+
+
+def test_the_rmse_is_computed_from_predictions_and_rows_come_from_every_epoch_or_fit(data, tmp_path):
+    results = command.measure([peer("each"), peer("whole", epochs=(1, 3))], data, tmp_path, "the command")
+
+    stars = data.valid.ratings.double().numpy()
+    guess = float(data.train.ratings.mean())
+    found = points(results, "each")
+    assert [point.epochs for point in found[1]] == [1, 2]
+    for seed in (0, 1):
+        assert found[seed][0].rmse == pytest.approx(np.sqrt(np.mean((guess + seed - stars) ** 2)), rel=1e-6)
+    assert [point.epochs for point in points(results, "whole")[0]] == [1, 1, 2, 3]  # the fake tells every epoch
+    assert 0 < found[0][0].seconds <= found[0][1].seconds
+    assert read_peers(tmp_path / "peers.json") == results
+    assert results.peers[0].drawn.rows == len(data.train) + 2
+    assert results.peers[0].drawn.distinct == 20  # users, of which 7 is one
+    assert results.peers[0].versions == {"numpy": np.__version__}
+
+
+def test_what_is_finished_is_not_done_again(data, tmp_path):
+    command.measure([peer("one", seeds=1), peer("two", seeds=1)], data, tmp_path, "")
+    first = points(read_peers(tmp_path / "peers.json"), "one")[0]
+
+    results = command.measure([peer("one", seeds=3)], data, tmp_path, "")
+
+    assert points(results, "one")[0] == first
+    assert sorted(points(results, "one")) == [0, 1, 2]
+    assert sorted(points(results, "two")) == [0]  # not asked for, not lost
+
+
+def test_other_settings_begin_anew_and_other_data_are_refused(data, tmp_path):
+    command.measure([peer("one", seeds=1)], data, tmp_path, "")
+    results = command.measure([peer("one", seeds=1, off=1)], data, tmp_path, "")
+    assert results.peers[0].settings == {"off": 1}
+    assert len(results.peers[0].rows) == 1
+    changed = json.loads((tmp_path / "peers.json").read_text())
+    changed["data"]["checksum"] = "other"
+    (tmp_path / "peers.json").write_text(json.dumps(changed))
+    with pytest.raises(ResultsError, match=r"another data .*--results"):
+        command.measure([peer("one")], data, tmp_path, "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason", "rows"),
+    [
+        ({"dies": [1, 2]}, "it ended with status 1: out of memory", [0]),
+        ({"refuses": "no compiler"}, "it ended with status 1: no compiler", []),
+        ({"lacks": 1}, r"it predicted \[29\] ratings where \[30\] are due", []),
+    ],
+)
+def test_a_peer_that_fails_is_told_with_its_last_words_and_stops_nobody(data, tmp_path, settings, reason, rows):
+    results = command.measure([peer("bad", **settings), peer("good")], data, tmp_path, "")
+    bad, good = results.peers
+    assert bad.failure is not None
+    assert re.fullmatch(reason, bad.failure)
+    assert [row.seed for row in bad.rows] == rows
+    assert [row.seed for row in good.rows] == [0, 1]
+    assert good.failure is None
+
+
+def test_predictions_that_are_no_numbers_have_no_rmse(data, tmp_path):
+    results = command.measure([peer("one", seeds=1, off=float("inf"))], data, tmp_path, "")
+    assert [point.rmse for point in points(results, "one")[0]] == [None, None]
+
+
+def test_peers_take_turns_and_each_seed_another_one_begins():
+    order = []
+
+    def fit(name, n):
+        for epoch in range(n):
+            order.append(f"{name}{epoch}")
+            yield Point(epochs=epoch, seconds=1, rmse=1)
+
+    done = dict(command.take_turns({"a": fit("a", 1), "b": fit("b", 3)}, first=1))
+    assert order == ["b0", "a0", "b1", "b2"]
+    assert {name: len(its) for name, its in done.items()} == {"a": 1, "b": 3}
+
+
+def test_an_environment_that_cannot_be_made_says_what_pip_says(tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("./nowhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(environments.NoEnvironmentError, match=r"pip cannot install mine.txt: ERROR: .*nowhere"):
+        environments.python_of(tmp_path / "mine.txt", tmp_path / "environments")
+
+
+def test_an_environment_is_made_once_and_again_when_its_list_changes(tmp_path):
+    listed = tmp_path / "mine.txt"
+    listed.write_text("# nothing")
+    python = Path(environments.python_of(listed, tmp_path / "environments"))
+    mark = python.parent / "mark"
+    mark.touch()
+    assert environments.python_of(listed, tmp_path / "environments") == str(python)
+    assert mark.exists()
+    listed.write_text("# nothing else")
+    environments.python_of(listed, tmp_path / "environments")
+    assert not mark.exists()
+    assert python.exists()
+
+
+def test_our_runner_trains_what_the_learner_trains(data, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(RUNNERS))
+    from bench.peers.runners import ours
+
+    settings = {"n_factors": 4, "y_range": [0, 5.5], "wd": 0.1, "lr": 5e-3, "pct_start": 0.3, "bs": 64}
+    training = protocol.Ratings(*(getattr(data.train, name).numpy() for name in protocol.Ratings._fields))
+    scores = []
+    users, items = data.valid.users.numpy(), data.valid.items.numpy()
+    ours.train(
+        ours.prepare(training, settings), 3, 2, settings, lambda predict, _: scores.append(predict(users, items))
+    )
+    learn = collab_learner(data, n_factors=4, y_range=(0, 5.5), wd=0.1, seed=3, quiet=True)
+    learn.fit_one_cycle(2, 5e-3)
+    assert torch.sqrt(torch.mean((scores[-1] - data.valid.ratings) ** 2)).item() == pytest.approx(
+        learn.validate() ** 0.5, rel=1e-6
+    )
+
+
+def test_every_declared_peer_has_its_runner_and_its_pinned_requirements():
+    assert len({one.name for one in PEERS}) == len(PEERS)
+    for one in PEERS:
+        assert one.runner.exists()
+        assert one.requirements is None or "==" in one.requirements.read_text()
+
+
+def test_an_unknown_peer_is_an_error_that_names_the_known_ones():
+    outcome = CliRunner().invoke(command.app, ["--peers", "cornac,netflix"])
+    assert outcome.exit_code == 2
+    assert "there is no netflix; there are dotbias, " in outcome.output
