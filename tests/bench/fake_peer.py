@@ -14,11 +14,11 @@ def prepare(ratings, settings):
 
 def train(ratings, seed, epochs, settings, after_epoch):
     for epoch in range(1, epochs + 1):
-        print("a library talks")
+        sys.stdout.write("a library talks\n")
         if (seed, epoch) == tuple(settings.get("dies", ())):
             sys.exit("out of memory")
         guess = ratings.ratings.mean() + settings.get("off", 0) + seed
-        after_epoch(lambda users, items: np.full(len(users) - settings.get("lacks", 0), guess), epoch)
+        after_epoch(lambda users, _, guess=guess: np.full(len(users) - settings.get("lacks", 0), guess), epoch)
 
 
 if __name__ == "__main__":
