@@ -20,7 +20,10 @@ def train(columns, seed, epochs, settings, after_epoch):
     users, items, stars = columns
     size = [int(ids.max()) + 1 for ids in (users, items)]
     batches = -(-len(stars) // settings["bs"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # trunc_normal_ is many small operations, each of which would wait for the other threads
     model = EmbeddingDotBias(settings["n_factors"], *size, generator=stream(seed, "initialization"))
+    torch.set_num_threads(threads)
     schedule = one_cycle(epochs * batches, settings["lr"], pct_start=settings["pct_start"])
     trainer = Trainer(
         *(table.detach() for table in model.tables()),
