@@ -67,11 +67,12 @@ class Peer(_Record):
     failure: str | None = None
 
     def best(self) -> list[Point]:
-        """A point of each seed, all at the number of epochs whose mean RMSE is lowest."""
+        """The end of a fit of each seed, all of the number of epochs whose mean RMSE is lowest."""
         by_epochs: dict[int, list[Point]] = {}
         for row in self.rows:
             for point in row.points:
-                by_epochs.setdefault(point.epochs, []).append(point)
+                if point.epochs in self.epochs:  # no moment in the middle of a schedule
+                    by_epochs.setdefault(point.epochs, []).append(point)
         return min(by_epochs.values(), key=_mean_rmse, default=[])
 
 
@@ -170,7 +171,8 @@ def _ratio(ratios: list[float]) -> Ratio | None:
         return None
     low = high = None
     if len(ratios) >= 6:  # with fewer no 95 % interval of a median exists
-        low, high = map(float, quantile_test(ratios, p=0.5).confidence_interval(0.95))
+        interval = quantile_test(ratios, p=0.5).confidence_interval(0.95)
+        low, high = float(interval.low), float(interval.high)
     return Ratio(median(ratios), low, high, len(ratios), sum(map(math.isinf, ratios)))
 
 
