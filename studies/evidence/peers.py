@@ -169,10 +169,10 @@ def _each_epoch(row: Row) -> list[float]:
 def _ratio(ratios: list[float]) -> Ratio | None:
     if not ratios:
         return None
-    low = high = None
+    interval: Any = None
     if len(ratios) >= 6:  # with fewer no 95 % interval of a median exists
         interval = quantile_test(ratios, p=0.5).confidence_interval(0.95)
-        low, high = float(interval.low), float(interval.high)
+    low, high = (float(interval.low), float(interval.high)) if interval else (None, None)
     return Ratio(median(ratios), low, high, len(ratios), sum(map(math.isinf, ratios)))
 
 
