@@ -16,6 +16,8 @@ table's size in work for a batch that reads a few rows. `mode` says what happens
   of dense from the step on at which the quadrature is accurate (`first_foldable_step`); before it, steps are replayed.
   SGD, momentum and RMSprop with decoupled decay fold exactly. L2 decay gives every row a gradient at every step: with
   it, only SGD folds.
+- "skip", "skip momentum", "hugectr", "caffe2": what other optimizers do, for comparison. They compute something else
+  than dense Adam; see `approximations`.
 """
 
 from __future__ import annotations
@@ -32,15 +34,16 @@ import torch
 from torch import Tensor
 
 from ..dot_bias.reference import YRange
-from . import native
+from . import approximations, native
 
 OptimizerName = Literal["sgd", "momentum", "rmsprop", "adam"]
 Decay = Literal["none", "l2", "decoupled", "fully decoupled"]
-Mode = Literal["dense", "replay", "virtual"]
+Mode = Literal["dense", "replay", "virtual", "skip", "skip momentum", "hugectr", "caffe2"]
 
 KINDS = {"sgd": native.SGD, "momentum": native.MOMENTUM, "rmsprop": native.RMSPROP, "adam": native.ADAM}
 PLANES = {"sgd": 1, "momentum": 2, "rmsprop": 2, "adam": 3}
-MODES = {"dense": native.DENSE, "replay": native.REPLAY, "virtual": native.VIRTUAL}
+APPROXIMATIONS = dict(zip(("skip", "skip momentum", "hugectr", "caffe2"), approximations.RULES, strict=True))
+MODES = {"dense": native.DENSE, "replay": native.REPLAY, "virtual": native.VIRTUAL} | APPROXIMATIONS
 
 LANES = 16  # rows are padded to this many numbers, whole vectors of float32
 FOLD_TOLERANCE = 1e-4  # of a step at the largest rate: what folding may move a weight from where replay would
@@ -67,7 +70,8 @@ class Trainer:
         beta2: decay of the mean square ("rmsprop", "adam").
         eps: added to its root; positive.
         y_range: (low, high) of the sigmoid on the score; None leaves it out.
-        mode: "dense", "replay" or "virtual"; None chooses what is fastest at this size among what is accurate.
+        mode: "dense", "replay" or "virtual"; None chooses what is fastest at this size among them. Approximations of
+            Adam with decoupled decay or none: "skip", "skip momentum", "hugectr", "caffe2".
 
     Raises:
         ValueError: arguments that do not fit.
@@ -116,7 +120,11 @@ class Trainer:
         self.foldable_from = self._foldable_from(FOLD_TOLERANCE * float(np.max(lr)))
         if mode == "virtual" and self.foldable_from is None:
             raise ValueError(f"mode='virtual': {optimizer} with these constants cannot be folded; use 'replay'")
-        planes = PLANES[optimizer]
+        if mode in APPROXIMATIONS and (optimizer != "adam" or (self.steps[1:, native.L2] != 0).any()):
+            raise ValueError(f"{mode=} approximates adam with decoupled decay or none, not {optimizer} with {decay}")
+        if mode in APPROXIMATIONS and not (self.steps[1:, native.KEEP] > 0).all():
+            raise ValueError(f"{mode=}: decay must leave something of the weights, and lr · {weight_decay=} is 1 or more")
+        planes = PLANES[optimizer] + (mode == "caffe2")
         self.tables = tuple(_pack(*pair, planes) for pair in ((user_weight, user_bias), (item_weight, item_bias)))
         self.accounts = tuple(np.full((len(table), 2), [0, native.NEVER], np.int32) for table in self.tables)
         number = self.tables[0].dtype.type
@@ -214,6 +222,9 @@ class Trainer:
         folds = np.zeros((7, batches + 1))
         folds[:3] = 1
         folds[3] = 1e-200  # no measure is empty, also where the rate is zero
+        if mode in approximations.RULES:
+            columns = (exact[:, column] for column in (native.KEEP, native.RATE, native.BETA1))
+            folds = approximations.constants(*columns, self.beta2, self.steps_done)
         dtype = self.tables[0].dtype
         constants = (
             exact.astype(dtype),

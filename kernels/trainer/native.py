@@ -26,6 +26,7 @@ import numba
 import numpy as np
 
 from ..dot_bias.native import FASTMATH, sigmoid
+from . import approximations
 from .prefetch import fetch
 
 SGD, MOMENTUM, RMSPROP, ADAM = range(4)
@@ -203,6 +204,9 @@ def catch_up(
     kind, mode, replay_before, _, owed = plan
     steps, _, squares, eps, every = constants
     late, at, wide, folded = work
+    if mode > VIRTUAL:
+        approximations.catch_up(table, rows, starts, fresh, n, t, mode, folds, squares[1], eps)
+        return
     m = 0
     for q in range(n):
         r, z = rows[q], starts[q]
@@ -249,7 +253,7 @@ def catch_up_all(
         n = 0
         for r in range(begin, min(begin + block, end)):
             new = account[r, SLOT] == NEVER
-            if not new or (at_end and mode == REPLAY):
+            if not new or (at_end and mode != VIRTUAL):
                 rows[n], starts[n], fresh[n] = r, account[r, LAST], new
                 n += 1
                 account[r, LAST] = 0 if at_end else t

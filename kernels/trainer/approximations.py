@@ -1,0 +1,103 @@
+"""What other optimizers do about the rows of missed steps: approximations of dense Adam, here for comparison alone.
+
+A row was last stepped at step z with weights w, running mean m and mean square v, and no batch read it in the k steps
+z + 1 … t. Dense Adam moves it in each of them. With A the product of the missed KEEPs (1 − lr·weight_decay), and c1, c2
+the bias corrections 1 − β1^step, 1 − β2^step:
+
+- "skip": w, m and v stay, so momentum stops and nothing decays. torch.optim.SparseAdam (which has no decay), FBGEMM's
+  table-batched embeddings (whose decoupled decay reaches the rows that a batch reads) and TensorFlow Addons' LazyAdam.
+- "skip momentum": w ← A·w; m and v stay. It tells apart what "skip" does by either omission.
+- "hugectr": momentum goes on over the denominator of the row's last step, in closed form:
+
+      w ← A·w − lr_t/c1_z · m·(β1 + … + β1^k) / (√v/√c2_z + eps),   m ← β1^k·m,   v ← β2^k·v
+
+  After the Adam of HugeCTR's `Update_t.LazyGlobal` (`opt_adam_kernel_lazy`), which calls itself a local approximation
+  of the global update. There even the row's own step waits until its next gradient, that is until after the next batch
+  has read it, and eps is added before c2: here the own step is dense Adam's, and missed ones are made up for before
+  the batch reads the row, at an epoch's end too.
+- "caffe2": m ← β1^k·m and v ← β2^k·v, and the row's next step, over the denominator that has its new gradient in it,
+  moves by the missed momentum too, without bias corrections:
+
+      w ← A·w − (its own step) − lr·m·(β1 + … + β1^k) / (√v' + eps),   v' after that step
+
+  After caffe2's `SmartDecaySparseAdam` (`adam_compute_smart_decay`), whose own step lacks the corrections as well: here
+  it is dense Adam's. As nobody looks at a row between its step and its next read, the second term is kept in a plane
+  of its own and subtracted at that read.
+
+HugeCTR's and caffe2's Adam have no weight decay. Here they decay like dense Adam, so that momentum is all that they
+approximate. Both take β1 for a constant: here it is that of the last missed step.
+
+None of these is as accurate as "replay" or "virtual", and `Trainer` never chooses one by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+from ..dot_bias.native import FASTMATH
+
+SKIP, SKIP_MOMENTUM, HUGECTR, CAFFE2 = RULES = range(3, 7)  # as modes, after those of `native`
+LOG_KEPT, LR, BETA1, C1, ROOT_C2 = range(5)
+OWED = 3  # the plane of "caffe2"
+
+
+def constants(keep: np.ndarray, rate: np.ndarray, beta1: np.ndarray, beta2: float, first: int) -> np.ndarray:
+    """The rules' constants of step t in column t, float64[5, steps + 1].
+
+    Args:
+        keep: float64[steps + 1], positive but for column 0, the step before an epoch's first.
+        rate: lr / c1 of each of them.
+        beta1: of each of them.
+        beta2: decay of the mean square.
+        first: how many steps were done before column 1.
+    """
+    steps = first + np.arange(len(keep))
+    c1, c2 = 1 - beta1**steps, 1 - beta2**steps
+    return np.stack([np.append(0, np.log(keep[1:]).cumsum()), rate * c1, beta1, c1, np.sqrt(c2)])
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+def catch_up(
+    table: Any, rows: Any, starts: Any, fresh: Any, n: int, t: int, rule: int, of: Any, beta2: float, eps: float
+) -> None:
+    """Bring rows[:n] from the steps `starts` to the state in which the rule has them after step t.
+
+    `fresh` are those that no batch has read; `of` is from `constants`.
+    """
+    if rule == SKIP:
+        return
+    number = table.dtype.type
+    for q in range(n):
+        r, z = rows[q], starts[q]
+        k = t - z
+        if k == 0 and rule != CAFFE2:
+            continue
+        keep = number(math.exp(of[LOG_KEPT, t] - of[LOG_KEPT, z]))
+        if rule == SKIP_MOMENTUM or fresh[q]:
+            for i in range(table.shape[2]):
+                table[r, 0, i] *= keep
+            continue
+        beta1 = of[BETA1, t]
+        left1, left2 = number(beta1**k), number(beta2**k)
+        missed = number(beta1 * (1 - beta1**k) / (1 - beta1))
+        if rule == HUGECTR:
+            rate, scale = number(of[LR, t] / of[C1, z]) * missed, number(1 / of[ROOT_C2, z])
+            for i in range(table.shape[2]):
+                moved = rate * table[r, 1, i] / (np.sqrt(table[r, 2, i]) * scale + number(eps))
+                table[r, 0, i] = table[r, 0, i] * keep - moved
+        else:
+            due = number(of[LR, z])
+            for i in range(table.shape[2]):
+                owed = table[r, OWED, i]
+                if z > 0:  # stepped in this epoch, after what was owed became known
+                    table[r, 0, i] -= due * owed / (np.sqrt(table[r, 2, i]) + number(eps))
+                    owed = number(0)
+                table[r, 0, i] *= keep
+                table[r, OWED, i] = owed + missed * table[r, 1, i]
+        for i in range(table.shape[2]):
+            table[r, 1, i] *= left1
+            table[r, 2, i] *= left2
