@@ -6,11 +6,11 @@ AdamW; each seed draws its own split, initialization and batch order, the same f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lesson import DivergenceError, collab_learner
 from lesson.data import Ratings, split
-from studies.evidence.schema import Contrast, Evidence
+from studies.evidence.schema import Contrast, Evidence, Measure
 from studies.evidence.verdicts import ledger_verdict
 from studies.lab.command import command
 from studies.lab.spec import Outcome, Profile, Range, Run, Study
@@ -34,14 +34,14 @@ def run(job: Run, ratings: Ratings) -> Outcome:
         data,
         n_factors=40,
         y_range=data.y_range,
-        wd=job.settings["wd"],
+        wd=float(job.settings["wd"]),
         seed=2 * job.seed + job.replicate,
         backend=job.backend,
         device=job.device,
         quiet=True,
     )
     try:
-        learn.fit_one_cycle(EPOCHS, job.settings["lr"])
+        learn.fit_one_cycle(EPOCHS, float(job.settings["lr"]))
         rmse = learn.history[-1].valid_loss ** 0.5
     except DivergenceError:
         rmse = None
@@ -55,7 +55,7 @@ def run(job: Run, ratings: Ratings) -> Outcome:
     )
 
 
-def evidence(contrasts: Sequence[Contrast], tuned: bool) -> list[Evidence]:
+def evidence(contrasts: Sequence[Contrast], tuned: bool, _measures: Mapping[str, Measure]) -> list[Evidence]:
     """Claim 48 is the contrast of 0.01 with 0.1; of claim 47 both ends are measured here, and not the rest of it."""
     by_arm = {contrast.arm: contrast for contrast in contrasts}
     rate = "rate retuned for each" if tuned else f"one rate, {LR:g}, for both"

@@ -2,7 +2,8 @@
 
 `runs.parquet` has a row a run: `key` (str, the run's hash), `arm` (str), `kind` ("run", "again" for the
 noise floor, "tuning"), `seed` (int), the arm's settings as columns (here `wd`, `lr`), `valid_rmse` (float,
-null where the run diverged), `diverged` (bool), `seconds` (float), `backend`, `threads`, `commit`.
+null where the run diverged), `diverged` (bool), `seconds` (float), `backend`, `threads`, `commit`, and a column
+for each further measurement.
 
 `curves.parquet` has a row a run and epoch: `key`, `arm`, `kind`, `seed`, `epoch` (1-based),
 `train_loss`, `valid_loss` (mean squared errors; `train_loss` is the mean over the epoch's batches).
@@ -66,6 +67,26 @@ class Contrast(_Record):
     skewness: float | None
     verdict: ContrastVerdict
     negligible: bool = False
+
+
+class Measured(_Record):
+    """A further measurement of one arm. `difference` to the baseline is paired by seed, with its 95 % t interval.
+
+    `n` counts the pairs, for the baseline its runs; null is what no run has measured.
+    """
+
+    mean: float | None
+    n: int
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+
+
+class Measure(_Record):
+    """A further measurement by arm: described, never judged. It is shown on a logarithmic axis if it spans decades."""
+
+    title: str
+    logarithmic: bool
+    arms: dict[str, Measured]
 
 
 class NoiseFloor(_Record):
@@ -151,6 +172,7 @@ class Summary(_Record):
     profile: str
     arms: dict[str, Arm]
     contrasts: list[Contrast]
+    measures: dict[str, Measure] = {}
     noise_floor: NoiseFloor | None
     tuning: list[Tuning] = []
     evidence: list[Evidence]

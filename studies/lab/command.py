@@ -43,7 +43,12 @@ def command(study: Study) -> Callable[[], None]:
             int | None, typer.Option(min=1, help="Replicates an arm; fewer than 10 give no verdict.")
         ] = None,
         trials: Annotated[
-            int | None, typer.Option(min=0, help=f"Values of {study.tuned[0]} tried for each arm; 0 keeps the default.")
+            int | None,
+            typer.Option(
+                min=0,
+                hidden=study.tuned is None,
+                help=f"Values of {study.tuned and study.tuned[0]} tried for each arm; 0 keeps the default.",
+            ),
         ] = None,
         values: Annotated[
             str | None, typer.Option(help="Other values than the study's, with commas, such as 0.05,0.2.")
@@ -144,6 +149,8 @@ def _refuse_to_replace(folder: Path, table: Ratings) -> None:
 def _profile(study: Study, name: str, seeds: int | None, trials: int | None) -> Profile:
     if name not in study.profiles:
         raise UsageError(f"--profile {name}: there are {', '.join(study.profiles)}")
+    if trials and study.tuned is None:
+        raise UsageError(f"--trials {trials}: {study.name} tunes nothing")
     profile = study.profiles[name]
     return dataclasses.replace(
         profile,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import scipy.stats
@@ -12,7 +12,7 @@ from studies.evidence import provenance
 from studies.evidence.schema import Summary, Tuning
 from studies.lab import results
 from studies.lab.results import Kind, Planned
-from studies.lab.spec import Run, Study
+from studies.lab.spec import Range, Run, Settings, Study
 from studies.lab.sweep import Sweep, SweepError
 
 TUNING_SEEDS_FROM = 1_000_000  # far from the seeds that confirm
@@ -55,12 +55,15 @@ class Experiment:
             SweepError: no run of an arm that the answer needs has finished.
         """
         study = self.study
-        arms: dict[str, Mapping[str, float]] = dict(study.arms)
-        tuning, tunings = self._tune(trials) if trials else ([], [])
-        if trials:
+        arms: dict[str, Settings] = dict(study.arms)
+        tuning: list[Planned] = []
+        tunings: list[Tuning] = []
+        if study.tuned is not None and trials:
+            setting, searched = study.tuned
+            tuning, tunings = self._tune(setting, searched, trials)
             arms = {tuned.arm: {**study.arms[tuned.arm], **tuned.chosen} for tuned in tunings}
             if arms[study.baseline] != study.arms[study.baseline]:
-                arms[f"{study.baseline}, {study.tuned[0]} as by default"] = study.arms[study.baseline]
+                arms[f"{study.baseline}, {setting} as by default"] = study.arms[study.baseline]
         plan = [self._planned(arm, "run", arms[arm], seed) for seed in range(seeds) for arm in arms]
         plan += [self._planned(study.baseline, "again", arms[study.baseline], seed) for seed in range(seeds)]
         self._do(plan, study.name)
@@ -77,29 +80,29 @@ class Experiment:
             tuning=tunings,
             command=command,
             workers=workers,
-            limits=study.limits(self.ratings.name, bool(trials))
+            limits=study.limits(self.ratings.name, bool(tunings))
             + ([f"{missing} of {len(plan)} runs are missing."] if missing else [])
             + notes,
         )
         results.write(folder, summary, runs, curves)
         return summary
 
-    def _tune(self, trials: int) -> tuple[list[Planned], list[Tuning]]:
+    def _tune(self, setting: str, searched: Range, trials: int) -> tuple[list[Planned], list[Tuning]]:
         study = self.study
-        setting, searched = study.tuned
         plan = [
             self._planned(arm, "tuning", {**settings, setting: value}, TUNING_SEEDS_FROM + seed)
             for arm, settings in study.arms.items()
-            for value in candidates(settings[setting], searched.low, searched.high, trials)
+            for value in candidates(float(settings[setting]), searched.low, searched.high, trials)
             for seed in range(study.tuning_seeds)
         ]
         self._do(plan, f"{study.name}, tuning {setting}")
-        return plan, results.choose(study, plan, self.sweep.outcomes())
+        return plan, results.choose(study, setting, plan, self.sweep.outcomes())
 
-    def _planned(self, arm: str, kind: Kind, settings: Mapping[str, float], seed: int) -> Planned:
+    def _planned(self, arm: str, kind: Kind, settings: Settings, seed: int) -> Planned:
         run = Run(
             study=self.study.name,
-            settings={name: float(value) for name, value in settings.items()},  # 0 and 0.0 have one key
+            # 0 and 0.0 have one key
+            settings={name: value if isinstance(value, str) else float(value) for name, value in settings.items()},
             seed=seed,
             replicate=int(kind == "again"),
             data=provenance.digest([self.ratings.checksum, self.ratings.y_range]),

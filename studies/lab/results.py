@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lesson.data import Ratings
 from studies.evidence import provenance, schema, statistics
-from studies.lab.spec import Run, Study
+from studies.lab.spec import Run, Settings, Study
 from studies.lab.sweep import Sweep
 
 Kind = Literal["run", "again", "tuning"]
@@ -51,6 +51,7 @@ def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial
                 "threads": run.threads,
                 "commit": outcome["commit"],
             }
+            | {name: outcome["measures"].get(name) for name in study.measures}
         )
         for epoch, losses in enumerate(zip(outcome["train_loss"], outcome["valid_loss"], strict=True), start=1):
             curves.append(identity | {"epoch": epoch, "train_loss": losses[0], "valid_loss": losses[1]})
@@ -58,9 +59,10 @@ def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial
     return pd.DataFrame(rows), pd.DataFrame(curves, columns=columns)
 
 
-def choose(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial]) -> list[schema.Tuning]:
+def choose(
+    study: Study, setting: str, plan: Sequence[Planned], done: Mapping[str, FrozenTrial]
+) -> list[schema.Tuning]:
     """The tuned setting of each arm: the best mean over the tuning seeds; a diverged run counts as the worst."""
-    setting, _ = study.tuned
     frame, _ = tables(study, plan, done)
     sign = 1 if study.direction == "minimize" else -1
     tunings = []
@@ -89,7 +91,7 @@ def choose(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial
 
 def summarize(
     study: Study,
-    arms: Mapping[str, Mapping[str, float]],
+    arms: Mapping[str, Settings],
     plan: Sequence[Planned],
     sweep: Sweep,
     ratings: Ratings,
@@ -123,6 +125,12 @@ def summarize(
         n_train=n_train,
         n_valid=n_valid,
     )
+    measures = {
+        name: schema.Measure(
+            title=measure.title, logarithmic=measure.logarithmic, arms=_measured(study, confirmed, name, list(values))
+        )
+        for name, measure in study.measures.items()
+    }
     keys = {planned.run.key for planned in plan}
     standing = [trial for key, trial in sweep.standing().items() if key in keys]
     failed = [trial for trial in sweep.trials(TrialState.FAIL) if trial.user_attrs["key"] in keys]
@@ -143,9 +151,10 @@ def summarize(
         profile=profile,
         arms={arm: _arm(values[arm], arms[arm]) for arm in values},
         contrasts=contrasts,
+        measures=measures,
         noise_floor=statistics.noise_floor(study.baseline, values.get(study.baseline, {}), again),
         tuning=tuning,
-        evidence=study.evidence(contrasts, bool(tuning)),
+        evidence=study.evidence(contrasts, bool(tuning), measures),
         limits=limits,
         data=schema.DataUsed(
             name=ratings.name,
@@ -196,7 +205,26 @@ def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
         whole.replace(path)
 
 
-def _arm(values: Mapping[int, float | None], settings: Mapping[str, float]) -> schema.Arm:
+def _measured(study: Study, runs: pd.DataFrame, name: str, arms: list[str]) -> dict[str, schema.Measured]:
+    """One measurement of each arm, and its paired differences from the baseline."""
+    by_seed = runs.pivot(index="seed", columns="arm", values=name).astype(float)
+    measured = {}
+    for arm in arms:
+        mean = by_seed[arm].mean()
+        known = {"mean": None if np.isnan(mean) else float(mean), "n": int(by_seed[arm].count())}
+        if arm != study.baseline:
+            differences = (by_seed[arm] - by_seed[study.baseline]).dropna()
+            low, high = statistics.t_interval(differences)
+            known |= {
+                "n": len(differences),
+                "difference": float(differences.mean()) if len(differences) else None,
+                "interval": (low, high) if np.isfinite(high - low) else None,
+            }
+        measured[arm] = schema.Measured(**known)
+    return measured
+
+
+def _arm(values: Mapping[int, float | None], settings: Settings) -> schema.Arm:
     finite = np.array([value for value in values.values() if value is not None])
     return schema.Arm(
         mean=float(finite.mean()) if len(finite) else None,

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from studies.evidence.provenance import digest
 from studies.evidence.schema import Contrast, Evidence
+from studies.evidence.schema import Measure as Measurements
 
-Settings = Mapping[str, float]
+Settings = Mapping[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,19 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What a run measures beside the metric, to be described and not judged.
+
+    Attributes:
+        title: what a reader calls it, with its unit where it has one.
+        logarithmic: whether it spans decades, so that its axis should.
+    """
+
+    title: str
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
 class Study:
     """A question and how it is answered, declared before anything runs.
 
@@ -51,13 +65,14 @@ class Study:
         baseline: the arm all others are compared with.
         primary: the arm whose contrast answers the question.
         smallest_effect: differences below this are not worth knowing, for ratings from 1 to 5.
-        tuned: the setting that profiles with trials retune for every arm, and its range.
-        tuning_seeds: how many seeds each trial is averaged over; they are never confirmed on.
         profiles: by name.
         recipe: version of how a run is made; a higher one makes earlier runs unusable.
         run: makes one run from it and the data; a function of the module, as it travels to workers.
-        evidence: what the contrasts say of the claims, and whether the setting was tuned.
+        evidence: what the contrasts, whether the setting was tuned, and the further measurements say of the claims.
         limits: sentences that bound the answer, from the data set's name and whether the setting was tuned.
+        tuned: the setting that profiles with trials retune for every arm, and its range.
+        tuning_seeds: how many seeds each trial is averaged over; they are never confirmed on.
+        measures: what a run measures beside the metric, by name.
         value: how an arm of `--values` is named and set, where arms are values of one setting.
     """
 
@@ -67,31 +82,32 @@ class Study:
     claims: tuple[int, ...]
     metric: str
     direction: Literal["minimize", "maximize"]
-    arms: dict[str, dict[str, float]]
+    arms: Mapping[str, Settings]
     baseline: str
     primary: str
     smallest_effect: float
-    tuned: tuple[str, Range]
-    tuning_seeds: int
     profiles: dict[str, Profile]
     recipe: int
     run: Callable[[Run, Any], Outcome] = field(repr=False)
-    evidence: Callable[[Sequence[Contrast], bool], list[Evidence]] = field(repr=False)
+    evidence: Callable[[Sequence[Contrast], bool, Mapping[str, Measurements]], list[Evidence]] = field(repr=False)
     limits: Callable[[str, bool], list[str]] = field(repr=False)
+    tuned: tuple[str, Range] | None = None
+    tuning_seeds: int = 0
+    measures: Mapping[str, Measure] = field(default_factory=dict)
     value: Callable[[float], tuple[str, dict[str, float]]] | None = field(default=None, repr=False)
 
     def costs(self) -> list[str]:
         """What each profile spends, for people."""
         return [
             f"{name}: {profile.seeds} seeds"
-            + (f", {self.tuned[0]} retuned by {profile.trials} trials an arm" if profile.trials else "")
+            + (f", {self.tuned[0]} retuned by {profile.trials} trials an arm" if self.tuned and profile.trials else "")
             + f", {profile.cost}"
             for name, profile in self.profiles.items()
         ]
 
     def declared(self) -> dict[str, Any]:
         """The declaration as plain data; its digest stands in every report."""
-        return {
+        declared: dict[str, Any] = {
             "name": self.name,
             "question": self.question,
             "claims": self.claims,
@@ -101,11 +117,14 @@ class Study:
             "baseline": self.baseline,
             "primary": self.primary,
             "smallest_effect": self.smallest_effect,
-            "tuned": [self.tuned[0], asdict(self.tuned[1])],
-            "tuning_seeds": self.tuning_seeds,
             "profiles": {name: [profile.seeds, profile.trials] for name, profile in self.profiles.items()},
             "recipe": self.recipe,
         }
+        if self.tuned is not None:
+            declared |= {"tuned": [self.tuned[0], asdict(self.tuned[1])], "tuning_seeds": self.tuning_seeds}
+        if self.measures:
+            declared["measures"] = {name: measure.title for name, measure in self.measures.items()}
+        return declared
 
 
 @dataclass(frozen=True)
@@ -125,7 +144,7 @@ class Run:
     """
 
     study: str
-    settings: dict[str, float]
+    settings: dict[str, float | str]
     seed: int
     replicate: int
     data: str
@@ -151,6 +170,7 @@ class Outcome:
         seconds: of training.
         n_train: training rows.
         n_valid: validation rows.
+        measures: the study's further measurements; None where these data have nothing to measure.
     """
 
     value: float | None
@@ -159,7 +179,11 @@ class Outcome:
     seconds: float
     n_train: int
     n_valid: int
+    measures: dict[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"value={self.value}: a run that diverged has the value None")
+        for name, value in self.measures.items():
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"measures: {name} is {value}; None says that there is nothing to measure")

@@ -253,7 +253,7 @@ class Sweep:
         self.study.add_trial(
             create_trial(
                 state=TrialState.WAITING,
-                params={**run.settings, "seed": run.seed},
+                params={**_numbers(run), "seed": run.seed},
                 distributions=_distributions(run),
                 user_attrs={"key": run.key, "run": asdict(run)},
             )
@@ -301,9 +301,14 @@ class Sweep:
 
 def _distributions(run: Run) -> dict[str, BaseDistribution]:
     floats: dict[str, BaseDistribution] = {
-        name: FloatDistribution(min(value, 0.0), max(value, 1.0)) for name, value in run.settings.items()
+        name: FloatDistribution(min(value, 0.0), max(value, 1.0)) for name, value in _numbers(run).items()
     }
     return floats | {"seed": IntDistribution(0, max(run.seed, 1_000_000))}
+
+
+def _numbers(run: Run) -> dict[str, float]:
+    """The settings that Optuna is told: it never lets the choices of a word change, and arms may be added."""
+    return {name: value for name, value in run.settings.items() if not isinstance(value, str)}
 
 
 @contextlib.contextmanager

@@ -121,13 +121,13 @@ def contrast(arm: str, **differing: Any) -> Contrast:
 
 def test_claim_48_holds_where_the_default_is_worse_and_47_is_open_where_both_ends_are() -> None:
     arms = [contrast("wd=0"), contrast("wd=0.01"), contrast("wd=1")]
-    found = {evidence.claim: evidence for evidence in wd_sweep.evidence(arms, tuned=False)}
+    found = {evidence.claim: evidence for evidence in wd_sweep.evidence(arms, tuned=False, _measures={})}
     assert {claim: evidence.verdict for claim, evidence in found.items()} == {47: "inconclusive", 48: "holds"}
     assert found[48].text.endswith("one rate, 0.005, for both")
-    assert wd_sweep.evidence(arms, tuned=True)[0].text.endswith("rate retuned for each")
+    assert wd_sweep.evidence(arms, tuned=True, _measures={})[0].text.endswith("rate retuned for each")
     arms[2] = contrast("wd=1", verdict="better")
-    assert {found.claim: found.verdict for found in wd_sweep.evidence(arms, tuned=False)}[47] == "fails"
-    assert wd_sweep.evidence([contrast("wd=0.3")], tuned=False) == []
+    assert {found.claim: found.verdict for found in wd_sweep.evidence(arms, tuned=False, _measures={})}[47] == "fails"
+    assert wd_sweep.evidence([contrast("wd=0.3")], tuned=False, _measures={}) == []
 
 
 def test_what_the_ledger_is_told_names_divergence_only_where_there_was_some() -> None:

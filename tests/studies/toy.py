@@ -50,7 +50,7 @@ STUDY = Study(
     },
     recipe=1,
     run=run,
-    evidence=lambda contrasts, tuned: [],
+    evidence=lambda contrasts, tuned, measures: [],
     limits=lambda data, tuned: [f"It speaks of {data}."],
     value=lambda x: (f"x={x:g}", {"x": x, "lr": 0.1}),
 )
