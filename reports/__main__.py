@@ -49,7 +49,7 @@ def read_study(path: Path, page: str) -> Study:
             return None
         return frame
 
-    runs = table("runs.parquet", RUN_COLUMNS | {summary.metric})
+    runs = table("runs.parquet", RUN_COLUMNS | {summary.metric, *summary.measures})
     return Study(page, path.parent, summary, runs, table("curves.parquet", CURVE_COLUMNS), problems)
 
 
@@ -115,7 +115,8 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     names = ["number", "signed", "interval", "setting", "p_value", "percent", "seconds", "size", "counted"]
-    env.filters |= {name: getattr(numbers, name) for name in [*names, "times", "times_interval"]}
+    names += ["figures", "figures_interval", "times", "times_interval"]
+    env.filters |= {name: getattr(numbers, name) for name in names}
     env.filters |= {"slug": ledger.slug, "prose": ledger.prose, "cell": cell}
     return env
 

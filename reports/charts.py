@@ -267,6 +267,37 @@ def paired(
     rows_without_axis(axes)
 
 
+def measured(figure: Figure, runs: pd.DataFrame, baseline: str, label: str, logarithmic: bool) -> None:
+    """A measurement, a row an arm: dots for seeds, a large one for their mean, a line at the baseline's.
+
+    Args:
+        figure: the figure to draw on.
+        runs: `arm` (categories, in order) and `value`, a row a run.
+        baseline: its arm.
+        label: of the axis.
+        logarithmic: whether the axis is.
+    """
+    axes = figure.subplots()
+    means = runs.groupby("arm", observed=True)["value"].mean()
+    if logarithmic and (runs["value"] > 0).all():
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=9))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.power_of_ten(round(np.log10(value)))))
+    if baseline in means:
+        axes.axvline(means[baseline], color=INK, linewidth=0.8)
+    rows = runs["arm"].cat.codes
+    sns.scatterplot(runs, x="value", y=rows + 0.27, s=9, color=SOFT, alpha=0.7, linewidth=0, ax=axes)
+    arms = list(runs["arm"].cat.categories)
+    sns.scatterplot(x=means.to_numpy(), y=[arms.index(arm) for arm in means.index], color=SERIES[0], s=55, ax=axes)
+    axes.set_yticks(range(len(arms)), arms)
+    axes.set_ylim(len(arms) - 0.4, -0.6)
+    axes.set(xlabel=label, ylabel="")
+    if axes.get_xscale() == "linear":
+        axes.locator_params(axis="x", nbins=6)
+    rows_without_axis(axes)
+
+
 def learning(figure: Figure, curves: pd.DataFrame, columns: int) -> None:
     """Loss over epochs, a panel an arm: `arm` (categories), `seed`, `epoch`, `loss`, `value`."""
     arms = curves["arm"].cat.categories

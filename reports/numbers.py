@@ -40,6 +40,28 @@ def setting(value: object) -> str:
     return f"−{text}" if value < 0 else text
 
 
+def figures(value: float | None) -> str:
+    """`value` to three figures, whatever its size: 0.409, 0.0123, 3.34·10⁻⁶; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if value == 0 or math.isinf(value):
+        return number(value, 0)
+    if 1e-3 <= abs(value) < 1e4:
+        return number(value, max(0, 2 - math.floor(math.log10(abs(value)))))
+    digits, power = f"{abs(value):.2e}".split("e")
+    return f"{'−' if value < 0 else ''}{digits}·{power_of_ten(int(power))}"
+
+
+def figures_interval(bounds: tuple[float, float] | None) -> str:
+    """An interval to three figures: [0.161, 0.196]."""
+    return MISSING if bounds is None else f"[{figures(bounds[0])}, {figures(bounds[1])}]"
+
+
+def power_of_ten(power: int) -> str:
+    """10⁻⁶, as text."""
+    return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def p_value(p: float | None) -> str:
     """A p-value: 0.012, or < 0.001."""
     return "< 0.001" if p is not None and p < 0.0005 else number(p)

@@ -284,6 +284,43 @@ def paired_chart(study: Study) -> Chart | None:
     )
 
 
+def measure_chart(study: Study, name: str) -> Chart | None:
+    """A further measurement of every run, a row an arm."""
+    summary, measure = study.summary, study.summary.measures[name]
+    if study.runs is None:
+        return None
+    runs = study.runs[study.runs["kind"] == "run"]
+    runs = pd.DataFrame({"arm": runs["arm"], "value": runs[name].astype(float)}).dropna()
+    if runs.empty:
+        return None
+    label = {arm: arm_label(summary, arm) for arm in arm_values(summary)}
+    runs["arm"] = pd.Categorical(runs["arm"].map(label), list(label.values()))
+    found = [(label[arm], measure.arms[arm]) for arm in label]
+    data = pd.DataFrame(
+        [
+            {
+                "arm": arm,
+                "mean": numbers.figures(one.mean),
+                "difference": numbers.figures(one.difference),
+                "95 %": numbers.figures_interval(one.interval),
+                "pairs": one.n,
+            }
+            for arm, one in found
+        ]
+    )
+    return charts.chart(
+        f"measure-{re.sub('[^a-z0-9]+', '-', name.lower())}",
+        measure.title,
+        "; ".join(f"{arm}: {numbers.figures(one.mean)}" for arm, one in found),
+        f"Small dots: seeds; large ones: their mean; line: the mean of {label[summary.baseline]}.",
+        data.astype(object),
+        lambda figure, _wide: charts.measured(
+            figure, runs, label[summary.baseline], measure.title, measure.logarithmic
+        ),
+        lambda _wide: 66 + 27 * len(label),
+    )
+
+
 def learning_chart(study: Study) -> Chart | None:
     """Training and validation loss over epochs, a panel an arm."""
     summary, curves = study.summary, study.curves
@@ -414,6 +451,7 @@ def context(study: Study) -> dict[str, Any]:
         "commit_note": commit_note(study.summary),
         "swept": swept_chart(study),
         "paired": paired_chart(study),
+        "measure_charts": [chart for name in study.summary.measures if (chart := measure_chart(study, name))],
         "learning": learning_chart(study),
         "tuning": tuning_chart(study),
         "differing": differing(study.summary),

@@ -139,9 +139,7 @@ def evidence(contrasts: Sequence[Contrast], _tuned: bool, measures: Mapping[str,
         return []
     low, high = norm.interval
     norms_differ = norm.n >= MIN_PAIRS and not low <= 0 <= high
-    verdict = join_verdicts(
-        ["holds" if norms_differ else "inconclusive", ledger_verdict("different", [skip.verdict])]
-    )
+    verdict = join_verdicts(["holds" if norms_differ else "inconclusive", ledger_verdict("different", [skip.verdict])])
     if verdict == "depends":  # two parts of one claim, not two conditions
         verdict = "fails"
     dense, ours = (measures["rare_norm"].arms[arm].mean for arm in ("dense", "skip"))

@@ -123,7 +123,7 @@ class Trainer:
         if mode in APPROXIMATIONS and (optimizer != "adam" or (self.steps[1:, native.L2] != 0).any()):
             raise ValueError(f"{mode=} approximates adam with decoupled decay or none, not {optimizer} with {decay}")
         if mode in APPROXIMATIONS and not (self.steps[1:, native.KEEP] > 0).all():
-            raise ValueError(f"{mode=}: decay must leave something of the weights, and lr · {weight_decay=} is 1 or more")
+            raise ValueError(f"{mode=}: {weight_decay=} leaves nothing of the weights at these rates")
         planes = PLANES[optimizer] + (mode == "caffe2")
         self.tables = tuple(_pack(*pair, planes) for pair in ((user_weight, user_bias), (item_weight, item_bias)))
         self.accounts = tuple(np.full((len(table), 2), [0, native.NEVER], np.int32) for table in self.tables)
@@ -223,8 +223,8 @@ class Trainer:
         folds[:3] = 1
         folds[3] = 1e-200  # no measure is empty, also where the rate is zero
         if mode in approximations.RULES:
-            columns = (exact[:, column] for column in (native.KEEP, native.RATE, native.BETA1))
-            folds = approximations.constants(*columns, self.beta2, self.steps_done)
+            keep, rate, beta1 = (exact[:, column] for column in (native.KEEP, native.RATE, native.BETA1))
+            folds = approximations.constants(keep, rate, beta1, self.beta2, self.steps_done)
         dtype = self.tables[0].dtype
         constants = (
             exact.astype(dtype),

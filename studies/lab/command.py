@@ -17,7 +17,7 @@ from kernels import backends
 from lesson.data import DataError, Ratings, open_movielens, open_ratings, split
 from studies.evidence import provenance
 from studies.evidence.schema import Contrast, ResultsError, Summary, read_summary
-from studies.lab.spec import Outcome, Profile, Run, Study
+from studies.lab.spec import Outcome, Profile, Run, Settings, Study
 
 THREADS = 1  # a run's: many small runs side by side beat one on many threads
 
@@ -164,7 +164,7 @@ def _with_values(study: Study, text: str) -> Study:
     if study.value is None:
         raise UsageError(f"--values {text}: the arms of {study.name} are {', '.join(study.arms)}, no values")
     try:
-        arms = dict(study.value(float(word)) for word in text.split(","))
+        arms: dict[str, Settings] = dict(study.value(float(word)) for word in text.split(","))
     except ValueError as error:
         raise UsageError(f"--values {text}: {error}; numbers with commas between are needed") from None
     arms = {study.baseline: study.arms[study.baseline], **arms}

@@ -59,9 +59,7 @@ def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial
     return pd.DataFrame(rows), pd.DataFrame(curves, columns=columns)
 
 
-def choose(
-    study: Study, setting: str, plan: Sequence[Planned], done: Mapping[str, FrozenTrial]
-) -> list[schema.Tuning]:
+def choose(study: Study, setting: str, plan: Sequence[Planned], done: Mapping[str, FrozenTrial]) -> list[schema.Tuning]:
     """The tuned setting of each arm: the best mean over the tuning seeds; a diverged run counts as the worst."""
     frame, _ = tables(study, plan, done)
     sign = 1 if study.direction == "minimize" else -1
@@ -207,20 +205,22 @@ def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
 
 def _measured(study: Study, runs: pd.DataFrame, name: str, arms: list[str]) -> dict[str, schema.Measured]:
     """One measurement of each arm, and its paired differences from the baseline."""
-    by_seed = runs.pivot(index="seed", columns="arm", values=name).astype(float)
+    by_seed = runs.set_index(["arm", "seed"])[name].astype(float)
     measured = {}
     for arm in arms:
-        mean = by_seed[arm].mean()
-        known = {"mean": None if np.isnan(mean) else float(mean), "n": int(by_seed[arm].count())}
-        if arm != study.baseline:
-            differences = (by_seed[arm] - by_seed[study.baseline]).dropna()
-            low, high = statistics.t_interval(differences)
-            known |= {
-                "n": len(differences),
-                "difference": float(differences.mean()) if len(differences) else None,
-                "interval": (low, high) if np.isfinite(high - low) else None,
-            }
-        measured[arm] = schema.Measured(**known)
+        found = by_seed[arm].dropna()
+        mean = float(found.mean()) if len(found) else None
+        if arm == study.baseline:
+            measured[arm] = schema.Measured(mean=mean, n=len(found))
+            continue
+        differences = (found - by_seed[study.baseline]).dropna()
+        low, high = statistics.t_interval(differences)
+        measured[arm] = schema.Measured(
+            mean=mean,
+            n=len(differences),
+            difference=float(differences.mean()) if len(differences) else None,
+            interval=(low, high) if np.isfinite(high - low) else None,
+        )
     return measured
 
 

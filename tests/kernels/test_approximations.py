@@ -142,7 +142,7 @@ def test_a_row_that_no_batch_reads_decays_unless_it_is_skipped():
     [
         ({"optimizer": "momentum"}, "approximates adam with decoupled decay or none, not momentum with decoupled"),
         ({"decay": "l2"}, "approximates adam with decoupled decay or none, not adam with l2"),
-        ({"weight_decay": 100.0}, "must leave something of the weights"),
+        ({"weight_decay": 100.0}, "leaves nothing of the weights"),
     ],
 )
 def test_what_the_rules_do_not_approximate_is_refused(mode, change, complaint):

@@ -213,3 +213,24 @@ def test_the_index_shows_all_claims_and_slips_and_filters_without_a_script(every
     assert "body:has(#verdict-not-run:checked)" in index
     assert "body:has(#topic-weight-decay:checked)" in index
     assert re.search(r"2 of the lesson’s 85 claims put to the test: 1 holds, 1 depends\.", index)
+
+
+def test_further_measurements_stand_in_a_table_by_arm(tmp_path, write_study, results):
+    arms = json.loads((results / "wd_sweep" / "summary.json").read_text())["arms"]
+    measured = {arm: {"mean": 0.409, "n": 10, "difference": -0.178, "interval": (-0.2, -0.16)} for arm in arms}
+    measure = {"title": "training <RMSE>", "logarithmic": False, "arms": measured}
+    write_study(tmp_path / "wd_sweep", measures={"train_rmse": measure})
+    page = render(gather(tmp_path))["wd_sweep.html"]
+    parsed(page)
+    assert "training &lt;RMSE&gt;</th>" in page
+    assert page.count("<td>0.409<small>−0.178<br>[−0.200, −0.160]</small></td>") == len(arms) - 1
+    assert "measure-train-rmse-wide-title" in page
+
+
+def test_runs_without_a_declared_measurement_cost_the_charts_alone(tmp_path, write_study, results):
+    arms = json.loads((results / "wd_sweep" / "summary.json").read_text())["arms"]
+    measure = {"title": "missing", "logarithmic": False, "arms": {arm: {"mean": None, "n": 0} for arm in arms}}
+    write_study(tmp_path / "wd_sweep", measures={"elsewhere": measure})
+    page = render(gather(tmp_path))["wd_sweep.html"]
+    assert "it lacks the columns elsewhere" in page
+    assert "Yes, on MovieLens 100k" in page

@@ -210,6 +210,36 @@ def test_tuning_is_shown_where_there_was_tuning(runs, tmp_path):
     assert study.tuning_chart(page_of(made_up_summary(runs), runs, tmp_path)) is None
 
 
+def with_measure(runs, **changes):
+    """A summary and runs with a measurement beside the metric, ten times as large in each arm as in the last."""
+    arms = {f"wd={value:g}": 1e-6 * 10**place for place, value in enumerate(BEST)}
+    measured = {
+        arm: {"mean": mean, "n": 10, "difference": mean - 1e-4, "interval": (mean - 2e-4, mean)}
+        for arm, mean in arms.items()
+    }
+    measure = {"title": "distance to <b>", "logarithmic": True, "arms": measured} | changes
+    runs = runs.assign(distance=runs["arm"].map(arms) * (1 + runs["seed"] / 100))
+    return made_up_summary(runs, measures={"distance": measure}), runs
+
+
+@pytest.mark.parametrize("logarithmic", [True, False])
+def test_a_further_measurement_is_charted_with_its_data(runs, tmp_path, logarithmic):
+    summary, runs = with_measure(runs, logarithmic=logarithmic)
+    chart = study.measure_chart(page_of(summary, runs, tmp_path), "distance")
+    assert list(chart.data["arm"]) == [f"wd = {value:g}" for value in BEST]
+    assert list(chart.data.iloc[0]) == ["wd = 0", "1.00·10⁻⁶", "−9.90·10⁻⁵", "[−1.99·10⁻⁴, 1.00·10⁻⁶]", 10]
+    assert ("10⁻⁶" in drawn_texts(chart.wide)) == logarithmic
+    assert "distance to &lt;b&gt;" in chart.wide
+
+
+def test_a_measurement_that_no_run_has_is_no_chart_and_one_that_is_not_positive_has_a_plain_axis(runs, tmp_path):
+    summary, runs = with_measure(runs)
+    nothing = page_of(summary, runs.assign(distance=np.nan), tmp_path)
+    assert study.measure_chart(nothing, "distance") is None
+    chart = study.measure_chart(page_of(summary, runs.assign(distance=0.0), tmp_path), "distance")
+    assert not any("⁻" in text for text in drawn_texts(chart.wide))
+
+
 def test_many_arms_keep_the_question_in_the_learning_curves(tmp_path):
     values = {round(0.01 * i, 2): 0.9 + 0.001 * i for i in range(20)}
     runs, curves = made_up_runs(3, values)

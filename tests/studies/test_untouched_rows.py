@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lesson.data import Ratings, open_ratings
+from studies import untouched_rows, wd_sweep
+from studies.evidence.provenance import CHECKOUT
+from studies.evidence.schema import Contrast, Measure, Measured, read_summary
+from studies.lab.spec import Outcome, Run
+from studies.untouched_rows import STUDY
+
+
+@pytest.fixture(scope="module")
+def ratings(ratings_csv: Path) -> Ratings:
+    return open_ratings(ratings_csv)
+
+
+@pytest.fixture(scope="module")
+def outcomes(ratings: Ratings) -> dict[str, Outcome]:
+    """A run of each arm, on one seed."""
+    return {arm: untouched_rows.run(job(settings), ratings) for arm, settings in STUDY.arms.items()}
+
+
+def job(settings: Any, backend: str = "native") -> Run:
+    return Run("any", dict(settings), 3, 0, "data", backend=backend, device="cpu", threads=1, recipe=1)
+
+
+def test_dense_runs_are_the_lessons_recipe(ratings: Ratings, outcomes: dict[str, Outcome]) -> None:
+    lesson = wd_sweep.run(job({"wd": 0.1, "lr": 5e-3}), ratings)
+    assert outcomes["dense"].value == pytest.approx(lesson.value, rel=1e-5)
+    assert outcomes["dense"].valid_loss == pytest.approx(lesson.valid_loss, rel=1e-5)
+
+
+def test_exact_rules_stay_near_float64_and_approximate_ones_do_not(outcomes: dict[str, Outcome]) -> None:
+    distance = {arm: outcome.measures["distance"] for arm, outcome in outcomes.items()}
+    assert all(distance[arm] < 1e-5 for arm in ("dense", "deferred"))
+    assert all(distance[arm] > 1e-4 for arm in set(distance) - {"dense", "deferred"})
+
+
+def test_only_skipped_rows_keep_the_norm_they_began_with(outcomes: dict[str, Outcome]) -> None:
+    never = {arm: outcome.measures["never_norm"] for arm, outcome in outcomes.items()}
+    assert never["skip"] > never["dense"]
+    assert all(norm == pytest.approx(never["dense"], rel=1e-5) for arm, norm in never.items() if arm != "skip")
+
+
+def test_data_without_rare_films_have_nothing_to_measure_of_them(ratings: Ratings, monkeypatch: Any) -> None:
+    monkeypatch.setattr(untouched_rows, "RARE", -1)
+    measures = untouched_rows.run(job({"rule": "dense"}), ratings).measures
+    assert (measures["rare_norm"], measures["rare_rmse"]) == (None, None)
+    assert measures["frequent_norm"] is not None
+
+
+def test_another_backend_is_refused(ratings: Ratings) -> None:
+    with pytest.raises(ValueError, match="leave --device at cpu"):
+        untouched_rows.run(job({"rule": "dense"}, backend="triton"), ratings)
+
+
+def contrast(verdict: str, **differing: Any) -> Contrast:
+    fields: dict[str, Any] = {
+        "arm": "skip",
+        "baseline": "dense",
+        "metric": "valid_rmse",
+        "difference": 0.0037,
+        "interval": (0.003, 0.0044),
+        "interval_corrected": None,
+        "n": 10,
+        "p": 0.002,
+        "p_holm": 0.004,
+        "probability_of_improvement": 0.0,
+        "skewness": None,
+        "verdict": verdict,
+    }
+    return Contrast(**fields | differing)
+
+
+def norms(low: float, high: float, n: int = 10) -> dict[str, Measure]:
+    skip = Measured(mean=0.23, n=n, difference=(low + high) / 2, interval=(low, high))
+    return {"rare_norm": Measure(title="", logarithmic=False, arms={"dense": Measured(mean=0.4, n=n), "skip": skip})}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "interval", "said"),
+    [
+        ("worse", (-0.2, -0.1), "holds"),
+        ("better", (0.1, 0.2), "holds"),
+        ("equivalent", (-0.2, -0.1), "fails"),
+        ("inconclusive", (-0.2, -0.1), "inconclusive"),
+        ("worse", (-0.1, 0.1), "inconclusive"),
+    ],
+)
+def test_claim_54_holds_where_norms_and_error_both_differ(
+    verdict: str, interval: tuple[float, float], said: str
+) -> None:
+    (found,) = untouched_rows.evidence([contrast(verdict)], False, norms(*interval))
+    assert (found.claim, found.verdict) == (54, said)
+    assert "have norm 0.230, not 0.400" in found.text
+    assert "RMSE +0.0037 [+0.0030, +0.0044]; n = 10" in found.text
+
+
+def test_few_seeds_decide_nothing_and_without_skipped_runs_nothing_is_said() -> None:
+    (found,) = untouched_rows.evidence([contrast("preview", n=3)], False, norms(-0.2, -0.1, n=3))
+    assert found.verdict == "inconclusive"
+    assert untouched_rows.evidence([], False, norms(-0.2, -0.1)) == []
+
+
+def study(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "studies.untouched_rows", *arguments]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+
+
+def test_the_command_leaves_measurements_paired_by_seed(ratings_csv: Path, tmp_path: Path) -> None:
+    done = study("--ratings", str(ratings_csv), "--seeds", "2", "--results", str(tmp_path), "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    summary = read_summary(tmp_path / "untouched_rows" / "summary.json")
+    runs = pd.read_parquet(tmp_path / "untouched_rows" / "runs.parquet")
+    assert set(STUDY.measures) <= set(runs)
+    assert summary.arms["skip"].settings == {"rule": "skip"}
+    runs = runs[runs["kind"] == "run"].set_index(["arm", "seed"])
+    for name, measure in summary.measures.items():
+        assert measure.title == STUDY.measures[name].title
+        gap = runs.loc["skip", name] - runs.loc["dense", name]
+        assert measure.arms["skip"].difference == pytest.approx(gap.mean())
+        low, high = measure.arms["skip"].interval
+        assert low < gap.mean() < high
+        assert measure.arms["dense"].difference is None
+        assert measure.arms["dense"].mean == pytest.approx(runs.loc["dense", name].mean())
+
+
+def test_what_the_study_does_not_have_is_refused(tmp_path: Path) -> None:
+    done = study("--trials", "3", "--results", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr == "error: --trials 3: untouched_rows tunes nothing\n"
