@@ -205,7 +205,7 @@ def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
 
 def _measured(study: Study, runs: pd.DataFrame, name: str, arms: list[str]) -> dict[str, schema.Measured]:
     """One measurement of each arm, and its paired differences from the baseline."""
-    by_seed = runs.set_index(["arm", "seed"])[name].astype(float)
+    by_seed = {str(arm): rows.set_index("seed")[name].astype(float) for arm, rows in runs.groupby("arm")}
     measured = {}
     for arm in arms:
         found = by_seed[arm].dropna()

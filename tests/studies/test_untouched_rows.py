@@ -126,8 +126,10 @@ def test_the_command_leaves_measurements_paired_by_seed(ratings_csv: Path, tmp_p
         assert measure.title == STUDY.measures[name].title
         gap = runs.loc["skip", name] - runs.loc["dense", name]
         assert measure.arms["skip"].difference == pytest.approx(gap.mean())
-        low, high = measure.arms["skip"].interval
-        assert low < gap.mean() < high
+        assert measure.arms["skip"].n == gap.count()
+        if gap.count() == 2:  # a seed may validate no rare film
+            low, high = measure.arms["skip"].interval
+            assert low < gap.mean() < high
         assert measure.arms["dense"].difference is None
         assert measure.arms["dense"].mean == pytest.approx(runs.loc["dense", name].mean())
 
