@@ -144,7 +144,7 @@ def evidence(contrasts: Sequence[Contrast], _tuned: bool, measures: Mapping[str,
         verdict = "fails"
     dense, ours = (measures["rare_norm"].arms[arm].mean for arm in ("dense", "skip"))
     text = (
-        f"where untouched rows are skipped, vectors of films with at most {RARE} ratings have norm {ours:.3f}, not "
+        f"where untouched rows are skipped (momentum as well as decay), vectors of films with at most {RARE} ratings have norm {ours:.3f}, not "
         f"{dense:.3f}: {norm.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
     )
     if skip.difference is not None and skip.interval is not None:
@@ -159,8 +159,8 @@ def limits(data: str, _tuned: bool) -> list[str]:
         f"It speaks of {data}, re-split and re-seeded, and of this recipe: {N_FACTORS} factors, {EPOCHS} epochs, "
         f"batches of {BATCH}, weight decay {WD:g}, retuned for no rule.",
         "HugeCTR-like and caffe2-like steps are not those systems' own code.",
-        "Times are of tables this small and of runs side by side; with --workers 1 a run has the machine to itself, "
-        "and the benchmarks time larger tables.",
+        "To skip a row stops its momentum as well as its decay; “skip momentum” against “skip” is what decay does.",
+        "Times are of tables this small, and of runs side by side unless --workers is 1: description, no benchmark.",
     ]
 
 
