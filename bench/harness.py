@@ -250,7 +250,7 @@ def time_pairs(
         baseline_seconds.append(seconds_per_call(baseline, baseline_repeats, clock) / steps[1])
 
     def setup() -> None:
-        benchmark.stats.iterations = repeats * steps[0]  # the loop is inside the target, where pytest-benchmark is blind
+        benchmark.stats.iterations = repeats * steps[0]  # the loop is inside the target, unseen by pytest-benchmark
         if len(seconds) % 2 == 0:
             time_baseline()
         settle(run, repeats)

@@ -144,8 +144,8 @@ def evidence(contrasts: Sequence[Contrast], _tuned: bool, measures: Mapping[str,
         verdict = "fails"
     dense, ours = (measures["rare_norm"].arms[arm].mean for arm in ("dense", "skip"))
     text = (
-        f"where untouched rows are skipped (momentum as well as decay), vectors of films with at most {RARE} ratings have norm {ours:.3f}, not "
-        f"{dense:.3f}: {norm.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+        f"where untouched rows are skipped (momentum as well as decay), vectors of films with at most {RARE} ratings "
+        f"have norm {ours:.3f}, not {dense:.3f}: {norm.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
     )
     if skip.difference is not None and skip.interval is not None:
         low, high = skip.interval

@@ -303,8 +303,8 @@ def copy_weights(table: Any, rows: Any, n: int, out: Any) -> None:
 
 @compiled
 def score(
-    users: Any, items: Any, user_slots: Any, item_slots: Any, ratings: Any, order: Any, begin: int, end: int, model: Any,
-    slopes: Any,
+    users: Any, items: Any, user_slots: Any, item_slots: Any, ratings: Any, order: Any, begin: int, end: int,
+    model: Any, slopes: Any,
 ) -> float:  # fmt: skip
     """The mean squared error of a batch; `slopes` gets what it changes by with each score."""
     n_factors, ranged, low, width = model
