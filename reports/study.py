@@ -180,23 +180,24 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
         return None
     values = arm_values(summary)
     with_value = {arm: value for arm, value in values.items() if value != arm}
-    name = NAMES.get(swept := differing(summary)[0], swept) if with_value else "arm"
-    values = with_value or values
-    table = table[[arm for arm in values if arm in table]]
+    # Numbers have a place on a logarithmic axis; where arms have none, no line leads from one to the next.
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and v >= 0 for v in with_value.values()):
+        with_value = {}
+    if not with_value:
+        return f"{metric_name(summary)} of each arm", arm_chart(summary, table[[arm for arm in values if arm in table]])
+    name = NAMES.get(swept := differing(summary)[0], swept)
+    table = table[[arm for arm in with_value if arm in table]]
     mean, metric = table.mean(), metric_name(summary)
     best_is_low = summary.direction == "minimize"
     best, extreme = (str(mean.idxmin()), "lowest") if best_is_low else (str(mean.idxmax()), "highest")
-    # Numbers have a place on a logarithmic axis; anything else stands one after another.
-    on_axis = all(isinstance(v, (int, float)) and not isinstance(v, bool) and v >= 0 for v in values.values())
-    place = {arm: value if on_axis else numbers.setting(value) for arm, value in values.items()}
-    runs = table.rename(columns=place).melt(ignore_index=False, var_name=name, value_name=metric).reset_index()
+    runs = table.rename(columns=with_value).melt(ignore_index=False, var_name=name, value_name=metric).reset_index()
     marks = {
-        place[arm]: (numbers.number(mean[arm]), best_is_low)
+        with_value[arm]: (numbers.number(mean[arm]), best_is_low)
         for arm in (summary.primary, summary.baseline)
         if np.isfinite(mean.get(arm, np.nan))
     }
-    marks[place[best]] = (f"{extreme}: {numbers.number(mean[best])}", not best_is_low)
-    arms = list(values)
+    marks[with_value[best]] = (f"{extreme}: {numbers.number(mean[best])}", not best_is_low)
+    arms = list(with_value)
     keep = [arm_number(summary, arm) for arm in (summary.baseline, best, summary.primary, arms[0], arms[-1])]
 
     data = pd.concat([table, mean.to_frame("mean").T]).rename(columns=lambda arm: arm_number(summary, arm))
@@ -216,6 +217,23 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
             lambda figure, _wide: charts.swept(figure, runs[[name, metric, "seed"]], keep, marks),
             lambda wide: 330 if wide else 290,
         ),
+    )
+
+
+def arm_chart(summary: Summary, table: pd.DataFrame) -> Chart:
+    """The metric of every run, a row an arm; `table` has a column an arm and a row a seed."""
+    table = table.rename(columns=lambda arm: arm_label(summary, arm))
+    baseline, metric, mean = arm_label(summary, summary.baseline), metric_name(summary), table.mean()
+    runs = table.melt(var_name="arm", value_name="value").dropna()
+    runs["arm"] = pd.Categorical(runs["arm"], list(table))
+    return charts.chart(
+        "arms",
+        f"{metric} of each arm",
+        "; ".join(f"{arm}: {numbers.number(value)}" for arm, value in mean.items()),
+        f"Small dots: seeds; large ones: their mean; line: the mean of {baseline}.",
+        pd.concat([table, mean.to_frame("mean").T]).rename_axis("seed").reset_index().astype(object),
+        lambda figure, _wide: charts.measured(figure, runs, baseline, metric, False),
+        lambda _wide: 66 + 27 * len(mean),
     )
 
 

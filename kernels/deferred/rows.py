@@ -6,18 +6,15 @@ steps on record. Theirs are three operations: rows are caught up, all are, and r
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..trainer import flushed_denormals
+from ..threads import flushed_denormals, in_shares
 from . import native, quadrature
 
-SHARE = 1 << 22  # bytes of a plane that a thread must have before a second one pays
 FLUSHED = 1 << 24  # rows that one launch flushes
 
 
@@ -81,19 +78,11 @@ class NativeRows:
 
     def catch_up_all(self, t: int) -> None:
         """Bring every row to the state after step t, and count from there."""
-        rows, plan = len(self.last), self._plan()
-        threads = max(1, min(torch.get_num_threads(), self.planes[0].nbytes // SHARE))
-        cuts = [rows * share // threads for share in range(threads + 1)]
-
-        def part(cut: tuple[int, int]) -> None:
-            with flushed_denormals():
-                native.catch_up_range(self.planes, *cut, self.last, self.touched, t, *plan)
-
-        if threads == 1:
-            part((0, rows))
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(part, pairwise(cuts)))
+        plan = self._plan()
+        in_shares(
+            self.planes[0],
+            lambda first, end: native.catch_up_range(self.planes, first, end, self.last, self.touched, t, *plan),
+        )
         self.last[:] = 0
 
     def step(self, rows: Tensor, grads: Tensor, t: int) -> None:

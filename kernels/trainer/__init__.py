@@ -23,10 +23,8 @@ table's size in work for a batch that reads a few rows. `mode` says what happens
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -34,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ..dot_bias.reference import YRange
+from ..threads import flushed_denormals, in_shares
 from . import approximations, native
 
 OptimizerName = Literal["sgd", "momentum", "rmsprop", "adam"]
@@ -48,7 +47,6 @@ MODES = {"dense": native.DENSE, "replay": native.REPLAY, "virtual": native.VIRTU
 LANES = 16  # rows are padded to this many numbers, whole vectors of float32
 FOLD_TOLERANCE = 1e-4  # of a step at the largest rate: what folding may move a weight from where replay would
 CACHED = 8 << 20  # bytes; tables up to this size stay in cache, where replay reads no less than dense steps
-SHARE = 1 << 22  # bytes of table a thread must have before a second one pays
 
 
 class Trainer:
@@ -191,7 +189,7 @@ class Trainer:
             if mode == native.DENSE:
                 account[:, native.LAST] = 0
             else:
-                _by_rows(table, native.catch_up_all, account, batches, plan, constants, folds, True)
+                in_shares(table, partial(native.catch_up_all, table, account, batches, plan, constants, folds, True))
         if mode == native.VIRTUAL:
             self.owed *= folds[0, batches]
         self.steps_done += batches
@@ -240,7 +238,7 @@ class Trainer:
     def _settle(self) -> None:
         if self.owed != 1:
             for table, account in zip(self.tables, self.accounts, strict=True):
-                _by_rows(table, native.settle, account, table.dtype.type(self.owed))
+                in_shares(table, partial(native.settle, table, account, table.dtype.type(self.owed)))
             self.owed = 1.0
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -261,22 +259,6 @@ class Trainer:
             out.numpy(),
         )  # fmt: skip
         return out
-
-
-def _by_rows(table: np.ndarray, do: Callable[..., None], account: np.ndarray, *arguments: object) -> None:
-    """`do` a part of a table's rows in each thread, if it is large enough for more than one."""
-    threads = max(1, min(torch.get_num_threads(), table.nbytes // SHARE))
-    cuts = [len(table) * share // threads for share in range(threads + 1)]
-
-    def part(cut: tuple[int, int]) -> None:
-        with flushed_denormals():
-            do(table, account, *cut, *arguments)
-
-    if threads == 1:
-        part((cuts[0], cuts[1]))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(part, pairwise(cuts)))
 
 
 def first_foldable_step(steps: np.ndarray, allowed: float) -> int | None:
@@ -380,14 +362,3 @@ def _pack(weight: Tensor, bias: Tensor, planes: int) -> np.ndarray:
     table[:, 0, :n_factors] = weight.detach()
     table[:, 0, n_factors] = bias.detach()
     return table
-
-
-@contextmanager
-def flushed_denormals() -> Iterator[None]:
-    """Denormal numbers count as zero in this thread: running means that die away are far slower with them."""
-    flushing = bool(np.finfo(np.float32).smallest_normal * np.float32(0.5) == 0)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(flushing)

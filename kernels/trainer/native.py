@@ -239,7 +239,7 @@ def scratch(n: int, like: Any) -> Any:
 
 @compiled
 def catch_up_all(
-    table: Any, account: Any, first: int, end: int, t: int, plan: Any, constants: Any, folds: Any, at_end: bool
+    table: Any, account: Any, t: int, plan: Any, constants: Any, folds: Any, at_end: bool, first: int, end: int
 ) -> None:  # fmt: skip
     """Bring the rows first … end − 1 to the state after step t, where the epoch may end.
 
@@ -261,7 +261,7 @@ def catch_up_all(
 
 
 @compiled
-def settle(table: Any, account: Any, first: int, end: int, owed: Any) -> None:
+def settle(table: Any, account: Any, owed: Any, first: int, end: int) -> None:
     """Let the rows first … end − 1 that no batch has read decay by what they are owed."""
     for r in range(first, end):
         if account[r, SLOT] == NEVER:
@@ -399,8 +399,8 @@ def epoch(
             first = max(replay_before, t - window)
             add_step(folds, t, first, c[BETA1], c[BETA2], c[KEEP], c[RATE], 1 / (c[SCALE] * c[SCALE]))
             if t == replay_before:  # no gap that starts later is replayed, so none may start earlier
-                catch_up_all(user_table, user_account, 0, user_table.shape[0], t, plan, constants, folds, False)
-                catch_up_all(item_table, item_account, 0, item_table.shape[0], t, plan, constants, folds, False)
+                catch_up_all(user_table, user_account, t, plan, constants, folds, False, 0, user_table.shape[0])
+                catch_up_all(item_table, item_account, t, plan, constants, folds, False, 0, item_table.shape[0])
 
 
 @compiled

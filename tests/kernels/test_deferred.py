@@ -16,7 +16,6 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from kernels import DeferredAdam, DeferredAdamW, DeferredEmbedding, DeferredRMSprop, DeferredSGD, attach
 from kernels.deferred import native, quadrature
-from kernels.deferred import rows as rows_module
 from kernels.deferred import table as table_module
 from kernels.deferred.quadrature import fold_error, folding
 
@@ -298,7 +297,7 @@ def test_a_record_keeps_its_points_and_a_new_one_takes_those_it_needs(monkeypatc
 
 
 def test_a_table_of_many_rows_is_flushed_alike_on_any_number_of_threads(monkeypatch):
-    monkeypatch.setattr(rows_module, "SHARE", 1 << 9)
+    monkeypatch.setattr("kernels.threads.SHARE", 1 << 9)
     threads = torch.get_num_threads()
     try:
         results = []

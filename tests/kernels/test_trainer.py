@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import adam_step_, embedding_dot_bias
-from kernels.trainer import Trainer, first_foldable_step, flushed_denormals, native
+from kernels.threads import flushed_denormals
+from kernels.trainer import Trainer, first_foldable_step, native
 
 RULES = [
     (optimizer, decay)
@@ -214,7 +215,7 @@ def trainer_points(kappa, weight):
 
 
 def test_a_table_of_many_rows_is_caught_up_alike_on_any_number_of_threads(monkeypatch):
-    monkeypatch.setattr("kernels.trainer.SHARE", 1 << 12)
+    monkeypatch.setattr("kernels.threads.SHARE", 1 << 12)
     threads = torch.get_num_threads()
     size = {"rows": 300, "n_users": 900, "n_items": 700, "k": 20}
     results = []
@@ -234,7 +235,8 @@ def test_rows_that_no_batch_has_read_are_as_dense_steps_would_leave_them_whoever
     generator = torch.Generator().manual_seed(1)
     n = epochs * per_epoch
     users = torch.cat([100 * epoch + torch.randint(100, (per_epoch,), generator=generator) for epoch in range(epochs)])
-    items, ratings = torch.randint(100, (n,), generator=generator), torch.rand(n, dtype=torch.float64) * 5
+    items = torch.randint(100, (n,), generator=generator)
+    ratings = 5 * torch.rand(n, dtype=torch.float64, generator=generator)
     everyone, everything = torch.arange(400), torch.arange(400) % 200
     found = {}
     for mode in ("dense", "virtual"):
@@ -245,7 +247,7 @@ def test_rows_that_no_batch_has_read_are_as_dense_steps_would_leave_them_whoever
             trainer.epoch(users, items, ratings, torch.arange(per_epoch) + epoch * per_epoch, 1)
             scores.append(trainer.scores(everyone, everything))
         found[mode] = torch.cat(scores), torch.cat([table.flatten() for table in trainer.weights()])
-        assert torch.equal(scores[-1], trainer.scores(everyone, everything))
+        torch.testing.assert_close(trainer.scores(everyone, everything), scores[-1], rtol=1e-12, atol=0)
     for virtual, dense in zip(found["virtual"], found["dense"], strict=True):
         torch.testing.assert_close(virtual, dense, rtol=0, atol=5e-6)
 
