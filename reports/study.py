@@ -184,7 +184,8 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and v >= 0 for v in with_value.values()):
         with_value = {}
     if not with_value:
-        return f"{metric_name(summary)} of each arm", arm_chart(summary, table[[arm for arm in values if arm in table]])
+        metric = metric_name(summary)
+        return f"{metric[0].upper()}{metric[1:]} of each arm", arm_chart(summary, table[[arm for arm in values if arm in table]])
     name = NAMES.get(swept := differing(summary)[0], swept)
     table = table[[arm for arm in with_value if arm in table]]
     mean, metric = table.mean(), metric_name(summary)
@@ -222,8 +223,8 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
 
 def arm_chart(summary: Summary, table: pd.DataFrame) -> Chart:
     """The metric of every run, a row an arm; `table` has a column an arm and a row a seed."""
-    table = table.rename(columns=lambda arm: arm_label(summary, arm))
-    baseline, metric, mean = arm_label(summary, summary.baseline), metric_name(summary), table.mean()
+    table = table.rename(columns=lambda arm: arm_number(summary, arm))
+    baseline, metric, mean = arm_number(summary, summary.baseline), metric_name(summary), table.mean()
     runs = table.melt(var_name="arm", value_name="value").dropna()
     runs["arm"] = pd.Categorical(runs["arm"], list(table))
     return charts.chart(

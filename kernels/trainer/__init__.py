@@ -15,7 +15,7 @@ table's size in work for a batch that reads a few rows. `mode` says what happens
   measure, which its two-point Gauss quadrature gives in closed form from four moments. That is within float32 rounding
   of dense from the step on at which the quadrature is accurate (`first_foldable_step`); before it, steps are replayed.
   SGD, momentum and RMSprop with decoupled decay fold exactly. L2 decay gives every row a gradient at every step: with
-  it, only SGD folds.
+  it, only SGD folds. Rows that no batch has read yet decay by one factor, which is kept until somebody looks at them.
 - "skip", "skip momentum", "hugectr", "caffe2": what other optimizers do, for comparison. They compute something else
   than dense Adam; see `approximations`.
 """
