@@ -184,8 +184,8 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
     if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and v >= 0 for v in with_value.values()):
         with_value = {}
     if not with_value:
-        metric = metric_name(summary)
-        return f"{metric[0].upper()}{metric[1:]} of each arm", arm_chart(summary, table[[arm for arm in values if arm in table]])
+        metric, table = metric_name(summary), table[[arm for arm in values if arm in table]]
+        return f"{metric[0].upper()}{metric[1:]} of each arm", arm_chart(summary, table)
     name = NAMES.get(swept := differing(summary)[0], swept)
     table = table[[arm for arm in with_value if arm in table]]
     mean, metric = table.mean(), metric_name(summary)
