@@ -44,7 +44,6 @@ PLANES = {"sgd": 1, "momentum": 2, "rmsprop": 2, "adam": 3}
 APPROXIMATIONS = dict(zip(("skip", "skip momentum", "hugectr", "caffe2"), approximations.RULES, strict=True))
 MODES = {"dense": native.DENSE, "replay": native.REPLAY, "virtual": native.VIRTUAL} | APPROXIMATIONS
 
-LANES = 16  # rows are padded to this many numbers, whole vectors of float32
 FOLD_TOLERANCE = 1e-4  # of a step at the largest rate: what folding may move a weight from where replay would
 CACHED = 8 << 20  # bytes; tables up to this size stay in cache, where replay reads no less than dense steps
 
@@ -189,7 +188,10 @@ class Trainer:
             if mode == native.DENSE:
                 account[:, native.LAST] = 0
             else:
-                in_shares(table, partial(native.catch_up_all, table, account, batches, plan, constants, folds, True))
+                do = partial(
+                    native.catch_up_all, table, self.n_factors + 1, account, batches, plan, constants, folds, True
+                )  # fmt: skip
+                in_shares(table, do)
         if mode == native.VIRTUAL:
             self.owed *= folds[0, batches]
         self.steps_done += batches
@@ -238,7 +240,8 @@ class Trainer:
     def _settle(self) -> None:
         if self.owed != 1:
             for table, account in zip(self.tables, self.accounts, strict=True):
-                in_shares(table, partial(native.settle, table, account, table.dtype.type(self.owed)))
+                owed = table.dtype.type(self.owed)
+                in_shares(table, partial(native.settle, table, self.n_factors + 1, account, owed))
             self.owed = 1.0
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -247,7 +250,7 @@ class Trainer:
         Ask again after more training: rows that no batch has read decay when somebody asks.
         """
         self._settle()
-        users, items = (torch.from_numpy(table[:, 0]) for table in self.tables)
+        users, items = (torch.from_numpy(table) for table in self.tables)
         k = self.n_factors
         return users[:, :k], items[:, :k], users[:, k], items[:, k]
 
@@ -357,8 +360,7 @@ def _pack(weight: Tensor, bias: Tensor, planes: int) -> np.ndarray:
             f"weights [rows, n_factors] and biases [rows] of float32 or float64 are needed, "
             f"not {list(weight.shape)} and {list(bias.shape)} of {weight.dtype}"
         )
-    width = -(-(n_factors + 1) // LANES) * LANES
-    table = np.zeros((rows, planes, width), weight.detach().numpy().dtype)
-    table[:, 0, :n_factors] = weight.detach()
-    table[:, 0, n_factors] = bias.detach()
+    table = np.zeros((rows, native.padded(planes * (n_factors + 1))), weight.detach().numpy().dtype)
+    table[:, :n_factors] = weight.detach()
+    table[:, n_factors] = bias.detach()
     return table

@@ -42,7 +42,7 @@ from ..dot_bias.native import FASTMATH
 
 SKIP, SKIP_MOMENTUM, HUGECTR, CAFFE2 = RULES = range(3, 7)  # as modes, after those of `native`
 LOG_KEPT, LR, BETA1, C1, ROOT_C2 = range(5)
-OWED = 3  # the plane of "caffe2"
+OWED = 3  # the part of a row after w, m and v, of "caffe2"
 
 
 def constants(keep: np.ndarray, rate: np.ndarray, beta1: np.ndarray, beta2: float, first: int) -> np.ndarray:
@@ -62,8 +62,9 @@ def constants(keep: np.ndarray, rate: np.ndarray, beta1: np.ndarray, beta2: floa
 
 @numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
 def catch_up(
-    table: Any, rows: Any, starts: Any, fresh: Any, n: int, t: int, rule: int, of: Any, beta2: float, eps: float
-) -> None:
+    table: Any, width: int, rows: Any, starts: Any, fresh: Any, n: int, t: int, rule: int, of: Any, beta2: float,
+    eps: float,
+) -> None:  # fmt: skip
     """Bring rows[:n] from the steps `starts` to the state in which the rule has them after step t.
 
     `fresh` are those that no batch has read; `of` is from `constants`.
@@ -78,26 +79,26 @@ def catch_up(
             continue
         keep = number(math.exp(of[LOG_KEPT, t] - of[LOG_KEPT, z]))
         if rule == SKIP_MOMENTUM or fresh[q]:
-            for i in range(table.shape[2]):
-                table[r, 0, i] *= keep
+            for i in range(width):
+                table[r, i] *= keep
             continue
         beta1 = of[BETA1, t]
         left1, left2 = number(beta1**k), number(beta2**k)
         missed = number(beta1 * (1 - beta1**k) / (1 - beta1))
         if rule == HUGECTR:
             rate, scale = number(of[LR, t] / of[C1, z]) * missed, number(1 / of[ROOT_C2, z])
-            for i in range(table.shape[2]):
-                moved = rate * table[r, 1, i] / (np.sqrt(table[r, 2, i]) * scale + number(eps))
-                table[r, 0, i] = table[r, 0, i] * keep - moved
+            for i in range(width):
+                moved = rate * table[r, width + i] / (np.sqrt(table[r, 2 * width + i]) * scale + number(eps))
+                table[r, i] = table[r, i] * keep - moved
         else:
             due = number(of[LR, z])
-            for i in range(table.shape[2]):
-                owed = table[r, OWED, i]
+            for i in range(width):
+                owed = table[r, OWED * width + i]
                 if z > 0:  # stepped in this epoch, after what was owed became known
-                    table[r, 0, i] -= due * owed / (np.sqrt(table[r, 2, i]) + number(eps))
+                    table[r, i] -= due * owed / (np.sqrt(table[r, 2 * width + i]) + number(eps))
                     owed = number(0)
-                table[r, 0, i] *= keep
-                table[r, OWED, i] = owed + missed * table[r, 1, i]
-        for i in range(table.shape[2]):
-            table[r, 1, i] *= left1
-            table[r, 2, i] *= left2
+                table[r, i] *= keep
+                table[r, OWED * width + i] = owed + missed * table[r, width + i]
+        for i in range(width):
+            table[r, width + i] *= left1
+            table[r, 2 * width + i] *= left2

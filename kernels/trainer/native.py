@@ -1,9 +1,8 @@
 """The loops of the fused trainer, compiled by Numba. `kernels/trainer/__init__.py` says what they are for.
 
-A table is an array [rows, planes, width]. A row has its weights w: factors, bias, zeros up to whole vectors; and as the
-optimizer needs them, its running means m and mean squares v, side by side, so that a row is one stretch of memory. An
-account int32[rows, 2] beside it says of each row after which step of the epoch it stands, and its slot in the batch
-that read it last.
+A table is an array [rows, padded(planes · width)]. A row has `width` weights w, factors and bias, and after them, as
+the optimizer needs them, as many running means m and mean squares v: one stretch of memory. An account int32[rows, 2]
+beside it says of each row after which step of the epoch it stands, and its slot in the batch that read it last.
 
 A batch's rows are brought up to date, rows ahead being fetched meanwhile, as the tables may be far larger than the
 caches; their weights are copied to one place, where scores and gradients read them by slot; then they are stepped.
@@ -42,60 +41,62 @@ compiled = numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="nu
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _step_row(table: Any, r: Any, grads: Any, q: Any, kind: Any, c: Any) -> None:
+def _step_row(table: Any, width: Any, r: Any, grads: Any, q: Any, kind: Any, c: Any) -> None:
     keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
     if kind == ADAM:
-        for k in range(table.shape[2]):
-            w = table[r, 0, k]
+        for k in range(width):
+            w = table[r, k]
             g = l2 * w if grads is None else grads[q, k] + l2 * w
-            m = beta1 * table[r, 1, k] + rest1 * g
-            v = beta2 * table[r, 2, k] + rest2 * (g * g)
-            table[r, 1, k] = m
-            table[r, 2, k] = v
-            table[r, 0, k] = w * keep - rate * m / (np.sqrt(v) * scale + eps)
+            m = beta1 * table[r, width + k] + rest1 * g
+            v = beta2 * table[r, 2 * width + k] + rest2 * (g * g)
+            table[r, width + k] = m
+            table[r, 2 * width + k] = v
+            table[r, k] = w * keep - rate * m / (np.sqrt(v) * scale + eps)
     elif kind == RMSPROP:
-        for k in range(table.shape[2]):
-            w = table[r, 0, k]
+        for k in range(width):
+            w = table[r, k]
             g = l2 * w if grads is None else grads[q, k] + l2 * w
-            v = beta2 * table[r, 1, k] + rest2 * (g * g)
-            table[r, 1, k] = v
-            table[r, 0, k] = w * keep - rate * g / (np.sqrt(v) * scale + eps)
+            v = beta2 * table[r, width + k] + rest2 * (g * g)
+            table[r, width + k] = v
+            table[r, k] = w * keep - rate * g / (np.sqrt(v) * scale + eps)
     elif kind == MOMENTUM:
-        for k in range(table.shape[2]):
-            w = table[r, 0, k]
+        for k in range(width):
+            w = table[r, k]
             g = l2 * w if grads is None else grads[q, k] + l2 * w
-            m = beta1 * table[r, 1, k] + rest1 * g
-            table[r, 1, k] = m
-            table[r, 0, k] = w * keep - rate * m
+            m = beta1 * table[r, width + k] + rest1 * g
+            table[r, width + k] = m
+            table[r, k] = w * keep - rate * m
     else:
-        for k in range(table.shape[2]):
-            w = table[r, 0, k]
+        for k in range(width):
+            w = table[r, k]
             g = l2 * w if grads is None else grads[q, k] + l2 * w
-            table[r, 0, k] = w * keep - rate * g
+            table[r, k] = w * keep - rate * g
 
 
 @rounded
-def step_rows(table: Any, rows: Any, n: int, grads: Any, kind: int, c: Any) -> None:
-    """One step of rows[:n] with gradients grads[:n]."""
+def step_rows(table: Any, width: int, rows: Any, n: int, grads: Any, kind: int, c: Any) -> None:
+    """One step of rows[:n] with gradients grads[:n], which are zero afterwards."""
     for q in range(n):
         if q + AHEAD < n:
             fetch(table, rows[q + AHEAD])
-        _step_row(table, rows[q], grads, q, kind, c)
+        _step_row(table, width, rows[q], grads, q, kind, c)
+        for k in range(grads.shape[1]):
+            grads[q, k] = 0
 
 
 @rounded
-def replay_row(table: Any, r: int, after: int, until: int, kind: int, steps: Any) -> None:
+def replay_row(table: Any, width: int, r: int, after: int, until: int, kind: int, steps: Any) -> None:
     """The steps after+1 … until of a row that no batch read in them."""
     for t in range(after + 1, until + 1):
-        _step_row(table, r, None, 0, kind, steps[t])
+        _step_row(table, width, r, None, 0, kind, steps[t])
 
 
 @rounded
-def replay_others(table: Any, account: Any, t: int, kind: int, steps: Any) -> None:
+def replay_others(table: Any, width: int, account: Any, t: int, kind: int, steps: Any) -> None:
     """Step t of the rows that its batch did not read."""
     for r in range(table.shape[0]):
         if account[r, LAST] != t:
-            replay_row(table, r, t - 1, t, kind, steps)
+            replay_row(table, width, r, t - 1, t, kind, steps)
 
 
 @compiled
@@ -164,7 +165,7 @@ def fold(starts: Any, n: int, t: int, folds: Any, squares: Any, kind: int, eps: 
 
 
 @compiled
-def apply_folds(table: Any, rows: Any, n: int, folded: Any, at: Any, kind: int) -> None:
+def apply_folds(table: Any, width: int, rows: Any, n: int, folded: Any, at: Any, kind: int) -> None:
     """The missed steps of rows[:n], folded: what they do to rows[q] stands in folded[at[q]]."""
     for q in range(min(AHEAD, n)):
         fetch(table, rows[q])
@@ -175,37 +176,38 @@ def apply_folds(table: Any, rows: Any, n: int, folded: Any, at: Any, kind: int) 
         keep, beta1, beta2 = folded[i, 0], folded[i, 1], folded[i, 2]
         a, b, c, d = folded[i, 3], folded[i, 4], folded[i, 5], folded[i, 6]
         if kind == ADAM:
-            for k in range(table.shape[2]):
-                m = table[r, 1, k]
-                v = table[r, 2, k]
+            for k in range(width):
+                m = table[r, width + k]
+                v = table[r, 2 * width + k]
                 root = np.sqrt(v)
-                table[r, 0, k] = table[r, 0, k] * keep - m * (a * root + b) / (v + c * root + d)
-                table[r, 1, k] = m * beta1
-                table[r, 2, k] = v * beta2
+                table[r, k] = table[r, k] * keep - m * (a * root + b) / (v + c * root + d)
+                table[r, width + k] = m * beta1
+                table[r, 2 * width + k] = v * beta2
         elif kind == MOMENTUM:
-            for k in range(table.shape[2]):
-                m = table[r, 1, k]
-                table[r, 0, k] = table[r, 0, k] * keep - m * a
-                table[r, 1, k] = m * beta1
+            for k in range(width):
+                m = table[r, width + k]
+                table[r, k] = table[r, k] * keep - m * a
+                table[r, width + k] = m * beta1
         elif kind == RMSPROP:
-            for k in range(table.shape[2]):
-                table[r, 0, k] *= keep
-                table[r, 1, k] *= beta2
+            for k in range(width):
+                table[r, k] *= keep
+                table[r, width + k] *= beta2
         else:
-            for k in range(table.shape[2]):
-                table[r, 0, k] *= keep
+            for k in range(width):
+                table[r, k] *= keep
 
 
 @compiled
 def catch_up(
-    table: Any, rows: Any, starts: Any, fresh: Any, n: int, t: int, plan: Any, constants: Any, folds: Any, work: Any
-) -> None:
+    table: Any, width: int, rows: Any, starts: Any, fresh: Any, n: int, t: int, plan: Any, constants: Any, folds: Any,
+    work: Any,
+) -> None:  # fmt: skip
     """Bring rows[:n] from the steps `starts` to step t; `fresh` are those that no batch has read."""
     kind, mode, replay_before, _, owed = plan
     steps, _, squares, eps, every = constants
     late, at, wide, folded = work
     if mode > VIRTUAL:
-        approximations.catch_up(table, rows, starts, fresh, n, t, mode, folds, squares[1], eps)
+        approximations.catch_up(table, width, rows, starts, fresh, n, t, mode, folds, squares[1], eps)
         return
     m = 0
     for q in range(n):
@@ -213,22 +215,22 @@ def catch_up(
         if mode == VIRTUAL and fresh[q]:
             folded[m, 0] = owed * folds[0, t]
             keep = folded[m, 0]
-            for k in range(table.shape[2]):
-                table[r, 0, k] *= keep
+            for k in range(width):
+                table[r, k] *= keep
         elif z >= t:
             continue
         elif mode == REPLAY or z < replay_before:
-            replay_row(table, r, z, t, kind, steps)
+            replay_row(table, width, r, z, t, kind, steps)
         else:
             late[m] = r
             at[m] = z
             m += 1
     if t < m:  # several rows began at one step, so what each start misses is worked out once
         fold(every, t, t, folds, squares, kind, eps, wide, folded)
-        apply_folds(table, late, m, folded, at, kind)
+        apply_folds(table, width, late, m, folded, at, kind)
     else:
         fold(at, m, t, folds, squares, kind, eps, wide, folded)
-        apply_folds(table, late, m, folded, every, kind)
+        apply_folds(table, width, late, m, folded, every, kind)
 
 
 @compiled
@@ -239,7 +241,8 @@ def scratch(n: int, like: Any) -> Any:
 
 @compiled
 def catch_up_all(
-    table: Any, account: Any, t: int, plan: Any, constants: Any, folds: Any, at_end: bool, first: int, end: int
+    table: Any, width: int, account: Any, t: int, plan: Any, constants: Any, folds: Any, at_end: bool, first: int,
+    end: int,
 ) -> None:  # fmt: skip
     """Bring the rows first … end − 1 to the state after step t, where the epoch may end.
 
@@ -257,16 +260,16 @@ def catch_up_all(
                 rows[n], starts[n], fresh[n] = r, account[r, LAST], new
                 n += 1
                 account[r, LAST] = 0 if at_end else t
-        catch_up(table, rows, starts, fresh, n, t, plan, constants, folds, work)
+        catch_up(table, width, rows, starts, fresh, n, t, plan, constants, folds, work)
 
 
 @compiled
-def settle(table: Any, account: Any, owed: Any, first: int, end: int) -> None:
+def settle(table: Any, width: int, account: Any, owed: Any, first: int, end: int) -> None:
     """Let the rows first … end − 1 that no batch has read decay by what they are owed."""
     for r in range(first, end):
         if account[r, SLOT] == NEVER:
-            for k in range(table.shape[2]):
-                table[r, 0, k] *= owed
+            for k in range(width):
+                table[r, k] *= owed
 
 
 @compiled
@@ -294,11 +297,11 @@ def enter(
 
 @compiled
 def copy_weights(table: Any, rows: Any, n: int, out: Any) -> None:
-    """Copy the weights of rows[:n] to out[:n]."""
+    """Copy the weights of rows[:n] to out[:n], in whole vectors: what follows them is not looked at there."""
     for q in range(n):
         r = rows[q]
-        for k in range(table.shape[2]):
-            out[q, k] = table[r, 0, k]
+        for k in range(out.shape[1]):
+            out[q, k] = table[r, k]
 
 
 @compiled
@@ -339,16 +342,21 @@ def sum_gradients(
 
 
 @compiled
-def room(size: int, table: Any) -> Any:
+def padded(numbers: int) -> int:
+    """So many numbers at least that rows of them, of 4 bytes or 8, fill whole cache lines."""
+    return -(-numbers // 16) * 16
+
+
+@compiled
+def room(size: int, table: Any, width: int) -> Any:
     """What one table's side of a batch of `size` ratings is worked on in."""
-    width = table.shape[2]
     return (
         np.empty(size, np.int64),
         np.empty(size + 1, np.int64),
         np.empty(size + 1, np.int64),
         np.empty(size + 1, np.bool_),
-        np.empty((size, width), table.dtype),
-        np.empty((size, width), table.dtype),
+        np.empty((size, padded(width)), table.dtype),
+        np.zeros((size, padded(width)), table.dtype),
         scratch(size, table),
     )
 
@@ -364,9 +372,10 @@ def epoch(
     kind, mode, replay_before, window, _ = plan
     steps, exact = constants[0], constants[1]
     n = order.shape[0]
+    width = model[0] + 1
     size = min(batch_size, n)
-    user_slots, user_rows, user_starts, user_fresh, user_weights, user_grads, user_work = room(size, user_table)
-    item_slots, item_rows, item_starts, item_fresh, item_weights, item_grads, item_work = room(size, item_table)
+    user_slots, user_rows, user_starts, user_fresh, user_weights, user_grads, user_work = room(size, user_table, width)
+    item_slots, item_rows, item_starts, item_fresh, item_weights, item_grads, item_work = room(size, item_table, width)
     slopes = np.empty(size, user_table.dtype)
     for t in range(1, losses.shape[0] + 1):
         begin = (t - 1) * batch_size
@@ -375,32 +384,30 @@ def epoch(
         n_items = enter(items, order, begin, end, item_account, t, item_slots, item_rows, item_starts, item_fresh)
         if mode != DENSE:
             catch_up(
-                user_table, user_rows, user_starts, user_fresh, n_users, t - 1, plan, constants, folds, user_work
+                user_table, width, user_rows, user_starts, user_fresh, n_users, t - 1, plan, constants, folds, user_work
             )  # fmt: skip
             catch_up(
-                item_table, item_rows, item_starts, item_fresh, n_items, t - 1, plan, constants, folds, item_work
+                item_table, width, item_rows, item_starts, item_fresh, n_items, t - 1, plan, constants, folds, item_work
             )  # fmt: skip
         copy_weights(user_table, user_rows, n_users, user_weights)
         copy_weights(item_table, item_rows, n_items, item_weights)
         losses[t - 1] = score(
             user_weights, item_weights, user_slots, item_slots, ratings, order, begin, end, model, slopes
         )  # fmt: skip
-        user_grads[:n_users] = 0
-        item_grads[:n_items] = 0
         sum_gradients(user_grads, user_slots, item_slots, item_weights, slopes, end - begin, model[0])
         sum_gradients(item_grads, item_slots, user_slots, user_weights, slopes, end - begin, model[0])
-        step_rows(user_table, user_rows, n_users, user_grads, kind, steps[t])
-        step_rows(item_table, item_rows, n_items, item_grads, kind, steps[t])
+        step_rows(user_table, width, user_rows, n_users, user_grads, kind, steps[t])
+        step_rows(item_table, width, item_rows, n_items, item_grads, kind, steps[t])
         if mode == DENSE:
-            replay_others(user_table, user_account, t, kind, steps)
-            replay_others(item_table, item_account, t, kind, steps)
+            replay_others(user_table, width, user_account, t, kind, steps)
+            replay_others(item_table, width, item_account, t, kind, steps)
         elif mode == VIRTUAL:
             c = exact[t]
             first = max(replay_before, t - window)
             add_step(folds, t, first, c[BETA1], c[BETA2], c[KEEP], c[RATE], 1 / (c[SCALE] * c[SCALE]))
             if t == replay_before:  # no gap that starts later is replayed, so none may start earlier
-                catch_up_all(user_table, user_account, t, plan, constants, folds, False, 0, user_table.shape[0])
-                catch_up_all(item_table, item_account, t, plan, constants, folds, False, 0, item_table.shape[0])
+                catch_up_all(user_table, width, user_account, t, plan, constants, folds, False, 0, user_table.shape[0])
+                catch_up_all(item_table, width, item_account, t, plan, constants, folds, False, 0, item_table.shape[0])
 
 
 @compiled
@@ -415,7 +422,7 @@ def scores(tables: Any, accounts: Any, owed: Any, users: Any, items: Any, model:
         item_owed = owed if item_account[i, SLOT] == NEVER else type(owed)(1)
         x = type(owed)(0)
         for k in range(n_factors):
-            x += user_table[u, 0, k] * item_table[i, 0, k]
+            x += user_table[u, k] * item_table[i, k]
         x *= user_owed * item_owed
-        x += user_table[u, 0, n_factors] * user_owed + item_table[i, 0, n_factors] * item_owed
+        x += user_table[u, n_factors] * user_owed + item_table[i, n_factors] * item_owed
         out[b] = sigmoid(x)[0] * width + low if ranged else x
