@@ -21,7 +21,12 @@ from lesson.schedules import Schedule, constant
 
 LR, WD = 5e-3, 0.1
 CALLS = 200  # more than any profile times: the native trainer wants the rates of all
-MODES: dict[str, Mode | None] = {"native": None, "native dense": "dense", "native deferred": "virtual"}
+MODES: dict[str, Mode | None] = {
+    "native": None,
+    "native dense": "dense",
+    "native replay": "replay",
+    "native deferred": "virtual",
+}
 
 Tables = tuple[int, int]  # users, items
 Ratings = tuple[Tensor, Tensor, Tensor]  # users, items, stars
@@ -100,22 +105,33 @@ def training(
     return trainer.weights, native_epoch
 
 
+def trained(
+    implementation: str,
+    batch: int,
+    schedule: Schedule,
+    ratings: Ratings,
+    tables: Tables = MOVIELENS,
+    epochs: int = 1,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """All parameters after so many epochs, float64[params]; the other arguments are `training`'s."""
+    weights, epoch = training(implementation, batch, schedule, tables, dtype)
+    for _ in range(epochs):
+        epoch(ratings)
+    return torch.cat([table.detach().double().flatten() for table in weights()])
+
+
 def accuracy(implementation: str, batch: int, ratings: Ratings) -> dict[str, Check]:
     """Hold one epoch's parameters against the float64 trajectory: no farther from it than 1.5 times eager float32.
 
     In MovieLens 100k's tables. Rounding grows along a trajectory, so that a bound by element would say nothing.
     """
-
-    def trained(name: str, dtype: torch.dtype) -> Tensor:
-        schedule = constant(-(-len(ratings[2]) // batch), LR, FASTAI.beta1)
-        tables, epoch = training(name, batch, schedule, dtype=dtype)
-        epoch(ratings)
-        return torch.cat([table.detach().double().flatten() for table in tables()])
-
-    exact = trained("eager", torch.float64)
+    schedule = constant(-(-len(ratings[2]) // batch), LR, FASTAI.beta1)
+    of = partial(trained, batch=batch, schedule=schedule, ratings=ratings)
+    exact = of("eager", dtype=torch.float64)
     size = exact.norm()
-    distance = (trained(implementation, torch.float32) - exact).norm() / size
-    allowed = 1.5 * (trained("eager", torch.float32) - exact).norm() / size
+    distance = (of(implementation) - exact).norm() / size
+    allowed = 1.5 * (of("eager") - exact).norm() / size
     return {"distance from the float64 trajectory": Check(distance, torch.zeros_like(allowed), allowed)}
 
 
