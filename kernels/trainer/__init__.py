@@ -109,7 +109,7 @@ class Trainer:
             )
         if len(lr) == 0 or not np.isfinite(lr).all():
             raise ValueError("lr: a finite rate for each step is needed")
-        self.optimizer, self.mode, self.eps, self.beta2 = optimizer, mode, eps, beta2
+        self.optimizer, self._asked, self.eps, self.beta2 = optimizer, mode, eps, beta2
         self.y_range, self.n_factors = y_range, user_weight.shape[1]
         self.steps = _step_constants(lr, momentum, optimizer, decay, weight_decay, beta2, eps)
         self.steps_done = 0
@@ -135,6 +135,11 @@ class Trainer:
         if steps[1:, native.L2].any() and self.optimizer != "sgd":
             return None
         return first_foldable_step(steps, allowed) if self.optimizer == "adam" else 0
+
+    @property
+    def mode(self) -> Mode | None:
+        """As it was asked for. It cannot be set: "caffe2" has tables of its own layout."""
+        return self._asked
 
     def epoch(self, users: Tensor, items: Tensor, ratings: Tensor, order: Tensor, batch_size: int) -> Tensor:
         """Train one epoch.

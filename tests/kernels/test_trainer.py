@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kernels import adam_step_, embedding_dot_bias
 from kernels.threads import flushed_denormals
-from kernels.trainer import Trainer, first_foldable_step, native
+from kernels.trainer import MODES, Trainer, first_foldable_step, native
 
 RULES = [
     (optimizer, decay)
@@ -292,16 +292,25 @@ def test_divergence_shows_as_a_loss_that_is_not_finite():
         assert not losses.isfinite().all()
 
 
-def test_epochs_of_different_modes_follow_on_each_other():
+def test_epochs_of_different_modes_follow_on_each_other(monkeypatch):
     how = {"size": {"rows": 40, "n_users": 30}, "batch_size": 2, "epochs": 3}
     tables, *columns, order = problem(torch.float64, **how["size"])
     lr, momentum = schedule(60)
     trainer = Trainer(*tables, lr=lr, momentum=momentum, weight_decay=0.01, y_range=(0.0, 5.5), optimizer="momentum")
-    for epoch, trainer.mode in enumerate(("dense", "virtual", "replay")):
+    for epoch, mode in enumerate(("dense", "virtual", "replay")):
+        monkeypatch.setattr(trainer, "_mode", lambda *_, mode=mode: MODES[mode])  # as for batches of other sizes
         trainer.epoch(*columns, order.roll(epoch), 2)
     weights = torch.cat([table.flatten() for table in trainer.weights()])
     expected, _ = trained(torch.float64, mode="dense", optimizer="momentum", **how)
     torch.testing.assert_close(weights, expected, rtol=0, atol=1e-13)
+
+
+def test_a_trainers_mode_cannot_be_set():
+    tables, *_ = problem()
+    trainer = Trainer(*tables, lr=[0.1], momentum=[0.9], mode="dense")
+    with pytest.raises(AttributeError, match="mode"):
+        trainer.mode = "caffe2"
+    assert trainer.mode == "dense"
 
 
 @pytest.mark.parametrize(
