@@ -130,6 +130,12 @@ def test_a_native_epoch_is_as_near_the_float64_trajectory_as_eager(implementatio
     check_accuracy(training.accuracy(implementation, 16, training.drawn_ratings(3200)))
 
 
+def test_an_approximation_of_adam_is_refused_where_dense_adam_is_promised(monkeypatch):
+    monkeypatch.setitem(training.MODES, "native", "caffe2")
+    with pytest.raises(InaccurateError):
+        check_accuracy(training.accuracy("native", 64, training.drawn_ratings(640)))
+
+
 @pytest.mark.parametrize("slip", [{"beta2": 0.999}, {"weight_decay": 0.0}, {"eps": 1e-3}])
 def test_an_epoch_with_another_constant_is_refused(monkeypatch, slip):
     right = training.Trainer
