@@ -80,7 +80,7 @@ def dot_bias_loss(
 ) -> Tensor:
     """The mean squared error of `embedding_dot_bias` against ratings, in one pass that keeps no scores (claim 36).
 
-    The same pass makes each score's gradient, so that backward sums rows and computes no score again.
+    Where a table asks for a gradient the same pass sums the gradients of all four, and backward has only to scale them.
 
     Args:
         users: int64[batch], as for `embedding_dot_bias`.
@@ -100,6 +100,7 @@ def dot_bias_loss(
     Raises:
         BackendError: the named backend cannot run on these tensors.
         IndexError: an id outside its table; as for `embedding_dot_bias`, checked on the CPU.
+        RuntimeError: in backward, with `create_graph`: there are no second derivatives.
         ValueError: shapes, dtypes or devices that do not fit, or ratings that ask for a gradient.
     """
     _check(users, items, user_weight, item_weight, user_bias, item_bias, y_range)
@@ -112,7 +113,10 @@ def dot_bias_loss(
         raise ValueError("ratings ask for a gradient, and get none here: detach them, or use embedding_dot_bias")
     chosen = backends.choose(backend, user_weight.device, user_weight.dtype)
     tables = (user_weight, item_weight, user_bias, item_bias)
-    return _loss_op(users, items, ratings, *tables, list(y_range) if y_range else [], deterministic, chosen)[0]
+    pair = list(y_range) if y_range else []
+    if torch.is_grad_enabled() and any(table.requires_grad for table in tables):
+        return _loss_and_gradients_op(users, items, ratings, *tables, pair, deterministic, chosen)[0]
+    return _loss_op(users, items, ratings, *tables, pair, chosen)
 
 
 def _check(
@@ -257,9 +261,8 @@ def _loss_op(
     user_bias: Tensor,
     item_bias: Tensor,
     y_range: list[float],
-    deterministic: bool,  # noqa: ARG001 - backward's
     backend: str,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     _check_ids(users, items, len(user_weight), len(item_weight))
     run = _implementation(backend).loss
     with torch.cuda.device_of(users):
@@ -268,7 +271,7 @@ def _loss_op(
 
 @_loss_op.register_fake
 def _(
-    users: Tensor,
+    users: Tensor,  # noqa: ARG001
     items: Tensor,  # noqa: ARG001
     ratings: Tensor,  # noqa: ARG001
     user_weight: Tensor,
@@ -276,28 +279,85 @@ def _(
     user_bias: Tensor,  # noqa: ARG001
     item_bias: Tensor,  # noqa: ARG001
     y_range: list[float],  # noqa: ARG001
+    backend: str,  # noqa: ARG001
+) -> Tensor:
+    return user_weight.new_empty((), dtype=reference.arithmetic(user_weight.dtype))
+
+
+# The gradients are in the tables' arithmetic: in fp16 they could vanish before a loss scale has multiplied them.
+@torch.library.custom_op("dotbias::dot_bias_loss_and_gradients", mutates_args=())
+def _loss_and_gradients_op(
+    users: Tensor,
+    items: Tensor,
+    ratings: Tensor,
+    user_weight: Tensor,
+    item_weight: Tensor,
+    user_bias: Tensor,
+    item_bias: Tensor,
+    y_range: list[float],
+    deterministic: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _check_ids(users, items, len(user_weight), len(item_weight))
+    options = {"deterministic": deterministic} if backend == "triton" else {}
+    run = partial(_implementation(backend).loss_and_gradients, **options)
+    with torch.cuda.device_of(users):
+        return run(users, items, ratings, user_weight, item_weight, user_bias, item_bias, _pair(y_range))
+
+
+@_loss_and_gradients_op.register_fake
+def _(
+    users: Tensor,  # noqa: ARG001
+    items: Tensor,  # noqa: ARG001
+    ratings: Tensor,  # noqa: ARG001
+    user_weight: Tensor,
+    item_weight: Tensor,
+    user_bias: Tensor,
+    item_bias: Tensor,
+    y_range: list[float],  # noqa: ARG001
     deterministic: bool,  # noqa: ARG001
     backend: str,  # noqa: ARG001
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    shapes: tuple[tuple[int, ...], ...] = ((), *(t.shape for t in (user_weight, item_weight, user_bias, item_bias)))
     dtype = reference.arithmetic(user_weight.dtype)
-    return user_weight.new_empty((), dtype=dtype), user_weight.new_empty(users.shape[0], dtype=dtype)
+    return tuple(user_weight.new_empty(shape, dtype=dtype) for shape in shapes)  # type: ignore[return-value]
 
 
-def _setup_loss_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    users, items, _, *tables, _, ctx.deterministic, ctx.backend = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1], users, items, *tables)
+def _setup_loss_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, *ctx.gradients = output
+    *tensors, ctx.y_range, ctx.deterministic, ctx.backend = inputs
+    ctx.mark_non_differentiable(*ctx.gradients)
+    ctx.set_materialize_grads(False)  # else backward would be given zeros as large as the tables
+    ctx.save_for_backward(*tensors)
 
 
-def _loss_autograd(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    score_grad, *tensors = ctx.saved_tensors
-    grads = _backward_op(
-        grad * score_grad, *tensors, [], ctx.deterministic, ctx.backend
-    )  # the sigmoid's slope is in score_grad
-    return (None, None, None, *grads, None, None, None)
+def _loss_autograd(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():  # the gradients are constants here: what is derived from them would be silently wrong
+        raise RuntimeError("dot_bias_loss has no second derivatives: leave out create_graph, or use torch's own ops")
+    if grad is None:
+        return (None,) * 10
+    if type(grad) is not Tensor:  # traced, and the compiler decides what is done in place
+        gradients = [grad * gradient for gradient in ctx.gradients]
+    else:
+        # Scaled in place, so they are given away once. Another backward through a retained graph sums anew.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            _, *gradients = _loss_and_gradients_op(*ctx.saved_tensors, ctx.y_range, ctx.deterministic, ctx.backend)
+        _scale_(gradients, grad, ctx.backend)
+    dtype = ctx.saved_tensors[-1].dtype
+    return (None, None, None, *(gradient.to(dtype) for gradient in gradients), None, None, None)
 
 
-_loss_op.register_autograd(_loss_autograd, setup_context=_setup_loss_context)
+def _scale_(gradients: list[Tensor], factor: Tensor, backend: str) -> None:
+    """Multiply in place; by 1, as `loss.backward()` asks, costs no pass over the tables."""
+    if backend == "triton":
+        with torch.cuda.device_of(factor):
+            _implementation(backend).scale_(gradients, factor)
+    elif factor.device.type != "cpu" or factor != 1:  # elsewhere a look would wait for the device
+        torch._foreach_mul_(gradients, factor)
+
+
+_loss_and_gradients_op.register_autograd(_loss_autograd, setup_context=_setup_loss_context)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001

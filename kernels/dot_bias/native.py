@@ -46,6 +46,13 @@ def _forward(
         out[b] = sigmoid(x)[0] * width + low if ranged else x
 
 
+@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
+def _add(g: Any, user_row: Any, item_row: Any, d_user_row: Any, d_item_row: Any) -> None:
+    for k in range(user_row.shape[0]):
+        d_user_row[k] += g * item_row[k]
+        d_item_row[k] += g * user_row[k]
+
+
 @numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
 def _backward(
     grad: Any, users: Any, items: Any, user_weight: Any, item_weight: Any, user_bias: Any, item_bias: Any,
@@ -57,36 +64,62 @@ def _backward(
         g = grad[b]
         if ranged:
             g *= width * sigmoid(score(user_row, item_row, user_bias[u], item_bias[i]))[1]
-        d_user_row, d_item_row = d_user_weight[u], d_item_weight[i]
-        for k in range(user_row.shape[0]):
-            d_user_row[k] += g * item_row[k]
-            d_item_row[k] += g * user_row[k]
+        _add(g, user_row, item_row, d_user_weight[u], d_item_weight[i])
         d_user_bias[u] += g
         d_item_bias[i] += g
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
+def _error(x: Any, rating: Any, ranged: bool, low: Any, width: Any) -> Any:
+    """The error of x, a score before the sigmoid, and the sigmoid's slope there."""
+    slope = type(x)(1)
+    if ranged:
+        s, steepness = sigmoid(x)
+        x = s * width + low
+        slope = width * steepness
+    return x - rating, slope
 
 
 @numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
 def _loss(
     users: Any, items: Any, ratings: Any, user_weight: Any, item_weight: Any, user_bias: Any, item_bias: Any,
-    ranged: bool, low: Any, width: Any, factor: Any, score_grad: Any,
+    ranged: bool, low: Any, width: Any,
 ) -> float:  # fmt: skip
     total = 0.0
     for b in range(users.shape[0]):
         u, i = users[b], items[b]
         x = score(user_weight[u], item_weight[i], user_bias[u], item_bias[i])
-        slope = factor
-        if ranged:
-            s, steepness = sigmoid(x)
-            x = s * width + low
-            slope *= width * steepness
-        error = x - ratings[b]
+        error, _ = _error(x, ratings[b], ranged, low, width)
         total += error * error
-        score_grad[b] = error * slope
+    return total / users.shape[0]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+def _loss_and_gradients(
+    users: Any, items: Any, ratings: Any, user_weight: Any, item_weight: Any, user_bias: Any, item_bias: Any,
+    ranged: bool, low: Any, width: Any, factor: Any,
+    d_user_weight: Any, d_item_weight: Any, d_user_bias: Any, d_item_bias: Any,
+) -> float:  # fmt: skip
+    total = 0.0
+    for b in range(users.shape[0]):
+        u, i = users[b], items[b]
+        user_row, item_row = user_weight[u], item_weight[i]
+        x = score(user_row, item_row, user_bias[u], item_bias[i])
+        error, slope = _error(x, ratings[b], ranged, low, width)
+        total += error * error
+        g = factor * error * slope
+        _add(g, user_row, item_row, d_user_weight[u], d_item_weight[i])
+        d_user_bias[u] += g
+        d_item_bias[i] += g
     return total / users.shape[0]
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
+
+
+def _zeros(*tables: Tensor) -> tuple[Tensor, ...]:
+    return tuple(torch.zeros(table.shape, dtype=table.dtype) for table in tables)
 
 
 def forward(
@@ -116,15 +149,33 @@ def loss(
     user_bias: Tensor,
     item_bias: Tensor,
     y_range: YRange,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """As `reference.loss`."""
-    score_grad = torch.empty(len(users), dtype=user_weight.dtype)
     arrays = _arrays(users, items, ratings.to(user_weight.dtype), user_weight, item_weight, user_bias, item_bias)
     low, high = y_range or (0.0, 0.0)
-    number = score_grad.numpy().dtype.type
+    number = arrays[3].dtype.type
+    mean = _loss(*arrays, y_range is not None, number(low), number(high - low))
+    return torch.tensor(mean, dtype=user_weight.dtype)
+
+
+def loss_and_gradients(
+    users: Tensor,
+    items: Tensor,
+    ratings: Tensor,
+    user_weight: Tensor,
+    item_weight: Tensor,
+    user_bias: Tensor,
+    item_bias: Tensor,
+    y_range: YRange,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `reference.loss_and_gradients`."""
+    gradients = _zeros(user_weight, item_weight, user_bias, item_bias)
+    arrays = _arrays(users, items, ratings.to(user_weight.dtype), user_weight, item_weight, user_bias, item_bias)
+    low, high = y_range or (0.0, 0.0)
+    number = arrays[3].dtype.type
     constants = number(low), number(high - low), number(2 / max(1, len(users)))
-    mean = _loss(*arrays, y_range is not None, *constants, score_grad.numpy())
-    return torch.tensor(mean, dtype=user_weight.dtype), score_grad
+    mean = _loss_and_gradients(*arrays, y_range is not None, *constants, *_arrays(*gradients))
+    return torch.tensor(mean, dtype=user_weight.dtype), *gradients  # type: ignore[return-value]
 
 
 def backward(
@@ -138,10 +189,8 @@ def backward(
     y_range: YRange,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `reference.backward`."""
-    grads = tuple(
-        torch.zeros(table.shape, dtype=table.dtype) for table in (user_weight, item_weight, user_bias, item_bias)
-    )
+    gradients = _zeros(user_weight, item_weight, user_bias, item_bias)
     arrays = _arrays(grad, users, items, user_weight, item_weight, user_bias, item_bias)
     low, high = y_range or (0.0, 0.0)
-    _backward(*arrays, y_range is not None, arrays[0].dtype.type(high - low), *_arrays(*grads))
-    return grads  # type: ignore[return-value]
+    _backward(*arrays, y_range is not None, arrays[0].dtype.type(high - low), *_arrays(*gradients))
+    return gradients  # type: ignore[return-value]

@@ -26,6 +26,11 @@ def forward(
     return torch.sigmoid(out) * (high - low) + low
 
 
+def arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """What sums over tables of `dtype` are taken in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def loss(
     users: Tensor,
     items: Tensor,
@@ -35,23 +40,29 @@ def loss(
     user_bias: Tensor,
     item_bias: Tensor,
     y_range: YRange,
-) -> tuple[Tensor, Tensor]:
-    """The mean squared error, and its gradient for each rating's score before the sigmoid."""
+) -> Tensor:
+    """The mean squared error of the scores, in the tables' arithmetic."""
     dtype = arithmetic(user_weight.dtype)
-    dot = (user_weight[users].to(dtype) * item_weight[items].to(dtype)).sum(1)
-    out = dot + user_bias[users].to(dtype) + item_bias[items].to(dtype)
-    slope = torch.full_like(out, 2 / max(1, len(out)))
-    if y_range is not None:
-        low, high = y_range
-        slope = slope * (high - low) * torch.sigmoid(out) * torch.sigmoid(-out)
-        out = torch.sigmoid(out) * (high - low) + low
-    error = out - ratings.to(dtype)
-    return error.square().mean(), error * slope
+    tables = user_weight.to(dtype), item_weight.to(dtype), user_bias.to(dtype), item_bias.to(dtype)
+    return (forward(users, items, *tables, y_range) - ratings.to(dtype)).square().mean()
 
 
-def arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """What sums over tables of `dtype` are taken in: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def loss_and_gradients(
+    users: Tensor,
+    items: Tensor,
+    ratings: Tensor,
+    user_weight: Tensor,
+    item_weight: Tensor,
+    user_bias: Tensor,
+    item_bias: Tensor,
+    y_range: YRange,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The mean squared error and its dense gradients of the four tables, all in the tables' arithmetic."""
+    dtype = arithmetic(user_weight.dtype)
+    tables = user_weight.to(dtype), item_weight.to(dtype), user_bias.to(dtype), item_bias.to(dtype)
+    error = forward(users, items, *tables, y_range) - ratings.to(dtype)
+    gradients = backward(error * (2 / max(1, len(error))), users, items, *tables, y_range)
+    return error.square().mean(), *gradients
 
 
 def backward(

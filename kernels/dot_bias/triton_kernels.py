@@ -1,10 +1,13 @@
-"""Embedding-dot-bias as Triton kernels: one for the scores, one for scores and loss at once, four for the gradients.
+"""Embedding-dot-bias as Triton kernels: scores, a loss alone, and gradients, together with a loss or without.
 
 The gradients are sums over the ratings of each row, by default without atomics so that the same batch gives the same
 bits. A stable sort brings each row's ratings together. Walkers then sum STEPS sorted ratings each, however they
 fall into rows, so a popular film keeps no single program busy: a row whose ratings lie within one walker is
-written at once, the pieces of a row that crosses walkers meet in a last, small kernel. With atomics one kernel does
-it all, without the sort, and its sums are rounded in another order at each call.
+written at once, the pieces of a row that crosses walkers meet in a last, small kernel. A walker of users reads the
+items' rows to sum them, and keeps the user's own row as long as ratings are that user's: so it has each score, and
+with the rating its error, where it needs them, and no kernel before it has to compute and store them. A walker of
+items computes them once more rather than wait. With atomics one kernel does it all, without the sort, and its sums
+are rounded in another order at each call.
 """
 
 # mypy: disallow-incomplete-defs=False
@@ -12,7 +15,7 @@ it all, without the sort, and its sums are rounded in another order at each call
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,29 +24,36 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import backends
+
 YRange = tuple[float, float] | None
 
 STEPS = 16  # sorted ratings a walker sums
 
 
 @triton.jit
-def _scores(
+def _check_ids(user, item, n_users, n_items, valid):
+    """Compiled only with TRITON_DEBUG=1."""
+    tl.device_assert((user >= 0) & (user < n_users), "users holds an id outside its table", mask=valid)
+    tl.device_assert((item >= 0) & (item < n_items), "items holds an id outside its table", mask=valid)
+
+
+@triton.jit
+def _read(
     users, items, user_weight, item_weight, user_bias, item_bias, n_users, n_items, where, valid,
     k: tl.constexpr, columns: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """u·i + user bias + item bias of the ratings at `where`, before the sigmoid."""
+    """Ids and rows of the ratings at `where`, and their u·i + user bias + item bias, before the sigmoid."""
     user = tl.load(users + where, mask=valid, other=0)  # int64: user · k overflows int32 in a large table
     item = tl.load(items + where, mask=valid, other=0)
-    # Compiled only with TRITON_DEBUG=1. Gradients need none: the forward pass has read the same ids.
-    tl.device_assert((user >= 0) & (user < n_users), "users holds an id outside its table", mask=valid)
-    tl.device_assert((item >= 0) & (item < n_items), "items holds an id outside its table", mask=valid)
+    _check_ids(user, item, n_users, n_items, valid)
     column = tl.arange(0, columns)[None, :]
     mask = valid[:, None] & (column < k)
     u = tl.load(user_weight + (user[:, None] * k + column), mask=mask, other=0).to(arithmetic)
     i = tl.load(item_weight + (item[:, None] * k + column), mask=mask, other=0).to(arithmetic)
     ub = tl.load(user_bias + user, mask=valid, other=0).to(arithmetic)
     ib = tl.load(item_bias + item, mask=valid, other=0).to(arithmetic)
-    return tl.sum(u * i, axis=1) + ub + ib
+    return user, item, u, i, tl.sum(u * i, axis=1) + ub + ib
 
 
 @triton.jit
@@ -51,6 +61,32 @@ def _sigmoid(x, arithmetic: tl.constexpr):
     denominator = 1 + tl.exp(-x)
     one = tl.full(x.shape, 1, arithmetic)
     return one / denominator if arithmetic == tl.float64 else tl.div_rn(one, denominator)
+
+
+@triton.jit
+def _score(x, low, span, has_range: tl.constexpr, arithmetic: tl.constexpr):
+    """The score: x through the sigmoid to y_range, where there is one."""
+    if has_range:
+        x = _sigmoid(x, arithmetic) * tl.full((), span, arithmetic) + tl.full((), low, arithmetic)
+    return x
+
+
+@triton.jit
+def _score_gradient(
+    x, given, valid, low, span, factor, of_loss: tl.constexpr, has_range: tl.constexpr, arithmetic: tl.constexpr
+):
+    """The gradient of x, a score before the sigmoid, and of a loss the squared error.
+
+    `given` is the rating of a loss, whose gradient is factor · error; else it is the score's gradient.
+    """
+    g, square = given, tl.zeros(given.shape, arithmetic)
+    if of_loss:
+        error = tl.where(valid, _score(x, low, span, has_range, arithmetic) - given, 0)
+        g, square = error * tl.full((), factor, arithmetic), error * error
+    if has_range:
+        # 1 − σ(x) as σ(−x): the difference would cancel where the sigmoid saturates.
+        g *= tl.full((), span, arithmetic) * _sigmoid(x, arithmetic) * _sigmoid(-x, arithmetic)
+    return g, square
 
 
 # y_range arrives in doubles: Triton would round plain floats to fp32.
@@ -62,69 +98,50 @@ def _forward(
 ):  # fmt: skip
     where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     valid = where < batch
-    x = _scores(
+    _, _, _, _, x = _read(
         users, items, user_weight, item_weight, user_bias, item_bias, n_users, n_items, where, valid,
         k, columns, arithmetic,
     )  # fmt: skip
-    if has_range:
-        x = _sigmoid(x, arithmetic) * tl.full((), span, arithmetic) + tl.full((), low, arithmetic)
-    tl.store(out + where, x, mask=valid)
-
-
-@triton.jit(do_not_specialize=["n_users", "n_items"])
-def _score_gradient(
-    grad, users, items, user_weight, item_weight, user_bias, item_bias, out, batch, n_users, n_items, span: tl.float64,
-    k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, arithmetic: tl.constexpr,
-):  # fmt: skip
-    """The gradient before the sigmoid: grad · span · σ(x) · (1 − σ(x))."""
-    where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
-    valid = where < batch
-    x = _scores(
-        users, items, user_weight, item_weight, user_bias, item_bias, n_users, n_items, where, valid,
-        k, columns, arithmetic,
-    )  # fmt: skip
-    # 1 − σ(x) as σ(−x): the difference would cancel where the sigmoid saturates.
-    slope = _sigmoid(x, arithmetic) * _sigmoid(-x, arithmetic)
-    g = tl.load(grad + where, mask=valid, other=0).to(arithmetic)
-    tl.store(out + where, g * slope * tl.full((), span, arithmetic), mask=valid)
+    tl.store(out + where, _score(x, low, span, has_range, arithmetic), mask=valid)
 
 
 @triton.jit(do_not_specialize=["n_users", "n_items"])
 def _loss(
-    users, items, ratings, user_weight, item_weight, user_bias, item_bias, sums, score_grad, batch, n_users, n_items,
-    low: tl.float64, span: tl.float64, factor: tl.float64,
+    users, items, ratings, user_weight, item_weight, user_bias, item_bias, squares, batch, n_users, n_items,
+    low: tl.float64, span: tl.float64,
     has_range: tl.constexpr, k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """A program's sum of squared errors, and factor · error for each score, taken back through the sigmoid."""
+    """A program's sum of squared errors."""
     where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     valid = where < batch
-    x = _scores(
+    _, _, _, _, x = _read(
         users, items, user_weight, item_weight, user_bias, item_bias, n_users, n_items, where, valid,
         k, columns, arithmetic,
     )  # fmt: skip
-    slope = tl.full(x.shape, factor, arithmetic)
-    if has_range:
-        s = _sigmoid(x, arithmetic)
-        slope = slope * tl.full((), span, arithmetic) * s * _sigmoid(-x, arithmetic)
-        x = s * tl.full((), span, arithmetic) + tl.full((), low, arithmetic)
-    error = tl.where(valid, x - tl.load(ratings + where, mask=valid, other=0).to(arithmetic), 0)
-    tl.store(score_grad + where, slope * error, mask=valid)
-    tl.store(sums + tl.program_id(0).to(tl.int64), tl.sum(error * error, axis=0))
+    rating = tl.load(ratings + where, mask=valid, other=0).to(arithmetic)
+    error = tl.where(valid, _score(x, low, span, has_range, arithmetic) - rating, 0)
+    tl.store(squares + tl.program_id(0).to(tl.int64), tl.sum(error * error, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_users", "n_items"])
 def _walk(
-    score_grad, sorted_ids, order, users, items, user_weight, item_weight,
-    d_user_weight, d_item_weight, d_user_bias, d_item_bias, pieces, batch, n_walkers,
+    given, sorted_ids, order, users, items, user_weight, item_weight, user_bias, item_bias,
+    d_user_weight, d_item_weight, d_user_bias, d_item_bias, pieces, squares, batch, n_users, n_items, n_walkers,
+    low: tl.float64, span: tl.float64, factor: tl.float64, of_loss: tl.constexpr, has_range: tl.constexpr,
     k: tl.constexpr, columns: tl.constexpr, piece_width: tl.constexpr, walkers: tl.constexpr, steps: tl.constexpr,
     stages: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """Each walker sums `steps` sorted ratings; a row of the tile is a walker. Axis 1 of the grid: users, items."""
+    """Each walker sums `steps` sorted ratings; a row of the tile is a walker. Axis 1 of the grid: users, items.
+
+    `given` is as in `_score_gradient`. Of a loss the users' programs also store their sums of squared errors.
+    """
     side = tl.program_id(1).to(tl.int64)
     if side == 0:
-        other_ids, other_weight, d_weight, d_bias = items, item_weight, d_user_weight, d_user_bias
+        own_weight, own_bias, d_weight, d_bias = user_weight, user_bias, d_user_weight, d_user_bias
+        other_ids, other_weight, other_bias = items, item_weight, item_bias
     else:
-        other_ids, other_weight, d_weight, d_bias = users, user_weight, d_item_weight, d_item_bias
+        own_weight, own_bias, d_weight, d_bias = item_weight, item_bias, d_item_weight, d_item_bias
+        other_ids, other_weight, other_bias = users, user_weight, user_bias
     sorted_ids += side * batch
     order += side * batch
     walker = tl.program_id(0).to(tl.int64) * walkers + tl.arange(0, walkers)
@@ -132,18 +149,32 @@ def _walk(
     first = walker * steps
     previous = tl.load(sorted_ids + (first - 1), mask=(first > 0) & (first - 1 < batch), other=-1)
     begun = tl.zeros((walkers,), tl.int1)  # whether the row being summed began within this walker
+    own = tl.zeros((walkers, columns), own_weight.dtype.element_ty)
+    own_b = tl.zeros((walkers,), own_bias.dtype.element_ty)
     total = tl.zeros((walkers, columns), arithmetic)
     bias_total = tl.zeros((walkers,), arithmetic)
+    square_total = tl.zeros((walkers,), arithmetic)
     for step in tl.range(steps, num_stages=stages):
         at = first + step
         valid = at < batch
         row = tl.load(sorted_ids + at, mask=valid, other=-1)
         rating = tl.load(order + at, mask=valid, other=0)
-        g = tl.load(score_grad + rating, mask=valid, other=0).to(arithmetic)
+        g = tl.load(given + rating, mask=valid, other=0).to(arithmetic)
         other = tl.load(other_ids + rating, mask=valid, other=0)
+        if of_loss:  # else the forward pass has read the same ids
+            _check_ids(tl.where(side == 0, row, other), tl.where(side == 0, other, row), n_users, n_items, valid)
         mask = valid[:, None] & (column < k)
         factors = tl.load(other_weight + (other[:, None] * k + column), mask=mask, other=0).to(arithmetic)
         begins = row != previous
+        if of_loss or has_range:
+            fresh = valid & (begins | (step == 0))
+            read = tl.load(own_weight + (row[:, None] * k + column), mask=fresh[:, None] & (column < k), other=0)
+            own = tl.where(fresh[:, None], read, own)
+            own_b = tl.where(fresh, tl.load(own_bias + row, mask=fresh, other=0), own_b)
+            other_b = tl.load(other_bias + other, mask=valid, other=0).to(arithmetic)
+            x = tl.sum(own.to(arithmetic) * factors, axis=1) + own_b.to(arithmetic) + other_b
+            g, square = _score_gradient(x, g, valid, low, span, factor, of_loss, has_range, arithmetic)
+            square_total += square
         begun = begun | begins
         total = tl.where(begins[:, None], 0, total) + g[:, None] * factors
         bias_total = tl.where(begins, 0, bias_total) + g
@@ -158,6 +189,8 @@ def _walk(
         tl.store(pieces + (piece[:, None] + column), total, mask=part[:, None] & (column < k))
         tl.store(pieces + (piece + k), bias_total, mask=part)
         previous = row
+    if of_loss:
+        tl.store(squares + tl.program_id(0).to(tl.int64), tl.sum(square_total, axis=0), mask=side == 0)
 
 
 @triton.jit
@@ -198,33 +231,47 @@ def _join(
         tl.store(d_bias + row, bias_total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_users", "n_items"])
 def _add(
-    grad, users, items, user_weight, item_weight, user_bias, item_bias,
-    d_user_weight, d_item_weight, d_user_bias, d_item_bias, batch, span: tl.float64,
-    has_range: tl.constexpr, k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, arithmetic: tl.constexpr,
+    given, users, items, user_weight, item_weight, user_bias, item_bias,
+    d_user_weight, d_item_weight, d_user_bias, d_item_bias, squares, batch, n_users, n_items,
+    low: tl.float64, span: tl.float64, factor: tl.float64, of_loss: tl.constexpr, has_range: tl.constexpr,
+    k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """The whole backward with atomics: each rating adds to its two rows and biases."""
+    """All that `_walk` and `_join` do, with atomics: each rating adds to its two rows and biases."""
     where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     valid = where < batch
-    user = tl.load(users + where, mask=valid, other=0)
-    item = tl.load(items + where, mask=valid, other=0)
+    user, item, u, i, x = _read(
+        users, items, user_weight, item_weight, user_bias, item_bias, n_users, n_items, where, valid,
+        k, columns, arithmetic,
+    )  # fmt: skip
+    g = tl.load(given + where, mask=valid, other=0).to(arithmetic)
+    g, square = _score_gradient(x, g, valid, low, span, factor, of_loss, has_range, arithmetic)
     column = tl.arange(0, columns)[None, :]
     mask = valid[:, None] & (column < k)
-    of_user, of_item = user[:, None] * k + column, item[:, None] * k + column
-    u = tl.load(user_weight + of_user, mask=mask, other=0).to(arithmetic)
-    i = tl.load(item_weight + of_item, mask=mask, other=0).to(arithmetic)
-    g = tl.load(grad + where, mask=valid, other=0).to(arithmetic)
-    if has_range:
-        ub = tl.load(user_bias + user, mask=valid, other=0).to(arithmetic)
-        ib = tl.load(item_bias + item, mask=valid, other=0).to(arithmetic)
-        x = tl.sum(u * i, axis=1) + ub + ib
-        g *= tl.full((), span, arithmetic) * _sigmoid(x, arithmetic) * _sigmoid(-x, arithmetic)
     # Nothing waits for these sums but the kernel's end, so no order among them is asked for.
-    tl.atomic_add(d_user_weight + of_user, g[:, None] * i, mask=mask, sem="relaxed")
-    tl.atomic_add(d_item_weight + of_item, g[:, None] * u, mask=mask, sem="relaxed")
+    tl.atomic_add(d_user_weight + (user[:, None] * k + column), g[:, None] * i, mask=mask, sem="relaxed")
+    tl.atomic_add(d_item_weight + (item[:, None] * k + column), g[:, None] * u, mask=mask, sem="relaxed")
     tl.atomic_add(d_user_bias + user, g, mask=valid, sem="relaxed")
     tl.atomic_add(d_item_bias + item, g, mask=valid, sem="relaxed")
+    if of_loss:
+        tl.store(squares + tl.program_id(0).to(tl.int64), tl.sum(square, axis=0))
+
+
+@triton.jit
+def _scale(
+    user_weight, item_weight, user_bias, item_bias, factor, n_users, n_items, k: tl.constexpr, size: tl.constexpr
+):
+    """Multiply by `factor` in place. Axis 1 of the grid: users, items."""
+    if tl.program_id(1) == 0:
+        weight, bias, rows = user_weight, user_bias, n_users.to(tl.int64)
+    else:
+        weight, bias, rows = item_weight, item_bias, n_items.to(tl.int64)
+    by = tl.load(factor)
+    if by != 1:
+        where = tl.program_id(0).to(tl.int64) * size + tl.arange(0, size)
+        tl.store(weight + where, tl.load(weight + where, mask=where < rows * k) * by, mask=where < rows * k)
+        tl.store(bias + where, tl.load(bias + where, mask=where < rows) * by, mask=where < rows)
 
 
 def _shape(weight: Tensor) -> tuple[int, int, torch.dtype, Any]:
@@ -265,6 +312,10 @@ def _rows(weight: Tensor, size: int) -> int:
     return max(1, min(64, size // (triton.next_power_of_2(k) * itemsize)))
 
 
+def _warp_size() -> int:
+    return 32 if backends.triton_interpreted() else triton.runtime.driver.active.get_current_target().warp_size
+
+
 def loss(
     users: Tensor,
     items: Tensor,
@@ -274,20 +325,50 @@ def loss(
     user_bias: Tensor,
     item_bias: Tensor,
     y_range: YRange,
-) -> tuple[Tensor, Tensor]:
-    """Mean squared error and its gradient for each score; see `kernels.dot_bias.dot_bias_loss`. No scores are kept."""
+) -> Tensor:
+    """Mean squared error, []; see `kernels.dot_bias.dot_bias_loss`. No scores are kept."""
     k, columns, dtype, arithmetic = _shape(user_weight)
     batch, rows = len(users), _rows(user_weight, 4096)
     inputs = [t.contiguous() for t in (users, items, ratings, user_weight, item_weight, user_bias, item_bias)]
-    sums = torch.empty(triton.cdiv(batch, rows), dtype=dtype, device=users.device)
-    score_grad = torch.empty(batch, dtype=dtype, device=users.device)
+    squares = torch.empty(triton.cdiv(batch, rows), dtype=dtype, device=users.device)
     low, high = y_range or (0.0, 0.0)
-    _loss[(len(sums),)](
-        *inputs, sums, score_grad, batch, len(user_weight), len(item_weight), low, high - low, 2 / max(1, batch),
+    _loss[(len(squares),)](
+        *inputs, squares, batch, len(user_weight), len(item_weight), low, high - low,
         has_range=y_range is not None, k=k, columns=columns, rows=rows, arithmetic=arithmetic,
         num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
-    return sums.sum() / batch, score_grad
+    return squares.sum() / batch
+
+
+def loss_and_gradients(
+    users: Tensor,
+    items: Tensor,
+    ratings: Tensor,
+    user_weight: Tensor,
+    item_weight: Tensor,
+    user_bias: Tensor,
+    item_bias: Tensor,
+    y_range: YRange,
+    deterministic: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Mean squared error and its dense gradients of the four tables, float32 (float64 for float64 tables).
+
+    Arguments are as in `backward`, but for ratings, [batch].
+    """
+    squares, gradients = _sum_gradients(
+        ratings, users, items, user_weight, item_weight, user_bias, item_bias, y_range, deterministic,
+        _shape(user_weight)[2], of_loss=True,
+    )  # fmt: skip
+    return squares.sum() / len(users), *gradients  # type: ignore[return-value]
+
+
+def scale_(gradients: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply the four gradients, as `loss_and_gradients` returns them, by factor, [], in place."""
+    user_weight, item_weight, user_bias, item_bias = gradients
+    n_users, n_items, size = len(user_bias), len(item_bias), 2048
+    _scale[(triton.cdiv(max(user_weight.numel(), item_weight.numel()), size), 2)](
+        *gradients, factor, n_users, n_items, k=user_weight.shape[1], size=size, num_warps=4
+    )
 
 
 def backward(
@@ -316,44 +397,67 @@ def backward(
         y_range: (low, high) of the sigmoid, or None.
         deterministic: the same bits at every call, by sorting; else by atomics, in whatever order they come.
     """
+    _, gradients = _sum_gradients(
+        grad, users, items, user_weight, item_weight, user_bias, item_bias, y_range, deterministic,
+        user_weight.dtype, of_loss=False,
+    )  # fmt: skip
+    return gradients  # type: ignore[return-value]
+
+
+def _sum_gradients(
+    given: Tensor,
+    users: Tensor,
+    items: Tensor,
+    user_weight: Tensor,
+    item_weight: Tensor,
+    user_bias: Tensor,
+    item_bias: Tensor,
+    y_range: YRange,
+    deterministic: bool,
+    out: torch.dtype,
+    of_loss: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Sums of squared errors, one a program, and the four gradients in the dtype `out`.
+
+    `given`, [batch], is the ratings if `of_loss`; else it is the scores' gradient, and the squares mean nothing.
+    """
     k, columns, dtype, arithmetic = _shape(user_weight)
     batch = len(users)
-    grad, *inputs = (t.contiguous() for t in (grad, users, items, user_weight, item_weight, user_bias, item_bias))
+    given, users, items, *tables = (
+        t.contiguous() for t in (given, users, items, user_weight, item_weight, user_bias, item_bias)
+    )
+    zeros = partial(torch.zeros, device=users.device)
+    low, high = y_range or (0.0, 0.0)
+    rows = len(user_weight), len(item_weight)
+    numbers = {"low": low, "span": high - low, "factor": 2 / max(1, batch)}
+    what = numbers | {"of_loss": of_loss, "has_range": y_range is not None, "k": k, "columns": columns}
     if not deterministic:
-        sums = [torch.zeros_like(t, dtype=dtype) for t in inputs[2:]]
-        rows = _rows(user_weight, 4096)
-        _add[(triton.cdiv(batch, rows),)](
-            grad, *inputs, *sums, batch, y_range[1] - y_range[0] if y_range else 0.0,
-            has_range=y_range is not None, k=k, columns=columns, rows=rows, arithmetic=arithmetic,
-            num_warps=4, enable_fp_fusion=True,
+        tile = _rows(user_weight, 4096)
+        squares = torch.empty(triton.cdiv(batch, tile), dtype=dtype, device=users.device)
+        gradients = tuple(zeros(t.shape, dtype=dtype) for t in tables)
+        _add[(len(squares),)](
+            given, users, items, *tables, *gradients, squares, batch, *rows,
+            **what, rows=tile, arithmetic=arithmetic, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
-        return tuple(t.to(user_weight.dtype) for t in sums)  # type: ignore[return-value]
-    score_grad = grad
-    if y_range is not None:
-        score_grad = torch.empty(batch, dtype=dtype, device=grad.device)
-        rows = _rows(user_weight, 4096)
-        _score_gradient[(triton.cdiv(batch, rows),)](
-            grad, *inputs, score_grad, batch, len(user_weight), len(item_weight), y_range[1] - y_range[0],
-            k=k, columns=columns, rows=rows, arithmetic=arithmetic, num_warps=4, enable_fp_fusion=True,
-        )  # fmt: skip
-    users, items, user_weight, item_weight, user_bias, item_bias = inputs
-    gradients = tuple(torch.zeros_like(t) for t in (user_weight, item_weight, user_bias, item_bias))
+        return squares, tuple(t.to(out) for t in gradients)
+    gradients = tuple(zeros(t.shape, dtype=out) for t in tables)
     sorted_ids, order = torch.sort(torch.stack((users, items)), dim=1, stable=True)
     n_walkers = triton.cdiv(batch, STEPS)
     piece_width = 4 * (k // 4 + 1)  # k factors and the bias, padded so that rows start at 16 bytes
-    pieces = torch.empty((2, n_walkers, 2, piece_width), dtype=dtype, device=grad.device)
-    walkers = _rows(user_weight, 1024)
-    sizes = {"k": k, "columns": columns, "piece_width": piece_width, "steps": STEPS}
-    # One warp a program: a batch of 512 then fills 16 of them.
-    _walk[(triton.cdiv(n_walkers, walkers), 2)](
-        score_grad, sorted_ids, order, users, items, user_weight, item_weight, *gradients, pieces, batch, n_walkers,
-        **sizes, walkers=walkers, stages=4, arithmetic=arithmetic, num_warps=1, enable_fp_fusion=True,
+    pieces = torch.empty((2, n_walkers, 2, piece_width), dtype=dtype, device=users.device)
+    walkers = _rows(user_weight, 16 * _warp_size())  # a load a thread: two would double the registers
+    squares = torch.empty(triton.cdiv(n_walkers, walkers), dtype=dtype, device=users.device)
+    sizes = {"piece_width": piece_width, "steps": STEPS}
+    # One warp a program: a batch of 512 then fills 32 of them.
+    _walk[(len(squares), 2)](
+        given, sorted_ids, order, users, items, *tables, *gradients, pieces, squares, batch, *rows, n_walkers,
+        **what, **sizes, walkers=walkers, stages=3, arithmetic=arithmetic, num_warps=1, enable_fp_fusion=True,
     )  # fmt: skip
     _join[(n_walkers, 2)](
-        sorted_ids, *gradients, pieces, batch, n_walkers,
+        sorted_ids, *gradients, pieces, batch, n_walkers, k=k, columns=columns,
         **sizes, tile=max(1, min(64, 2048 // columns)), num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
-    return gradients  # type: ignore[return-value]
+    return squares, gradients
 
 
 def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float]]:
@@ -368,8 +472,12 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
     def loss_on(k: int, dtype: torch.dtype) -> Callable[[], object]:
         return partial(loss, *ids(n_users), torch.zeros(batch), *tables(k, dtype), y_range)
 
+    def both_on(k: int, dtype: torch.dtype, deterministic: bool = True) -> Callable[[], object]:
+        ratings = torch.zeros(batch)
+        return partial(loss_and_gradients, *ids(n_users), ratings, *tables(k, dtype), y_range, deterministic)
+
     def backward_on(
-        k: int, dtype: torch.dtype, n_users: int = n_users, deterministic: bool = True
+        k: int, dtype: torch.dtype, n_users: int = n_users, y_range: YRange = y_range, deterministic: bool = True
     ) -> Callable[[], object]:
         grad = torch.zeros(batch, dtype=dtype)
         return partial(backward, grad, *ids(n_users), *tables(k, dtype), y_range, deterministic)
@@ -386,23 +494,33 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
         size, name = dtype.itemsize, f"{names[dtype]}, k = {k}"
         read = 2 * 8 + (2 * k + 2) * size  # ids, two rows, two biases
         yield f"dot_bias.forward {name}", _forward, forward_on(k, dtype), "rating", batch, read + size
-        # A rating comes in besides, the score's gradient goes out.
-        yield f"dot_bias.loss {name}", _loss, loss_on(k, dtype), "rating", batch, read + 4 + 4
+        yield f"dot_bias.loss {name}", _loss, loss_on(k, dtype), "rating", batch, read + 4  # the rating besides
     for k, dtype in ((40, f32), (50, f32), (40, bf16), (40, f16), (50, f16)):
-        size, name = dtype.itemsize, f"dot_bias.backward {names[dtype]}, k = {k}"
+        size, name = dtype.itemsize, f"{names[dtype]}, k = {k}"
+        rows = (n_users + n_items) / batch * (k + 1)  # numbers a rating, where each row is read or written once
         # On each side sorted id, order, the other id, gradient and the other row; each row's sum written once.
-        floor: float = 2 * (3 * 8 + 4 + k * size) + (n_users + n_items) / batch * (k + 1) * size
-        yield f"{name}: sums", _walk, backward_on(k, dtype), "rating", batch, floor
+        floor: float = 2 * (3 * 8 + size + k * size) + rows * size
+        sums = backward_on(k, dtype, y_range=None)
+        yield f"dot_bias.backward {name}: sums", _walk, sums, "rating", batch, floor
+        # The score is computed on the way: the other bias is read too, and each row itself once.
+        floor += 2 * size + rows * size
+        yield f"dot_bias.backward {name}: sums, sigmoid", _walk, backward_on(k, dtype), "rating", batch, floor
+        # The whole of the loss: a rating instead of its score's gradient, sums written in fp32.
+        floor += (2 + rows) * (4 - size)
+        yield f"dot_bias.loss {name}: sums", _walk, both_on(k, dtype), "rating", batch, floor
         if k != 40:
             continue
-        read = 2 * 8 + (2 * k + 2 + 1) * size  # ids, two rows, two biases and the score's gradient
-        yield f"{name}: sigmoid", _score_gradient, backward_on(k, dtype), "rating", batch, read + 4
         # Each rating's parts of its two rows' sums go out by themselves, in fp32: unsorted, no program knows which
         # ratings share a row, and its own sixteen rarely do. A total written once a row is the floor of sorted sums;
-        # they pay for it with the kernel above, the order read back, and the sort, and move more in all.
-        floor = read + 2 * (k + 1) * 4
-        yield f"{name}: atomics", _add, backward_on(k, dtype, deterministic=False), "rating", batch, floor
+        # they pay for it with the order read back, and the sort, and move more in all.
+        floor = 2 * 8 + (2 * k + 2) * size + 2 * (k + 1) * 4  # ids, two rows, two biases; parts of two sums
+        atomics = backward_on(k, dtype, deterministic=False)
+        yield f"dot_bias.backward {name}: atomics", _add, atomics, "rating", batch, floor + size
+        yield f"dot_bias.loss {name}: atomics", _add, both_on(k, dtype, False), "rating", batch, floor + 4
         # All ratings are one user's: a piece a walker, with the id that says whose it is, and one row written.
         pieces = batch // STEPS
         floor = 8 + (k + 1) * (4 + size / pieces)
-        yield f"{name}: joining", _join, backward_on(k, dtype, n_users=1), "piece", pieces, floor
+        yield f"dot_bias.backward {name}: joining", _join, backward_on(k, dtype, n_users=1), "piece", pieces, floor
+    gradients, twice = tables(40, f32), torch.full((), 2.0)
+    numbers = sum(t.numel() for t in gradients)
+    yield "dot_bias.loss fp32, k = 40: scaling", _scale, partial(scale_, gradients, twice), "parameter", numbers, 2 * 4

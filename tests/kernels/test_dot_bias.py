@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import mse_loss
 
-from kernels import BackendError, backends, dot_bias_loss, embedding_dot_bias
+from kernels import BackendError, backends, dot_bias, dot_bias_loss, embedding_dot_bias
 from kernels.dot_bias import native, reference
 from tests.kernels.tolerance import assert_within_rounding
 
@@ -136,13 +136,14 @@ def test_every_backend_takes_the_choice_between_determinism_and_atomics(op, back
     if backend == "triton":
         from kernels.dot_bias import triton_kernels
 
-        backward = triton_kernels.backward
+        name = "loss_and_gradients" if op is dot_bias_loss else "backward"
+        run = getattr(triton_kernels, name)
 
         def spy(*arguments, deterministic):
             taken.append(deterministic)
-            return backward(*arguments, deterministic=deterministic)
+            return run(*arguments, deterministic=deterministic)
 
-        monkeypatch.setattr(triton_kernels, "backward", spy)
+        monkeypatch.setattr(triton_kernels, name, spy)
     grads = [
         torch.autograd.grad(op(users, items, *ratings, *tables, backend=backend, deterministic=choice).sum(), tables)
         for choice in (True, False)
@@ -155,18 +156,72 @@ def test_every_backend_takes_the_choice_between_determinism_and_atomics(op, back
 def test_native_loss_in_float32_is_as_near_to_float64_as_eager_pytorchs():
     users, items, *tables = problem(40, batch=90, scale=0.01)
     ratings = torch.linspace(1, 5, 90)
-    exact = reference.loss(users, items, ratings.double(), *(t.double() for t in tables), (0.0, 5.5))
-    mine = native.loss(users, items, ratings, *tables, (0.0, 5.5))
-    theirs = reference.loss(users, items, ratings, *tables, (0.0, 5.5))
-    for out, eager, ref in zip(mine, theirs, exact, strict=True):
+    exact = reference.loss_and_gradients(users, items, ratings.double(), *(t.double() for t in tables), (0.0, 5.5))
+    mine = native.loss_and_gradients(users, items, ratings, *tables, (0.0, 5.5))
+    theirs = reference.loss_and_gradients(users, items, ratings, *tables, (0.0, 5.5))
+    alone = native.loss(users, items, ratings, *tables, (0.0, 5.5))
+    for out, eager, ref in zip((alone, *mine), (theirs[0], *theirs), (exact[0], *exact), strict=True):
         assert (out - ref).norm() <= 2 * (eager - ref).norm() + 2**-24 * ref.norm()
 
 
 @pytest.mark.parametrize("backend", backends.available("cpu"))
 def test_torch_library_finds_no_fault_with_the_loss(backend):
     users, items, *tables = problem(7)
-    arguments = (users, items, torch.rand(64), *(table.requires_grad_() for table in tables), [0.0, 5.5], True, backend)
-    torch.library.opcheck(torch.ops.dotbias.dot_bias_loss.default, arguments)
+    learning = [table.clone().requires_grad_() for table in tables]
+    ops, ratings = torch.ops.dotbias, torch.rand(64)
+    torch.library.opcheck(ops.dot_bias_loss.default, (users, items, ratings, *tables, [0.0, 5.5], backend))
+    arguments = (users, items, ratings, *learning, [0.0, 5.5], True, backend)
+    torch.library.opcheck(ops.dot_bias_loss_and_gradients.default, arguments)
+
+
+@pytest.mark.parametrize("backend", backends.available("cpu"))
+def test_a_retained_graph_gives_each_backward_gradients_of_its_own(backend):
+    users, items, *tables = problem(7)
+    tables = [table.requires_grad_() for table in tables]
+    loss = dot_bias_loss(users, items, torch.linspace(1, 5, 64), *tables, backend=backend)
+    first, second, third = (torch.autograd.grad(n * loss, tables, retain_graph=True) for n in (1, 4, 1))
+    for one, four, again in zip(first, second, third, strict=True):
+        assert torch.equal(one, again)
+        assert torch.equal(4 * one, four)
+
+
+@pytest.mark.parametrize("backend", backends.available("cpu"))
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_gradient_is_computed_where_none_is_asked_for(backend, compiled, monkeypatch):
+    users, items, *tables = problem(7)
+    ratings = torch.linspace(1, 5, 64)
+    learning = [table.clone().requires_grad_() for table in tables]
+    torch.compiler.reset()  # dot_bias_loss itself is compiled here, which has a limit of variants
+    loss = torch.compile(dot_bias_loss, fullgraph=True, backend="aot_eager") if compiled else dot_bias_loss
+    expected = loss(users, items, ratings, *learning, backend=backend)
+    assert expected.requires_grad
+    module = dot_bias._implementation(backend)
+    monkeypatch.setattr(module, "loss_and_gradients", None)
+    with torch.no_grad():
+        torch.testing.assert_close(loss(users, items, ratings, *learning, backend=backend), expected)
+    torch.testing.assert_close(loss(users, items, ratings, *tables, backend=backend), expected)
+
+
+@pytest.mark.parametrize("backend", backends.available("cpu"))
+def test_second_derivatives_are_refused_rather_than_left_out(backend):
+    users, items, *tables = problem(7)
+    tables = [table.requires_grad_() for table in tables]
+    loss = dot_bias_loss(users, items, torch.rand(64), *tables, backend=backend)
+    with pytest.raises(RuntimeError, match="no second derivatives: leave out create_graph"):
+        torch.autograd.grad(loss, tables, create_graph=True)
+
+
+@pytest.mark.parametrize("backend", sorted({*backends.available("cpu")} - {"native"}))
+def test_a_loss_scale_saves_gradients_that_would_vanish_in_float16(backend):
+    users, items, *tables = problem(7, batch=4096, n_users=4000, dtype=torch.float16, scale=0.01)
+    tables = [table.requires_grad_() for table in tables]
+    loss = dot_bias_loss(users, items, torch.full((4096,), 0.1), *tables, backend=backend)
+    scaled, *_ = torch.autograd.grad(2.0**16 * loss, tables)
+    double = [table.detach().double().requires_grad_() for table in tables]
+    exact = dot_bias_loss(users, items, torch.full((4096,), 0.1), *double, backend="reference")
+    expected, *_ = torch.autograd.grad(exact, double)
+    torch.testing.assert_close(scaled.double() / 2**16, expected, rtol=2e-3, atol=1e-9)
+    assert (expected.half().double() - expected).norm() > 0.005 * expected.norm()
 
 
 def test_the_loss_in_half_precision_is_summed_in_float32():

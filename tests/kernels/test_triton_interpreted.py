@@ -67,27 +67,38 @@ def assert_scores(out: Tensor, data: Batch, y_range: reference.YRange) -> None:
     assert_within_rounding(out, reference.forward(*data.in_double(), y_range), k + 4, magnitude)
 
 
-def assert_loss(out: tuple[Tensor, Tensor], rating: Tensor, data: Batch, y_range: reference.YRange) -> None:
-    mean, score_grad = out
-    users, items, *tables = data.in_double()
-    ref_mean, ref_grad = reference.loss(users, items, rating.double(), *tables, y_range)
-    width = 1.0 if y_range is None else y_range[1] - y_range[0]
-    dot = reference.forward(*data.magnitudes(), None)
+def errors(rating: Tensor, data: Batch, y_range: reference.YRange) -> tuple[Tensor, Tensor]:
+    """Scores minus ratings in float64, and the magnitude of what was added up for each."""
     # An error is a difference: it rounds as the score and the rating do. Through the sigmoid the score's rounding
     # comes with its slope, which is below ¼ and changes by less than itself.
-    spread = (dot if y_range is None else width * (dot + 1)) + rating.double().abs()
-    error = reference.forward(*data.in_double(), y_range) - rating.double()
-    factor = 2 / len(users)
-    slope = 1.0
+    dot = reference.forward(*data.magnitudes(), None)
+    spread = dot if y_range is None else (y_range[1] - y_range[0]) * (dot + 1)
+    return reference.forward(*data.in_double(), y_range) - rating.double(), spread + rating.double().abs()
+
+
+def assert_loss(mean: Tensor, rating: Tensor, data: Batch, y_range: reference.YRange) -> None:
+    error, spread = errors(rating, data, y_range)
+    terms = data.user_weight.shape[1] + 8 + len(rating)
+    assert mean.dtype == reference.arithmetic(data.user_weight.dtype)
+    assert_within_rounding(mean, error.square().mean(), terms, 2 * (error.abs() * spread + error**2).mean())
+
+
+def assert_loss_gradients(
+    gradients: tuple[Tensor, ...], rating: Tensor, data: Batch, y_range: reference.YRange
+) -> None:
+    error, spread = errors(rating, data, y_range)
+    slope = torch.full_like(error, 2 / len(error))
     if y_range is not None:
         x = reference.forward(*data.in_double(), None)
-        slope = width * x.sigmoid() * (-x).sigmoid()
-    terms = data.user_weight.shape[1] + 8
-    assert (
-        mean.dtype == score_grad.dtype == (torch.float64 if data.user_weight.dtype == torch.float64 else torch.float32)
-    )
-    assert_within_rounding(score_grad, ref_grad, terms, factor * slope * (spread + error.abs() * (dot + 1)))
-    assert_within_rounding(mean, ref_mean, terms + len(users), factor * (error.abs() * spread + error**2).sum())
+        slope *= (y_range[1] - y_range[0]) * x.sigmoid() * (-x).sigmoid()
+    weighed = slope * (spread + error.abs() * (reference.forward(*data.magnitudes(), None) + 1))
+    bounds = reference.backward(weighed, *data.magnitudes(), None)
+    expected = reference.backward(error * slope, *data.in_double(), None)
+    names = ("d_user_weight", "d_item_weight", "d_user_bias", "d_item_bias")
+    for name, out, ref, bound, rows in zip(names, gradients, expected, bounds, data[:2] * 2, strict=True):
+        terms = torch.bincount(rows, minlength=len(ref)).double() + data.user_weight.shape[1] + 8
+        assert out.dtype == reference.arithmetic(data.user_weight.dtype), name
+        assert_within_rounding(out, ref, terms[:, None] if ref.ndim == 2 else terms, bound)
 
 
 def assert_gradients(gradients: tuple[Tensor, ...], grad: Tensor, data: Batch, y_range: reference.YRange) -> None:
@@ -101,9 +112,8 @@ def assert_gradients(gradients: tuple[Tensor, ...], grad: Tensor, data: Batch, y
         grad, weighed = grad * slope, weighed * slope * (1 + score_error)
     bounds = reference.backward(weighed, *magnitudes, None)
     expected = reference.backward(grad, *double, None)
-    ids = (data.users, data.items, data.users, data.items)
     names = ("d_user_weight", "d_item_weight", "d_user_bias", "d_item_bias")
-    for name, out, ref, bound, rows in zip(names, gradients, expected, bounds, ids, strict=True):
+    for name, out, ref, bound, rows in zip(names, gradients, expected, bounds, data[:2] * 2, strict=True):
         terms = torch.bincount(rows, minlength=len(ref)).double() + 1
         assert out.dtype == data.user_weight.dtype, name
         assert_within_rounding(out, ref, terms[:, None] if ref.ndim == 2 else terms, bound)
@@ -119,7 +129,7 @@ def test_scores_are_within_rounding_of_float64(k: int, batch: int, y_range: refe
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("y_range", [None, (0.0, 5.5)])
 @pytest.mark.parametrize(("k", "batch"), [(7, 1), (37, 65), (40, 33)])
-def test_loss_and_its_gradient_are_within_rounding_of_float64(
+def test_the_loss_alone_is_within_rounding_of_float64(
     k: int, batch: int, y_range: reference.YRange, dtype: torch.dtype
 ) -> None:
     data, rating = ratings(k, batch, dtype=dtype)
@@ -127,13 +137,43 @@ def test_loss_and_its_gradient_are_within_rounding_of_float64(
     assert_loss(dot_bias.loss(users, items, rating.to(DEVICE), *tables, y_range), rating, data, y_range)
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("y_range", [None, (0.5, 5.5)])
+@pytest.mark.parametrize(("k", "batch", "n_users"), [(7, 1, 20), (37, 65, 20), (40, 65, 3)])
+def test_the_loss_with_its_gradients_is_within_rounding_of_float64(
+    k: int, batch: int, n_users: int, y_range: reference.YRange, dtype: torch.dtype, deterministic: bool
+) -> None:
+    data, rating = ratings(k, batch, n_users, dtype=dtype)
+    users, items, *tables = data.on_device()
+    mean, *gradients = dot_bias.loss_and_gradients(
+        users, items, rating.to(DEVICE), *tables, y_range, deterministic=deterministic
+    )
+    assert_loss(mean, rating, data, y_range)
+    assert_loss_gradients(tuple(gradients), rating, data, y_range)
+
+
 @pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
-def test_the_loss_of_an_empty_batch_is_nan_as_torchs() -> None:
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_loss_of_an_empty_batch_is_nan_as_torchs_and_its_gradients_are_zero(deterministic: bool) -> None:
     data, rating = ratings(4, 0)
     users, items, *tables = data.on_device()
-    mean, score_grad = dot_bias.loss(users, items, rating.to(DEVICE), *tables, None)
+    assert dot_bias.loss(users, items, rating.to(DEVICE), *tables, None).isnan()
+    mean, *gradients = dot_bias.loss_and_gradients(
+        users, items, rating.to(DEVICE), *tables, None, deterministic=deterministic
+    )
     assert mean.isnan()
-    assert score_grad.shape == (0,)
+    assert not any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("factor", [1.0, -0.3])
+def test_gradients_are_scaled_in_place(factor: float, dtype: torch.dtype) -> None:
+    tables = [table.to(DEVICE, dtype) for table in ratings(37, 40, n_users=70)[0][2:]]  # 2,590 and 3,071 weights
+    by = torch.tensor(factor, dtype=dtype, device=DEVICE)
+    expected = [table * by for table in tables]
+    dot_bias.scale_(tables, by)
+    assert all(torch.equal(*pair) for pair in zip(tables, expected, strict=True))
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
@@ -158,14 +198,21 @@ def test_storage_in_other_dtypes_is_rounded_once(dtype: torch.dtype) -> None:
 
 def test_sorted_sums_have_the_same_bits_at_every_call() -> None:
     data, grad = ratings(7, 70, n_users=2)
-    first, second = (dot_bias.backward(grad.to(DEVICE), *data.on_device(), (0.0, 5.5)) for _ in range(2))
-    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+    users, items, *tables = data.on_device()
+    for call in (
+        partial(dot_bias.backward, grad.to(DEVICE), users, items, *tables, (0.0, 5.5)),
+        partial(dot_bias.loss_and_gradients, users, items, grad.to(DEVICE), *tables, (0.0, 5.5)),
+    ):
+        assert all(torch.equal(*pair) for pair in zip(call(), call(), strict=True))
 
 
 def test_gradients_of_a_batch_that_is_all_one_user_add_up_across_many_walkers() -> None:
     data, grad = ratings(5, 70 * STEPS + 3, n_users=1)  # more walkers than _join takes at once
-    gradients = dot_bias.backward(grad.to(DEVICE), *data.on_device(), None)
-    assert_gradients(gradients, grad, data, None)
+    users, items, *tables = data.on_device()
+    assert_gradients(dot_bias.backward(grad.to(DEVICE), users, items, *tables, None), grad, data, None)
+    mean, *gradients = dot_bias.loss_and_gradients(users, items, grad.to(DEVICE), *tables, (0.0, 5.5))
+    assert_loss(mean, grad, data, (0.0, 5.5))
+    assert_loss_gradients(tuple(gradients), grad, data, (0.0, 5.5))
 
 
 lengths = st.lists(st.sampled_from([1, 2, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS]), min_size=1, max_size=8)
@@ -189,6 +236,15 @@ def test_no_rating_is_lost_or_counted_twice_however_segments_fall(
     expected = reference.backward(grad, *data, None)
     for out, ref in zip(dot_bias.backward(grad.to(DEVICE), *data.on_device(), None), expected, strict=True):
         torch.testing.assert_close(out.cpu(), ref, rtol=0, atol=0)
+    # So do the loss's parts, halves or quarters or … of integers, where the batch is a power of two.
+    batch = 1 << (batch.bit_length() - 1)
+    data, rating = Batch(*(tensor[:batch] for tensor in data[:2]), *data[2:]), grad[:batch]
+    expected = reference.loss_and_gradients(*data[:2], rating, *data[2:], None)
+    of_batch, tables = data.on_device()[:2], data.on_device()[2:]
+    for out, ref in zip(
+        dot_bias.loss_and_gradients(*of_batch, rating.to(DEVICE), *tables, None), expected, strict=True
+    ):
+        torch.testing.assert_close(out.cpu(), ref, rtol=0, atol=0)
 
 
 def test_an_expanded_gradient_and_transposed_tables_are_read_rightly() -> None:
@@ -200,6 +256,9 @@ def test_an_expanded_gradient_and_transposed_tables_are_read_rightly() -> None:
     gradients = dot_bias.backward(grad.to(DEVICE), users, items, transposed, *rest, None)
     assert all(gradient.is_contiguous() for gradient in gradients)
     assert_gradients(gradients, grad, data, None)
+    _, *gradients = dot_bias.loss_and_gradients(users, items, grad.to(DEVICE), transposed, *rest, None)
+    assert all(gradient.is_contiguous() for gradient in gradients)
+    assert_loss_gradients(tuple(gradients), grad, data, None)
 
 
 def test_an_empty_batch_has_no_scores_and_zero_gradients() -> None:
@@ -225,6 +284,8 @@ def test_in_debug_mode_an_id_outside_its_table_fails_on_the_device(
     for call in (
         partial(dot_bias.forward, *tensors, None),
         partial(dot_bias.loss, users, items, rating.to(DEVICE), *tables, None),
+        partial(dot_bias.loss_and_gradients, users, items, rating.to(DEVICE), *tables, None),
+        partial(dot_bias.loss_and_gradients, users, items, rating.to(DEVICE), *tables, None, deterministic=False),
     ):
         with pytest.raises(Exception, match=f"{name} holds an id outside its table"):
             call()
@@ -251,15 +312,19 @@ def test_a_kernel_that_returns_zeros_fails_at_the_lessons_initialization() -> No
         assert_gradients(zeros, grad, data, None)
 
 
-def test_a_loss_or_score_gradient_of_zeros_fails_at_the_lessons_initialization() -> None:
+def test_a_loss_or_a_gradient_of_it_that_is_zero_fails_at_the_lessons_initialization() -> None:
     data, _ = ratings(40, 33, sigma=0.01)
     users, items, *tables = data.on_device()
     rating = reference.forward(*data, None) + 1e-4  # as near as a fit can come
-    mean, score_grad = dot_bias.loss(users, items, rating.to(DEVICE), *tables, None)
-    assert_loss((mean, score_grad), rating, data, None)
-    for wrong in ((torch.zeros(()), score_grad), (mean, torch.zeros(33))):
+    mean, *gradients = dot_bias.loss_and_gradients(users, items, rating.to(DEVICE), *tables, None)
+    assert_loss(mean, rating, data, None)
+    assert_loss_gradients(tuple(gradients), rating, data, None)
+    with pytest.raises(AssertionError, match="worst at"):
+        assert_loss(torch.zeros(()), rating, data, None)
+    for which in range(4):
+        wrong = [torch.zeros_like(out) if n == which else out for n, out in enumerate(gradients)]
         with pytest.raises(AssertionError, match="worst at"):
-            assert_loss(wrong, rating, data, None)
+            assert_loss_gradients(tuple(wrong), rating, data, None)
 
 
 def test_the_failure_names_the_worst_element() -> None:
