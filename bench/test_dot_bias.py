@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -114,32 +115,58 @@ def dot_bias_call(
     return forward_backward if learns else lambda: [forward()]
 
 
-def accuracy(results: list[Tensor], ids: list[Tensor], tables: list[Tensor], upstream: Tensor) -> dict[str, Check]:
-    """Hold scores and gradients against float64 within the rounding of their sums, carried through the sigmoid."""
+class Exact(NamedTuple):
+    """The model in float64: the sigmoid of each score and its rounding in float32, and the rows it came from."""
+
+    sigmoid: Tensor
+    bound: Tensor
+    user_rows: Tensor
+    item_rows: Tensor
+
+
+def exact(ids: list[Tensor], tables: list[Tensor]) -> Exact:
+    """Carry the rounding of the scores' sums through the sigmoid."""
     users, items = ids
     user_weight, item_weight, user_bias, item_bias = (table.detach().double() for table in tables)
-    user_rows, item_rows, upstream = user_weight[users], item_weight[items], upstream.double()
-    low, high = Y_RANGE
+    user_rows, item_rows = user_weight[users], item_weight[items]
     sigmoid = torch.sigmoid((user_rows * item_rows).sum(1) + user_bias[users] + item_bias[items])
     magnitude = (user_rows * item_rows).abs().sum(1) + user_bias[users].abs() + item_bias[items].abs()
     # The sigmoid's slope is at most ¼; its exponential, sum and quotient round too.
-    sigmoid_bound = rounding_bound(WIDTH + 2, magnitude) / 4 + 4 * UNIT_ROUNDOFF
-    scores = sigmoid * (high - low) + low
-    checks = {"scores": Check(results[0], scores, (high - low) * sigmoid_bound + 2 * UNIT_ROUNDOFF * scores.abs())}
+    bound = rounding_bound(WIDTH + 2, magnitude) / 4 + 4 * UNIT_ROUNDOFF
+    return Exact(sigmoid, bound, user_rows, item_rows)
 
-    slope = upstream * (high - low) * sigmoid * (1 - sigmoid)
-    # s(1 − s) moves no more than s does.
-    slope_bound = upstream.abs() * (high - low) * (sigmoid_bound + 2 * UNIT_ROUNDOFF)
-    ones = torch.ones(len(users), 1, dtype=torch.float64)
+
+def gradient_checks(
+    results: list[Tensor], ids: list[Tensor], tables: list[Tensor], model: Exact, slope: Tensor, slope_bound: Tensor
+) -> dict[str, Check]:
+    """Hold the four gradients against float64, given that of each score before the sigmoid and its bound."""
+    ones = torch.ones(len(slope), 1, dtype=torch.float64)
     names = ["user_weight", "item_weight", "user_bias", "item_bias"]
-    for name, table, result, rows, other in zip(
-        names, tables, results[1:], [users, items] * 2, [item_rows, user_rows, ones, ones], strict=len(results) > 1
-    ):
+    others = [model.item_rows, model.user_rows, ones, ones]
+    checks = {}
+    for name, table, result, rows, other in zip(names, tables, results, ids * 2, others, strict=True):
         zeros = torch.zeros(len(table), other.shape[1], dtype=torch.float64)
         count = torch.bincount(rows, minlength=len(table)).unsqueeze(1)
         terms = slope.unsqueeze(1) * other
         expected = zeros.index_add(0, rows, terms)
         bound = zeros.index_add(0, rows, slope_bound.unsqueeze(1) * other.abs())
         bound += rounding_bound(count + 2, zeros.index_add(0, rows, terms.abs()))
+        if table.itemsize < 4:  # summed in float32, and rounded to the table's dtype once
+            storage = torch.finfo(table.dtype)
+            bound += storage.eps / 2 * expected.abs() + storage.eps * storage.smallest_normal
         checks[f"{name}.grad"] = Check(result.view_as(expected), expected, bound)
     return checks
+
+
+def accuracy(results: list[Tensor], ids: list[Tensor], tables: list[Tensor], upstream: Tensor) -> dict[str, Check]:
+    """Hold scores and gradients against float64 within the rounding of their sums, carried through the sigmoid."""
+    model = exact(ids, tables)
+    low, high = Y_RANGE
+    scores = model.sigmoid * (high - low) + low
+    checks = {"scores": Check(results[0], scores, (high - low) * model.bound + 2 * UNIT_ROUNDOFF * scores.abs())}
+    if len(results) == 1:
+        return checks
+    slope = upstream.double() * (high - low) * model.sigmoid * (1 - model.sigmoid)
+    # s(1 − s) moves no more than s does.
+    slope_bound = upstream.double().abs() * (high - low) * (model.bound + 2 * UNIT_ROUNDOFF)
+    return checks | gradient_checks(results[1:], ids, tables, model, slope, slope_bound)

@@ -19,6 +19,7 @@ CLAIM = 26  # the lookup is faster than the one-hot product
 TITLES = {
     "lookup": "One-hot product against lookup",
     "dot_bias": "Embedding-dot-bias",
+    "dot_bias_loss": "Embedding-dot-bias with its loss",
     "adam": "The Adam step",
     "optimizers": "Optimizer steps",
     "training": "Training, an epoch",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import test_adam, test_dot_bias, test_lookup, test_optimizers, training
+from bench import test_adam, test_dot_bias, test_dot_bias_loss, test_lookup, test_optimizers, training
 from bench.eager import ITEMS, USERS, WIDTH
 from bench.harness import DEVICE, InaccurateError, check_accuracy
 
@@ -49,8 +49,15 @@ def dot_bias_checks(slip=None, which=0, sigma=0.3):
     return test_dot_bias.accuracy(wrong(results, slip, which), ids, tables, upstream)
 
 
+def dot_bias_loss_checks(slip=None, which=0):
+    ids, ratings, tables = test_dot_bias_loss.problem(64)
+    learning = [table.clone().requires_grad_() for table in tables]
+    results = test_dot_bias_loss.loss_call("eager", ids, ratings, learning)()
+    return test_dot_bias_loss.accuracy(wrong(results, slip, which), ids, ratings, tables)
+
+
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="the results stand on the CPU")
-@pytest.mark.parametrize("checks", [lookup_checks, dot_bias_checks])
+@pytest.mark.parametrize("checks", [lookup_checks, dot_bias_checks, dot_bias_loss_checks])
 def test_a_correct_result_passes_with_room(checks):
     check_accuracy(checks())
 
@@ -58,7 +65,9 @@ def test_a_correct_result_passes_with_room(checks):
 @pytest.mark.skipif(DEVICE.type != "cpu", reason="the results stand on the CPU")
 @pytest.mark.parametrize("slip", SLIPS)
 @pytest.mark.parametrize(
-    ("checks", "which"), [(lookup_checks, n) for n in range(2)] + [(dot_bias_checks, n) for n in range(5)]
+    ("checks", "which"),
+    [(lookup_checks, n) for n in range(2)]
+    + [(c, n) for c in (dot_bias_checks, dot_bias_loss_checks) for n in range(5)],
 )
 def test_a_wrong_result_among_right_ones_is_refused(checks, which, slip):
     with pytest.raises(InaccurateError):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench import test_deferred_steps, test_dot_bias, test_lookup, test_optimizers
+from bench import test_deferred_steps, test_dot_bias, test_dot_bias_loss, test_lookup, test_optimizers
 from bench.harness import DEVICE, PROFILES, Case, InaccurateError, check_accuracy
 
 
@@ -53,6 +53,19 @@ def test_tritons_gradients_pass_the_accuracy_gate(implementation):
     learning = [table.to(DEVICE).requires_grad_() for table in tables]
     run = test_dot_bias.dot_bias_call(implementation, [i.to(DEVICE) for i in ids], learning, upstream.to(DEVICE))
     check_accuracy(test_dot_bias.accuracy(run(), ids, tables, upstream))
+
+
+@pytest.mark.parametrize("implementation", ["native", "triton", "triton atomics", "triton bf16", "triton fp16"])
+def test_losses_and_their_gradients_pass_the_accuracy_gate(implementation):
+    pytest.importorskip("triton")
+    dtype = test_dot_bias_loss.dtype_of(implementation)
+    ids, ratings, tables = test_dot_bias_loss.problem(50, dtype, users=9, items=12)
+    device = "cpu" if implementation == "native" else DEVICE
+    learning = [table.to(device).requires_grad_() for table in tables]
+    run = test_dot_bias_loss.loss_call(implementation, [i.to(device) for i in ids], ratings.to(device), learning)
+    results = run()
+    assert {result.dtype for result in results[1:]} == {dtype}
+    check_accuracy(test_dot_bias_loss.accuracy(results, ids, ratings, tables))
 
 
 @pytest.mark.parametrize("implementation", test_deferred_steps.IMPLEMENTATIONS)
