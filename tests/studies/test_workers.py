@@ -11,6 +11,8 @@ import pytest
 from studies.lab.workers import Finished, WorkerError, Workers
 from tests.studies import toy
 
+HANGS = 3600.0  # seconds that no start takes, however busy the machine is
+
 
 def until(condition: Callable[[], object]) -> None:
     give_up = time.monotonic() + 30
@@ -52,12 +54,18 @@ def test_one_worker_after_another_does_its_job_fails_or_dies_and_the_next_job_is
 
 def test_a_worker_that_cannot_prepare_is_one_error_and_no_restart_loop() -> None:
     with Workers(1, toy.prepare_not) as workers, pytest.raises(WorkerError, match="FileNotFoundError: no data here"):
-        until(lambda: list(workers.wait(1)))
+        list(workers.wait(HANGS))  # the first news there is
 
 
 def test_workers_that_die_while_starting_are_given_up_after_the_third() -> None:
-    with Workers(1, toy.prepare_to_die) as workers, pytest.raises(WorkerError, match=r"3 workers .*exit code 3"):
-        until(lambda: list(workers.wait(1)))
+    with Workers(1, toy.prepare_to_die) as workers:
+        for _ in range(2):
+            starting = workers.workers[0].process
+            assert list(workers.wait(HANGS)) == []  # the only news is a death
+            assert starting.exitcode == 3
+            assert workers.workers[0].process is not starting
+        with pytest.raises(WorkerError, match=r"3 workers .*exit code 3"):
+            list(workers.wait(HANGS))
 
 
 def test_leaving_ends_the_workers_whatever_they_do() -> None:
