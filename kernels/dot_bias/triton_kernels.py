@@ -512,7 +512,8 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
             continue
         # Each rating's parts of its two rows' sums go out by themselves, in fp32: unsorted, no program knows which
         # ratings share a row, and its own sixteen rarely do. A total written once a row is the floor of sorted sums;
-        # they pay for it with the order read back, and the sort, and move more in all.
+        # they pay for it with the order read back, and the sort: in all they move more from fp32 tables, less from
+        # those of 16 bits, whose parts atomics write in fp32 all the same.
         floor = 2 * 8 + (2 * k + 2) * size + 2 * (k + 1) * 4  # ids, two rows, two biases; parts of two sums
         atomics = backward_on(k, dtype, deterministic=False)
         yield f"dot_bias.backward {name}: atomics", _add, atomics, "rating", batch, floor + size

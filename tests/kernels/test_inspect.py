@@ -190,13 +190,14 @@ def test_atomics_move_their_values_one_way_as_they_are_counted(facts: dict[str, 
         assert back == [], target
 
 
-def test_atomics_move_less_than_sorting_would(rows: list[dict]) -> None:
+def test_atomics_move_less_than_sorting_would_where_tables_are_in_fp32_and_more_in_16_bits(rows: list[dict]) -> None:
     moved = {row["kernel"]: row["bytes_moved"] for row in rows}
+    one_pass = 2 * 2 * 16  # two ids and their places, read and written: the least that a sort moves
     for dtype in ("fp32", "bf16", "fp16"):
-        one_pass = 2 * 2 * 16  # two ids and their places, read and written: the least that a sort moves
-        for name, sums in (("backward", "sums, sigmoid"), ("loss", "sums")):
-            name = f"dot_bias.{name} {dtype}, k = 40: "
-            assert moved[name + "atomics"] < one_pass + moved[name + sums], name
+        for op, sums in (("backward", "sums, sigmoid"), ("loss", "sums")):
+            name = f"dot_bias.{op} {dtype}, k = 40: "
+            less = moved[name + "atomics"] < one_pass + moved[name + sums]
+            assert less == (dtype == "fp32"), name
 
 
 def test_a_prediction_is_the_bytes_over_the_devices_bandwidth_and_says_what_for(rows: list[dict]) -> None:
