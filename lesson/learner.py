@@ -255,7 +255,7 @@ class Learner:
 
 
 class _NativeTraining:
-    """A fit by the fused trainer, which owns the tables until `finish`: both would be 18 bytes a parameter."""
+    """A fit by the fused trainer, which owns the tables until `finish`: both would be 17 bytes a parameter."""
 
     def __init__(self, learn: Learner, schedule: Schedule) -> None:
         self.learn = learn
