@@ -1,6 +1,7 @@
 """The peers' page: times to the target with misses, what is left out, and text from outside."""
 
 import math
+import re
 
 import pytest
 
@@ -15,7 +16,8 @@ def made_up(name, fits, **more):
         Row(seed=seed, round=f"{seed}", commit=None, points=[Point(epochs=e, seconds=s, rmse=r) for e, s, r in fit])
         for seed, fit in enumerate(fits)
     ]
-    return Peer(name=name, title=name, settings={"bs": 64}, epochs=[1], note="", rows=rows, **more)
+    fields = {"title": name, "settings": {"bs": 64}, "epochs": [1], "note": ""}
+    return Peer(name=name, rows=rows, **(fields | more))
 
 
 def results(*them):
@@ -45,6 +47,34 @@ def test_a_miss_counts_as_infinite_in_the_median_ratio():
     assert math.isinf(time_to_target(made_up("a", [hit] * 3 + [miss] * 4), CORNAC).ratio)
 
 
+def test_the_interval_of_a_median_is_the_sign_tests_and_there_is_none_below_six():
+    cornac = made_up("cornac", [[(20, 0.5, 0.902)]] * 9)
+    twice = [[(1, seconds, 0.8)] for seconds in (2.5, 1.5, 4.5, 0.5, 3.5, 1, 4, 3, 2)]
+    ratio = time_to_target(made_up("a", twice), cornac)
+    # Of nine, the second and the second last: their interval misses a median in 20 of 512 cases, the next in 92.
+    assert (ratio.ratio, ratio.low, ratio.high) == pytest.approx((5, 2, 8))
+    few = time_to_target(made_up("a", twice[:5]), cornac)
+    assert (few.ratio, few.low, few.high, few.n) == (5, None, None, 5)
+
+
+def test_the_reference_is_its_fit_of_twenty_epochs():
+    cornac = made_up("cornac", [[(5, 0.01, 0.91), (20, 0.05, 0.902), (30, 0.08, 0.9)]])
+    assert time_to_target(made_up("a", [[(1, 0.1, 0.8)]]), cornac).ratio == pytest.approx(2)
+    assert peers.reference_text(results(cornac)) == "cornac’s 20 epochs (50 ms, which end at an RMSE of 0.9020)"
+
+
+@pytest.mark.parametrize(
+    ("fits", "epochs"),
+    [
+        ([[(1, 1, 0.8), (2, 2, 0.91), (4, 4, 0.93)], [(1, 1, 0.8), (2, 2, 0.93), (4, 4, 0.92)]], 2),
+        ([[(2, 2, 0.91), (4, 4, 0.93)], [(2, 2, None), (4, 4, 0.92)]], 4),
+    ],
+    ids=["the lowest mean", "numbers before none"],
+)
+def test_the_best_number_of_epochs_is_one_at_which_fits_end(fits, epochs):
+    assert [point.epochs for point in made_up("a", fits, epochs=[2, 4]).best()] == [epochs] * 2
+
+
 def test_only_what_took_turns_is_compared():
     alone = made_up("a", [[(1, 0.05, 0.8)]])
     alone.rows[0].round = "another"
@@ -55,6 +85,34 @@ def test_epochs_are_compared_one_by_one():
     slow = made_up("slow", [[(1, 4.0, 0.9), (2, 10.0, 0.9)]])
     fast = made_up("fast", [[(1, 2.0, 0.9), (2, 3.0, 0.9)]])
     assert epoch_time(slow, fast).ratio == pytest.approx((2 + 6) / 2)
+
+
+def test_the_answer_holds_our_time_against_cornacs_and_fastais_epochs_against_ours():
+    quick = made_up("dotbias-quick", [[(1, 0.1, 0.89)]] * 6 + [[(1, 0.1, 0.9)]])
+    stock, lesson = made_up("fastai", [[(1, 20.0, 0.91)]]), made_up("dotbias", [[(1, 1.0, 0.89)]])
+    told = peers.answer(results(quick, CORNAC, stock, lesson))
+    assert "takes 2.0× [2.0×, ∞×] the time of cornac" in told
+    assert "; 7 seeds, 1 missed; an epoch of fastai takes 20× as long as one of dotbias." in told
+
+
+def test_epochs_are_compared_with_those_of_the_same_batch_size_alone():
+    fits = [[(1, 1.0, 0.89)]]
+    them = [made_up("dotbias", fits), made_up("dotbias-quick", fits, settings={"bs": 256}), made_up("pytorch", fits)]
+    assert [peer.name for peer, _ in peers.context(results(*them))["epoch_times"]] == ["pytorch"]
+
+
+def test_the_table_has_the_best_first_and_says_who_was_late_and_who_never_came(tmp_path):
+    slow = made_up("slow", [[(1, seconds, rmse)] for seconds, rmse in ((2.0, 0.9), (4.0, 0.91), (3.0, 0.89))])
+    good = made_up("good", [[(1, 1.0, 0.89), (2, 2.0, rmse)] for rmse in (0.87, 0.88, 0.89)], epochs=[2])
+    cornac = made_up("cornac", [[(20, 0.5, 0.902)]] * 3, epochs=[20], versions={"cornac": "2.4", "numpy": "2.5"})
+    write_peers(results(slow, good, cornac), tmp_path / "peers.json")
+    table = re.search('<table class="sortable">.*?</table>', render(gather(tmp_path))["peers.html"], re.DOTALL)[0]
+    rows = [re.findall("<t[hd].*?</t[hd]>", row) for row in re.findall("<tr.*?</tr>", table, re.DOTALL)]
+    assert [[re.sub("<.*?>", "", cell) for cell in row] for row in rows[1:]] == [
+        ["good", "0.8800 ± 0.0100", "2", "2.0 s", "1.0 s", "2.0×", "–", "0 of 3"],
+        ["slow", "0.9000 ± 0.0100", "1", "3.0 s", "never", "∞", "", "2 of 3"],
+        ["cornaccornac 2.4", "0.9020 ± 0.0000", "20", "500 ms", "never", "∞", "", "3 of 3"],
+    ]
 
 
 def test_the_page_says_who_failed_and_escapes_what_comes_from_outside(tmp_path):
@@ -70,8 +128,27 @@ def test_the_page_says_who_failed_and_escapes_what_comes_from_outside(tmp_path):
     assert page == render(gather(tmp_path))["peers.html"]
 
 
-def test_a_page_of_failures_alone_can_be_drawn(tmp_path):
-    failed = Peer(name="bad", title="bad", settings={}, epochs=[1], note="", failure="no network")
+def test_whatever_a_peer_says_of_itself_is_escaped(tmp_path):
+    evil = "<b>evil</b>"
+    told = {"title": evil, "note": evil, "versions": {evil: evil, "fastai": evil}, "settings": {evil: evil, "bs": 64}}
+    drawn = {"rows": 9, "distinct": 6}
+    them = [made_up(name, [[(1, 0.05, 0.89)]] * 2, **told, drawn=drawn) for name in ("dotbias", "fastai")]
+    write_peers(results(*them), tmp_path / "peers.json")
+    page = render(gather(tmp_path))["peers.html"]
+    assert "&lt;b&gt;evil" in page
+    assert "<b>" not in page
+
+
+def test_commits_are_named_in_order():
+    peer = made_up("a", [[(1, 0.05, 0.89)]] * 6)
+    for row, commit in zip(peer.rows, "cafedb", strict=True):
+        row.commit = commit
+    assert peers.context(results(peer))["commits"] == [*"abcdef"]
+
+
+@pytest.mark.parametrize("name", ["other", "cornac", "dotbias", "fastai"])
+def test_a_page_of_failures_alone_can_be_drawn(tmp_path, name):
+    failed = Peer(name=name, title="bad", settings={}, epochs=[1], note="", failure="no network")
     write_peers(results(failed), tmp_path / "peers.json")
     assert "no network" in render(gather(tmp_path))["peers.html"]
 
