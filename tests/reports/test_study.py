@@ -232,6 +232,24 @@ def test_a_further_measurement_is_charted_with_its_data(runs, tmp_path, logarith
     assert "distance to &lt;b&gt;" in chart.wide
 
 
+def test_a_measurements_chart_leaves_out_the_runs_of_the_noise_floor(runs, tmp_path):
+    summary, runs = with_measure(runs)
+    again = runs["kind"] == "again"
+    with_them, without = runs.assign(distance=runs["distance"].where(~again, 1.0)), runs[~again]
+    charts = [study.measure_chart(page_of(summary, those, tmp_path), "distance") for those in (with_them, without)]
+    assert charts[0].wide == charts[1].wide
+
+
+def test_of_a_measurement_large_dots_stand_at_means_and_a_line_at_the_baselines():
+    runs = pd.DataFrame({"arm": pd.Categorical([*"aabb"], [*"ab"]), "value": [1.0, 3.0, 4.0, 8.0]})
+    figure = Figure()
+    charts.measured(figure, runs, "b", "norm", False)
+    (axes,) = figure.axes
+    _, means = axes.collections
+    assert means.get_offsets().tolist() == [[2, 0], [6, 1]]
+    assert set(axes.lines[0].get_xdata()) == {6}
+
+
 def test_a_measurement_that_no_run_has_is_no_chart_and_one_that_is_not_positive_has_a_plain_axis(runs, tmp_path):
     summary, runs = with_measure(runs)
     nothing = page_of(summary, runs.assign(distance=np.nan), tmp_path)
