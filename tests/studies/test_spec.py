@@ -9,7 +9,7 @@ import pytest
 
 from studies.evidence.provenance import CHECKOUT
 from studies.lab.experiment import candidates
-from studies.lab.spec import Outcome
+from studies.lab.spec import Measure, Outcome
 from tests.studies import toy
 
 
@@ -36,6 +36,14 @@ def test_anything_that_determines_a_run_changes_its_key(field: str) -> None:
 def test_an_outcome_that_is_no_number_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="diverged has the value None"):
         Outcome(value, [1.0], [1.0], 0.0, 1, 1)
+    with pytest.raises(ValueError, match="None says that there is nothing to measure"):
+        Outcome(1.0, [1.0], [1.0], 0.0, 1, 1, measures={"norm": value})
+
+
+def test_what_a_run_measures_beside_the_metric_is_declared() -> None:
+    measures = {"norm": Measure("norm of vectors"), "time": Measure("seconds", logarithmic=True)}
+    declared = dataclasses.replace(toy.STUDY, measures=measures).declared()
+    assert declared == toy.STUDY.declared() | {"measures": {"norm": "norm of vectors", "time": "seconds"}}
 
 
 def test_every_arm_tries_the_default_and_more_trials_keep_the_earlier_ones() -> None:

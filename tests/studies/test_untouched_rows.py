@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
+import math
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from scipy import stats
 
-from lesson.data import Ratings, open_ratings
+from lesson.data import Ratings, open_ratings, split
 from studies import untouched_rows, wd_sweep
 from studies.evidence.provenance import CHECKOUT
 from studies.evidence.schema import Contrast, Measure, Measured, read_summary
@@ -54,6 +60,62 @@ def test_data_without_rare_films_have_nothing_to_measure_of_them(ratings: Rating
     measures = untouched_rows.run(job({"rule": "dense"}), ratings).measures
     assert (measures["rare_norm"], measures["rare_rmse"]) == (None, None)
     assert measures["frequent_norm"] is not None
+
+
+def test_measurements_are_of_the_films_that_they_name(ratings: Ratings, monkeypatch: Any) -> None:
+    monkeypatch.setattr(untouched_rows, "RARE", 8)
+    data = split(ratings, seed=3)
+    ours, exact = (untouched_rows.trainer(data, 0, *how) for how in (("skip", torch.float32), ("dense", torch.float64)))
+    for training in (ours, exact):
+        untouched_rows.timed_epoch(training, data, torch.arange(len(data.train)))
+    counts = Counter(data.train.items.tolist())
+    items = ours.weights()[1].double().numpy()
+    norm = {row: math.sqrt(sum(x * x for x in items[row])) for row in range(len(items))}
+    often = np.quantile(list(counts.values()), 0.9)
+    errors = [
+        (ours.scores(user[None], item[None]).item() - stars.item()) ** 2
+        for user, item, stars in zip(data.valid.users, data.valid.items, data.valid.ratings, strict=True)
+        if counts[item.item()] <= 8
+    ]
+    apart = sum(((a.double() - b) ** 2).sum().item() for a, b in zip(ours.weights(), exact.weights(), strict=True))
+    whole = sum((b**2).sum().item() for b in exact.weights())
+    expected = {
+        "distance": math.sqrt(apart / whole),
+        "rare_norm": np.mean([norm[row] for row, count in counts.items() if count <= 8]),
+        "never_norm": norm[0],
+        "frequent_norm": np.mean([norm[row] for row, count in counts.items() if count >= often]),
+        "rare_rmse": np.mean(errors) ** 0.5,
+    }
+    assert 8 in counts.values()
+    assert errors
+    assert untouched_rows.measured(ours, exact, data) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_time_is_ours_over_dense_and_either_goes_first_in_turn(ratings: Ratings, monkeypatch: Any) -> None:
+    timed, order = untouched_rows.timed_epoch, []
+
+    def as_long_as_told(training: Any, *rest: Any) -> tuple[float, float]:
+        if training.weights()[0].dtype == torch.float32:
+            order.append(training.mode)
+        return timed(training, *rest)[0], 3.0 if training.mode == "skip" else 2.0
+
+    monkeypatch.setattr(untouched_rows, "timed_epoch", as_long_as_told)
+    outcome = untouched_rows.run(job({"rule": "skip"}), ratings)
+    assert (outcome.measures["time"], outcome.seconds) == (1.5, 15.0)
+    assert order == ["skip", "dense", "dense", "skip"] * 2 + ["skip", "dense"]
+
+
+def test_a_run_that_diverges_has_no_value_and_no_measurements(ratings: Ratings, monkeypatch: Any) -> None:
+    errors = iter([1.0, math.nan])
+    monkeypatch.setattr(untouched_rows, "error", lambda *_: next(errors))
+    outcome = untouched_rows.run(job({"rule": "dense"}), ratings)
+    assert (outcome.value, outcome.valid_loss, outcome.measures) == (None, [1.0], {})
+
+
+def test_a_replicate_starts_elsewhere_on_the_same_split(ratings: Ratings, outcomes: dict[str, Outcome]) -> None:
+    again = untouched_rows.run(dataclasses.replace(job({"rule": "dense"}), replicate=1), ratings)
+    assert again.n_valid == outcomes["dense"].n_valid
+    assert again.value != outcomes["dense"].value
 
 
 def test_another_backend_is_refused(ratings: Ratings) -> None:
@@ -106,6 +168,8 @@ def test_claim_54_holds_where_norms_and_error_both_differ(
 def test_few_seeds_decide_nothing_and_without_skipped_runs_nothing_is_said() -> None:
     (found,) = untouched_rows.evidence([contrast("preview", n=3)], False, norms(-0.2, -0.1, n=3))
     assert found.verdict == "inconclusive"
+    (found,) = untouched_rows.evidence([contrast("worse")], False, norms(-0.2, -0.1, n=9))
+    assert found.verdict == "inconclusive"
     assert untouched_rows.evidence([], False, norms(-0.2, -0.1)) == []
 
 
@@ -128,8 +192,8 @@ def test_the_command_leaves_measurements_paired_by_seed(ratings_csv: Path, tmp_p
         assert measure.arms["skip"].difference == pytest.approx(gap.mean())
         assert measure.arms["skip"].n == gap.count()
         if gap.count() == 2:  # a seed may validate no rare film
-            low, high = measure.arms["skip"].interval
-            assert low < gap.mean() < high
+            interval = stats.ttest_1samp(gap, 0).confidence_interval(0.95)
+            assert measure.arms["skip"].interval == pytest.approx(tuple(interval))
         assert measure.arms["dense"].difference is None
         assert measure.arms["dense"].mean == pytest.approx(runs.loc["dense", name].mean())
 
