@@ -1,9 +1,20 @@
 """A peer that learns the mean rating, or misbehaves as its settings say."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
+import protocol
 from protocol import serve
+
+
+class Clock:
+    """Goes on by a second an epoch, and by a hundred a prediction."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
 
 
 def prepare(ratings, settings):
@@ -13,12 +24,24 @@ def prepare(ratings, settings):
 
 
 def train(ratings, seed, epochs, settings, after_epoch):
+    clock = Clock()
+    if "clock" in settings:
+        protocol.time = clock
+
+    def predict(users, guess):
+        clock.now += 100
+        return np.full(len(users) - settings.get("lacks", 0), guess)
+
     for epoch in range(1, epochs + 1):
         sys.stdout.write("a library talks\n")
         if (seed, epoch) == tuple(settings.get("dies", ())):
             sys.exit("out of memory")
+        if "log" in settings:
+            with Path(settings["log"]).open("a") as log:
+                log.write(f"{settings['who']} {seed} {epoch}/{epochs}\n")
+        clock.now += 1
         guess = ratings.ratings.mean() + settings.get("off", 0) + seed
-        after_epoch(lambda users, _, guess=guess: np.full(len(users) - settings.get("lacks", 0), guess), epoch)
+        after_epoch(lambda users, _, guess=guess: predict(users, guess), epoch)
 
 
 if __name__ == "__main__":

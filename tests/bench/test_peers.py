@@ -53,6 +53,22 @@ def test_the_rmse_is_computed_from_predictions_and_rows_come_from_every_epoch_or
     assert results.peers[0].versions == {"numpy": np.__version__}
 
 
+def test_the_clock_stands_while_predictions_are_made(data, tmp_path):
+    results = command.measure([peer("one", seeds=1, epochs=(3,), clock="made up")], data, tmp_path, "")
+    first, *later = [point.seconds for point in points(results, "one")[0]]
+    assert [after - first for after in later] == [1, 2]
+
+
+def test_a_short_fit_comes_before_all_others_and_then_they_take_turns(data, tmp_path):
+    log = tmp_path / "log"
+    both = [peer(name, who=name, log=str(log)) for name in ("a", "b")]
+    command.measure(both, data, tmp_path, "")
+    warm, round_0, round_1 = ["a 0 1/1", "b 0 1/1"], ["a 0 1/2", "b 0 1/2"], ["b 1 1/2", "a 1 1/2"]
+    lines = log.read_text().splitlines()
+    assert [line for line in lines if " 2/2" not in line] == [*warm, *round_0, *round_1]
+    assert len(lines) == 10
+
+
 def test_what_is_finished_is_not_done_again(data, tmp_path):
     command.measure([peer("one", seeds=1), peer("two", seeds=1)], data, tmp_path, "")
     first = points(read_peers(tmp_path / "peers.json"), "one")[0]
@@ -69,11 +85,32 @@ def test_other_settings_begin_anew_and_other_data_are_refused(data, tmp_path):
     results = command.measure([peer("one", seeds=1, off=1)], data, tmp_path, "")
     assert results.peers[0].settings == {"off": 1}
     assert len(results.peers[0].rows) == 1
+    results = command.measure([peer("one", seeds=1, off=1, epochs=(1,))], data, tmp_path, "")
+    assert [point.epochs for point in points(results, "one")[0]] == [1]
+    for where, key, was, what in (
+        ("data", "checksum", "other", "data"),
+        ("machine", "cpu", "other", "processor"),
+        (None, "threads", 99, "number of threads"),
+    ):
+        changed = json.loads((tmp_path / "peers.json").read_text())
+        (changed[where] if where else changed)[key] = was
+        elsewhere = tmp_path / key
+        elsewhere.mkdir()
+        (elsewhere / "peers.json").write_text(json.dumps(changed))
+        with pytest.raises(ResultsError, match=rf"another {what} .*--results"):
+            command.measure([peer("one")], data, elsewhere, "")
+
+
+def test_rows_of_another_version_are_not_added_to_and_uncommitted_changes_are_not_forgotten(data, tmp_path):
+    command.measure([peer("one", seeds=1)], data, tmp_path, "")
     changed = json.loads((tmp_path / "peers.json").read_text())
-    changed["data"]["checksum"] = "other"
+    changed["dirty"], changed["started"] = True, "long ago"
+    changed["peers"][0]["versions"] = {"numpy": "0.1"}
     (tmp_path / "peers.json").write_text(json.dumps(changed))
-    with pytest.raises(ResultsError, match=r"another data .*--results"):
-        command.measure([peer("one")], data, tmp_path, "")
+    results = command.measure([peer("one", seeds=2)], data, tmp_path, "")
+    assert "measured with {'numpy': '0.1'} before" in results.peers[0].failure
+    assert sorted(points(results, "one")) == [0]
+    assert (results.dirty, results.started) == (True, "long ago")
 
 
 @pytest.mark.parametrize(
