@@ -273,6 +273,24 @@ def test_gaps_that_began_too_early_for_a_new_beta1_end_before_it():
     assert flushed_after[250] == flushed_after[255] == 250
 
 
+@pytest.mark.parametrize("change", [{"eps": 1e-2}, {"betas": (0.9, 0.9995)}])
+def test_gaps_end_before_a_step_of_another_eps_or_beta2(change):
+    found = []
+    for mode in (None, "virtual"):
+        net, optimizer = models("adamw", torch.float64, mode, betas=(0.9, 0.999))
+        for step, (users, items, y) in enumerate(batches(150)):
+            if step == 100:
+                for group in optimizer.param_groups:
+                    group.update(change)
+            optimizer.zero_grad()
+            functional.mse_loss(net(users, items), y).backward()
+            optimizer.step()
+            if step == 100 and mode:
+                assert net.users.weight.table.pending == 1
+        found.append(net.flat())
+    torch.testing.assert_close(*found, rtol=0, atol=2e-6)
+
+
 def test_the_bound_decides_on_the_number_of_points_and_where_folding_begins():
     found = {betas: tuple(folding(*betas)) for betas in ((0.9, 0.999), (0.9, 0.99), (0.95, 0.99), (0.9, 0.95))}
     assert found == {(0.9, 0.999): (2, 25), (0.9, 0.99): (2, 40), (0.95, 0.99): (3, 40), (0.9, 0.95): (4, 25)}
@@ -755,6 +773,39 @@ def test_offsets_beyond_two_to_the_31_reach_the_right_row(tmp_path):
 def test_settings_that_cannot_be_deferred_are_named(group, complaint):
     with pytest.raises(ValueError, match=complaint):
         DeferredAdamW([{"params": DeferredEmbedding(3, 2).parameters(), **group}])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "group"),
+    [
+        (DeferredSGD, {"momentum": 0.9, "nesterov": True}),
+        (DeferredSGD, {"momentum": 0.9, "dampening": 0.1}),
+        (DeferredRMSprop, {"centered": True}),
+        (DeferredRMSprop, {"momentum": 0.9}),
+    ],
+)
+def test_what_torchs_sgd_and_rmsprop_have_more_is_named(optimizer, group):
+    with pytest.raises(ValueError, match=f"steps with {[*group][-1]} cannot be deferred"):
+        optimizer([{"params": DeferredEmbedding(3, 2).parameters(), **group}])
+    optimizer([{"params": nn.Embedding(3, 2).parameters(), **group}])
+
+
+def test_a_pretrained_table_is_a_copy_and_frozen_unless_told():
+    rows = torch.ones(3, 2)
+    frozen, free = DeferredEmbedding.from_pretrained(rows), DeferredEmbedding.from_pretrained(rows, freeze=False)
+    assert (frozen.weight.requires_grad, free.weight.requires_grad) == (False, True)
+    assert not pickle.loads(pickle.dumps(frozen)).weight.requires_grad
+    rows.zero_()
+    assert torch.equal(frozen.weight, torch.ones(3, 2))
+
+
+def test_a_checkpoint_says_nothing_of_the_backend_that_loads_it():
+    _, first = models("adamw", torch.float32, "virtual")
+    for group in first.param_groups:
+        group["backend"] = "triton"
+    _, second = models("adamw", torch.float32, "virtual", backend="native")
+    second.load_state_dict(first.state_dict())
+    assert [group["backend"] for group in second.param_groups] == ["native", "native"]
 
 
 def test_a_table_that_cannot_be_deferred_is_named():
