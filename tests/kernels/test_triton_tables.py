@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from kernels import BackendError, DeferredAdam, DeferredAdamW, DeferredEmbedding, DeferredRMSprop, DeferredSGD
 from kernels.deferred import native
+from kernels.deferred import rows as rows_module
 from kernels.deferred import table as table_module
 from kernels.optimizers import triton_kernels as dense
 from tests.kernels.triton_device import DEVICE
@@ -146,6 +147,12 @@ def test_a_record_of_steps_that_is_full_is_flushed_and_begun_anew(monkeypatch):
     for rule in ("adamw", "momentum"):
         tables = [train(*fresh(rule, how, steps=FOLDED), batches(FOLDED)).weight.detach() for how in ("virtual", None)]
         torch.testing.assert_close(*tables, rtol=0, atol=2e-6 if rule == "adamw" else 1e-10)
+
+
+def test_a_table_is_flushed_in_as_many_launches_as_it_takes(monkeypatch):
+    monkeypatch.setattr(rows_module, "FLUSHED", 10)
+    tables = [train(*fresh("adamw", how), batches(30)).weight.detach() for how in ("virtual", None)]
+    torch.testing.assert_close(*tables, rtol=0, atol=1e-10)
 
 
 def test_a_dense_gradient_may_come_out_of_the_blue_and_a_batch_be_empty():
