@@ -128,6 +128,11 @@ def test_the_page_says_who_failed_and_escapes_what_comes_from_outside(tmp_path):
     assert page == render(gather(tmp_path))["peers.html"]
 
 
+def test_a_ratio_without_an_interval_is_sorted_as_what_has_no_value(tmp_path):
+    write_peers(results(made_up("few", [[(1, 0.05, 0.89)]]), CORNAC), tmp_path / "peers.json")
+    assert '<td data-sort="">–</td>' in render(gather(tmp_path))["peers.html"]
+
+
 def test_whatever_a_peer_says_of_itself_is_escaped(tmp_path):
     evil = "<b>evil</b>"
     told = {"title": evil, "note": evil, "versions": {evil: evil, "fastai": evil}, "settings": {evil: evil, "bs": 64}}
