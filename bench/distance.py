@@ -16,12 +16,11 @@ import pandas as pd
 import torch
 
 from bench.harness import InaccurateError
-from bench.training import LR, Ratings, Tables, trained
+from bench.training import EPOCHS, LR, Ratings, Tables, trained
 from lesson import load_movielens
 from lesson.data import DataError
 from lesson.schedules import one_cycle
 
-EPOCHS = 5
 BATCHES = (64, 512)
 AGREEMENT = 1e-3  # of the smallest float32 distance: then it does not matter which float64 run is taken for exact
 

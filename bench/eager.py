@@ -18,6 +18,16 @@ class EmbeddingDotBias(nn.Module):
         self.user_weight, self.item_weight = nn.Embedding(users, width), nn.Embedding(items, width)
         self.user_bias, self.item_bias = nn.Embedding(users, 1), nn.Embedding(items, 1)
 
+    @classmethod
+    def of(cls, tables: list[Tensor]) -> EmbeddingDotBias:
+        """A model with copies of four tables, user_weight, item_weight, user_bias, item_bias, that learn if they do."""
+        users, items, *_ = tables
+        model = cls(len(users), len(items), users.shape[1]).to(users.device, users.dtype)
+        with torch.no_grad():
+            for parameter, table in zip(model.parameters(), tables, strict=True):
+                parameter.copy_(table.view_as(parameter))
+        return model.requires_grad_(users.requires_grad)
+
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores float[batch] of int64[batch] users and items."""
         dot = (self.user_weight(users) * self.item_weight(items)).sum(1)

@@ -18,13 +18,12 @@ from pathlib import Path
 import torch
 
 from bench.eager import Y_RANGE
-from bench.training import LR, MODES, drawn_ratings, training
+from bench.training import EPOCHS, LR, MODES, drawn_ratings, training
 from kernels.dot_bias import embedding_dot_bias
 from lesson.schedules import Schedule, one_cycle
 
 TABLES = (138_000, 27_000)
 RATINGS, HELD_OUT = 20_000_000, 100_000
-EPOCHS = 5
 EAGER_STEPS = 30  # all of them would take the better part of an hour, and no more memory
 
 

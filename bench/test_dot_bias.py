@@ -55,10 +55,7 @@ def test_dot_bias(case, compare):
     )
     run = dot_bias_call(case.implementation, *operands)
     if case.implementation == "torch.compile":
-        try:
-            run()
-        except BackendCompilerFailed as error:
-            pytest.skip(f"torch.compile does not work here: {str(error).strip().splitlines()[0]}")
+        skip_unless_compiled(run)
 
     # Ids, rows and biases are read and the scores written; backward reads its gradient and writes the tables' once.
     moved = case.batch * (2 * 8 + 2 * (WIDTH + 1) * 4 + 4)
@@ -73,6 +70,14 @@ def test_dot_bias(case, compare):
         bytes_=moved,
         flops=operations,
     )
+
+
+def skip_unless_compiled(run: Callable[[], object]) -> None:
+    """Call it once: a test whose call torch.compile cannot compile here is skipped."""
+    try:
+        run()
+    except BackendCompilerFailed as error:
+        pytest.skip(f"torch.compile does not work here: {str(error).strip().splitlines()[0]}")
 
 
 def dot_bias_call(
@@ -96,11 +101,8 @@ def dot_bias_call(
             return embedding_dot_bias(*ids, *tables, Y_RANGE, deterministic=ordered, backend=backend)
 
     else:
-        model = EmbeddingDotBias().to(DEVICE).requires_grad_(learns)
+        model = EmbeddingDotBias.of(tables)
         leaves = list(model.parameters())
-        with torch.no_grad():
-            for leaf, table in zip(leaves, tables, strict=True):
-                leaf.copy_(table.view_as(leaf))
         if implementation == "torch.compile":
             torch.compiler.reset()  # each size is compiled for itself, not as a size that varies
             model = torch.compile(model)

@@ -11,12 +11,11 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn.functional import mse_loss
 
 from bench.eager import ITEMS, USERS, WIDTH, Y_RANGE, EmbeddingDotBias, popular
 from bench.harness import DEVICE, UNIT_ROUNDOFF, Case, Check, rounding_bound, why_not_timed
-from bench.test_dot_bias import exact, gradient_checks
+from bench.test_dot_bias import exact, gradient_checks, skip_unless_compiled
 from kernels.backends import BACKENDS
 from kernels.dot_bias import dot_bias_loss
 
@@ -39,7 +38,8 @@ def cases(profile: str) -> list[Case]:
         for batch, implementation in product(BATCHES[profile], IMPLEMENTATIONS)
         # A compilation takes seconds.
         if profile != "smoke" or implementation != "torch.compile"
-        for baseline in [f"eager {implementation[-4:]}" if implementation[-4:] in DTYPES else "eager"]
+        for kind in implementation.split()[-1:]
+        for baseline in [f"eager {kind}" if kind in DTYPES else "eager"]
     ]
 
 
@@ -55,10 +55,7 @@ def test_dot_bias_loss(case, compare):
     )
     run = loss_call(case.implementation, *operands)
     if case.implementation == "torch.compile":
-        try:
-            run()
-        except BackendCompilerFailed as error:
-            pytest.skip(f"torch.compile does not work here: {str(error).strip().splitlines()[0]}")
+        skip_unless_compiled(run)
 
     # Ids, ratings, rows and biases are read; the tables' gradients are written once.
     size = tables[0].itemsize
@@ -94,12 +91,8 @@ def loss_call(
             return dot_bias_loss(*ids, ratings, *tables, Y_RANGE, deterministic=ordered, backend=backend)
 
     else:
-        users, items = len(tables[0]), len(tables[1])
-        model = EmbeddingDotBias(users, items).to(DEVICE, tables[0].dtype)
+        model = EmbeddingDotBias.of(tables)
         leaves = list(model.parameters())
-        with torch.no_grad():
-            for leaf, table in zip(leaves, tables, strict=True):
-                leaf.copy_(table.view_as(leaf))
         ratings = ratings.to(tables[0].dtype)  # stars are whole numbers in any dtype
 
         def forward() -> Tensor:

@@ -17,8 +17,8 @@ import pytest
 
 from bench.eager import WIDTH
 from bench.harness import Case
-from bench.movielens_20m import EPOCHS, RATINGS, TABLES
-from bench.training import small_accuracy, warm_epoch
+from bench.movielens_20m import RATINGS, TABLES
+from bench.training import EPOCHS, small_accuracy, warm_epoch
 
 pytestmark = [
     pytest.mark.benchmark(group="movielens_20m"),

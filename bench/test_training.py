@@ -18,14 +18,13 @@ import pytest
 
 from bench.eager import WIDTH
 from bench.harness import Case
-from bench.training import APPROXIMATE, CALLS, LR, MOVIELENS, Ratings, Tables, accuracy, drawn_ratings, training
+from bench.training import APPROXIMATE, CALLS, EPOCHS, LR, MOVIELENS, Ratings, Tables, accuracy, drawn_ratings, training
 from kernels.adam import FASTAI
 from lesson.schedules import constant
 
 pytestmark = pytest.mark.benchmark(group="training")
 
 RATINGS = 90_000  # nine tenths of MovieLens 100k
-LESSON_EPOCHS = 5
 LARGER: Tables = (60_000, 105_000)
 LARGEST: Tables = (600_000, 1_050_000)
 # `eager` against itself shows what a ratio is worth here: too long for the smoke profile.
@@ -60,7 +59,7 @@ def test_training(case, compare):
     tables = next(tables for tables in (MOVIELENS, LARGER, LARGEST) if sum(tables) * (WIDTH + 1) == case.params)
     ratings = drawn_ratings(RATINGS, tables)
     # In larger tables an epoch finds in the caches what the one before it left, not what eager did: so time a few.
-    epochs = 1 if tables == MOVIELENS else LESSON_EPOCHS
+    epochs = 1 if tables == MOVIELENS else EPOCHS
     compare(
         epochs_of(case.implementation, case.batch, tables, ratings, epochs),
         epochs_of(case.baseline, case.batch, tables, ratings, 1),

@@ -25,13 +25,13 @@ from torch.multiprocessing.spawn import ProcessException
 
 from bench.eager import WIDTH, Y_RANGE
 from bench.harness import check_accuracy
-from bench.training import LR, WD, small_accuracy, training
+from bench.training import EPOCHS, LR, WD, small_accuracy, training
 from lesson import collab_learner, load_movielens
 from lesson.data import CollabData, DataError
 from lesson.schedules import one_cycle
 from studies.evidence import provenance
 
-EPOCHS, BATCH = 5, 64
+BATCH = 64
 SECONDS = 15.0
 
 

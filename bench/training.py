@@ -20,6 +20,7 @@ from kernels.trainer import Mode, Trainer
 from lesson.schedules import Schedule, constant
 
 LR, WD = 5e-3, 0.1
+EPOCHS = 5  # of the lesson's training
 CALLS = 200  # more than any profile times: the native trainer wants the rates of all
 # Not the same steps, but what other optimizers do instead about the rows that a batch does not read.
 APPROXIMATE: dict[str, Mode | None] = {"native skip": "skip", "native hugectr": "hugectr", "native caffe2": "caffe2"}

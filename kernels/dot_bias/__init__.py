@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -211,6 +212,12 @@ def _(
     return user_weight.new_empty(users.shape[0])
 
 
+def _summing(name: str, backend: str, deterministic: bool) -> Callable[..., Any]:
+    """The backend's function of that name, which sums gradients: in Triton alone there is an order to choose."""
+    run = getattr(_implementation(backend), name)
+    return partial(run, deterministic=deterministic) if backend == "triton" else run
+
+
 @torch.library.custom_op("dotbias::embedding_dot_bias_backward", mutates_args=())
 def _backward_op(
     grad: Tensor,
@@ -224,8 +231,7 @@ def _backward_op(
     deterministic: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    options = {"deterministic": deterministic} if backend == "triton" else {}
-    run = partial(_implementation(backend).backward, **options)
+    run = _summing("backward", backend, deterministic)
     with torch.cuda.device_of(users):
         return run(grad, users, items, user_weight, item_weight, user_bias, item_bias, _pair(y_range))
 
@@ -299,8 +305,7 @@ def _loss_and_gradients_op(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     _check_ids(users, items, len(user_weight), len(item_weight))
-    options = {"deterministic": deterministic} if backend == "triton" else {}
-    run = partial(_implementation(backend).loss_and_gradients, **options)
+    run = _summing("loss_and_gradients", backend, deterministic)
     with torch.cuda.device_of(users):
         return run(users, items, ratings, user_weight, item_weight, user_bias, item_bias, _pair(y_range))
 

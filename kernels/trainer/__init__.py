@@ -109,7 +109,7 @@ class Trainer:
             )
         if len(lr) == 0 or not np.isfinite(lr).all():
             raise ValueError("lr: a finite rate for each step is needed")
-        self.optimizer, self._asked, self.eps, self.beta2 = optimizer, mode, eps, beta2
+        self._optimizer, self._asked, self.eps, self.beta2 = optimizer, mode, eps, beta2
         self.y_range, self.n_factors = y_range, user_weight.shape[1]
         self.steps = _step_constants(lr, momentum, optimizer, decay, weight_decay, beta2, eps)
         self.steps_done = 0
@@ -132,9 +132,9 @@ class Trainer:
         steps = self.steps
         if not (steps[1:, native.KEEP] > 0).all():
             return None
-        if steps[1:, native.L2].any() and self.optimizer != "sgd":
+        if steps[1:, native.L2].any() and self._optimizer != "sgd":
             return None
-        return first_foldable_step(steps, allowed) if self.optimizer == "adam" else 0
+        return first_foldable_step(steps, allowed) if self._optimizer == "adam" else 0
 
     @property
     def mode(self) -> Mode | None:
@@ -222,7 +222,7 @@ class Trainer:
         replay_before = max(0, (self.foldable_from or 0) - self.steps_done)
         fade = exact[1:, native.BETA1].max() / math.sqrt(self.beta2)
         window = batches if fade >= 1 else min(batches, math.ceil(30 * math.log(2) / -math.log(max(fade, 1e-9))))
-        if self.optimizer in ("sgd", "rmsprop"):
+        if self._optimizer in ("sgd", "rmsprop"):
             window = 0
         folds = np.zeros((7, batches + 1))
         folds[:3] = 1
@@ -240,7 +240,7 @@ class Trainer:
         )
         if mode != native.VIRTUAL:
             self._settle()
-        return (KINDS[self.optimizer], mode, replay_before, window, self.owed), constants, folds
+        return (KINDS[self._optimizer], mode, replay_before, window, self.owed), constants, folds
 
     def _settle(self) -> None:
         if self.owed != 1:
