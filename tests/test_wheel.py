@@ -18,7 +18,7 @@ import torch
 import dotbias
 from dotbias import DeferredAdamW, DeferredEmbedding
 
-table = DeferredEmbedding(100, 4)
+table = DeferredEmbedding.from_pretrained(torch.ones(100, 4), freeze=False)
 before = table.weight.detach().clone()
 optimizer = DeferredAdamW(table.parameters(), lr=0.1, weight_decay=0.5)
 for step in range(3):
