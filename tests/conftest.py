@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -12,3 +13,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # the root collects beside the tests, time compiled kernels alone.
     if not config.getoption("benchmark_only"):
         os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """The same numbers in every run, also where a test does not care which."""
+    torch.manual_seed(0)
