@@ -1,40 +1,95 @@
-"""Loops over a table's rows in as many threads as pay, where denormal numbers count as zero."""
+"""Compiled loops in several threads, which are those of torch's OpenMP.
+
+Torch's threads keep looking for work for milliseconds after each of its operations, so that others would have to wait
+for their processors; its own begin at once. Where torch comes without GNU OpenMP, or one that can pass for it, as on
+macOS and Windows, there is one thread.
+"""
+
+# mypy: disallow-incomplete-defs=False
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from itertools import pairwise
+import os
 
+import llvmlite.binding
+import numba
 import numpy as np
 import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-SHARE = 1 << 25  # bytes a thread must have before a second one pays: waking it costs caches as well as time
+SHARE = 1 << 22  # bytes a thread must have before a second one pays
+PROCESS = os.getpid()
+OPENMP = all(map(llvmlite.binding.address_of_symbol, ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")))
+
+if OPENMP:
+    _number = types.ExternalFunction("omp_get_thread_num", types.intc())
+    _threads = types.ExternalFunction("omp_get_num_threads", types.intc())
+else:
+    _number = numba.njit(lambda: 0)
+    _threads = numba.njit(lambda: 1)
 
 
-@contextmanager
-def flushed_denormals() -> Iterator[None]:
-    """Denormal numbers count as zero in this thread: running means that die away are far slower with them."""
-    flushing = bool(np.finfo(np.float32).smallest_normal * np.float32(0.5) == 0)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(flushing)
+def threads() -> int:
+    """As many as torch's (`torch.set_num_threads`), where loops can be done in them."""
+    # A forked process has none of the threads that its parent had.
+    return torch.get_num_threads() if OPENMP and os.getpid() == PROCESS else 1
 
 
-def in_shares(table: np.ndarray, do: Callable[[int, int], object]) -> None:
-    """Call do(first, end) for shares of the table's rows, each in a thread of its own."""
-    threads = max(1, min(torch.get_num_threads(), table.nbytes // SHARE))
-    cuts = [len(table) * share // threads for share in range(threads + 1)]
+def shares(table: np.ndarray) -> int:
+    """In how many threads a loop over a table's rows is done."""
+    return max(1, min(threads(), table.nbytes // SHARE))
 
-    def part(cut: tuple[int, int]) -> None:
-        with flushed_denormals():
-            do(*cut)
 
-    if threads == 1:
-        part((cuts[0], cuts[1]))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(part, pairwise(cuts)))
+def _lent(context, builder, kind, value):
+    """Arrays without an owner, whose references nobody counts: threads that count in one place wait for each other."""
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        array.parent = cgutils.get_null_value(array.parent.type)
+        return array._getvalue()
+    if isinstance(kind, types.BaseTuple):
+        parts = zip(kind, cgutils.unpack_tuple(builder, value, len(kind)), strict=True)
+        return context.make_tuple(builder, kind, [_lent(context, builder, *part) for part in parts])
+    return value
+
+
+@intrinsic
+def in_threads(typing, n, body, arguments):
+    """Call the compiled function body(*arguments) in n threads at once, or in fewer: see `team`. It must not raise."""
+    signature = body.get_call_type(typing, tuple(arguments), {})
+    compiled = body.dispatcher.get_compile_result(signature)
+
+    def generate(context, builder, _signature, values):
+        context.active_code_library.add_linking_library(compiled.library)
+        if not OPENMP:
+            call(context, builder, values[2])
+            return context.get_dummy_value()
+        # GNU OpenMP calls a function of one argument, the address of all there is to know: here the tuple.
+        pointer, number = cgutils.voidptr_t, cgutils.int32_t
+        kind = ir.FunctionType(ir.VoidType(), [pointer])
+        function = ir.Function(builder.module, kind, builder.module.get_unique_name("in_threads"))
+        function.linkage = "internal"
+        place = cgutils.alloca_once_value(builder, values[2])
+        inner = ir.IRBuilder(function.append_basic_block())
+        call(context, inner, inner.load(inner.bitcast(function.args[0], place.type)))
+        inner.ret_void()
+        kind = ir.FunctionType(ir.VoidType(), [kind.as_pointer(), pointer, number, number])
+        parallel = cgutils.get_or_insert_function(builder.module, kind, "GOMP_parallel")
+        threads = builder.trunc(values[0], number)
+        builder.call(parallel, [function, builder.bitcast(place, pointer), threads, number(0)])
+        return context.get_dummy_value()
+
+    def call(context, builder, packed):
+        unpacked = cgutils.unpack_tuple(builder, _lent(context, builder, arguments, packed), len(arguments))
+        context.call_internal_no_propagate(builder, compiled.fndesc, signature, unpacked)
+
+    return types.none(n, body, arguments), generate
+
+
+@numba.njit(nogil=True, cache=True)
+def team() -> tuple[int, int]:
+    """The number of this thread among those of `in_threads`, and how many they are."""
+    return _number(), _threads()

@@ -75,7 +75,5 @@ def test_installed_in_a_fresh_environment_it_trains(wheel, tmp_path):
     dependencies = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}  # torch and Numba, from here
     Path(site_packages, "dependencies.pth").write_text("\n".join(dependencies))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    # What is compiled is tested elsewhere; compiling it anew would take most of this test's time.
-    environment["NUMBA_DISABLE_JIT"] = "1"
     where = run([python, "-c", TRAIN], cwd=tmp_path, env=environment)
     assert Path(where).is_relative_to(home)

@@ -13,6 +13,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from ..instructions import flush_denormals, restore
+from ..threads import in_threads, team
 from ..trainer.native import (
     ADAM,
     BETA1,
@@ -34,7 +36,7 @@ from .quadrature import FACTORS, KEPT, MEANS, fold, new_work
 
 __all__ = [
     "ADAM", "BETA1", "BETA2", "DENSE", "EARLY", "EPS", "FOLD", "KEEP", "L2", "MOMENTUM", "RATE", "REPLAY", "REST1",
-    "REST2", "RMSPROP", "SCALE", "SGD", "catch_up", "catch_up_range", "step_rows",
+    "REST2", "RMSPROP", "SCALE", "SGD", "catch_up", "catch_up_all", "step_rows",
 ]  # fmt: skip
 
 # How missed steps are made up for: DENSE runs them all; REPLAY too, but rows without a gradient ever only decay, to
@@ -79,11 +81,13 @@ def _step_row(planes: Any, r: Any, grads: Any, q: Any, kind: Any, c: Any) -> Non
 @rounded
 def step_rows(planes: Any, rows: Any, grads: Any, last: Any, touched: Any, t: int, kind: int, c: Any) -> None:
     """Step t of the distinct `rows`, which are at step t − 1, with gradients [rows, width]."""
+    before = flush_denormals()
     for q in range(rows.shape[0]):
         r = rows[q]
         _step_row(planes, r, grads, q, kind, c)
         last[r] = t
         touched[r] = 1
+    restore(before)
 
 
 @rounded
@@ -221,14 +225,25 @@ def catch_up(planes: Any, rows: Any, last: Any, touched: Any, t: int, plan: Any,
         first = min(first, last[rows[q]])
     if first == t:
         return
+    before = flush_denormals()
     work = _new_work(plan, first, t, constants[1], planes[0])
     _catch_up(planes, rows, n, last, touched, t, plan, constants, folds, first, work)
+    restore(before)
 
 
 @compiled
-def catch_up_range(
-    planes: Any, begin: int, end: int, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any
-) -> None:
-    """Bring the rows begin … end − 1 to the state after step t."""
+def _catch_up_share(planes: Any, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any) -> None:
+    before = flush_denormals()
+    thread, threads = team()
+    rows = np.arange(last.shape[0] * thread // threads, last.shape[0] * (thread + 1) // threads)
     work = _new_work(plan, 0, t, constants[1], planes[0])
-    _catch_up(planes, np.arange(begin, end), end - begin, last, touched, t, plan, constants, folds, 0, work)
+    _catch_up(planes, rows, rows.shape[0], last, touched, t, plan, constants, folds, 0, work)
+    restore(before)
+
+
+@compiled
+def catch_up_all(
+    planes: Any, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any, threads: int
+) -> None:
+    """Bring every row to the state after step t; see `catch_up`."""
+    in_threads(threads, _catch_up_share, (planes, last, touched, t, plan, constants, folds))

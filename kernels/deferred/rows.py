@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..threads import flushed_denormals, in_shares
+from ..threads import shares
 from . import native, quadrature
 
 FLUSHED = 1 << 24  # rows that one launch flushes
@@ -73,16 +73,11 @@ class NativeRows:
     def catch_up(self, ids: Tensor, t: int) -> None:
         """Bring the rows `ids` (int, any shape; may repeat) to the state after step t."""
         rows = ids.reshape(-1).to("cpu", torch.int64).contiguous().numpy()
-        with flushed_denormals():
-            native.catch_up(self.planes, rows, self.last, self.touched, t, *self._plan())
+        native.catch_up(self.planes, rows, self.last, self.touched, t, *self._plan())
 
     def catch_up_all(self, t: int) -> None:
         """Bring every row to the state after step t, and count from there."""
-        plan = self._plan()
-        in_shares(
-            self.planes[0],
-            lambda first, end: native.catch_up_range(self.planes, first, end, self.last, self.touched, t, *plan),
-        )
+        native.catch_up_all(self.planes, self.last, self.touched, t, *self._plan(), shares(self.planes[0]))
         self.last[:] = 0
 
     def step(self, rows: Tensor, grads: Tensor, t: int) -> None:
@@ -96,8 +91,7 @@ class NativeRows:
         self._step(np.arange(len(self.last)), grads, 0, c.astype(self.steps.dtype))
 
     def _step(self, rows: np.ndarray, grads: Tensor, t: int, c: np.ndarray) -> None:
-        with flushed_denormals():
-            native.step_rows(self.planes, rows, grads.numpy(), self.last, self.touched, t, self.kind, c)
+        native.step_rows(self.planes, rows, grads.numpy(), self.last, self.touched, t, self.kind, c)
 
     def _plan(self) -> tuple[Any, ...]:
         return (self.kind, *self.way), (self.steps, self.exact, self.squares), self.folds

@@ -1,5 +1,8 @@
 """The fused trainer: embedding-dot-bias on a CPU, whole epochs in one native call with the GIL released.
 
+One epoch uses two of torch's threads if there are several (`torch.set_num_threads`), each for a table; other work that
+has the processors makes it do with one.
+
 A step of the lesson's model is small (64 ratings, 108 thousand parameters), so that in eager PyTorch most of its time
 is the way from op to op. Here nothing stands between the operations; and a row is touched when a batch reads it, not at
 every step.
@@ -24,7 +27,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -32,8 +34,10 @@ import torch
 from torch import Tensor
 
 from ..dot_bias.reference import YRange
-from ..threads import flushed_denormals, in_shares
+from ..threads import shares, threads
 from . import approximations, native
+from .epoch import epoch, shared
+from .meeting import meeting, parted
 
 OptimizerName = Literal["sgd", "momentum", "rmsprop", "adam"]
 Decay = Literal["none", "l2", "decoupled", "fully decoupled"]
@@ -45,6 +49,8 @@ APPROXIMATIONS = dict(zip(("skip", "skip momentum", "hugectr", "caffe2"), approx
 MODES = {"dense": native.DENSE, "replay": native.REPLAY, "virtual": native.VIRTUAL} | APPROXIMATIONS
 
 FOLD_TOLERANCE = 1e-4  # of a step at the largest rate: what folding may move a weight from where replay would
+TOGETHER = 64  # ratings a batch from which on two threads pay
+LONGEST_PAUSE = 64  # epochs in one thread, after other work had the processors
 CACHED = 8 << 20  # bytes; tables up to this size stay in cache, where replay reads no less than dense steps
 
 
@@ -113,6 +119,7 @@ class Trainer:
         self.y_range, self.n_factors = y_range, user_weight.shape[1]
         self.steps = _step_constants(lr, momentum, optimizer, decay, weight_decay, beta2, eps)
         self.steps_done = 0
+        self._pause, self._pauses = 0, 0  # epochs to come in one thread, and how many they were the last time
         self.owed = 1.0  # the factor by which rows that no batch has read have yet to decay
         self.foldable_from = self._foldable_from(FOLD_TOLERANCE * float(np.max(lr)))
         if mode == "virtual" and self.foldable_from is None:
@@ -183,24 +190,26 @@ class Trainer:
 
         batch = arrays[3][:batch_size]
         plan, constants, folds = self._plan(batches, self._mode(arrays[0][batch], arrays[1][batch], batches))
-        losses = np.empty(batches)
-        with flushed_denormals():
-            native.epoch(
-                self.tables, self.accounts, *arrays, batch_size, plan, constants, folds, self.model, losses
-            )  # fmt: skip
-        mode = plan[1]
-        for table, account in zip(self.tables, self.accounts, strict=True):
-            if mode == native.DENSE:
-                account[:, native.LAST] = 0
-            else:
-                do = partial(
-                    native.catch_up_all, table, self.n_factors + 1, account, batches, plan, constants, folds, True
-                )  # fmt: skip
-                in_shares(table, do)
-        if mode == native.VIRTUAL:
+        losses = np.empty((2, batches))
+        n_threads, place = self._n_threads(batch_size), meeting()
+        epoch(
+            n_threads, place, self.tables, self.accounts, arrays[:2], *arrays[2:], batch_size, plan, constants, folds,
+            self.model, *shared(min(batch_size, len(order)), self.tables[0], self.n_factors + 1), losses,
+        )  # fmt: skip
+        if parted(place):
+            self._pause = self._pauses = min(2 * self._pauses + 1, LONGEST_PAUSE)
+        elif n_threads > 1:
+            self._pauses = 0
+        if plan[1] == native.VIRTUAL:
             self.owed *= folds[0, batches]
         self.steps_done += batches
-        return torch.from_numpy(losses)
+        return torch.from_numpy(losses.sum(0))
+
+    def _n_threads(self, batch_size: int) -> int:
+        if self._pause > 0:
+            self._pause -= 1
+            return 1
+        return min(2, threads()) if batch_size >= TOGETHER else 1
 
     def _mode(self, users: np.ndarray, items: np.ndarray, batches: int) -> int:
         if self.mode is not None:
@@ -208,7 +217,9 @@ class Trainer:
         foldable = self.foldable_from is not None and self.foldable_from < self.steps_done + batches
         if foldable and self.tables[0].dtype == np.float32:
             rows = sum(len(table) for table in self.tables)
-            read = len(np.unique(users)) + len(np.unique(items))
+            read = len(users) + len(items)  # at most
+            if 2 * read >= rows:
+                read = len(np.unique(users)) + len(np.unique(items))
             # A row that is read costs two steps, its own and the folded ones: on MovieLens 100k the modes cross where
             # a batch reads .55 of all rows (batches of about 2,000).
             return native.VIRTUAL if 2 * read < rows else native.DENSE
@@ -246,7 +257,7 @@ class Trainer:
         if self.owed != 1:
             for table, account in zip(self.tables, self.accounts, strict=True):
                 owed = table.dtype.type(self.owed)
-                in_shares(table, partial(native.settle, table, self.n_factors + 1, account, owed))
+                native.settle(table, self.n_factors + 1, account, owed, shares(table))
             self.owed = 1.0
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -6,6 +6,7 @@ beside it says of each row after which step of the epoch it stands, and its slot
 
 A batch's rows are brought up to date, rows ahead being fetched meanwhile, as the tables may be far larger than the
 caches; their weights are copied to one place, where scores and gradients read them by slot; then they are stepped.
+`epoch.py` goes through the batches.
 
 `steps[t]` holds a step's constants: KEEP, L2, BETA1, REST1, BETA2, REST2, SCALE, EPS, RATE. Element by element it does
 
@@ -25,8 +26,9 @@ import numba
 import numpy as np
 
 from ..dot_bias.native import FASTMATH, sigmoid
+from ..instructions import fetch, flush_denormals, restore
+from ..threads import in_threads, team
 from . import approximations
-from .prefetch import fetch
 
 SGD, MOMENTUM, RMSPROP, ADAM = range(4)
 KEEP, L2, BETA1, REST1, BETA2, REST2, SCALE, EPS, RATE = range(9)
@@ -264,12 +266,20 @@ def catch_up_all(
 
 
 @compiled
-def settle(table: Any, width: int, account: Any, owed: Any, first: int, end: int) -> None:
-    """Let the rows first … end − 1 that no batch has read decay by what they are owed."""
-    for r in range(first, end):
+def _settle(table: Any, width: int, account: Any, owed: Any) -> None:
+    before = flush_denormals()
+    thread, threads = team()
+    for r in range(table.shape[0] * thread // threads, table.shape[0] * (thread + 1) // threads):
         if account[r, SLOT] == NEVER:
             for k in range(width):
                 table[r, k] *= owed
+    restore(before)
+
+
+@compiled
+def settle(table: Any, width: int, account: Any, owed: Any, threads: int) -> None:
+    """Let the rows that no batch has read decay by what they are owed."""
+    in_threads(threads, _settle, (table, width, account, owed))
 
 
 @compiled
@@ -307,13 +317,16 @@ def copy_weights(table: Any, rows: Any, n: int, out: Any) -> None:
 @compiled
 def score(
     users: Any, items: Any, user_slots: Any, item_slots: Any, ratings: Any, order: Any, begin: int, end: int,
-    model: Any, slopes: Any,
+    first: int, until: int, model: Any, slopes: Any,
 ) -> float:  # fmt: skip
-    """The mean squared error of a batch; `slopes` gets what it changes by with each score."""
+    """What ratings first … until − 1 of a batch add to its mean squared error.
+
+    `slopes` gets what that changes by with each score.
+    """
     n_factors, ranged, low, width = model
     factor = type(width)(2) / type(width)(end - begin)
     total = 0.0
-    for b in range(end - begin):
+    for b in range(first, until):
         u, i = user_slots[b], item_slots[b]
         x = users[u, n_factors] + items[i, n_factors]
         for k in range(n_factors):
@@ -345,69 +358,6 @@ def sum_gradients(
 def padded(numbers: int) -> int:
     """So many numbers at least that rows of them, of 4 bytes or 8, fill whole cache lines."""
     return -(-numbers // 16) * 16
-
-
-@compiled
-def room(size: int, table: Any, width: int) -> Any:
-    """What one table's side of a batch of `size` ratings is worked on in."""
-    return (
-        np.empty(size, np.int64),
-        np.empty(size + 1, np.int64),
-        np.empty(size + 1, np.int64),
-        np.empty(size + 1, np.bool_),
-        np.empty((size, padded(width)), table.dtype),
-        np.zeros((size, padded(width)), table.dtype),
-        scratch(size, table),
-    )
-
-
-@compiled
-def epoch(
-    tables: Any, accounts: Any, users: Any, items: Any, ratings: Any, order: Any, batch_size: int, plan: Any,
-    constants: Any, folds: Any, model: Any, losses: Any,
-) -> None:  # fmt: skip
-    """Every batch of an epoch. With missed steps pending at its end: `catch_up_all` does them."""
-    user_table, item_table = tables
-    user_account, item_account = accounts
-    kind, mode, replay_before, window, _ = plan
-    steps, exact = constants[0], constants[1]
-    n = order.shape[0]
-    width = model[0] + 1
-    size = min(batch_size, n)
-    user_slots, user_rows, user_starts, user_fresh, user_weights, user_grads, user_work = room(size, user_table, width)
-    item_slots, item_rows, item_starts, item_fresh, item_weights, item_grads, item_work = room(size, item_table, width)
-    slopes = np.empty(size, user_table.dtype)
-    for t in range(1, losses.shape[0] + 1):
-        begin = (t - 1) * batch_size
-        end = min(begin + batch_size, n)
-        n_users = enter(users, order, begin, end, user_account, t, user_slots, user_rows, user_starts, user_fresh)
-        n_items = enter(items, order, begin, end, item_account, t, item_slots, item_rows, item_starts, item_fresh)
-        if mode != DENSE:
-            catch_up(
-                user_table, width, user_rows, user_starts, user_fresh, n_users, t - 1, plan, constants, folds, user_work
-            )  # fmt: skip
-            catch_up(
-                item_table, width, item_rows, item_starts, item_fresh, n_items, t - 1, plan, constants, folds, item_work
-            )  # fmt: skip
-        copy_weights(user_table, user_rows, n_users, user_weights)
-        copy_weights(item_table, item_rows, n_items, item_weights)
-        losses[t - 1] = score(
-            user_weights, item_weights, user_slots, item_slots, ratings, order, begin, end, model, slopes
-        )  # fmt: skip
-        sum_gradients(user_grads, user_slots, item_slots, item_weights, slopes, end - begin, model[0])
-        sum_gradients(item_grads, item_slots, user_slots, user_weights, slopes, end - begin, model[0])
-        step_rows(user_table, width, user_rows, n_users, user_grads, kind, steps[t])
-        step_rows(item_table, width, item_rows, n_items, item_grads, kind, steps[t])
-        if mode == DENSE:
-            replay_others(user_table, width, user_account, t, kind, steps)
-            replay_others(item_table, width, item_account, t, kind, steps)
-        elif mode == VIRTUAL:
-            c = exact[t]
-            first = max(replay_before, t - window)
-            add_step(folds, t, first, c[BETA1], c[BETA2], c[KEEP], c[RATE], 1 / (c[SCALE] * c[SCALE]))
-            if t == replay_before:  # no gap that starts later is replayed, so none may start earlier
-                catch_up_all(user_table, width, user_account, t, plan, constants, folds, False, 0, user_table.shape[0])
-                catch_up_all(item_table, width, item_account, t, plan, constants, folds, False, 0, item_table.shape[0])
 
 
 @compiled

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels import adam_step_, embedding_dot_bias
-from kernels.threads import flushed_denormals
+from kernels.threads import OPENMP
 from kernels.trainer import MODES, Trainer, first_foldable_step, native
+from kernels.trainer.meeting import FIRST, meeting
 
 RULES = [
     (optimizer, decay)
@@ -228,6 +229,51 @@ def test_a_table_of_many_rows_is_caught_up_alike_on_any_number_of_threads(monkey
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("batch_size", [64, 100])
+def test_an_epoch_has_the_same_bits_in_two_threads_as_in_one(monkeypatch, mode, batch_size):
+    places = []
+    monkeypatch.setattr("kernels.trainer.meeting", lambda: places.append(meeting()) or places[-1])
+    threads = torch.get_num_threads()
+    size = {"rows": 64 * 40 + 17, "n_users": 900, "n_items": 300, "k": 12}
+    try:
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(trained(mode=mode, batch_size=batch_size, epochs=8, size=size))
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+    joined = [bool(place[FIRST // 4]) for place in places]
+    assert not any(joined[:8])
+    assert any(joined[8:]) == OPENMP
+
+
+def test_threads_that_have_parted_pause_for_longer_and_longer(monkeypatch):
+    tables, *columns, order = problem(rows=64)
+    trainer = Trainer(*tables, lr=np.full(400, 0.1), momentum=np.full(400, 0.9))
+    chosen = []
+    choose = trainer._n_threads
+
+    def recorded(batch_size):
+        chosen.append(choose(batch_size))
+        return 1
+
+    crowded = True
+    monkeypatch.setattr("kernels.trainer.threads", lambda: 2)
+    monkeypatch.setattr("kernels.trainer.parted", lambda _: crowded and chosen[-1] == 2)
+    monkeypatch.setattr(trainer, "_n_threads", recorded)
+    for _ in range(256):
+        trainer.epoch(*columns, order, 64)
+    tries = [epoch for epoch, threads in enumerate(chosen) if threads == 2]
+    assert np.diff(tries).tolist() == [2, 4, 8, 16, 32, 64, 65]
+    crowded = False
+    for _ in range(100):
+        trainer.epoch(*columns, order, 64)
+    assert chosen[-40:] == [2] * 40
+
+
 def test_rows_that_no_batch_has_read_are_as_dense_steps_would_leave_them_whoever_looks():
     # Each epoch reads users of its own; the last 100 users, and items, are never read.
     k, per_epoch, epochs = 5, 120, 3
@@ -379,18 +425,3 @@ def test_one_step_is_the_ops():
         table = leaf.detach().clone()
         adam_step_(table, leaf.grad, *zeros, lr=1e-2, beta2=0.99, eps=1e-5, weight_decay=0.1, step=1)
         torch.testing.assert_close(view, table, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("before", [True, False])
-def test_flushing_of_denormals_is_left_as_it_was_found(before):
-    def flushes():
-        return bool(np.float32(1e-38) * np.float32(0.1) == 0)
-
-    found = flushes()
-    try:
-        torch.set_flush_denormal(before)
-        with flushed_denormals():
-            assert flushes()
-        assert flushes() == before
-    finally:
-        torch.set_flush_denormal(found)

@@ -1,0 +1,143 @@
+"""Machine instructions for which Numba has no word: to fetch a row ahead of its use, to let threads meet, to flush."""
+
+# mypy: disallow-incomplete-defs=False
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LINE = 64  # bytes of a cache line
+
+X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
+ARM = platform.machine().lower() in ("aarch64", "arm64")
+# Bits of the register that says how numbers are computed: denormal operands, and results, count as zero.
+FLUSH = 0x8040 if X86 else 1 << 24
+
+
+def _pointer(builder, address):
+    return builder.inttoptr(address, cgutils.int32_t.as_pointer())
+
+
+@intrinsic
+def _prefetch(_context, address):  # noqa: ARG001 - Numba reads the names
+    def generate(context, builder, _signature, arguments):
+        word = cgutils.int32_t
+        function = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, word, word, word])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], function)
+        # For reading, worth keeping in every cache, data rather than instructions.
+        builder.call(prefetch, [builder.inttoptr(arguments[0], cgutils.voidptr_t), word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.none(types.intp), generate
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def fetch(array: Any, row: Any) -> None:
+    """Begin to bring array[row] into the caches; the array is contiguous."""
+    at = array.ctypes.data + row * array.strides[0]
+    for line in range(0, array.strides[0], LINE):
+        _prefetch(at + line)
+
+
+@intrinsic
+def load(_context, address):  # noqa: ARG001
+    """The int32 at an address; what its writer wrote before is seen."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.load_atomic(_pointer(builder, arguments[0]), "acquire", 4)
+
+    return types.int32(types.intp), generate
+
+
+@intrinsic
+def store(_context, address, value):  # noqa: ARG001
+    """Write an int32 to an address; who loads it sees what was written before."""
+
+    def generate(context, builder, _signature, arguments):
+        builder.store_atomic(arguments[1], _pointer(builder, arguments[0]), "release", 4)
+        return context.get_dummy_value()
+
+    return types.none(types.intp, types.int32), generate
+
+
+@intrinsic
+def replace(_context, address, old, new):  # noqa: ARG001
+    """Write `new` to an address if `old` is there, which is returned."""
+
+    def generate(_context, builder, _signature, arguments):
+        address, old, new = arguments
+        return builder.extract_value(builder.cmpxchg(_pointer(builder, address), old, new, "acq_rel", "acquire"), 1)
+
+    return types.boolean(types.intp, types.int32, types.int32), generate
+
+
+@intrinsic
+def ticks(_context):
+    """A clock, in units of its own."""
+
+    def generate(_context, builder, _signature, _arguments):
+        function = ir.FunctionType(ir.IntType(64), [])
+        if ARM:  # LLVM's own would read a register that is closed to programs
+            return builder.call(ir.InlineAsm(function, "mrs $0, cntvct_el0", "=r", side_effect=True), [])
+        return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", [], function), [])
+
+    return types.int64(), generate
+
+
+@intrinsic
+def _control(_context):
+    """The register that says how this thread computes."""
+
+    def generate(_context, builder, _signature, _arguments):
+        if X86:
+            function = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t])
+            place = cgutils.alloca_once(builder, cgutils.int32_t)
+            read = builder.module.declare_intrinsic("llvm.x86.sse.stmxcsr", [], function)
+            builder.call(read, [builder.bitcast(place, cgutils.voidptr_t)])
+            return builder.zext(builder.load(place), cgutils.intp_t)
+        if ARM:
+            function = ir.FunctionType(ir.IntType(64), [])
+            return builder.call(builder.module.declare_intrinsic("llvm.aarch64.get.fpcr", [], function), [])
+        return cgutils.intp_t(0)
+
+    return types.intp(), generate
+
+
+@intrinsic
+def _set_control(_context, value):  # noqa: ARG001
+    def generate(context, builder, _signature, arguments):
+        if X86:
+            function = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t])
+            place = cgutils.alloca_once_value(builder, builder.trunc(arguments[0], cgutils.int32_t))
+            write = builder.module.declare_intrinsic("llvm.x86.sse.ldmxcsr", [], function)
+            builder.call(write, [builder.bitcast(place, cgutils.voidptr_t)])
+        elif ARM:
+            function = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])
+            builder.call(builder.module.declare_intrinsic("llvm.aarch64.set.fpcr", [], function), [arguments[0]])
+        return context.get_dummy_value()
+
+    return types.none(types.intp), generate
+
+
+@numba.njit(nogil=True, cache=True)
+def flush_denormals() -> int:
+    """From here on denormal numbers count as zero in this thread: running means that die away are far slower with them.
+
+    Returns how they counted before, for `restore`.
+    """
+    before = _control()
+    _set_control(before | FLUSH)
+    return before
+
+
+@numba.njit(nogil=True, cache=True)
+def restore(before: Any) -> None:
+    """Let denormal numbers count as they did before `flush_denormals`."""
+    _set_control(before)

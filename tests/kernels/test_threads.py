@@ -1,0 +1,162 @@
+import threading
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from kernels import threads
+from kernels.instructions import flush_denormals, restore
+from kernels.threads import in_threads, shares, team
+from kernels.trainer.meeting import BEARABLE, asked, close, come, let_in, meet, meeting, parted, parting
+
+
+@numba.njit(nogil=True)
+def halved(x):
+    return x[0] * np.float32(0.5)
+
+
+@pytest.fixture
+def smallest():
+    """The smallest number that is no denormal."""
+    found = bool(halved(np.full(1, np.finfo(np.float32).smallest_normal)) == 0)
+    yield np.full(1, np.finfo(np.float32).smallest_normal)
+    torch.set_flush_denormal(found)
+
+
+@numba.njit(nogil=True)
+def halved_while_flushing(x):
+    before = flush_denormals()
+    flushed = halved(x)
+    restore(before)
+    return flushed, halved(x)
+
+
+@pytest.mark.parametrize("flushing", [True, False])
+def test_flushing_of_denormals_is_left_as_it_was_found(smallest, flushing):
+    torch.set_flush_denormal(flushing)
+    flushed, then = halved_while_flushing(smallest)
+    assert flushed == 0
+    assert (then == 0) == flushing
+
+
+@numba.njit(nogil=True)
+def sign(numbers, nested):
+    (table,) = nested
+    thread, n = team()
+    for row in range(table.shape[0] * thread // n, table.shape[0] * (thread + 1) // n):
+        table[row] += 1
+    numbers[thread] = n
+
+
+@numba.njit(nogil=True)
+def signed_by(n, numbers, table):
+    in_threads(n, sign, (numbers, (table,)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_threads_share_out_a_table_and_know_how_many_they_are(n):
+    for rows in (0, 1, 1000):
+        numbers, table = np.zeros(4, np.int64), np.zeros((rows, 2))
+        signed_by(n, numbers, table)
+        team = np.count_nonzero(numbers)
+        assert 1 <= team <= n
+        assert (numbers[:team] == team).all()
+        assert (table == 1).all()
+    if threads.OPENMP:
+        assert team == n
+
+
+def test_without_openmp_one_thread_does_it_all(monkeypatch):
+    monkeypatch.setattr(threads, "OPENMP", False)
+    assert threads.threads() == 1
+
+    @numba.njit
+    def run(numbers, table):
+        in_threads(2, sign, (numbers, (table,)))
+
+    numbers, table = np.zeros(4, np.int64), np.zeros((10, 2))
+    run(numbers, table)
+    assert numbers.tolist() == [1, 0, 0, 0]
+    assert (table == 1).all()
+
+
+def test_a_forked_process_has_one_thread(monkeypatch):
+    assert threads.threads() == (torch.get_num_threads() if threads.OPENMP else 1)
+    monkeypatch.setattr("os.getpid", lambda: threads.PROCESS + 1)
+    assert threads.threads() == 1
+
+
+def test_a_small_table_is_not_shared_out():
+    assert shares(np.zeros((10, 4))) == 1
+    assert shares(np.zeros((10 * threads.SHARE, 1), np.uint8)) == threads.threads()
+
+
+def test_the_first_that_comes_is_alone_until_it_lets_the_second_in_and_further_ones_come_too_late():
+    place = meeting()
+    assert come(place) == (0, 1)
+    assert not asked(place)
+    admitted = []
+    second = threading.Thread(target=lambda: admitted.append(come(place)))
+    second.start()
+    while not asked(place):
+        pass
+    assert not close(place)
+    let_in(place, 7)
+    second.join()
+    assert admitted == [(1, 7)]
+    assert not asked(place)
+    assert come(place) == (1, 0)
+
+
+def test_a_second_that_comes_after_the_end_is_too_late():
+    place = meeting()
+    come(place)
+    assert close(place)
+    assert come(place) == (1, 0)
+
+
+@numba.njit(nogil=True)
+def walk(place, thread, steps, slow_from, slow_by, written, wrong):
+    """As an epoch: two meetings a step; each thread writes, and reads what the other one wrote before the meeting."""
+    since = 0
+    for t in range(1, steps + 1):
+        written[thread, t % 2] = t
+        since = meet(place, thread, t, since)
+        wrong[thread] += written[1 - thread, t % 2] != t
+        if thread == 1 and t >= slow_from:
+            x = 1.0
+            for k in range(slow_by):
+                x = np.sqrt(x + k)
+            written[1, 0] += 0 * int(x)
+        since = meet(place, thread, t, since)
+        if parting(place, t):
+            return t
+    return steps
+
+
+def both_walk(steps, slow_from, slow_by):
+    place, written, wrong, last = meeting(), np.zeros((2, 2), np.int64), np.zeros(2, np.int64), {}
+
+    def go(thread):
+        last[thread] = walk(place, thread, steps, slow_from, slow_by, written, wrong)
+
+    walk(meeting(), 0, 0, 0, 0, written, wrong)  # compiled before anybody waits
+    pair = [threading.Thread(target=go, args=(thread,)) for thread in (0, 1)]
+    for thread in pair:
+        thread.start()
+    for thread in pair:
+        thread.join()
+    assert not wrong.any()
+    return last[0], last[1], parted(place)
+
+
+def test_threads_that_meet_see_what_the_other_one_wrote():
+    first, second, _ = both_walk(20_000, 20_001, 0)
+    assert first == second
+
+
+def test_one_that_waits_for_long_again_and_again_parts_and_both_know_after_which_step():
+    first, second, early = both_walk(10_000, 50, 1_000_000)
+    assert first == second < 50 + BEARABLE + 5
+    assert early
