@@ -39,11 +39,17 @@ def _prefetch(_context, address):  # noqa: ARG001 - Numba reads the names
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def fetch(array: Any, row: Any) -> None:
-    """Begin to bring array[row] into the caches; the array is contiguous."""
+def fetch_part(array: Any, row: Any, size: Any) -> None:
+    """Begin to bring the first `size` bytes of array[row] into the caches; the array is contiguous."""
     at = array.ctypes.data + row * array.strides[0]
-    for line in range(0, array.strides[0], LINE):
+    for line in range(0, size, LINE):
         _prefetch(at + line)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def fetch(array: Any, row: Any) -> None:
+    """Begin to bring array[row] into the caches."""
+    fetch_part(array, row, array.strides[0])
 
 
 @intrinsic

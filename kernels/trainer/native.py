@@ -26,7 +26,7 @@ import numba
 import numpy as np
 
 from ..dot_bias.native import FASTMATH, sigmoid
-from ..instructions import fetch, flush_denormals, restore
+from ..instructions import fetch, fetch_part, flush_denormals, restore
 from ..threads import in_threads, team
 from . import approximations
 
@@ -269,7 +269,10 @@ def catch_up_all(
 def _settle(table: Any, width: int, account: Any, owed: Any) -> None:
     before = flush_denormals()
     thread, threads = team()
-    for r in range(table.shape[0] * thread // threads, table.shape[0] * (thread + 1) // threads):
+    first, end = table.shape[0] * thread // threads, table.shape[0] * (thread + 1) // threads
+    for r in range(first, end):
+        if r + AHEAD < end and account[r + AHEAD, SLOT] == NEVER:
+            fetch_part(table, r + AHEAD, width * table.itemsize)
         if account[r, SLOT] == NEVER:
             for k in range(width):
                 table[r, k] *= owed
