@@ -34,7 +34,7 @@ else:
 
 def threads() -> int:
     """As many as torch's (`torch.set_num_threads`), where loops can be done in them."""
-    # A forked process has none of the threads that its parent had.
+    # A process forked after this was imported has none of the threads that its parent had.
     return torch.get_num_threads() if OPENMP and os.getpid() == PROCESS else 1
 
 
@@ -58,33 +58,45 @@ def _lent(context, builder, kind, value):
 
 @intrinsic
 def in_threads(typing, n, body, arguments):
-    """Call the compiled function body(*arguments) in n threads at once, or in fewer: see `team`. It must not raise."""
+    """Call the compiled function body(*arguments) in n threads at once, or in fewer: see `team`.
+
+    Raises:
+        MemoryError: it raised, in one of them; there is nothing else that it may raise.
+    """
     signature = body.get_call_type(typing, tuple(arguments), {})
     compiled = body.dispatcher.get_compile_result(signature)
 
     def generate(context, builder, _signature, values):
         context.active_code_library.add_linking_library(compiled.library)
-        if not OPENMP:
-            call(context, builder, values[2])
-            return context.get_dummy_value()
-        # GNU OpenMP calls a function of one argument, the address of all there is to know: here the tuple.
+        # GNU OpenMP calls a function of one argument, the address of all there is to know: the tuple, and a failure.
         pointer, number = cgutils.voidptr_t, cgutils.int32_t
+        place = cgutils.alloca_once(builder, ir.LiteralStructType([values[2].type, number]))
+        builder.store(values[2], cgutils.gep_inbounds(builder, place, 0, 0))
+        failed = cgutils.gep_inbounds(builder, place, 0, 1)
+        builder.store(number(0), failed)
+
         kind = ir.FunctionType(ir.VoidType(), [pointer])
         function = ir.Function(builder.module, kind, builder.module.get_unique_name("in_threads"))
         function.linkage = "internal"
-        place = cgutils.alloca_once_value(builder, values[2])
         inner = ir.IRBuilder(function.append_basic_block())
-        call(context, inner, inner.load(inner.bitcast(function.args[0], place.type)))
+        there = inner.bitcast(function.args[0], place.type)
+        packed = _lent(context, inner, arguments, inner.load(cgutils.gep_inbounds(inner, there, 0, 0)))
+        unpacked = cgutils.unpack_tuple(inner, packed, len(arguments))
+        status, _ = context.call_internal_no_propagate(inner, compiled.fndesc, signature, unpacked)
+        with inner.if_then(status.is_error, likely=False):
+            inner.store(number(1), cgutils.gep_inbounds(inner, there, 0, 1))
         inner.ret_void()
-        kind = ir.FunctionType(ir.VoidType(), [kind.as_pointer(), pointer, number, number])
-        parallel = cgutils.get_or_insert_function(builder.module, kind, "GOMP_parallel")
-        threads = builder.trunc(values[0], number)
-        builder.call(parallel, [function, builder.bitcast(place, pointer), threads, number(0)])
-        return context.get_dummy_value()
 
-    def call(context, builder, packed):
-        unpacked = cgutils.unpack_tuple(builder, _lent(context, builder, arguments, packed), len(arguments))
-        context.call_internal_no_propagate(builder, compiled.fndesc, signature, unpacked)
+        if OPENMP:
+            kind = ir.FunctionType(ir.VoidType(), [kind.as_pointer(), pointer, number, number])
+            parallel = cgutils.get_or_insert_function(builder.module, kind, "GOMP_parallel")
+            threads = builder.trunc(values[0], number)
+            builder.call(parallel, [function, builder.bitcast(place, pointer), threads, number(0)])
+        else:
+            builder.call(function, [builder.bitcast(place, pointer)])
+        with builder.if_then(builder.icmp_unsigned("!=", builder.load(failed), number(0)), likely=False):
+            context.call_conv.return_user_exc(builder, MemoryError, ("a thread of 1 or more had no memory",))
+        return context.get_dummy_value()
 
     return types.none(n, body, arguments), generate
 

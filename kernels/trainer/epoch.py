@@ -100,7 +100,8 @@ def _end(
 @compiled
 def _take_part(
     meeting: Any, tables: Any, accounts: Any, ids: Any, ratings: Any, order: Any, batch_size: int, plan: Any,
-    constants: Any, folds: Any, model: Any, slots: Any, weights: Any, slopes: Any, losses: Any,
+    constants: Any, folds: Any, own_folds: Any, model: Any, user_room: Any, item_room: Any, slots: Any, weights: Any,
+    slopes: Any, losses: Any,
 ) -> None:  # fmt: skip
     """The first thread that comes goes through all batches, alone until another one comes."""
     thread, first = come(meeting)
@@ -109,14 +110,14 @@ def _take_part(
     before = flush_denormals()
     alone = thread == 0
     if thread == 1:
-        folds = folds.copy()  # both add every step to their own
+        own_folds[:] = folds  # both add every step to their own
+        folds = own_folds
     user_table, item_table = tables
     user_account, item_account = accounts
     users, items = ids
     mode, replay_before, window = plan[1], plan[2], plan[3]
     steps, exact = constants[0], constants[1]
     n, width, batches = order.shape[0], model[0] + 1, losses.shape[1]
-    user_room, item_room = _room(slopes.shape[0], user_table, width), _room(slopes.shape[0], item_table, width)
     n_users, n_items = 0, 0
     since = ticks()
 
@@ -229,8 +230,11 @@ def epoch(
         slopes: as well.
         losses: float64[2, steps]; their sum gets the mean squared error of each batch before its step.
     """
+    size, width = slopes.shape[0], model[0] + 1
+    # Here, where a lack of memory is an error before anybody waits for anybody.
+    user_room, item_room = _room(size, tables[0], width), _room(size, tables[1], width)
     in_threads(
         threads, _take_part,
-        (meeting, tables, accounts, ids, ratings, order, batch_size, plan, constants, folds, model, slots, weights,
-         slopes, losses),
+        (meeting, tables, accounts, ids, ratings, order, batch_size, plan, constants, folds, folds.copy(), model,
+         user_room, item_room, slots, weights, slopes, losses),
     )  # fmt: skip
