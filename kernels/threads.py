@@ -95,7 +95,7 @@ def in_threads(typing, n, body, arguments):
         else:
             builder.call(function, [builder.bitcast(place, pointer)])
         with builder.if_then(builder.icmp_unsigned("!=", builder.load(failed), number(0)), likely=False):
-            context.call_conv.return_user_exc(builder, MemoryError, ("a thread of 1 or more had no memory",))
+            context.call_conv.return_user_exc(builder, MemoryError, ("no memory for the work of a thread",))
         return context.get_dummy_value()
 
     return types.none(n, body, arguments), generate
