@@ -7,11 +7,12 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from .native import compiled, inlined
 
 LINE = 64  # bytes of a cache line
 
@@ -38,7 +39,7 @@ def _prefetch(_context, address):  # noqa: ARG001 - Numba reads the names
     return types.none(types.intp), generate
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def fetch_part(array: Any, row: Any, size: Any) -> None:
     """Begin to bring the first `size` bytes of array[row] into the caches; the array is contiguous."""
     at = array.ctypes.data + row * array.strides[0]
@@ -46,7 +47,7 @@ def fetch_part(array: Any, row: Any, size: Any) -> None:
         _prefetch(at + line)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@inlined
 def fetch(array: Any, row: Any) -> None:
     """Begin to bring array[row] into the caches."""
     fetch_part(array, row, array.strides[0])
@@ -132,7 +133,7 @@ def _set_control(_context, value):  # noqa: ARG001
     return types.none(types.intp), generate
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def flush_denormals() -> int:
     """From here on denormal numbers count as zero in this thread: running means that die away are far slower with them.
 
@@ -143,7 +144,7 @@ def flush_denormals() -> int:
     return before
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def restore(before: Any) -> None:
     """Let denormal numbers count as they did before `flush_denormals`."""
     _set_control(before)

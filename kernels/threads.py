@@ -20,6 +20,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .native import compiled
+
 SHARE = 1 << 22  # bytes a thread must have before a second one pays
 PROCESS = os.getpid()
 OPENMP = all(map(llvmlite.binding.address_of_symbol, ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")))
@@ -64,10 +66,10 @@ def in_threads(typing, n, body, arguments):
         MemoryError: it raised, in one of them; there is nothing else that it may raise.
     """
     signature = body.get_call_type(typing, tuple(arguments), {})
-    compiled = body.dispatcher.get_compile_result(signature)
+    ready = body.dispatcher.get_compile_result(signature)
 
     def generate(context, builder, _signature, values):
-        context.active_code_library.add_linking_library(compiled.library)
+        context.active_code_library.add_linking_library(ready.library)
         # GNU OpenMP calls a function of one argument, the address of all there is to know: the tuple, and a failure.
         pointer, number = cgutils.voidptr_t, cgutils.int32_t
         place = cgutils.alloca_once(builder, ir.LiteralStructType([values[2].type, number]))
@@ -82,7 +84,7 @@ def in_threads(typing, n, body, arguments):
         there = inner.bitcast(function.args[0], place.type)
         packed = _lent(context, inner, arguments, inner.load(cgutils.gep_inbounds(inner, there, 0, 0)))
         unpacked = cgutils.unpack_tuple(inner, packed, len(arguments))
-        status, _ = context.call_internal_no_propagate(inner, compiled.fndesc, signature, unpacked)
+        status, _ = context.call_internal_no_propagate(inner, ready.fndesc, signature, unpacked)
         with inner.if_then(status.is_error, likely=False):
             inner.store(number(1), cgutils.gep_inbounds(inner, there, 0, 1))
         inner.ret_void()
@@ -101,7 +103,7 @@ def in_threads(typing, n, body, arguments):
     return types.none(n, body, arguments), generate
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def team() -> tuple[int, int]:
     """The number of this thread among those of `in_threads`, and how many they are."""
     return _number(), _threads()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from bench.peers.declared import RUNNERS, Peer
 from lesson.data import CollabData
@@ -77,7 +78,11 @@ class Runner:
         """The points of a fit, trained one by one as they are asked for."""
         answer = self._ask(seed=seed, epochs=epochs)
         while "done" not in answer:
-            yield Point(epochs=answer["epochs"], seconds=answer["seconds"], rmse=self._rmse())
+            try:
+                point = Point(epochs=answer["epochs"], seconds=answer["seconds"], rmse=self._rmse())
+            except (KeyError, ValidationError):
+                raise PeerError(f"it answered {answer}, which is no epoch with seconds above 0") from None
+            yield point
             answer = self._ask()
 
     def stop(self) -> None:

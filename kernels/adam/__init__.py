@@ -6,6 +6,7 @@ Named constants: `FASTAI` and `TORCH`; they differ.
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ def adam_step_(
 
     Raises:
         BackendError: the named backend cannot run on these tensors.
-        ValueError: shapes that differ, a tensor that is not contiguous, or `step` below 1.
+        ValueError: shapes that differ, a tensor that is not contiguous, or a number that makes no sense.
     """
     for name, tensor in {"grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}.items():
         if tensor.shape != param.shape or tensor.device != param.device:
@@ -73,8 +74,12 @@ def adam_step_(
     for name, tensor in {"param": param, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}.items():
         if not tensor.is_contiguous():
             raise ValueError(f"{name} is not contiguous, and is changed in place: make it so first")
-    if step < 1:
-        raise ValueError(f"{step=}: the first step is 1")
+    if not isinstance(step, int) or step < 1:
+        raise ValueError(f"{step=}: it must be an integer, and the first step is 1")
+    for name, value, end in (("lr", lr, math.inf), ("beta1", beta1, 1), ("beta2", beta2, 1), ("eps", eps, math.inf),
+                             ("weight_decay", weight_decay, math.inf)):  # fmt: skip
+        if not 0 <= value < end:
+            raise ValueError(f"{name}={value}: it must lie in [0, {end})")
     chosen = backends.choose(backend, param.device, param.dtype)
     arguments = (param, grad, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, weight_decay, step, decoupled, chosen)
     if torch.compiler.is_compiling() or type(grad) is not Tensor:

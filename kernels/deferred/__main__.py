@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from . import quadrature
+from .. import quadrature, steps
 
 PAIRS = [(0.9, 0.9), (0.9, 0.95), (0.9, 0.99), (0.9, 0.999), (0.95, 0.99), (0.95, 0.999), (0.95, 0.9999), (0.9, 0.9999)]
 
@@ -31,12 +31,12 @@ def worst_error(beta1: float, beta2: float, start: int, points: int) -> float:
     weight = beta1**gap / (1 - beta1 ** (start + gap)) * kappa
     root = np.logspace(-4, 6, 60)[:, None]  # over eps
     sums = np.cumsum(weight / (root + kappa), axis=1)
-    folds = np.zeros((quadrature.ROWS, len(gap) + 1))
-    folds[: quadrature.CENTER] = 1
+    folds = np.empty((quadrature.ROWS, len(gap) + 1))
+    quadrature.clear(folds)
     work, worst = quadrature.new_work(), 0.0
     for t in range(1, len(gap) + 1):
-        step = start + t
-        quadrature.add_step(folds, t, 0, points, beta1, beta2, 1.0, 1 / (1 - beta1**step), 1 - beta2**step)
+        c = steps.constants("adam", lr=1.0, beta1=beta1, beta2=beta2, step=start + t)
+        quadrature.add_step(folds, t, 0, points, np.array(c))
         quadrature.gauss(folds, 0, points, work)
         folded = (work[2, :points] / (root + work[0, :points])).sum(1)
         worst = max(worst, float(np.abs((folded - sums[:, t - 1]) * root[:, 0]).max()))

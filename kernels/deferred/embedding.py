@@ -2,87 +2,163 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from functools import cache, wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from .table import Table
 
-# What tells of a tensor without reading its numbers. Anything else flushes.
-PROPERTIES = (
-    "grad", "_grad", "requires_grad", "is_leaf", "grad_fn", "retains_grad", "shape", "ndim", "dtype", "device",
-    "layout", "is_sparse", "is_sparse_csr", "is_quantized", "is_nested", "is_meta", "is_cpu", "is_cuda", "is_mps",
-    "is_xpu", "is_mkldnn", "itemsize", "nbytes", "_version", "_backward_hooks", "_post_accumulate_grad_hooks",
-)  # fmt: skip
-METADATA: set[Callable[..., Any]] = {
-    *(getattr(Tensor, name).__get__ for name in PROPERTIES),
-    *(getattr(Tensor, name).__set__ for name in ("grad", "requires_grad")),
-    Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.stride, Tensor.storage_offset, Tensor.is_contiguous,
-    Tensor.is_floating_point, Tensor.is_complex, Tensor.element_size, Tensor.requires_grad_, Tensor.register_hook,
-    Tensor.register_post_accumulate_grad_hook, Tensor.__len__, torch.is_floating_point, torch.is_complex, torch.numel,
+_disabled = cache(torch.compiler.disable)
+_GRAD: Any = Tensor.grad
+
+
+def eager(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep torch.compile out of a function, as `torch.compiler.disable`, which takes two seconds to load what compiles.
+
+    So it is asked when somebody else has loaded that.
+    """
+
+    @wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if "torch._dynamo" in sys.modules:
+            return _disabled(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    called._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return called
+
+
+# What clipping asks of a gradient. Of a sparse one it may be asked of its values alone: zeros add nothing, stay zeros.
+OF_VALUES: set[Callable[..., Any]] = {
+    torch.linalg.vector_norm, torch.linalg.norm, torch.norm, Tensor.norm, torch._foreach_norm,
+    torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_, torch._foreach_clamp_min_, torch._foreach_clamp_max_,
+    torch.mul, Tensor.mul, Tensor.mul_, torch._foreach_mul_, torch.isfinite, Tensor.isfinite, torch.isnan, Tensor.isnan,
 }  # fmt: skip
-NORMS = {torch.linalg.vector_norm, torch.linalg.norm, torch.norm, Tensor.norm}
 
 
 class RowGradient(Tensor):
-    """A coalesced sparse gradient of which torch can take the norm, as `clip_grad_norm_` does."""
+    """A coalesced sparse gradient, which torch can clip: see `OF_VALUES`."""
 
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            if func in NORMS:  # torch has none for sparse tensors on a CPU
-                args = (args[0].coalesce().values(), *args[1:])
+            if func in OF_VALUES:
+                first = args[0]
+                values = [_values(grad) for grad in first] if isinstance(first, list | tuple) else _values(first)
+                found = func(values, *args[1:], **(kwargs or {}))
+                return first if found is values else found
             return func(*args, **(kwargs or {}))
 
 
+def _values(grad: Tensor) -> Tensor:
+    return grad._values() if grad.is_sparse else grad
+
+
 class DeferredParameter(nn.Parameter):
-    """A table [rows, width] that is flushed before anything but `DeferredEmbedding` reads it."""
+    """A table [rows, width] that is flushed before anything but an embedding's lookup reads it."""
 
     table: Table | None = None
 
     @classmethod
-    def __torch_function__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func not in METADATA:
-            for leaf in tree_leaves((args, kwargs)):
-                if isinstance(leaf, DeferredParameter) and leaf.table is not None:
-                    leaf.table.flush()
-        with torch._C.DisableTorchFunctionSubclass():
+        if func is torch.ops.aten.embedding.default:
+            weight, ids = args[:2]
+            if weight.table is not None:
+                weight.table.catch_up(ids)
+        else:
+            _flush_all(args, kwargs)
+        with torch._C._DisableTorchDispatch():
             return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        # Compiled code reads memory without an operation that the dispatcher sees. But the compiler looks here.
+        if torch.compiler.is_compiling():
+            _flush_all(args, kwargs)
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    def flush(self) -> None:
+        """Bring every row up to date."""
+        if self.table is not None:
+            self.table.flush()
+
+    def drop_table(self) -> None:
+        """Bring every row up to date; the optimizer's next step finds out anew how its state stands."""
+        self.flush()
+        self.table = None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """As any tensor's; a sparse one has each row once."""
+        with torch._C.DisableTorchFunctionSubclass():
+            grad = _GRAD.__get__(self)
+            if grad is not None and grad.is_sparse and not (type(grad) is RowGradient and grad.is_coalesced()):
+                grad = Tensor._make_subclass(RowGradient, grad.coalesce())
+                _GRAD.__set__(self, grad)
+            return grad
+
+    @grad.setter
+    def grad(self, grad: Tensor | None) -> None:
+        with torch._C.DisableTorchFunctionSubclass():
+            _GRAD.__set__(self, grad)
+
+    @grad.deleter
+    def grad(self) -> None:
+        _GRAD.__delete__(self)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return DeferredParameter, (self.detach(), self.requires_grad)
 
-    def lookup(self, ids: Tensor, padding_idx: int | None) -> Tensor:
-        """The rows `ids`, up to date; their gradient is sparse."""
-        if self.table is not None:
-            self.table.catch_up(ids)
-        with torch._C.DisableTorchFunctionSubclass():
-            if self.requires_grad and not self._post_accumulate_grad_hooks:
-                self.register_post_accumulate_grad_hook(_sum_duplicates)
-            return functional.embedding(ids, self, padding_idx, sparse=True)
+    # What follows gives out memory, without an operation that `__torch_dispatch__` would see.
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """As any tensor's."""
+        return self.detach().requires_grad_(self.requires_grad).numpy(force=force)
+
+    def tolist(self) -> list[Any]:
+        """As any tensor's."""
+        return self.detach().tolist()
+
+    def data_ptr(self) -> int:
+        """As any tensor's."""
+        self.flush()
+        return super().data_ptr()
+
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """As any tensor's."""
+        self.flush()
+        return super().untyped_storage()
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.detach().__dlpack__(*args, **kwargs)
 
 
-def _sum_duplicates(param: Tensor) -> None:
-    with torch._C.DisableTorchFunctionSubclass():
-        if param.grad is not None and param.grad.is_sparse:
-            param.grad = Tensor._make_subclass(RowGradient, param.grad.coalesce())
+@eager
+def _flush_all(*arguments: Any) -> None:
+    for leaf in tree_leaves(arguments):
+        if isinstance(leaf, DeferredParameter):
+            leaf.flush()
 
 
 class DeferredEmbedding(nn.Embedding):
     """nn.Embedding for the deferred optimizers: its forward first makes the rows it reads up to date.
 
-    The gradient of `weight` is sparse, so that torch's dense optimizers refuse it; `torch.nn.utils.clip_grad_norm_`
-    takes it. Whatever else reads `weight` (`state_dict`, tied weights, `weight.norm()`) makes all of it up to date
-    first, and a gradient that arrives that way is dense: right, at dense cost. Only memory that was taken out before
+    The gradient of `weight` is sparse, so that torch's dense optimizers refuse it; torch's functions that clip take it.
+    Whatever else reads `weight` (`state_dict`, tied weights, `weight.norm()`) makes all of it up to date first, and a
+    gradient that arrives that way is dense: right, at dense cost. Only memory that was taken out before
     (`weight.detach()`, `.data`, `.numpy()`) cannot be watched: it shows rows as they stand, up to date or not.
 
     Args:
@@ -93,6 +169,8 @@ class DeferredEmbedding(nn.Embedding):
             nothing either, and torch's own assertion on the device ends the process.
         dtype: float32 or float64.
     """
+
+    _looks_up = True  # and nothing else, in `super().forward`
 
     def __init__(
         self,
@@ -116,25 +194,67 @@ class DeferredEmbedding(nn.Embedding):
         embedding.weight.requires_grad_(not freeze)
         return embedding
 
-    @torch.compiler.disable
+    @eager
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Rows [*input.shape, embedding_dim] of ids int32 or int64 of any shape."""
-        if isinstance(self.weight, DeferredParameter):
-            return self.weight.lookup(input, self.padding_idx)
-        return super().forward(input)  # torch.func.functional_call has put another tensor in its place
+        weight: Any = self.weight
+        # Not so where it may be torch.func.functional_call's other tensor, where ids may be vmap's, and where a
+        # subclass' forward may read it otherwise.
+        plain = type(weight) is DeferredParameter and not torch._C._are_functorch_transforms_active()
+        if not plain or not self._looks_up:
+            return super().forward(input)
+        # What `DeferredParameter.__torch_dispatch__` does, without the way there.
+        if weight.table is not None:
+            weight.table.catch_up(input)
+        with torch._C.DisableTorchFunctionSubclass(), torch._C._DisableTorchDispatch():
+            return super().forward(input)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        if not isinstance(self.weight, DeferredParameter):  # load_state_dict(…, assign=True)
+            self.weight = DeferredParameter(self.weight.data, self.weight.requires_grad)
 
 
 def attach(embedding: nn.Embedding) -> None:
     """Make an embedding a `DeferredEmbedding` where it is, its parameter the same: in a model that others built.
 
+    A subclass keeps what it does besides; where its forward reads the table by another way than
+    `torch.nn.functional.embedding`, that is right, at dense cost.
+
     Raises:
-        ValueError: an embedding that changes rows, or gradients, as it reads them; or a subclass.
+        ValueError: an embedding that changes rows, or gradients, as it reads them; or no nn.Embedding.
     """
-    if type(embedding) is not nn.Embedding or type(embedding.weight) is not nn.Parameter:
-        raise ValueError(f"{type(embedding).__name__} of {type(embedding.weight).__name__}: nn.Embedding is needed")
+    if not isinstance(embedding, nn.Embedding) or isinstance(embedding, DeferredEmbedding):
+        raise ValueError(f"{type(embedding).__name__}: an nn.Embedding is needed, which is not deferred yet")
+    if type(embedding.weight) is not nn.Parameter:
+        raise ValueError(
+            f"its weight is a {type(embedding.weight).__name__}, not a plain nn.Parameter: keep it as it is"
+        )
     if embedding.max_norm is not None or embedding.scale_grad_by_freq:
         raise ValueError("max_norm and scale_grad_by_freq cannot be deferred: leave them out, or keep nn.Embedding")
+    weight = embedding.weight
+    grad, weight.grad = weight.grad, None
     # The parameter stays the object that it is, so that tied weights and optimizers still hold it.
-    embedding.weight.__class__ = DeferredParameter
-    embedding.__class__ = DeferredEmbedding
+    torch.utils.swap_tensors(weight, DeferredParameter(weight.data, weight.requires_grad))
+    weight.grad = grad
+    embedding.__class__ = _deferred(type(embedding))  # type: ignore[arg-type]
     embedding.sparse = True
+
+
+@cache
+def _deferred(of: type[nn.Embedding]) -> type[nn.Embedding]:
+    """A class of embeddings as one of deferred ones, of the same name; pickles know it by the class it is made of."""
+    if of is nn.Embedding:
+        return DeferredEmbedding
+
+    def reduce(self: nn.Module, _protocol: Any) -> tuple[Any, ...]:
+        return _new, (of,), self.__dict__
+
+    looks_up = of.forward is nn.Embedding.forward
+    members = {"__reduce_ex__": reduce, "__module__": of.__module__, "_looks_up": looks_up}
+    return type(of.__name__, (DeferredEmbedding, of), members)
+
+
+def _new(of: type[nn.Embedding]) -> nn.Module:
+    deferred = _deferred(of)  # type: ignore[arg-type]
+    return deferred.__new__(deferred)

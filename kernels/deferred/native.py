@@ -2,96 +2,72 @@
 
 `planes` are three arrays [rows, width] of one dtype: weights w, running means m, mean squares v; where a kind of step
 has no m or v, w stands in for it and is not touched. `last[r]` is the step up to which row r has been brought, counted
-from the last flush; `touched[r]` says whether it ever had a gradient. Steps, kinds and constants are those of the fused
-trainer, see `..trainer.native`; rows and offsets are int64, so that tables may have more than 2³¹ numbers.
+from the last flush; `touched[r]` says whether it ever had a gradient. `account` is int64[4]: the steps DONE before the
+last flush; those PENDING since, which are on record; the OLDEST start that is live (see `..quadrature.add_step`); and
+whether ALL rows are touched. A `record` has the constants of step t in row t, in the planes' dtype and in float64; the
+powers of BETA2; and the folds. Steps and constants are those of `..steps`; rows and offsets are int64, so that tables
+may have more than 2³¹ numbers.
+
+What Python calls here happens as a whole or, where memory or an id is lacking, not at all: an exception such as Ctrl-C
+comes before or after it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from ..instructions import flush_denormals, restore
+from ..native import compiled, rounded, rounded_inlined
+from ..quadrature import FACTORS, KEPT, MEANS, add_step, fold, folded, new_work
+from ..steps import BETA1, EPS, KEEP, L2, RATE, REST1
 from ..threads import in_threads, team
-from ..trainer.native import (
-    ADAM,
-    BETA1,
-    BETA2,
-    EPS,
-    KEEP,
-    L2,
-    MOMENTUM,
-    RATE,
-    REST1,
-    REST2,
-    RMSPROP,
-    SCALE,
-    SGD,
-    compiled,
-    rounded,
-)  # fmt: skip
-from .quadrature import FACTORS, KEPT, MEANS, fold, new_work
 
-__all__ = [
-    "ADAM", "BETA1", "BETA2", "DENSE", "EARLY", "EPS", "FOLD", "KEEP", "L2", "MOMENTUM", "RATE", "REPLAY", "REST1",
-    "REST2", "RMSPROP", "SCALE", "SGD", "catch_up", "catch_up_all", "step_rows",
-]  # fmt: skip
+DONE, PENDING, OLDEST, ALL = range(4)
 
 # How missed steps are made up for: DENSE runs them all; REPLAY too, but rows without a gradient ever only decay, to
 # the same bits; EARLY replays, but folds the decay of such rows; FOLD folds all.
 DENSE, REPLAY, EARLY, FOLD = range(4)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
+@rounded_inlined
 def _step_row(planes: Any, r: Any, grads: Any, q: Any, kind: Any, c: Any) -> None:
+    """A step of row r, with gradient grads[q] or none; see `..steps`."""
     w, m, v = planes
     keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
-    if kind == ADAM:
-        for k in range(w.shape[1]):
-            x = w[r, k]
-            g = l2 * x if grads is None else grads[q, k] + l2 * x
-            mean = beta1 * m[r, k] + rest1 * g
-            square = beta2 * v[r, k] + rest2 * (g * g)
-            m[r, k] = mean
-            v[r, k] = square
-            w[r, k] = x * keep - rate * mean / (np.sqrt(square) * scale + eps)
-    elif kind == RMSPROP:
-        for k in range(w.shape[1]):
-            x = w[r, k]
-            g = l2 * x if grads is None else grads[q, k] + l2 * x
+    for k in range(w.shape[1]):
+        x = w[r, k]
+        g = l2 * x if grads is None else grads[q, k] + l2 * x
+        moved = g
+        if kind.mean is not None:
+            moved = beta1 * m[r, k] + rest1 * g
+            m[r, k] = moved
+        if kind.square is not None:
             square = beta2 * v[r, k] + rest2 * (g * g)
             v[r, k] = square
-            w[r, k] = x * keep - rate * g / (np.sqrt(square) * scale + eps)
-    elif kind == MOMENTUM:
-        for k in range(w.shape[1]):
-            x = w[r, k]
-            g = l2 * x if grads is None else grads[q, k] + l2 * x
-            mean = beta1 * m[r, k] + rest1 * g
-            m[r, k] = mean
-            w[r, k] = x * keep - rate * mean
-    else:
-        for k in range(w.shape[1]):
-            x = w[r, k]
-            g = l2 * x if grads is None else grads[q, k] + l2 * x
-            w[r, k] = x * keep - rate * g
+            moved = moved / (np.sqrt(square) * scale + eps)
+        w[r, k] = x * keep - rate * moved
 
 
 @rounded
-def step_rows(planes: Any, rows: Any, grads: Any, last: Any, touched: Any, t: int, kind: int, c: Any) -> None:
+def _step_rows(planes: Any, rows: Any, grads: Any, last: Any, touched: Any, t: int, kind: Any, c: Any) -> None:
     """Step t of the distinct `rows`, which are at step t − 1, with gradients [rows, width]."""
-    before = flush_denormals()
     for q in range(rows.shape[0]):
         r = rows[q]
         _step_row(planes, r, grads, q, kind, c)
         last[r] = t
         touched[r] = 1
-    restore(before)
 
 
 @rounded
-def _replay_row(planes: Any, r: int, after: int, until: int, kind: int, steps: Any) -> None:
+def _step_table(planes: Any, grads: Any, kind: Any, c: Any) -> None:
+    for r in range(grads.shape[0]):
+        _step_row(planes, r, grads, r, kind, c)
+
+
+@rounded
+def _replay_row(planes: Any, r: int, after: int, until: int, kind: Any, steps: Any) -> None:
     for t in range(after + 1, until + 1):
         _step_row(planes, r, None, 0, kind, steps[t])
 
@@ -123,8 +99,8 @@ def _linear_maps(first: int, t: int, steps: Any, like: Any) -> Any:
 
 
 @compiled
-def _apply_map(w: Any, m: Any, r: int, kind: int, a: Any, b: Any, c: Any, d: Any) -> None:
-    if kind == MOMENTUM:
+def _apply_map(w: Any, m: Any, r: int, kind: Any, a: Any, b: Any, c: Any, d: Any) -> None:
+    if kind.mean is not None:
         for k in range(w.shape[1]):
             x, mean = w[r, k], m[r, k]
             w[r, k] = a * x + b * mean
@@ -141,15 +117,12 @@ def _apply_fold(w: Any, m: Any, v: Any, r: int, f: Any, points: int) -> None:
     if points > 2:
         a, b, c, d = f[7], f[8], f[9], f[10]
         for k in range(w.shape[1]):
-            square = v[r, k]
-            root = np.sqrt(square)
-            w[r, k] = w[r, k] * keep - m[r, k] * (a * root + b) / (square + c * root + d)
+            w[r, k] = w[r, k] * keep - folded(m[r, k], v[r, k], a, b, c, d)
         keep = type(keep)(1)
     a, b, c, d = f[3], f[4], f[5], f[6]
     for k in range(w.shape[1]):
         mean, square = m[r, k], v[r, k]
-        root = np.sqrt(square)
-        w[r, k] = w[r, k] * keep - mean * (a * root + b) / (square + c * root + d)
+        w[r, k] = w[r, k] * keep - folded(mean, square, a, b, c, d)
         m[r, k] = mean * beta1
         v[r, k] = square * beta2
 
@@ -158,40 +131,40 @@ def _apply_fold(w: Any, m: Any, v: Any, r: int, f: Any, points: int) -> None:
 def _new_work(plan: Any, first: int, t: int, exact: Any, like: Any) -> Any:
     """For starts z ≥ first, in row z − first: the maps of SGD; the factors that fold, and whether they are known."""
     starts = t - first + 1
-    maps = _linear_maps(first if plan[0] <= MOMENTUM else t, t, exact, like)
+    maps = _linear_maps(first if plan[0].square is None else t, t, exact, like)
     return maps, np.empty((starts, FACTORS), like.dtype), np.zeros(starts, np.uint8), new_work()
 
 
 @compiled
 def _catch_up(
-    planes: Any, rows: Any, n: int, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any,
-    first: int, work: Any,
-) -> None:  # fmt: skip
+    planes: Any, rows: Any, last: Any, touched: Any, t: int, oldest: int, plan: Any, record: Any, first: int, work: Any
+) -> None:
     w, m, v = planes
     kind, mode, points = plan
-    steps, exact, squares = constants
-    maps, folded, known, scratch = work
-    for q in range(n):
+    steps, exact, squares, folds = record
+    maps, factors, known, scratch = work
+    for q in range(rows.shape[0]):
         r = rows[q]
         z = last[r]
         if z >= t:  # up to date, or a second time in `rows`
             continue
         last[r] = t
         p = z - first
-        if mode == FOLD and kind <= MOMENTUM:
+        if mode == FOLD and kind.square is None:
             _apply_map(w, m, r, kind, maps[p, 0], maps[p, 1], maps[p, 2], maps[p, 3])
         elif mode == DENSE or (mode != FOLD and touched[r]):
             _replay_row(planes, r, z, t, kind, steps)
         elif mode == REPLAY:
             _decay_row(w, r, z, t, steps)
         else:
-            f = folded[p]
+            f = factors[p]
             if known[p] == 0:
                 known[p] = 1
-                f[0], f[1], f[2] = folds[KEPT, t] / folds[KEPT, z], folds[MEANS, z], squares[t - z]
-                if mode == FOLD and kind == ADAM:
+                f[0], f[2] = folds[KEPT, t] / folds[KEPT, z], squares[t - z]
+                f[1] = folds[MEANS, z] if z >= oldest else 0
+                if mode == FOLD and kind.mean is not None:
                     fold(folds, z, t, points, exact[t, EPS], scratch, f)
-            if touched[r] and kind == ADAM:
+            if touched[r] and kind.mean is not None:
                 _apply_fold(w, m, v, r, f, points)
             else:
                 keep, beta2 = f[0], f[2]
@@ -204,46 +177,97 @@ def _catch_up(
 
 
 @compiled
-def catch_up(planes: Any, rows: Any, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any) -> None:
-    """Bring `rows` to the state after step t; they may repeat. With a row outside the table, nothing happens.
-
-    Args:
-        planes: w, m, v.
-        rows: int64[n].
-        last: int32[table's rows].
-        touched: uint8[table's rows].
-        t: steps since the last flush.
-        plan: the kind of step; DENSE, REPLAY, EARLY or FOLD; Gauss points.
-        constants: of step t in row t, in the planes' dtype and in float64; powers of BETA2.
-        folds: see `quadrature.add_step`.
-    """
-    n = rows.shape[0]
-    first = t
-    for q in range(n):
-        if rows[q] < 0 or rows[q] >= last.shape[0]:
-            return
+def _bring(planes: Any, rows: Any, last: Any, touched: Any, account: Any, plan: Any, record: Any) -> None:
+    """Bring `rows` up to date; with a row outside the table, nothing happens."""
+    t = first = account[PENDING]
+    for q in range(rows.shape[0]):
         first = min(first, last[rows[q]])
     if first == t:
         return
+    work = _new_work(plan, first, t, record[1], planes[0])
     before = flush_denormals()
-    work = _new_work(plan, first, t, constants[1], planes[0])
-    _catch_up(planes, rows, n, last, touched, t, plan, constants, folds, first, work)
+    _catch_up(planes, rows, last, touched, t, account[OLDEST], plan, record, first, work)
     restore(before)
 
 
 @compiled
-def _catch_up_share(planes: Any, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any) -> None:
-    before = flush_denormals()
+def _inside(rows: Any, n: int) -> bool:
+    for q in range(rows.shape[0]):  # noqa: SIM110 - Numba has no all()
+        if rows[q] < 0 or rows[q] >= n:
+            return False
+    return True
+
+
+@compiled
+def catch_up(planes: Any, rows: Any, last: Any, touched: Any, account: Any, plan: Any, record: Any) -> None:
+    """Bring `rows` int64[n] up to date; they may repeat. With a row outside the table, nothing happens.
+
+    `plan` says of the steps on record their kind; how they are made up for, DENSE … FOLD; and of how many Gauss points.
+    """
+    if _inside(rows, last.shape[0]):
+        _bring(planes, rows, last, touched, account, plan, record)
+
+
+@compiled
+def _catch_up_share(planes: Any, last: Any, touched: Any, t: int, oldest: int, plan: Any, record: Any) -> None:
     thread, threads = team()
     rows = np.arange(last.shape[0] * thread // threads, last.shape[0] * (thread + 1) // threads)
-    work = _new_work(plan, 0, t, constants[1], planes[0])
-    _catch_up(planes, rows, rows.shape[0], last, touched, t, plan, constants, folds, 0, work)
+    work = _new_work(plan, 0, t, record[1], planes[0])
+    before = flush_denormals()
+    _catch_up(planes, rows, last, touched, t, oldest, plan, record, 0, work)
     restore(before)
 
 
 @compiled
-def catch_up_all(
-    planes: Any, last: Any, touched: Any, t: int, plan: Any, constants: Any, folds: Any, threads: int
+def flush(planes: Any, last: Any, touched: Any, account: Any, plan: Any, record: Any, threads: int) -> None:
+    """Bring every row up to date, and let steps count from here."""
+    t = account[PENDING]
+    if t == 0:
+        return
+    in_threads(threads, _catch_up_share, (planes, last, touched, t, account[OLDEST], plan, record))
+    last[:] = 0
+    account[DONE] += t
+    account[PENDING] = 0
+    account[OLDEST] = 0
+
+
+@compiled
+def step(
+    planes: Any, rows: Any, grads: Any, last: Any, touched: Any, account: Any, plan: Any, record: Any, c: Any
 ) -> None:
-    """Bring every row to the state after step t; see `catch_up`."""
-    in_threads(threads, _catch_up_share, (planes, last, touched, t, plan, constants, folds))
+    """The next step, of constants c: of the distinct `rows` int64[n], with gradients [n, width]; the others miss it.
+
+    Raises:
+        IndexError: a row outside the table.
+    """
+    if not _inside(rows, last.shape[0]):
+        raise IndexError("a gradient has rows outside its table")
+    # They have missed none, unless a step came between forward and backward.
+    _bring(planes, rows, last, touched, account, plan, record)
+    steps, exact, _, folds = record
+    kind, mode, points = plan
+    t = account[PENDING] + 1
+    oldest = t
+    if mode >= EARLY:
+        oldest = add_step(folds, t, account[OLDEST], points if mode == FOLD else 0, c)
+    for i in range(c.shape[0]):
+        exact[t, i] = c[i]
+        steps[t, i] = c[i]
+    if c[L2] != 0 and account[ALL] == 0:  # a gradient of every row
+        touched[:] = 1
+        account[ALL] = 1
+    before = flush_denormals()
+    _step_rows(planes, rows, grads, last, touched, t, kind, steps[t])
+    restore(before)
+    account[PENDING], account[OLDEST] = t, oldest
+
+
+@compiled
+def step_all(planes: Any, grads: Any, touched: Any, account: Any, kind: Any, c: Any) -> None:
+    """A step of every row, none of which has missed one; gradients [rows, width], constants in the planes' dtype."""
+    before = flush_denormals()
+    touched[:] = 1
+    _step_table(planes, grads, kind, c)
+    restore(before)
+    account[DONE] += 1
+    account[ALL] = 1

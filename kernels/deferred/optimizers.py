@@ -2,20 +2,62 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from . import native
-from .embedding import DeferredParameter
+from ..steps import ADAM, KINDS, MOMENTUM, RMSPROP, SGD, Kind, Optimizer, constants
+from .embedding import DeferredParameter, eager
 from .table import Mode, Table
 
-NOT_DEFERRED = ("amsgrad", "maximize", "nesterov", "dampening", "centered")
+NOT_DEFERRED = ("amsgrad", "maximize", "nesterov", "dampening", "centered", "capturable", "differentiable")
+# torch's names of the running mean and mean square.
+PLANES: dict[Kind, tuple[str | None, str | None]] = {
+    SGD: (None, None),
+    MOMENTUM: ("momentum_buffer", None),
+    RMSPROP: (None, "square_avg"),
+    ADAM: ("exp_avg", "exp_avg_sq"),
+}
+
+
+class TableState(dict[str, Any]):
+    """A table's state in an optimizer. Who reads or changes it finds it up to date, and the next step takes it anew."""
+
+    def __init__(self, state: dict[str, Any], param: DeferredParameter) -> None:
+        super().__init__(state)
+        self._param = param
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self.items()),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return copy.deepcopy(dict(self.items()), memo)
+
+
+def _watched(name: str) -> Callable[..., Any]:
+    method = getattr(dict, name)
+
+    @wraps(method)
+    def watched(self: TableState, *args: Any, **kwargs: Any) -> Any:
+        self._param.drop_table()
+        return method(self, *args, **kwargs)
+
+    return watched
+
+
+for _name in (
+    "__getitem__", "__iter__", "__setitem__", "__delitem__", "__ior__", "__or__",
+    "clear", "copy", "get", "items", "pop", "popitem", "setdefault", "update", "values",
+):  # fmt: skip
+    setattr(TableState, _name, _watched(_name))
 
 
 class _Deferred(torch.optim.Optimizer):
@@ -27,80 +69,81 @@ class _Deferred(torch.optim.Optimizer):
         self._mode, self._backend = mode, backend
         super().__init__(*args, **kwargs)
 
-    def _rule(self, group: dict[str, Any], step: int) -> tuple[int, np.ndarray]:
-        """The kind of step and its constants, see `native`."""
-        raise NotImplementedError
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_mode": self._mode, "_backend": self._backend}
 
-    @staticmethod
-    def _plane_names(kind: int) -> tuple[str | None, str | None]:
-        return {
-            native.SGD: (None, None),
-            native.MOMENTUM: ("momentum_buffer", None),
-            native.RMSPROP: (None, "square_avg"),
-            native.ADAM: ("exp_avg", "exp_avg_sq"),
-        }[kind]
+    def _rule(self, group: dict[str, Any], step: int) -> tuple[Optimizer, dict[str, Any]]:
+        """The kind of step, and what its constants are made of, see `kernels.steps.constants`."""
+        raise NotImplementedError
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; a group may have its own `mode` and `backend`."""
-        mode = param_group.setdefault("mode", self._mode)
+        param_group.setdefault("mode", self._mode)
         param_group.setdefault("backend", self._backend)
-        if mode not in get_args(Mode):
-            raise ValueError(f"{mode=}: there are {', '.join(get_args(Mode))}")
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         if any(isinstance(param, DeferredParameter) for param in group["params"]):
-            wrong = [name for name in NOT_DEFERRED if group.get(name)]
-            if "alpha" in group and group.get("momentum"):
-                wrong.append("momentum")
-            if wrong or not group.get("eps", 1) > 0:
+            try:
+                _check(group)
+            except ValueError:
                 self.param_groups.pop()
-                what = ", ".join(wrong) or f"eps={group['eps']}"
-                raise ValueError(f"steps with {what} cannot be deferred: leave that out, or use nn.Embedding")
+                raise
 
     def flush(self) -> None:
         """Bring every row of every deferred table up to date."""
-        for group in self.param_groups:
-            for param in group["params"]:
-                if isinstance(param, DeferredParameter) and param.table is not None:
-                    param.table.flush()
+        for param in self._tables():
+            param.flush()
 
+    def _tables(self) -> list[DeferredParameter]:
+        return [p for group in self.param_groups for p in group["params"] if isinstance(p, DeferredParameter)]
+
+    @eager
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; `closure`, if given, computes gradients and returns the loss, which is returned."""
+        """One step; `closure`, if given, computes gradients and returns the loss, which is returned.
+
+        An exception in mid-step, such as Ctrl-C, leaves each table before the step or after it.
+
+        Raises:
+            ValueError: settings that cannot be deferred, in a group with deferred tables; or a sparse gradient of a
+                parameter that is none. Nothing has moved then.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        tables: list[tuple[DeferredParameter, Any]] = []
-        try:
-            with torch.no_grad():
-                with torch._C.DisableTorchFunctionSubclass():
-                    for group in self.param_groups:
-                        for param in group["params"]:
-                            if isinstance(param, DeferredParameter) and param.grad is not None:
-                                self._step_table(param, group)
-                                tables.append((param, param.grad))
-                                param.grad = None  # so that torch passes it over
-                type(self)._dense_step(self)
-        finally:
-            for param, grad in tables:
-                param.grad = grad
+        due = [(group, param, grad) for group in self.param_groups for param, grad in _tables_due(group)]
+        with torch.no_grad():
+            with torch._C.DisableTorchFunctionSubclass():
+                for group, param, grad in due:
+                    self._step_table(param, group, grad)
+            type(self)._dense_step(self)
         return loss
 
-    def _step_table(self, param: DeferredParameter, group: dict[str, Any]) -> None:
-        state = self.state[param]
-        kind, _ = self._rule(group, 1)
+    def _init_group(self, group: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        # torch's own step asks here which parameters it is to move.
+        dense = [param for param in group["params"] if not isinstance(param, DeferredParameter)]
+        return super()._init_group({**group, "params": dense}, *args, **kwargs)  # type: ignore[misc]
+
+    def _step_table(self, param: DeferredParameter, group: dict[str, Any], grad: Tensor) -> None:
+        kind = KINDS[self._rule(group, 1)[0]]
         table = param.table
-        if table is None or not table.belongs_to(param, state, kind):
-            if table is not None:
-                table.flush()
-            if kind in (native.RMSPROP, native.ADAM):
-                state.setdefault("step", torch.zeros(()))
-            table = param.table = Table(param, state, kind, self._plane_names(kind), group["backend"])
-        step = table.done + table.pending + 1
-        table.step(group["mode"], self._rule(group, step)[1], param.grad)  # type: ignore[arg-type]
-        if "step" in state:
-            state["step"].fill_(step)
+        if table is None or not table.belongs_to(self.state[param], param, kind):
+            table = self._new_table(param, group, kind)
+        optimizer, settings = self._rule(group, table.steps + 1)
+        table.step(group["mode"], np.array(constants(optimizer, **settings)), grad)
         torch.autograd.graph.increment_version(param)
+
+    def _new_table(self, param: DeferredParameter, group: dict[str, Any], kind: Kind) -> Table:
+        param.drop_table()
+        state = dict(self.state[param])
+        if kind in (RMSPROP, ADAM):
+            state["step"] = torch.tensor(
+                float(state.get("step", 0.0))
+            )  # SparseAdam's is an int, a fused one's on a GPU
+        table = Table(param, kind, PLANES[kind], state, group["backend"])
+        self.state[param] = table.state = TableState(state, param)
+        param.table = table
+        return table
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with every row up to date; run on after it or load it elsewhere: the bits are the same."""
@@ -108,28 +151,81 @@ class _Deferred(torch.optim.Optimizer):
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, whose state it takes too."""
-        ways = [(group["mode"], group["backend"]) for group in self.param_groups]
+        """As torch's, whose checkpoints it takes too, those of SparseAdam among them.
+
+        Raises:
+            ValueError: a checkpoint of another kind of optimizer, or with settings that cannot be deferred. Nothing has
+                changed then.
+        """
+        groups = []
+        for own, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
+            # What runs here is no part of a checkpoint; and SparseAdam's lacks some settings.
+            group = {**own, **saved, "backend": own["backend"]}
+            for param, number in zip(own["params"], saved["params"], strict=False):
+                if isinstance(param, DeferredParameter):
+                    _check({**group, "params": own["params"]})
+                    _check_state(state_dict["state"].get(number, {}), PLANES[KINDS[self._rule(group, 1)[0]]])
+            groups.append(group)
         self._drop_tables()
-        super().load_state_dict(state_dict)
-        for group, (mode, backend) in zip(self.param_groups, ways, strict=True):
-            group.setdefault("mode", mode)
-            group["backend"] = backend  # what runs here is no part of a checkpoint
+        # Where there are more or fewer groups than here, torch says so.
+        super().load_state_dict(state_dict | {"param_groups": groups + state_dict["param_groups"][len(groups) :]})
 
     def _drop_tables(self) -> None:
         # The record of steps begins anew with the next one, here as in an optimizer that has loaded the state.
-        self.flush()
-        for group in self.param_groups:
-            for param in group["params"]:
-                if isinstance(param, DeferredParameter):
-                    param.table = None
+        for param in self._tables():
+            param.drop_table()
+            if param in self.state:
+                self.state[param] = dict(self.state[param])
 
 
-def _constants(
-    *, keep: float = 1.0, l2: float = 0.0, beta1: float = 0.0, rest1: float = 1.0, beta2: float = 1.0,
-    scale: float = 1.0, eps: float = 0.0, rate: float,
-) -> np.ndarray:  # fmt: skip
-    return np.array([keep, l2, beta1, rest1, beta2, 1 - beta2, scale, eps, rate])
+def _tables_due(group: dict[str, Any]) -> list[tuple[DeferredParameter, Tensor]]:
+    """The deferred tables of a group that have a gradient, and theirs.
+
+    Raises:
+        ValueError: settings that cannot be deferred; or a sparse gradient of a parameter that is not.
+    """
+    due = []
+    for param in group["params"]:
+        grad = param.grad
+        if grad is None:
+            continue
+        if isinstance(param, DeferredParameter):
+            due.append((param, grad))
+        elif grad.is_sparse:
+            raise ValueError(
+                f"a parameter {list(param.shape)} has a sparse gradient and is not deferred: make it a "
+                "DeferredEmbedding's, call attach(embedding), or leave out sparse=True"
+            )
+    if due:
+        _check(group)
+    return due
+
+
+def _check(group: dict[str, Any]) -> None:
+    """A schedule, a checkpoint or a program may have changed the group's settings since it was added."""
+    if group["mode"] not in get_args(Mode):
+        raise ValueError(f"mode={group['mode']!r}: there are {', '.join(get_args(Mode))}")
+    wrong = [name for name in NOT_DEFERRED if group.get(name)]
+    if "alpha" in group and group["momentum"]:
+        wrong.append("momentum")
+    tiny = max(torch.finfo(param.dtype).tiny for param in group["params"] if isinstance(param, DeferredParameter))
+    if not group.get("eps", 1) >= tiny:  # a denormal number counts as zero
+        wrong.append(f"eps={group['eps']}")
+    if wrong:
+        raise ValueError(f"steps with {', '.join(wrong)} cannot be deferred: leave that out, or use nn.Embedding")
+    numbers = [(name, group[name], math.inf) for name in ("lr", "weight_decay", "momentum", "alpha") if name in group]
+    for name, value, end in numbers + [("betas", beta, 1) for beta in group.get("betas", ())]:
+        if not 0 <= value < end:
+            raise ValueError(f"{name}: {float(value)} does not lie in [0, {end})")
+
+
+def _check_state(state: dict[str, Any], planes: tuple[str | None, str | None]) -> None:
+    needed = {*filter(None, planes)} - {"momentum_buffer"}  # a first step makes that one
+    if state and not (needed <= state.keys() <= {"step", "momentum_buffer", *needed}):
+        raise ValueError(
+            f"the checkpoint has {', '.join(state)} of a deferred table, which needs "
+            f"{', '.join(filter(None, planes)) or 'nothing'}: it is another optimizer's"
+        )
 
 
 class DeferredAdam(_Deferred, torch.optim.Adam):
@@ -169,20 +265,17 @@ class DeferredAdam(_Deferred, torch.optim.Adam):
     ) -> None:
         super().__init__(mode, backend, params, lr, betas, eps, weight_decay)
 
-    def _rule(self, group: dict[str, Any], step: int) -> tuple[int, np.ndarray]:
-        lr, (beta1, beta2), decay = float(group["lr"]), map(float, group["betas"]), group["weight_decay"]
-        decoupled = group["decoupled_weight_decay"]
-        return native.ADAM, _constants(
-            keep=1 - lr * decay if decoupled else 1.0,
-            l2=0.0 if decoupled else decay,
-            beta1=beta1,
-            rest1=1 - beta1,
-            beta2=beta2,
-            # The bias correction uses the current β1, as torch does when a schedule moves it.
-            scale=1 / math.sqrt(1 - beta2**step),
-            eps=group["eps"],
-            rate=lr / (1 - beta1**step),
-        )
+    def _rule(self, group: dict[str, Any], step: int) -> tuple[Optimizer, dict[str, Any]]:
+        beta1, beta2 = map(float, group["betas"])
+        return "adam", {
+            "lr": float(group["lr"]),
+            "step": step,
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": group["eps"],
+            "weight_decay": float(group["weight_decay"]),
+            "decay": "decoupled" if group["decoupled_weight_decay"] else "l2",
+        }
 
 
 class DeferredAdamW(DeferredAdam, torch.optim.AdamW):
@@ -248,9 +341,13 @@ class DeferredSGD(_Deferred, torch.optim.SGD):
     ) -> None:
         super().__init__(mode, backend, params, lr, momentum, weight_decay=weight_decay)
 
-    def _rule(self, group: dict[str, Any], step: int) -> tuple[int, np.ndarray]:  # noqa: ARG002
-        kind = native.MOMENTUM if group["momentum"] else native.SGD
-        return kind, _constants(l2=group["weight_decay"], beta1=group["momentum"], rate=float(group["lr"]))
+    def _rule(self, group: dict[str, Any], step: int) -> tuple[Optimizer, dict[str, Any]]:  # noqa: ARG002
+        return "momentum" if group["momentum"] else "sgd", {
+            "lr": float(group["lr"]),
+            "beta1": float(group["momentum"]),
+            "weight_decay": float(group["weight_decay"]),
+            "decay": "l2",
+        }
 
 
 class DeferredRMSprop(_Deferred, torch.optim.RMSprop):
@@ -287,7 +384,11 @@ class DeferredRMSprop(_Deferred, torch.optim.RMSprop):
     ) -> None:
         super().__init__(mode, backend, params, lr, alpha, eps, weight_decay)
 
-    def _rule(self, group: dict[str, Any], step: int) -> tuple[int, np.ndarray]:  # noqa: ARG002
-        return native.RMSPROP, _constants(
-            l2=group["weight_decay"], beta2=group["alpha"], eps=group["eps"], rate=float(group["lr"])
-        )
+    def _rule(self, group: dict[str, Any], step: int) -> tuple[Optimizer, dict[str, Any]]:  # noqa: ARG002
+        return "rmsprop", {
+            "lr": float(group["lr"]),
+            "beta2": float(group["alpha"]),
+            "eps": group["eps"],
+            "weight_decay": float(group["weight_decay"]),
+            "decay": "l2",
+        }

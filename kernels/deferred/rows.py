@@ -1,7 +1,8 @@
-"""What a table does to its rows: by Numba on a CPU, by Triton on a GPU.
+"""The rows of a table and the steps that they miss: by Numba's loops on a CPU, by Triton on a GPU.
 
 Both keep, where the rows are, `last` (the step up to which a row has been brought, counted from the last flush) and the
-steps on record. Theirs are three operations: rows are caught up, all are, and rows are stepped.
+steps on record: `done` steps were over at the last flush, `pending` ones have come since. Theirs are three operations:
+rows are caught up, all are, and rows are stepped. An exception comes before or after each of them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import quadrature, steps
 from ..threads import shares
-from . import native, quadrature
+from . import native
 
 FLUSHED = 1 << 24  # rows that one launch flushes
 
@@ -31,7 +33,9 @@ class NativeRows:
     most_points = quadrature.MOST_POINTS
     folds_l2 = True  # SGD's
 
-    def __init__(self, kind: int, weight: Tensor, mean: Tensor | None, square: Tensor | None, capacity: int) -> None:
+    def __init__(
+        self, kind: steps.Kind, weight: Tensor, mean: Tensor | None, square: Tensor | None, done: int, capacity: int
+    ) -> None:
         w = weight.numpy()
         self.kind = kind
         self.planes = (w, *(w if plane is None else plane.numpy() for plane in (mean, square)))
@@ -40,136 +44,165 @@ class NativeRows:
         for plane in self.planes[1:]:
             if plane is not w:
                 self.touched |= (plane != 0).any(1)
-        self.exact = np.zeros((capacity + 1, 9))
-        self.steps = np.zeros((capacity + 1, 9), w.dtype)
-        self.folds = np.zeros((quadrature.ROWS, capacity + 1))
-        self.squares = np.ones(capacity + 1)
+        self.account = np.array([done, 0, 0, 0])
+        folds = np.empty((quadrature.ROWS, capacity + 1))
+        self.record = (np.zeros((capacity + 1, 9), w.dtype), np.zeros((capacity + 1, 9)), np.ones(capacity + 1), folds)
+
+    @property
+    def done(self) -> int:
+        """Steps before the last flush."""
+        return int(self.account[native.DONE])
+
+    @property
+    def pending(self) -> int:
+        """Steps since."""
+        return int(self.account[native.PENDING])
+
+    @property
+    def kept(self) -> float:
+        """The product of the decays of the pending steps, where they are folded."""
+        return float(self.record[3][quadrature.KEPT, self.pending])
 
     def begin(self, way: Way, beta2: float) -> None:
         """A new record, whose steps are made up for in this way."""
-        self.way = way
-        self.folds[: quadrature.CENTER] = 1
-        self.folds[quadrature.CENTER :] = 0
-        self.folds[quadrature.MOMENTS] = 1e-200  # a measure of nothing at all, as rates of zero make it, has no mean
-        self.squares[:] = beta2 ** np.arange(len(self.squares)) if way.mode == native.FOLD else 1
+        self.plan = (self.kind, *way)
+        *_, squares, folds = self.record
+        quadrature.clear(folds)
+        squares[:] = beta2 ** np.arange(len(squares)) if way.mode == native.FOLD else 1
 
-    def record(self, t: int, c: np.ndarray) -> None:
-        """Step t's constants float64[9], see `native`."""
-        self.exact[t] = self.steps[t] = c
-
-    def fold(self, t: int, first: int, c: np.ndarray) -> None:
-        """Let the starts first … t − 1 know step t."""
-        if self.kind in (native.SGD, native.MOMENTUM):
-            return  # folded from the constants themselves, as maps
-        quadrature.add_step(
-            self.folds, t, first, self.way.points, c[native.BETA1], c[native.BETA2], c[native.KEEP], c[native.RATE],
-            1 / c[native.SCALE] ** 2,
-        )  # fmt: skip
-
-    def kept(self, t: int) -> float:
-        """The product of the decays of steps 1 … t."""
-        return float(self.folds[quadrature.KEPT, t])
-
-    def catch_up(self, ids: Tensor, t: int) -> None:
-        """Bring the rows `ids` (int, any shape; may repeat) to the state after step t."""
+    def catch_up(self, ids: Tensor) -> None:
+        """Bring the rows `ids` (int, any shape; may repeat) up to date."""
         rows = ids.reshape(-1).to("cpu", torch.int64).contiguous().numpy()
-        native.catch_up(self.planes, rows, self.last, self.touched, t, *self._plan())
+        native.catch_up(self.planes, rows, self.last, self.touched, self.account, self.plan, self.record)
 
-    def catch_up_all(self, t: int) -> None:
-        """Bring every row to the state after step t, and count from there."""
-        native.catch_up_all(self.planes, self.last, self.touched, t, *self._plan(), shares(self.planes[0]))
-        self.last[:] = 0
+    def catch_up_all(self) -> None:
+        """Bring every row up to date, and count steps from here."""
+        threads = shares(self.planes[0])
+        native.flush(self.planes, self.last, self.touched, self.account, self.plan, self.record, threads)
 
-    def step(self, rows: Tensor, grads: Tensor, t: int) -> None:
-        """Step t of the distinct `rows` int64[n] with gradients [n, width], after the steps that they missed."""
-        if t > 1:  # they missed none, unless a step came between forward and backward
-            self.catch_up(rows, t - 1)
-        self._step(rows.numpy(), grads, t, self.steps[t])
+    def step(self, rows: Tensor, grads: Tensor, c: np.ndarray) -> None:
+        """The next step, of constants c, see `kernels.steps`: of the distinct `rows` int64[n], gradients [n, width]."""
+        native.step(
+            self.planes, rows.numpy(), grads.numpy(), self.last, self.touched, self.account, self.plan, self.record, c
+        )
 
     def step_all(self, grads: Tensor, c: np.ndarray) -> None:
         """A step of every row, none of which has missed one, with gradients [rows, width]."""
-        self._step(np.arange(len(self.last)), grads, 0, c.astype(self.steps.dtype))
-
-    def _step(self, rows: np.ndarray, grads: Tensor, t: int, c: np.ndarray) -> None:
-        native.step_rows(self.planes, rows, grads.numpy(), self.last, self.touched, t, self.kind, c)
-
-    def _plan(self) -> tuple[Any, ...]:
-        return (self.kind, *self.way), (self.steps, self.exact, self.squares), self.folds
+        c = c.astype(self.planes[0].dtype)
+        native.step_all(self.planes, grads.numpy(), self.touched, self.account, self.kind, c)
 
 
 class TritonRows:
     """On a GPU, or on a CPU in Triton's interpreter: missed steps are folded by two points, or replayed.
 
-    Rows without a gradient ever are replayed like others, and so are steps of SGD's with L2.
+    Rows without a gradient ever are replayed like others, and so are steps of SGD's with L2. Here `last` counts from
+    the optimizer's first step, so that a flush need not change it.
+
+    A step takes several launches, between which an exception may come. Its first one leaves its number in `stamp`, on
+    the device, which the next operation reads only if there was an exception: it ends what was begun.
     """
 
     most_points = 2
     folds_l2 = False
 
-    def __init__(self, kind: int, weight: Tensor, mean: Tensor | None, square: Tensor | None, capacity: int) -> None:
+    def __init__(
+        self, kind: steps.Kind, weight: Tensor, mean: Tensor | None, square: Tensor | None, done: int, capacity: int
+    ) -> None:
         from ..optimizers import triton_deferred  # Triton is not there on every platform
 
-        self.kernels = triton_deferred
-        self.name: Any = {
-            native.SGD: "sgd",
-            native.MOMENTUM: "momentum",
-            native.RMSPROP: "rmsprop",
-            native.ADAM: "adam",
-        }[kind]
+        self.kernels, self.kind = triton_deferred, kind
+        self.name = next(name for name, number in steps.KINDS.items() if number == kind)
         self.planes: dict[str, Any] = {"weight": weight, "exp_avg": mean, "exp_avg_sq": square}
-        self.last = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
+        self.last = torch.full((len(weight),), done, dtype=torch.int32, device=weight.device)
         self.steps = torch.zeros(capacity + 1, 9, dtype=weight.dtype, device=weight.device)
-        self.moments: Tensor | None = None
-        self.products = np.ones(capacity + 1)
+        self.moments = triton_deferred.new_moments(capacity, 1.0, weight.device)
+        self.stamp = torch.zeros((), dtype=torch.int64, device=weight.device)
+        self.fades, self.products = np.zeros(capacity + 1), np.ones(capacity + 1)
+        self.counts = (done, 0)  # together, as they change at once
+        self.oldest = 0  # live start, see `quadrature.add_step`
+        self.begun: np.ndarray | None = None  # constants of a step whose launches may not be over
+        self.way = Way(native.REPLAY, 0)
         self.eps = 0.0
+        self.stream: torch.cuda.Stream | None = None
+
+    @property
+    def done(self) -> int:
+        """As `NativeRows`."""
+        return self.counts[0]
+
+    @property
+    def pending(self) -> int:
+        """As `NativeRows`."""
+        self._end_step()
+        return self.counts[1]
+
+    @property
+    def kept(self) -> float:
+        """As `NativeRows`."""
+        return float(self.products[self.pending])
 
     def begin(self, way: Way, beta2: float) -> None:
         """As `NativeRows`."""
-        self.moments = None
+        self.way, self.oldest = way, 0
         if way.mode == native.FOLD:
-            self.moments = self.kernels.new_moments(len(self.products) - 1, beta2, self.steps.device)
+            self.kernels.clear_moments_(self.moments, beta2)
 
-    def record(self, t: int, c: np.ndarray) -> None:
+    def catch_up(self, ids: Tensor) -> None:
+        """As `NativeRows`; ids outside the table are passed over."""
+        self._run(ids.unique(), self.pending)
+
+    def catch_up_all(self) -> None:
         """As `NativeRows`."""
+        done, pending = self.done, self.pending
+        for first in range(0, len(self.last), FLUSHED):
+            self._run(torch.arange(first, min(first + FLUSHED, len(self.last)), device=self.last.device), pending)
+        self.counts = (done + pending, 0)
+
+    def step(self, rows: Tensor, grads: Tensor, c: np.ndarray) -> None:
+        """As `NativeRows`."""
+        t = self.pending + 1
         # Nine numbers out of pageable memory: they are taken over at once, and nothing waits for the GPU.
         self.steps[t].copy_(torch.from_numpy(c).to(self.steps.dtype), non_blocking=True)
-        self.eps = float(c[native.EPS])
-
-    def fold(self, t: int, first: int, c: np.ndarray) -> None:
-        """As `NativeRows`."""
-        self.products[t] = self.products[t - 1] * c[native.KEEP]
-        if self.moments is not None:
-            from ..optimizers.triton_kernels import Constants
-
-            self.kernels.add_step_(self.moments, Constants(*c.tolist()), t, first)
-
-    def kept(self, t: int) -> float:
-        """As `NativeRows`."""
-        return float(self.products[t])
-
-    def catch_up(self, ids: Tensor, t: int) -> None:
-        """As `NativeRows`; ids outside the table are passed over."""
-        self._run(ids.unique(), t)
-
-    def catch_up_all(self, t: int) -> None:
-        """As `NativeRows`."""
-        for first in range(0, len(self.last), FLUSHED):
-            self._run(torch.arange(first, min(first + FLUSHED, len(self.last)), device=self.last.device), t)
-        self.last.zero_()
-
-    def step(self, rows: Tensor, grads: Tensor, t: int) -> None:
-        """As `NativeRows`."""
+        self.begun, self.eps = c, float(c[steps.EPS])
         self._run(rows, t, grads)
+        self._add_step(c)
 
     def step_all(self, grads: Tensor, c: np.ndarray) -> None:
         """As `NativeRows`."""
         self.begin(Way(native.DENSE, 0), 1.0)
-        self.record(1, c)
-        self._run(torch.arange(len(self.last), device=self.last.device), 1, grads)
-        self.last.zero_()
+        self.step(torch.arange(len(self.last), device=self.last.device), grads, c)
+        self.counts = (self.done + self.pending, 0)
+
+    def _end_step(self) -> None:
+        if self.begun is not None:
+            if int(self.stamp) == sum(self.counts) + 1:  # this waits for the device
+                self._add_step(self.begun)
+            self.begun = None
+
+    def _add_step(self, c: np.ndarray) -> None:
+        """Put the step that rows have taken on record: once, however often it is tried."""
+        done, t = self.done, self.counts[1] + 1
+        self.products[t] = self.products[t - 1] * c[steps.KEEP]
+        if self.way.mode == native.FOLD:
+            live = {steps.ADAM: self.oldest, steps.MOMENTUM: 0}.get(self.kind, t)
+            self.kernels.add_step_(self.moments, steps.Constants(*c.tolist()), t, live)
+            if self.kind == steps.ADAM:
+                self.oldest = quadrature.fade(self.fades, t, self.oldest, self.most_points, c)
+        self.counts = (done, t)
+        self.begun = None
 
     def _run(self, rows: Tensor, t: int, grads: Tensor | None = None) -> None:
+        if self.last.is_cuda:
+            self._come_after()
         self.kernels.step_rows_(
-            self.name, rows, self.last, **self.planes, steps=self.steps, t=t, grads=grads, moments=self.moments,
-            eps=self.eps,
+            self.name, rows, self.last, **self.planes, steps=self.steps, t=t, done=self.done, grads=grads,
+            moments=self.moments if self.way.mode == native.FOLD else None, oldest=self.oldest, eps=self.eps,
+            stamp=self.stamp,
         )  # fmt: skip
+
+    def _come_after(self) -> None:
+        """What another stream does to the rows comes first."""
+        stream = torch.cuda.current_stream(self.last.device)
+        if self.stream is not None and self.stream != stream:
+            stream.wait_stream(self.stream)
+        self.stream = stream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any, Literal
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ..quadrature import FEWEST_POINTS, Folding, foldable_eps, folding
+from ..steps import ADAM, BETA1, BETA2, EPS, KEEP, L2, MOMENTUM, SGD, Kind
 from . import native
-from .quadrature import FEWEST_POINTS, folding
 from .rows import NativeRows, TritonRows, Way
 
 Mode = Literal["virtual", "replay", "dense"]
@@ -23,17 +25,28 @@ SMALLEST_KEEP = 1e-100  # the product of decays on record; below it, ratios of p
 class Table:
     """A parameter [rows, width] whose rows are brought up to date when they are read.
 
-    Steps are counted from the last flush: `done` steps were over then, `pending` have come since. All steps on record
-    are made up for in the same way (`native.DENSE` … `FOLD`); a step that needs another way begins a new record.
+    Steps are counted from the last flush. All steps on record are made up for in the same way (`native.DENSE` …
+    `FOLD`); a step that needs another way begins a new record. A lock keeps threads that read rows apart.
+
+    Args:
+        param: the parameter.
+        kind: of the steps, see `kernels.steps`.
+        planes: names of the state's running mean and mean square, None where this kind has none.
+        state: the optimizer's of this parameter, with "step" on the CPU if its kind has one; gets the planes it lacks.
+        backend: "native" or "triton"; None chooses by device.
+
+    Raises:
+        BackendError: the backend cannot run here.
+        ValueError: a parameter or state that cannot be stepped.
     """
 
     def __init__(
-        self, param: Tensor, state: dict[str, Any], kind: int, planes: tuple[str | None, str | None],
+        self, param: Tensor, kind: Kind, planes: tuple[str | None, str | None], state: dict[str, Any],
         backend: str | None,
     ) -> None:  # fmt: skip
-        with torch._C.DisableTorchFunctionSubclass():
+        with torch._C._DisableTorchDispatch():
             self.weight = param.detach()
-        self.state, self.kind = state, kind
+        self.kind, self.state, self.address = kind, state, self.weight.data_ptr()
         if not self.weight.is_contiguous() or self.weight.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"deferred steps need a contiguous float32 or float64 table, not {self.weight.dtype} with strides "
@@ -54,98 +67,103 @@ class Table:
                     f"{self.weight.dtype}{list(self.weight.shape)}: build a new optimizer after changing a parameter"
                 )
             state[name] = state[name].contiguous()
-        self.address = self.weight.data_ptr()
-        rows: type[NativeRows | TritonRows] = NativeRows if chosen == "native" else TritonRows
         mean, square = (None if name is None else state[name] for name in planes)
-        self.rows = rows(kind, self.weight, mean, square, CAPACITY)
-        self.done = int(state["step"]) if "step" in state else 0
-        self.pending = 0
-        self.way: Way | None = None
-        self.constants: np.ndarray | None = None  # of the latest step on record
+        # NumPy's view, for a table may be flushed while torch.compile lets torch's operations run on no memory at all.
+        self.steps_taken = state["step"].numpy() if "step" in state else None
+        done = 0 if self.steps_taken is None else int(self.steps_taken)
+        rows: type[NativeRows | TritonRows] = NativeRows if chosen == "native" else TritonRows
+        self.rows = rows(kind, self.weight, mean, square, done, CAPACITY)
+        self.lock = threading.RLock()
+        self.way: Way | None = None  # of the steps on record
+        self.constants: np.ndarray | None = None  # of the latest one, or of one that was not taken
 
-    def belongs_to(self, param: Tensor, state: dict[str, Any], kind: int) -> bool:
-        """Whether this is still the table of that memory and that state."""
-        return self.state is state and self.kind == kind and self.address == param.data_ptr()
+    def belongs_to(self, state: dict[str, Any], param: Tensor, kind: Kind) -> bool:
+        """Whether this is still the table of that state, that memory and that kind of steps."""
+        return self.state is state and self.kind == kind and Tensor.data_ptr(param) == self.address
+
+    @property
+    def steps(self) -> int:
+        """Steps that the table has taken."""
+        return self.rows.done + self.rows.pending
+
+    @property
+    def pending(self) -> int:
+        """Those on record."""
+        return self.rows.pending
 
     def catch_up(self, ids: Tensor) -> None:
         """Bring the rows `ids` (int, any shape; may repeat) up to date."""
-        if self.pending:
-            self.rows.catch_up(ids.detach(), self.pending)
+        with self.lock:
+            if self.rows.pending:
+                self.rows.catch_up(ids.detach())
 
     def flush(self) -> None:
         """Bring every row up to date, and begin a new record."""
-        if self.pending:
-            self.rows.catch_up_all(self.pending)
-            self.done += self.pending
-            self.pending = 0
+        with self.lock:
+            if self.rows.pending:
+                self.rows.catch_up_all()
+            if self.steps_taken is not None:
+                self.steps_taken[...] = self.steps
 
-    def step(self, mode: Mode, constants: np.ndarray, grad: Tensor) -> None:
+    def step(self, mode: Mode, c: np.ndarray, grad: Tensor) -> None:
         """The next step: of the rows of a sparse gradient now, of the others when they are read.
 
         Args:
             mode: of the parameter's group.
-            constants: float64[9] of this step, see `native`.
-            grad: coalesced sparse, or dense, which is a step of every row.
+            c: constants float64[9] of this step, see `kernels.steps`.
+            grad: sparse, or dense, which is a step of every row.
         """
-        if not grad.is_sparse:
-            self.flush()
-            self.rows.step_all(grad.contiguous(), constants)
-            self.done += 1
-            return
-        grad = grad.coalesce()
-        first = self._record(mode, constants)
-        self.rows.step(grad.indices()[0].contiguous(), grad.values().contiguous(), self.pending)
-        if first is not None:
-            self.rows.fold(self.pending, first, constants)
-        if mode == "dense":
-            self.flush()
+        with self.lock:
+            if not grad.is_sparse:
+                self.flush()
+                self.rows.step_all(grad.contiguous(), c)
+                return
+            grad = grad if grad.is_coalesced() else grad.coalesce()
+            self._make_way(mode, c)
+            self.rows.step(grad.indices()[0].contiguous(), grad.values().contiguous(), c)
+            if mode == "dense":
+                self.flush()
 
-    def _record(self, mode: Mode, c: np.ndarray) -> int | None:
-        """Put a step on record; returns the first start that is to know it, None where nothing is folded."""
-        way, foldable = self._way(mode, c)
-        if self.pending and self._record_ends(way, c, foldable):
+    def _make_way(self, mode: Mode, c: np.ndarray) -> None:
+        """Begin a new record where there is none, or step c does not fit on it."""
+        way = self._way(mode, c)
+        if self.rows.pending and not self._fits(way, c):
             self.flush()
-            way, _ = self._way(mode, c)
-        t = self.pending = self.pending + 1
-        if t == 1:
+            way = self._way(mode, c)  # of a new record fewer points may do
+        if not self.rows.pending:
             self.way = way
-            self.rows.begin(way, float(c[native.BETA2]))
-        self.rows.record(t, c)
+            self.rows.begin(way, float(c[BETA2]))
         self.constants = c
-        if way.mode not in (native.EARLY, native.FOLD):
-            return None
-        if way.mode == native.EARLY or self.kind in (native.SGD, native.RMSPROP):
-            return t
-        return max(0, t - _window(c[native.BETA1], c[native.BETA2])) if self.kind == native.ADAM else 0
 
-    def _record_ends(self, way: Way, c: np.ndarray, foldable: float) -> bool:
-        if self.pending == CAPACITY or way != self.way:
-            return True
-        if way.mode not in (native.EARLY, native.FOLD) or self.kind in (native.SGD, native.MOMENTUM):
+    def _fits(self, way: Way, c: np.ndarray) -> bool:
+        if self.rows.pending == CAPACITY or way != self.way:
             return False
-        if self.rows.kept(self.pending) * c[native.KEEP] < SMALLEST_KEEP:
+        if way.mode not in (native.EARLY, native.FOLD) or self.kind in (SGD, MOMENTUM):
             return True
-        # Gaps on record began when folding them was not yet accurate under this β1; or with other constants.
-        changed = (c != self.constants)[[native.BETA2, native.EPS]].any()
-        return bool(way.mode == native.FOLD and (self.done < foldable or changed))
+        if self.rows.kept * c[KEEP] < SMALLEST_KEEP:
+            return False
+        if way.mode == native.EARLY:
+            return True
+        before = self.constants
+        assert before is not None
+        # Gaps on record must not have begun when folding them was not yet accurate under this β1.
+        return c[BETA2] == before[BETA2] and c[EPS] == before[EPS] and self.rows.done >= self._folding(c).start
 
-    def _way(self, mode: Mode, c: np.ndarray) -> tuple[Way, float]:
-        """How a step is made up for, and the number of steps after which gaps may begin that are folded."""
-        points, foldable = 0, 0.0
-        if self.kind == native.ADAM:  # a record keeps its number of points where fewer would do
-            fewest = self.way.points if self.pending and self.way and self.way.mode == native.FOLD else FEWEST_POINTS
-            beta1 = math.ceil(c[native.BETA1] * 1024) / 1024
-            points, foldable = folding(beta1, float(c[native.BETA2]), fewest, self.rows.most_points)
-        if mode == "virtual" and not c[native.L2] and 0 < c[native.KEEP] <= 1:
-            if self.done + self.pending >= foldable:
-                return Way(native.FOLD, points), foldable
-            return Way(native.EARLY, 0), foldable
-        if mode == "virtual" and self.kind in (native.SGD, native.MOMENTUM) and self.rows.folds_l2:
-            return Way(native.FOLD, 0), foldable
-        return Way(native.DENSE if mode == "dense" or c[native.L2] else native.REPLAY, 0), foldable
+    def _way(self, mode: Mode, c: np.ndarray) -> Way:
+        linear = self.kind in (SGD, MOMENTUM)
+        if mode == "virtual" and linear and self.rows.folds_l2:
+            return Way(native.FOLD, 0)
+        if mode == "virtual" and not c[L2] and 0 < c[KEEP] <= 1:
+            points, start = self._folding(c)
+            return Way(native.FOLD, points) if self.steps >= start else Way(native.EARLY, 0)
+        return Way(native.DENSE if mode == "dense" or c[L2] else native.REPLAY, 0)
 
-
-def _window(beta1: float, beta2: float) -> int:
-    """After so many steps without gradient a further one moves a weight by less than 2⁻³⁰ of the first."""
-    fade = beta1 / math.sqrt(beta2)
-    return CAPACITY if fade >= 1 else math.ceil(30 * math.log(2) / -math.log(max(fade, 1e-9)))
+    def _folding(self, c: np.ndarray) -> Folding:
+        """How many points this step asks for, and after how many steps a gap may begin that they fold."""
+        if self.kind != ADAM:
+            return Folding(0, 0)
+        if not foldable_eps(c[EPS], self.weight.dtype):
+            return Folding(0, math.inf)
+        # A record keeps its number of points where fewer would do.
+        points = self.way.points if self.rows.pending and self.way and self.way.mode == native.FOLD else FEWEST_POINTS
+        return folding(math.ceil(c[BETA1] * 1024) / 1024, float(c[BETA2]), points, self.rows.most_points)

@@ -62,7 +62,7 @@ def embedding_dot_bias(
     chosen = backends.choose(backend, user_weight.device, user_weight.dtype)
     return _forward_op(
         users, items, user_weight, item_weight, user_bias, item_bias,
-        list(y_range) if y_range else [], deterministic, chosen,
+        list(y_range) if y_range is not None else [], deterministic, chosen,
     )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def dot_bias_loss(
         raise ValueError("ratings ask for a gradient, and get none here: detach them, or use embedding_dot_bias")
     chosen = backends.choose(backend, user_weight.device, user_weight.dtype)
     tables = (user_weight, item_weight, user_bias, item_bias)
-    pair = list(y_range) if y_range else []
+    pair = list(y_range) if y_range is not None else []
     if torch.is_grad_enabled() and any(table.requires_grad for table in tables):
         return _loss_and_gradients_op(users, items, ratings, *tables, pair, deterministic, chosen)[0]
     return _loss_op(users, items, ratings, *tables, pair, chosen)
@@ -129,8 +129,7 @@ def _check(
     item_bias: Tensor,
     y_range: YRange,
 ) -> None:
-    if y_range is not None and not y_range[0] < y_range[1]:
-        raise ValueError(f"{y_range=}: the first number must be the smaller one")
+    reference.check_range(y_range)
     tables = {
         "user_weight": user_weight,
         "item_weight": item_weight,

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..native import compiled, inlined, rounded
 from .reference import YRange
 
-# reassoc lets the sum over factors use vector lanes; contract allows fused multiply-add. Not nnan: a NaN must show.
-FASTMATH = {"reassoc", "contract", "nsz"}
 
-
-@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+@compiled
 def score(user_row: Any, item_row: Any, user_bias: Any, item_bias: Any) -> Any:
     """u·i + biases, for one pair."""
     total = user_bias + item_bias
@@ -25,7 +22,7 @@ def score(user_row: Any, item_row: Any, user_bias: Any, item_bias: Any) -> Any:
     return total
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@rounded
 def sigmoid(x: Any) -> Any:
     """The sigmoid σ and its slope σ(x)·σ(−x), of x's type; no cancellation, no overflow."""
     one = type(x)(1)
@@ -35,7 +32,7 @@ def sigmoid(x: Any) -> Any:
     return (large if x >= 0 else small), large * small
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+@compiled
 def _forward(
     users: Any, items: Any, user_weight: Any, item_weight: Any, user_bias: Any, item_bias: Any, ranged: bool,
     low: Any, width: Any, out: Any,
@@ -46,14 +43,14 @@ def _forward(
         out[b] = sigmoid(x)[0] * width + low if ranged else x
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
+@inlined
 def _add(g: Any, user_row: Any, item_row: Any, d_user_row: Any, d_item_row: Any) -> None:
     for k in range(user_row.shape[0]):
         d_user_row[k] += g * item_row[k]
         d_item_row[k] += g * user_row[k]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+@compiled
 def _backward(
     grad: Any, users: Any, items: Any, user_weight: Any, item_weight: Any, user_bias: Any, item_bias: Any,
     ranged: bool, width: Any, d_user_weight: Any, d_item_weight: Any, d_user_bias: Any, d_item_bias: Any,
@@ -69,7 +66,7 @@ def _backward(
         d_item_bias[i] += g
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy", inline="always")
+@inlined
 def _error(x: Any, rating: Any, ranged: bool, low: Any, width: Any) -> Any:
     """The error of x, a score before the sigmoid, and the sigmoid's slope there."""
     slope = type(x)(1)
@@ -80,7 +77,7 @@ def _error(x: Any, rating: Any, ranged: bool, low: Any, width: Any) -> Any:
     return x - rating, slope
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+@compiled
 def _loss(
     users: Any, items: Any, ratings: Any, user_weight: Any, item_weight: Any, user_bias: Any, item_bias: Any,
     ranged: bool, low: Any, width: Any,
@@ -94,7 +91,7 @@ def _loss(
     return total / users.shape[0]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+@compiled
 def _loss_and_gradients(
     users: Any, items: Any, ratings: Any, user_weight: Any, item_weight: Any, user_bias: Any, item_bias: Any,
     ranged: bool, low: Any, width: Any, factor: Any,

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 YRange = tuple[float, float] | None
+
+
+def check_range(y_range: YRange) -> None:
+    """Raise ValueError where it is no range: two finite numbers, the smaller one first."""
+    if y_range is None:
+        return
+    if len(y_range) != 2 or not all(map(math.isfinite, y_range)) or not y_range[0] < y_range[1]:
+        raise ValueError(f"{y_range=}: two finite numbers are needed, the first number must be the smaller one")
 
 
 def forward(

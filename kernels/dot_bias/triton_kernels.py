@@ -258,7 +258,7 @@ def _add(
         tl.store(squares + tl.program_id(0).to(tl.int64), tl.sum(square, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_users", "n_items"])
 def _scale(
     user_weight, item_weight, user_bias, item_bias, factor, n_users, n_items, k: tl.constexpr, size: tl.constexpr
 ):

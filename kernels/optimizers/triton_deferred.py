@@ -3,8 +3,7 @@
 Dense optimizers move every row at every step, in work the size of the table. Here a launch takes the rows that a batch
 reads, each once. Steps they missed pass without gradient: they are replayed in registers from a table of the steps'
 constants, which gives the bits of the dense steps; or folded into one operation, by the two-point quadrature of
-`kernels.deferred.quadrature`. Weight decay inside the gradient (L2) cannot be folded, nor can Adam's first steps:
-`replay_before` says which rows are replayed all the same.
+`kernels.deferred.quadrature`. Weight decay inside the gradient (L2) cannot be folded.
 """
 
 # mypy: disallow-incomplete-defs=False
@@ -22,7 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_kernels import Constants, Optimizer, constants, divide, sqrt, update
+from ..steps import Constants, Optimizer, constants
+from .triton_kernels import divide, sqrt, update
 
 START_BLOCK = 256  # starts a program of `add_step_`
 
@@ -34,16 +34,22 @@ def step_table(steps: Sequence[Constants], like: Tensor) -> Tensor:
 
 
 def new_moments(steps: int, beta2: float, device: torch.device | str) -> Tensor:
-    """What folding knows of every start z = 0 … steps, before the first step: float64[9, steps + 1].
+    """What folding knows of every start z = 0 … steps, before the first step: float64[10, steps + 1].
 
     Rows: 0 the product of `keep` up to z; 1 of β1 since z; 2 of 1/√β2 since z; 3 … 6 the moments 0 … 3 of the measure
     {(x_j − x_first, W_j)} of the steps since z, with x = 1/(κ + 2), over the product of `keep` since z; 7 the powers of
-    β2; 8 x_first, that of the first step after z.
+    β2; 8 x_first, that of the first step after z; 9 the last step that z knows.
     """
-    moments = torch.zeros(9, steps + 1, dtype=torch.float64)
+    moments = torch.empty(10, steps + 1, dtype=torch.float64, device=device)
+    clear_moments_(moments, beta2)
+    return moments
+
+
+def clear_moments_(moments: Tensor, beta2: float) -> None:
+    """Begin a record: no start knows a step."""
+    moments.zero_()
     moments[:3] = 1
-    moments[7] = beta2 ** torch.arange(steps + 1, dtype=torch.float64)
-    return moments.to(device)
+    moments[7] = beta2 ** torch.arange(moments.shape[1], dtype=torch.float64, device=moments.device)
 
 
 # t changes at every step: to compile for 1 and for multiples of 16 apart would only cost.
@@ -59,6 +65,8 @@ def _add_step(
         tl.store(moments + t, kept)
     z = first.to(tl.int64) + program * block + tl.arange(0, block)
     live = z < t
+    live &= tl.load(moments + (9 * stride + z), mask=live, other=0) < t  # once, however often it is launched
+    tl.store(moments + (9 * stride + z), t.to(tl.float64), mask=live)
     means = tl.load(moments + (stride + z), mask=live, other=0) * tl.full((), beta1, tl.float64)
     ups = tl.load(moments + (2 * stride + z), mask=live, other=0) * tl.full((), up, tl.float64)
     tl.store(moments + (stride + z), means, mask=live)
@@ -67,7 +75,7 @@ def _add_step(
     # Not divided by the products of `keep` after z: so old starts go on shrinking without being visited.
     term = tl.full((), rate, tl.float64) / kept * tl.load(moments + z, mask=live, other=0) * means * kappa
     x = 1 / (kappa + 2)
-    tl.store(moments + (8 * stride + z), x, mask=z == t - 1)
+    tl.store(moments + (8 * stride + z), x, mask=live & (z == t - 1))
     x -= tl.where(z == t - 1, x, tl.load(moments + (8 * stride + z), mask=live, other=0))
     for power in tl.static_range(4):
         at = moments + ((3 + power) * stride + z)
@@ -93,12 +101,12 @@ def add_step_(moments: Tensor, step: Constants, t: int, first: int) -> None:
 
 
 @triton.jit
-def _fold(w, m, v, z, t, moments, stride, eps, folds, optimizer: tl.constexpr, arithmetic: tl.constexpr):
+def _fold(w, m, v, z, t, moments, stride, oldest, eps, folds, optimizer: tl.constexpr, arithmetic: tl.constexpr):
     """The steps after z up to t, without gradient, as one; where `folds`. See `kernels.deferred.quadrature`."""
     # Doubles up to here, one number a row; the row's own arithmetic then is as the steps'.
     keep = tl.load(moments + t) / tl.load(moments + z, mask=folds, other=1)
     shrink_w = keep.to(arithmetic)[:, None]
-    shrink_m = tl.load(moments + (stride + z), mask=folds, other=1).to(arithmetic)[:, None]
+    shrink_m = tl.load(moments + (stride + z), mask=folds & (z >= oldest), other=0).to(arithmetic)[:, None]
     shrink_v = tl.load(moments + (7 * stride + (t - z)), mask=folds, other=1).to(arithmetic)[:, None]
     new_w = w * shrink_w
     if (optimizer == "momentum") | (optimizer == "adam"):
@@ -121,7 +129,8 @@ def _fold(w, m, v, z, t, moments, stride, eps, folds, optimizer: tl.constexpr, a
             c = (low + high).to(arithmetic)[:, None]
             d = (low * high).to(arithmetic)[:, None]
             root = sqrt(v)
-            new_w -= m * divide(a * root + b, v + c * root + d)
+            moved = m * divide(a * root + b, v + c * root + d)
+            new_w -= tl.where(root < float("inf"), moved, 0)
         else:
             new_w -= m * (m0 * keep).to(arithmetic)[:, None]
         m = tl.where(folds[:, None], m * shrink_m, m)
@@ -143,10 +152,10 @@ def _step_once(
     return w.to(weight_type).to(arithmetic), m, v  # rounded as a dense step's store would
 
 
-@triton.jit(do_not_specialize=["n", "table_rows", "t", "replay_before"])
+@triton.jit(do_not_specialize=["n", "table_rows", "t", "done", "oldest"])
 def _step_rows(
-    ids, n, last, table_rows, weight, exp_avg, exp_avg_sq, grads, steps, moments, moments_stride, t, replay_before,
-    eps: tl.float64,
+    ids, n, last, table_rows, weight, exp_avg, exp_avg_sq, grads, steps, moments, moments_stride, t, done, oldest,
+    stamp, eps: tl.float64,
     stride: tl.constexpr, k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, has_grads: tl.constexpr,
     has_moments: tl.constexpr, optimizer: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
@@ -159,9 +168,10 @@ def _step_rows(
     valid = where < n
     row = tl.load(ids + where, mask=valid, other=0).to(tl.int64)  # row · stride overflows int32 in a large table
     valid &= (row >= 0) & (row < table_rows)
-    z = tl.load(last + row, mask=valid, other=0).to(tl.int64)
-    if not has_grads:
-        valid &= z < until  # rows that have missed nothing stay as they are
+    done = done.to(tl.int64)
+    z = tl.load(last + row, mask=valid, other=0).to(tl.int64) - done
+    # Rows that have missed nothing stay as they are, and so do those that have taken this step.
+    valid &= z < t
     z = tl.where(valid, z, until)
     column = tl.arange(0, columns)[None, :]
     mask = valid[:, None] & (column < k)
@@ -170,9 +180,9 @@ def _step_rows(
     m = tl.load(exp_avg + at, mask=mask, other=0).to(arithmetic) if averages else w
     v = tl.load(exp_avg_sq + at, mask=mask, other=0).to(arithmetic) if squares else w
     if has_moments:
-        folds = (z >= replay_before) & (z < until)
+        folds = z < until
         eps = tl.full((), eps, tl.float64)
-        w, m, v = _fold(w, m, v, z, until, moments, moments_stride, eps, folds, optimizer, arithmetic)
+        w, m, v = _fold(w, m, v, z, until, moments, moments_stride, oldest, eps, folds, optimizer, arithmetic)
         z = tl.where(folds, until, z)
     for step in range(tl.min(z, axis=0) + 1, until + 1):
         new_w, new_m, new_v = _step_once(w, tl.zeros_like(w), m, v, steps, step, weight_type, optimizer, arithmetic)
@@ -188,7 +198,9 @@ def _step_rows(
         tl.store(exp_avg + at, m, mask=mask)
     if squares:
         tl.store(exp_avg_sq + at, v, mask=mask)
-    tl.store(last + row, t, mask=valid)
+    tl.store(last + row, t + done, mask=valid)
+    if has_grads and stamp is not None and tl.program_id(0) == 0:
+        tl.store(stamp, t + done)
 
 
 def step_rows_(
@@ -201,10 +213,12 @@ def step_rows_(
     steps: Tensor,
     t: int,
     *,
+    done: int = 0,
     grads: Tensor | None = None,
     moments: Tensor | None = None,
-    replay_before: int = 0,
+    oldest: int = 0,
     eps: float = 0.0,
+    stamp: Tensor | None = None,
 ) -> None:
     """Bring rows to the state after step t, each number read and written once: missed steps, then its own with `grads`.
 
@@ -215,16 +229,18 @@ def step_rows_(
     Args:
         optimizer: "sgd", "momentum", "rmsprop" or "adam".
         rows: int64[n], each at most once; those outside the table are passed over.
-        last: int32 or int64[table rows], the step after which a row stands; 0 before the first. Written.
+        last: int32 or int64[table rows], the step after which a row stands; `done` before the first. Written.
         weight: [table rows, k], rows of consecutive numbers: a table, or a plane of several. Written.
         exp_avg: as weight, with the same strides, for "momentum" and "adam". Written.
         exp_avg_sq: likewise, for "rmsprop" and "adam".
         steps: from `step_table`.
         t: ≥ 1 with `grads`.
+        done: steps before those in `steps`.
         grads: [n, k], the rows' gradients at step t, repeated ids summed.
         moments: from `new_moments`, with every step up to the last missed one added: fold rather than replay.
-        replay_before: rows that stand after an earlier step than this one are replayed, not folded.
+        oldest: the start before which means have faded, see `kernels.quadrature.add_step`.
         eps: of every step that is folded.
+        stamp: int64[], gets done + t if there are `grads`.
 
     Raises:
         ValueError: tables whose strides differ or whose rows are not consecutive numbers.
@@ -242,7 +258,7 @@ def step_rows_(
             rows, len(rows), last, len(weight), weight, weight if exp_avg is None else exp_avg,
             weight if exp_avg_sq is None else exp_avg_sq, weight if grads is None else grads.contiguous(),
             steps, steps if moments is None else moments, 0 if moments is None else moments.shape[1],
-            t, replay_before, eps,
+            t, done, oldest, stamp, eps,
             stride=stride, k=k, columns=columns, rows=tile, has_grads=grads is not None,
             has_moments=moments is not None, optimizer=optimizer,
             arithmetic=tl.float64 if weight.dtype == torch.float64 else tl.float32,
@@ -259,7 +275,7 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
         weight, exp_avg, exp_avg_sq = planes[0].to(dtype), planes[1], planes[2]
         if dtype != torch.float32:
             exp_avg, exp_avg_sq = exp_avg.contiguous(), exp_avg_sq.contiguous()
-        step = constants(optimizer, lr=1e-3, beta1=0.9, beta2=0.99, eps=1e-5, weight_decay=0.1, step=1, decoupled=True)
+        step = constants(optimizer, lr=1e-3, beta1=0.9, beta2=0.99, eps=1e-5, weight_decay=0.1, decay="decoupled")
         return partial(
             step_rows_, optimizer, torch.arange(n) * 2, torch.zeros(2 * n, dtype=torch.int32),
             weight, exp_avg, exp_avg_sq, step_table([step] * missed, weight), missed,
@@ -280,6 +296,6 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
         floor = 8 + 2 * 4 + k * numbers
         yield f"deferred.step_rows_ {name}", _step_rows, launch(optimizer, k, width, dtype, own, fold), "row", n, floor
     moments = new_moments(START_BLOCK, 0.99, "cpu")
-    step = constants("adam", lr=1e-3, beta1=0.9, beta2=0.99, eps=1e-5, weight_decay=0, step=1, decoupled=True)
+    step = constants("adam", lr=1e-3, beta1=0.9, beta2=0.99, eps=1e-5, weight_decay=0.0)
     add = partial(add_step_, moments, step, START_BLOCK, 0)
     yield "deferred.add_step_", _add_step, add, "start", START_BLOCK, 13 * 8  # one number in, six in and out

@@ -9,55 +9,19 @@ TENSORS of them: a program looks up which one its block lies in, and each number
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-Optimizer = Literal["sgd", "momentum", "rmsprop", "adam"]
+from ..steps import Constants, Optimizer, constants
 
 BLOCK = 1024  # numbers a program: eight a thread, two 16-byte loads from each fp32 tensor; twice as many in 16 bits
 TENSORS = 8  # a launch; the four tables of an embedding-dot-bias model take one
-
-
-class Constants(NamedTuple):
-    """What a step is made of, computed in double; of a table of steps, a row's columns."""
-
-    keep: float  # 1 − lr·wd where decay is decoupled, else 1
-    l2: float  # wd where decay is in the gradient, else 0
-    beta1: float
-    rest1: float  # 1 − β1; 1 for momentum, as torch has it
-    beta2: float
-    rest2: float  # 1 − β2
-    scale: float  # 1/√(1 − β2^t), Adam's correction of the root; else 1
-    eps: float
-    rate: float  # lr, for Adam over 1 − β1^t
-
-
-def constants(
-    optimizer: Optimizer, *, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, step: int,
-    decoupled: bool,
-) -> Constants:  # fmt: skip
-    """The constants of step t = `step` ≥ 1. Bias corrections use this step's betas, as torch does under a schedule."""
-    adam = optimizer == "adam"
-    if optimizer not in ("rmsprop", "adam"):
-        beta2 = 1.0  # no mean square
-    return Constants(
-        keep=1 - lr * weight_decay if decoupled else 1.0,
-        l2=0.0 if decoupled else weight_decay,
-        beta1=beta1,
-        rest1=1 - beta1 if adam else 1.0,
-        beta2=beta2,
-        rest2=1 - beta2,
-        scale=1 / math.sqrt(1 - beta2**step) if adam else 1.0,
-        eps=eps,
-        rate=lr / (1 - beta1**step) if adam else lr,
-    )
 
 
 @triton.jit
@@ -186,8 +150,9 @@ def step_(
         decoupled: how weights decay, as AdamW (Loshchilov & Hutter 2019) or as Adam (Kingma & Ba 2015).
     """
     scalars = constants(
-        optimizer, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=step, decoupled=decoupled
-    )
+        optimizer, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=step,
+        decay="decoupled" if decoupled else "l2",
+    )  # fmt: skip
     groups: dict[Any, list[tuple[Tensor, ...]]] = {}
     # In place of state that the optimizer does not have stand the weights: they are not read as such.
     for tensors in zip(weights, grads, exp_avgs or weights, exp_avg_sqs or weights, strict=True):

@@ -16,9 +16,9 @@ table's size in work for a batch that reads a few rows. `mode` says what happens
 - "virtual": the missed steps are folded into one operation. Without gradient a row's mean and mean square only shrink,
   so k steps of Adam move a weight by m·Σ_j W_j/(√v + eps·κ_j) where W and κ do not depend on the row: a sum over a
   measure, which its two-point Gauss quadrature gives in closed form from four moments. That is within float32 rounding
-  of dense from the step on at which the quadrature is accurate (`first_foldable_step`); before it, steps are replayed.
-  SGD, momentum and RMSprop with decoupled decay fold exactly. L2 decay gives every row a gradient at every step: with
-  it, only SGD folds. Rows that no batch has read yet decay by one factor, which is kept until somebody looks at them.
+  of dense from the step on at which the quadrature is accurate (`quadrature.first_foldable`); steps before it are
+  replayed. SGD, momentum and RMSprop with decoupled decay fold exactly. L2 decay gives every row a gradient at every
+  step: with it, only SGD folds. Rows that no batch has read decay by one factor, which is kept until somebody looks.
 - "skip", "skip momentum", "hugectr", "caffe2": what other optimizers do, for comparison. They compute something else
   than dense Adam; see `approximations`.
 """
@@ -26,29 +26,30 @@ table's size in work for a batch that reads a few rows. `mode` says what happens
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..dot_bias.reference import YRange
+from .. import quadrature
+from ..dot_bias.reference import YRange, check_range
+from ..steps import BETA1, KEEP, KINDS, L2, RATE, Decay, Optimizer, constants
 from ..threads import shares, threads
 from . import approximations, native
-from .epoch import epoch, shared
+from .epoch import DONE, OWED, Batches, epoch, rooms, sides
 from .meeting import meeting, parted
+from .native import Plan, Record
 
-OptimizerName = Literal["sgd", "momentum", "rmsprop", "adam"]
-Decay = Literal["none", "l2", "decoupled", "fully decoupled"]
 Mode = Literal["dense", "replay", "virtual", "skip", "skip momentum", "hugectr", "caffe2"]
 
-KINDS = {"sgd": native.SGD, "momentum": native.MOMENTUM, "rmsprop": native.RMSPROP, "adam": native.ADAM}
+POINTS = {"sgd": 0, "momentum": 1, "rmsprop": 0, "adam": 2}  # of Gauss, that fold an optimizer's missed steps
 PLANES = {"sgd": 1, "momentum": 2, "rmsprop": 2, "adam": 3}
 APPROXIMATIONS = dict(zip(("skip", "skip momentum", "hugectr", "caffe2"), approximations.RULES, strict=True))
 MODES = {"dense": native.DENSE, "replay": native.REPLAY, "virtual": native.VIRTUAL} | APPROXIMATIONS
 
-FOLD_TOLERANCE = 1e-4  # of a step at the largest rate: what folding may move a weight from where replay would
 TOGETHER = 64  # ratings a batch from which on two threads pay
 LONGEST_PAUSE = 64  # epochs in one thread, after other work had the processors
 CACHED = 8 << 20  # bytes; tables up to this size stay in cache, where replay reads no less than dense steps
@@ -89,7 +90,7 @@ class Trainer:
         *,
         lr: Sequence[float] | np.ndarray,
         momentum: Sequence[float] | np.ndarray | None = None,
-        optimizer: OptimizerName = "adam",
+        optimizer: Optimizer = "adam",
         decay: Decay = "decoupled",
         weight_decay: float = 0.0,
         beta2: float = 0.99,
@@ -97,36 +98,38 @@ class Trainer:
         y_range: YRange = None,
         mode: Mode | None = None,
     ) -> None:
-        for name, value, known in (("optimizer", optimizer, OptimizerName), ("decay", decay, Decay)):
+        for name, value, known in (("optimizer", optimizer, Optimizer), ("decay", decay, Decay)):
             if value not in get_args(known):
                 raise ValueError(f"{name}={value!r}: there are {', '.join(get_args(known))}")
         if mode is not None and mode not in MODES:
             raise ValueError(f"{mode=}: there are {', '.join(MODES)}, and None")
-        if not eps > 0:
-            raise ValueError(f"{eps=}: it must be positive")
-        if not 0 <= beta2 < 1:
-            raise ValueError(f"{beta2=}: it must lie in [0, 1)")
-        if y_range is not None and not y_range[0] < y_range[1]:
-            raise ValueError(f"{y_range=}: the first number must be the smaller one")
         if user_weight.shape[1:] != item_weight.shape[1:] or user_weight.dtype != item_weight.dtype:
             raise ValueError(
                 f"users and items need as many factors, of one dtype, "
                 f"not {list(user_weight.shape)} {user_weight.dtype} and {list(item_weight.shape)} {item_weight.dtype}"
             )
-        if len(lr) == 0 or not np.isfinite(lr).all():
-            raise ValueError("lr: a finite rate for each step is needed")
-        self._optimizer, self._asked, self.eps, self.beta2 = optimizer, mode, eps, beta2
+        if not torch.finfo(user_weight.dtype).tiny <= eps < math.inf:
+            raise ValueError(f"{eps=}: it must be positive, and a normal number of {user_weight.dtype}")
+        if not 0 <= beta2 < 1:
+            raise ValueError(f"{beta2=}: it must lie in [0, 1)")
+        if not 0 <= weight_decay < math.inf:
+            raise ValueError(f"{weight_decay=}: it must lie in [0, inf)")
+        check_range(y_range)
+        rates, momenta = _schedule(lr, momentum, optimizer)
+        self._optimizer, self._asked, self.beta2 = optimizer, mode, beta2
         self.y_range, self.n_factors = y_range, user_weight.shape[1]
-        self.steps = _step_constants(lr, momentum, optimizer, decay, weight_decay, beta2, eps)
-        self.steps_done = 0
+        if optimizer == "sgd" and decay == "l2":
+            decay = "decoupled"  # for SGD they are one (claim 51)
+        self.steps = _step_constants(optimizer, rates, momenta, beta2, eps, weight_decay, decay)
+        self.progress = np.array([0.0, 1.0])
         self._pause, self._pauses = 0, 0  # epochs to come in one thread, and how many they were the last time
-        self.owed = 1.0  # the factor by which rows that no batch has read have yet to decay
-        self.foldable_from = self._foldable_from(FOLD_TOLERANCE * float(np.max(lr)))
+        self._lock = threading.RLock()  # who reads weights lets rows decay
+        self.foldable_from = self._foldable_from(rates, momenta, eps, user_weight.dtype)
         if mode == "virtual" and self.foldable_from is None:
             raise ValueError(f"mode='virtual': {optimizer} with these constants cannot be folded; use 'replay'")
-        if mode in APPROXIMATIONS and (optimizer != "adam" or (self.steps[1:, native.L2] != 0).any()):
+        if mode in APPROXIMATIONS and (optimizer != "adam" or (self.steps[1:, L2] != 0).any()):
             raise ValueError(f"{mode=} approximates adam with decoupled decay or none, not {optimizer} with {decay}")
-        if mode in APPROXIMATIONS and not (self.steps[1:, native.KEEP] > 0).all():
+        if mode in APPROXIMATIONS and not (self.steps[1:, KEEP] > 0).all():
             raise ValueError(f"{mode=}: {weight_decay=} leaves nothing of the weights at these rates")
         planes = PLANES[optimizer] + (mode == "caffe2")
         self.tables = tuple(_pack(*pair, planes) for pair in ((user_weight, user_bias), (item_weight, item_bias)))
@@ -135,13 +138,19 @@ class Trainer:
         low, high = y_range or (0.0, 0.0)
         self.model = (self.n_factors, y_range is not None, number(low), number(high - low))
 
-    def _foldable_from(self, allowed: float) -> int | None:
-        steps = self.steps
-        if not (steps[1:, native.KEEP] > 0).all():
+    def _foldable_from(self, rates: np.ndarray, momenta: np.ndarray, eps: float, dtype: torch.dtype) -> int | None:
+        if not (self.steps[1:, KEEP] > 0).all() or self.steps[1:, L2].any():
             return None
-        if steps[1:, native.L2].any() and self._optimizer != "sgd":
-            return None
-        return first_foldable_step(steps, allowed) if self._optimizer == "adam" else 0
+        if self._optimizer != "adam":
+            return 0
+        if not quadrature.foldable_eps(eps, dtype):
+            return len(rates)
+        return quadrature.first_foldable(rates, momenta, self.beta2, POINTS["adam"])
+
+    @property
+    def steps_done(self) -> int:
+        """How many steps have been taken."""
+        return int(self.progress[DONE])
 
     @property
     def mode(self) -> Mode | None:
@@ -163,46 +172,38 @@ class Trainer:
 
         Raises:
             IndexError: an id outside its table, or a row outside the ratings.
-            ValueError: more steps than there are rates, or ratings of another dtype.
+            ValueError: more steps than there are rates; ids or ratings of another shape or dtype.
         """
         if batch_size < 1 or len(order) == 0:
             raise ValueError(f"{batch_size=} and {len(order)} rows: at least one each is needed")
-        if any(ids.dtype != torch.int64 for ids in (users, items, order)):
-            raise ValueError("users, items and order must be int64")
-        batches = -(-len(order) // batch_size)
-        if self.steps_done + batches >= len(self.steps):
-            left = len(self.steps) - 1 - self.steps_done
-            raise ValueError(f"an epoch of {batches} steps, but there are rates for {left} more")
-        arrays = tuple(tensor.contiguous().numpy() for tensor in (users, items, ratings, order))
-        for name, ids, rows in (
-            ("users", arrays[0], len(self.tables[0])),
-            ("items", arrays[1], len(self.tables[1])),
-            ("order", arrays[3], len(users)),
-        ):
-            if len(ids):
-                # NumPy's, for torch's would wake every thread for a moment's work.
-                first, end = int(ids.min()), int(ids.max())
-                if first < 0 or end >= rows:
-                    raise IndexError(f"{name} go from {first} to {end}, the rows from 0 to {rows - 1}")
-        dtype = self.tables[0].dtype
-        if arrays[2].dtype != dtype or not len(users) == len(items) == len(ratings):
+        ids = _ids("users", users, len(self.tables[0])), _ids("items", items, len(self.tables[1]))
+        rows, stars, dtype = _ids("order", order, len(users)), ratings.contiguous().numpy(), self.tables[0].dtype
+        if not len(users) == len(items) == len(ratings) or stars.ndim != 1 or stars.dtype != dtype:
             raise ValueError(f"as many {dtype} ratings are needed as users and items")
+        batches = -(-len(rows) // batch_size)
+        with self._lock:
+            if self.steps_done + batches >= len(self.steps):
+                left = len(self.steps) - 1 - self.steps_done
+                raise ValueError(f"an epoch of {batches} steps, but there are rates for {left} more")
+            return self._epoch(ids, stars, rows, batch_size, batches)
 
-        batch = arrays[3][:batch_size]
-        plan, constants, folds = self._plan(batches, self._mode(arrays[0][batch], arrays[1][batch], batches))
+    def _epoch(
+        self, ids: tuple[np.ndarray, np.ndarray], stars: np.ndarray, order: np.ndarray, batch_size: int, batches: int
+    ) -> Tensor:
+        batch = order[:batch_size]
+        plan, records = self._plan(batches, self._mode(ids[0][batch], ids[1][batch], batches))
+        width, size = self.n_factors + 1, len(batch)
         losses = np.empty((2, batches))
+        slopes = np.empty(size, stars.dtype)
         n_threads, place = self._n_threads(batch_size), meeting()
         epoch(
-            n_threads, place, self.tables, self.accounts, arrays[:2], *arrays[2:], batch_size, plan, constants, folds,
-            self.model, *shared(min(batch_size, len(order)), self.tables[0], self.n_factors + 1), losses,
+            n_threads, place, sides(self.tables, self.accounts, ids, size, width), rooms(size, width, stars.dtype),
+            Batches(stars, order, batch_size, slopes, losses), plan, records, self.model, self.progress,
         )  # fmt: skip
         if parted(place):
             self._pause = self._pauses = min(2 * self._pauses + 1, LONGEST_PAUSE)
         elif n_threads > 1:
             self._pauses = 0
-        if plan[1] == native.VIRTUAL:
-            self.owed *= folds[0, batches]
-        self.steps_done += batches
         return torch.from_numpy(losses.sum(0))
 
     def _n_threads(self, batch_size: int) -> int:
@@ -225,147 +226,100 @@ class Trainer:
             return native.VIRTUAL if 2 * read < rows else native.DENSE
         return native.REPLAY if sum(table.nbytes for table in self.tables) > CACHED else native.DENSE
 
-    def _plan(self, batches: int, mode: int) -> tuple[tuple[Any, ...], tuple[Any, ...], np.ndarray]:
-        """What the loops want to know of an epoch: its plan, its constants, and room for folds. Steps count from 1."""
-        exact = self.steps[self.steps_done : self.steps_done + batches + 1]
-        if mode == native.VIRTUAL and np.prod(exact[1:, native.KEEP]) < 1e-200:
+    def _plan(self, batches: int, mode: int) -> tuple[Plan, tuple[Record, Record]]:
+        """How the next epoch's steps are taken, and what there is to know of them, for each thread."""
+        done = self.steps_done
+        exact = np.ascontiguousarray(self.steps[done : done + batches + 1])
+        if mode == native.VIRTUAL and np.prod(exact[1:, KEEP]) < 1e-200:
             mode = native.REPLAY  # the products of decay would underflow
-        replay_before = max(0, (self.foldable_from or 0) - self.steps_done)
-        fade = exact[1:, native.BETA1].max() / math.sqrt(self.beta2)
-        window = batches if fade >= 1 else min(batches, math.ceil(30 * math.log(2) / -math.log(max(fade, 1e-9))))
-        if self._optimizer in ("sgd", "rmsprop"):
-            window = 0
-        folds = np.zeros((7, batches + 1))
-        folds[:3] = 1
-        folds[3] = 1e-200  # no measure is empty, also where the rate is zero
+        rule = None
         if mode in approximations.RULES:
-            keep, rate, beta1 = (exact[:, column] for column in (native.KEEP, native.RATE, native.BETA1))
-            folds = approximations.constants(keep, rate, beta1, self.beta2, self.steps_done)
-        dtype = self.tables[0].dtype
-        constants = (
-            exact.astype(dtype),
-            np.ascontiguousarray(exact),
-            self.beta2 ** np.arange(batches + 1.0),
-            self.eps,
-            np.arange(batches),
-        )
+            rule = approximations.constants(exact[:, KEEP], exact[:, RATE], exact[:, BETA1], self.beta2, done)
+        folds = np.empty((quadrature.rows(POINTS[self._optimizer]), batches + 1))
+        quadrature.clear(folds)
         if mode != native.VIRTUAL:
             self._settle()
-        return (KINDS[self._optimizer], mode, replay_before, window, self.owed), constants, folds
+        dtype = self.tables[0].dtype
+        squares = self.beta2 ** np.arange(batches + 1.0)
+        replay_before = max(0, (self.foldable_from or 0) - done)
+        plan = Plan(KINDS[self._optimizer], mode, replay_before, POINTS[self._optimizer], float(self.progress[OWED]))
+        record = Record(exact.astype(dtype), exact, squares, np.arange(batches), folds, rule)
+        return plan, (record, record._replace(folds=np.empty_like(folds)))
 
     def _settle(self) -> None:
-        if self.owed != 1:
-            for table, account in zip(self.tables, self.accounts, strict=True):
-                owed = table.dtype.type(self.owed)
-                native.settle(table, self.n_factors + 1, account, owed, shares(table))
-            self.owed = 1.0
+        if self.progress[OWED] != 1:
+            in_threads = tuple(shares(table) for table in self.tables)
+            native.settle(self.tables, self.n_factors + 1, self.accounts, self.progress[OWED:], in_threads)
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """User weights, item weights, user biases, item biases: views of the trainer's tables, not contiguous.
 
         Ask again after more training: rows that no batch has read decay when somebody asks.
         """
-        self._settle()
+        with self._lock:
+            self._settle()
         users, items = (torch.from_numpy(table) for table in self.tables)
         k = self.n_factors
         return users[:, :k], items[:, :k], users[:, k], items[:, k]
 
     def scores(self, users: Tensor, items: Tensor) -> Tensor:
-        """Scores [pairs] of (users int64[pairs], items int64[pairs]), whose ids must lie within the tables."""
+        """Scores [pairs] of (users int64[pairs], items int64[pairs]).
+
+        Raises:
+            IndexError: an id outside its table.
+            ValueError: ids of another shape or dtype.
+        """
+        ids = _ids("users", users, len(self.tables[0])), _ids("items", items, len(self.tables[1]))
+        if len(users) != len(items):
+            raise ValueError(f"{len(users)} users and {len(items)} items: pairs are needed")
         out = torch.empty(len(users), dtype=torch.from_numpy(self.tables[0]).dtype)
-        native.scores(
-            self.tables, self.accounts, self.tables[0].dtype.type(self.owed), users.numpy(), items.numpy(), self.model,
-            out.numpy(),
-        )  # fmt: skip
+        with self._lock:
+            owed = self.tables[0].dtype.type(self.progress[OWED])
+            native.scores(self.tables, self.accounts, owed, *ids, self.model, out.numpy())
         return out
 
 
-def first_foldable_step(steps: np.ndarray, allowed: float) -> int | None:
-    """The first step after which Adam's missed steps fold into two points within `allowed`; None if none is.
-
-    In the first steps the bias correction bends κ; with a small β2, or β1 near √β2, the measure is too wide for two
-    points. From some steps of the schedule on, a gap as long as matters is folded and compared with the sum itself,
-    over roots √v from 1e-9 to 1; a mean as large as the root is assumed, the case of a steady gradient.
-
-    Args:
-        steps: float64[steps + 1, 9], the constants of each step, as the loops want them; row 0 is none.
-        allowed: how far folding may leave a weight from where the steps themselves would.
-    """
-    n = len(steps) - 1
-    roots = np.logspace(-9, 0, 46)[:, None]
-    starts = [start for start in (0, 25, 50, 100, 150, 200, 400, 800) if start < n]
-    starts += [start for start in (n // 8, n // 4, n // 2, 3 * n // 4) if start > starts[-1]]
-    accurate_from = None
-    for start in reversed(starts):
-        gap = steps[start + 1 : start + 1 + 400]
-        kappa = 1 / (gap[:, native.SCALE] * np.sqrt(np.cumprod(gap[:, native.BETA2])))
-        keep = np.cumprod(gap[:, native.KEEP])
-        weight = gap[:, native.RATE] * np.cumprod(gap[:, native.BETA1]) * kappa * keep[-1] / keep
-        weight[~np.isfinite(weight)] = 0
-        if not weight.any():  # rates of zero move nothing
-            accurate_from = start
-            continue
-        eps = gap[0, native.EPS]
-        with np.errstate(all="ignore"):
-            nodes, weights = _two_points(kappa, weight)
-            exact = (weight / (roots + eps * kappa)).sum(1)
-            folded = (weights / (roots + eps * nodes)).sum(1)
-            error = np.abs((folded - exact) * roots[:, 0]).max()
-        if not error <= allowed:
-            break
-        accurate_from = start
-    return accurate_from
+def _ids(name: str, ids: Tensor, rows: int) -> np.ndarray:
+    if ids.dtype != torch.int64 or ids.ndim != 1:
+        raise ValueError(f"{name} must be int64[n], not {ids.dtype}{list(ids.shape)}")
+    found = ids.contiguous().numpy()
+    if len(found):
+        # NumPy's, for torch's would wake every thread for a moment's work.
+        first, end = int(found.min()), int(found.max())
+        if first < 0 or end >= rows:
+            raise IndexError(f"{name} go from {first} to {end}, the rows from 0 to {rows - 1}")
+    return found
 
 
-def _two_points(kappa: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of the two-point Gauss quadrature of a measure: it shares the moments 0 to 3."""
-    m0 = weight.sum()
-    mean = (weight * kappa).sum() / m0
-    apart = kappa - mean
-    variance = max((weight * apart**2).sum() / m0, 1e-13)
-    skew = (weight * apart**3).sum() / m0 / variance
-    spread = math.sqrt(skew**2 + 4 * variance)
-    ends = (skew + np.array([-spread, spread])) / 2
-    return mean + ends, m0 * np.array([ends[1], -ends[0]]) / spread
+def _schedule(
+    lr: Sequence[float] | np.ndarray, momentum: Sequence[float] | np.ndarray | None, optimizer: Optimizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rate and momentum of each step, float64."""
+    rates = np.asarray(lr, dtype=np.float64)
+    if rates.ndim != 1 or len(rates) == 0 or not (np.isfinite(rates) & (rates >= 0)).all():
+        raise ValueError("lr: a finite rate for each step is needed, none of them negative")
+    if optimizer not in ("momentum", "adam"):
+        return rates, np.zeros_like(rates)
+    momenta = np.zeros(0) if momentum is None else np.asarray(momentum, dtype=np.float64)
+    if momenta.shape != rates.shape:
+        given = "none" if momentum is None else momenta.size
+        raise ValueError(f"{optimizer} needs a momentum for each of {len(rates)} steps, not {given}")
+    if not ((momenta >= 0) & (momenta < 1)).all():
+        raise ValueError(f"momentum: from {momenta.min()} to {momenta.max()}, but each must lie in [0, 1)")
+    return rates, momenta
 
 
 def _step_constants(
-    lr: Sequence[float] | np.ndarray,
-    momentum: Sequence[float] | np.ndarray | None,
-    optimizer: OptimizerName,
+    optimizer: Optimizer, rates: np.ndarray, momenta: np.ndarray, beta2: float, eps: float, weight_decay: float,
     decay: Decay,
-    weight_decay: float,
-    beta2: float,
-    eps: float,
-) -> np.ndarray:
-    """The constants of step t in row t, float64[steps + 1, 9]; see `native`."""
-    rate = np.asarray(lr, dtype=np.float64)
-    if optimizer in ("momentum", "adam"):
-        if momentum is None or len(momentum) != len(rate):
-            given = "none" if momentum is None else len(momentum)
-            raise ValueError(f"{optimizer} needs a momentum for each of {len(rate)} steps, not {given}")
-        beta1 = np.asarray(momentum, dtype=np.float64)
-    else:
-        beta1 = np.zeros_like(rate)
-    steps = np.zeros((len(rate) + 1, 9))
-    t = np.arange(1, len(rate) + 1)
-    if decay == "decoupled":
-        keep = 1 - rate * weight_decay
-    else:
-        keep = np.full_like(rate, 1 - weight_decay if decay == "fully decoupled" else 1)
-    l2 = weight_decay if decay == "l2" else 0.0
-    if optimizer == "sgd":  # L2 is decay here (claim 51)
-        keep, l2 = keep - rate * l2, 0.0
-    steps[1:, native.KEEP], steps[1:, native.L2], steps[1:, native.BETA1] = keep, l2, beta1
-    steps[1:, native.REST1] = 1 - beta1 if optimizer == "adam" else 1
-    steps[1:, native.BETA2], steps[1:, native.REST2] = beta2, 1 - beta2
-    steps[1:, native.SCALE], steps[1:, native.EPS], steps[1:, native.RATE] = 1, eps, rate
-    if optimizer == "adam":
-        # The bias correction uses the current β1, as torch and fastai do when a schedule moves it.
-        steps[1:, native.SCALE] = 1 / np.sqrt(1 - beta2**t)
-        steps[1:, native.RATE] = rate / (1 - beta1**t)
-    if optimizer in ("sgd", "momentum"):
-        steps[1:, native.BETA2] = 1
+) -> np.ndarray:  # fmt: skip
+    """The constants of step t in row t, float64[steps + 1, 9]; see `kernels.steps`."""
+    step = np.arange(1.0, len(rates) + 1)
+    of_each = constants(
+        optimizer, lr=rates, step=step, beta1=momenta, beta2=beta2, eps=eps, weight_decay=weight_decay, decay=decay
+    )
+    steps = np.zeros((len(rates) + 1, len(of_each)))
+    steps[1:] = np.stack(np.broadcast_arrays(*of_each, rates)[:-1], axis=1)
     return steps
 
 

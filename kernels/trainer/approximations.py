@@ -35,10 +35,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
-from ..dot_bias.native import FASTMATH
+from ..native import compiled
 
 SKIP, SKIP_MOMENTUM, HUGECTR, CAFFE2 = RULES = range(3, 7)  # as modes, after those of `native`
 LOG_KEPT, LR, BETA1, C1, ROOT_C2 = range(5)
@@ -60,7 +59,7 @@ def constants(keep: np.ndarray, rate: np.ndarray, beta1: np.ndarray, beta2: floa
     return np.stack([np.append(0, np.log(keep[1:]).cumsum()), rate * c1, beta1, c1, np.sqrt(c2)])
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+@compiled
 def catch_up(
     table: Any, width: int, rows: Any, starts: Any, fresh: Any, n: int, t: int, rule: int, of: Any, beta2: float,
     eps: float,

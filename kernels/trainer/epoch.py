@@ -7,26 +7,23 @@ threads there are.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..instructions import flush_denormals, restore, ticks
+from ..native import compiled, inlined
+from ..quadrature import FADES, KEPT, add_step, oldest_live
 from ..threads import in_threads
 from .meeting import asked, close, come, let_in, meet, parting
 from .native import (
-    BETA1,
-    BETA2,
+    BLOCK,
     DENSE,
-    KEEP,
     LAST,
-    RATE,
-    SCALE,
     VIRTUAL,
-    add_step,
     catch_up,
     catch_up_all,
-    compiled,
+    copy_rows,
     copy_weights,
     enter,
     padded,
@@ -37,150 +34,174 @@ from .native import (
     sum_gradients,
 )  # fmt: skip
 
+DONE, OWED = range(2)  # of a trainer's progress
 
-def shared(size: int, table: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What both threads read of a batch of `size` ratings: slots and weights [table, half, …], and slopes.
 
-    A half is for every other batch: one thread may still read it when the other one begins with the next batch.
+class Side(NamedTuple):
+    """What there is of users, and of items: one thread's, where there are two."""
+
+    table: Any
+    account: Any
+    ids: Any  # int64[ratings]
+    slots: Any  # int64[2, ratings of a batch], of each rating its row's place among the batch's rows
+    weights: Any  # [2, ratings of a batch, …], the weights of those rows
+
+
+class Room(NamedTuple):
+    """What a thread works in: the rows of a batch, at their places."""
+
+    rows: Any
+    starts: Any
+    fresh: Any
+    grads: Any
+    count: Any  # int64[1], how many rows there are
+    scratch: Any
+
+
+class Batches(NamedTuple):
+    """An epoch's ratings, in their order."""
+
+    ratings: Any
+    order: Any
+    size: int
+    slopes: Any  # [ratings of a batch], what the loss changes by with each score
+    losses: Any  # float64[2, batches], what each half of a batch adds to its loss
+
+
+def sides(
+    tables: tuple[np.ndarray, ...], accounts: tuple[np.ndarray, ...], ids: tuple[np.ndarray, ...], size: int, width: int
+) -> tuple[Side, ...]:
+    """Users and items. Both threads read a batch's slots and weights, which are there twice: for every other batch.
+
+    For one thread may still read them when the other one begins with the next batch.
     """
-    weights = np.empty((2, 2, size, padded(width)), table.dtype)
-    return np.empty((2, 2, size), np.int64), weights, np.empty(size, table.dtype)
-
-
-@compiled
-def _room(size: int, table: Any, width: int) -> Any:
-    """What the rows of a batch of `size` ratings are worked on in: rows, starts, fresh, gradients, and scratch."""
-    return (
-        np.empty(size + 1, np.int64),
-        np.empty(size + 1, np.int64),
-        np.empty(size + 1, np.bool_),
-        np.zeros((size, padded(width)), table.dtype),
-        scratch(size, table),
+    return tuple(
+        Side(table, account, of, np.empty((2, size), np.int64), np.empty((2, size, padded(width)), table.dtype))
+        for table, account, of in zip(tables, accounts, ids, strict=True)
     )
 
 
-@compiled
+def rooms(size: int, width: int, dtype: np.dtype) -> tuple[Room, ...]:
+    """For batches of `size` ratings; of each thread."""
+    rows = max(size + 1, BLOCK)
+    return tuple(
+        Room(
+            np.empty(rows, np.int64),
+            np.empty(rows, np.int64),
+            np.empty(rows, np.bool_),
+            np.zeros((size, padded(width)), dtype),
+            np.zeros(1, np.int64),
+            scratch(rows, dtype),
+        )
+        for _ in range(2)
+    )
+
+
+@inlined
 def _read(
-    table: Any, account: Any, ids: Any, order: Any, begin: int, end: int, slots: Any, weights: Any, t: int, width: int,
-    room: Any, plan: Any, constants: Any, folds: Any,
-) -> int:  # fmt: skip
-    """Bring the rows of a batch up to date, and copy their weights; returns how many there are."""
-    rows, starts, fresh, _, work = room
-    n = enter(ids, order, begin, end, account, t, slots, rows, starts, fresh)
-    if plan[1] != DENSE:
-        catch_up(table, width, rows, starts, fresh, n, t - 1, plan, constants, folds, work)
-    copy_weights(table, rows, n, weights)
-    return n
-
-
-@compiled
-def _step(
-    table: Any, account: Any, slots: Any, other_slots: Any, other_weights: Any, slopes: Any, size: int, n: int, t: int,
-    width: int, room: Any, plan: Any, steps: Any,
+    side: Any, half: int, batches: Any, begin: int, end: int, t: int, width: int, oldest: int, room: Any, plan: Any,
+    record: Any,
 ) -> None:  # fmt: skip
-    """Sum the gradients of a batch's `n` rows, and step them."""
-    rows, _, _, grads, _ = room
-    sum_gradients(grads, slots, other_slots, other_weights, slopes, size, width - 1)
-    step_rows(table, width, rows, n, grads, plan[0], steps[t])
-    if plan[1] == DENSE:
-        replay_others(table, width, account, t, plan[0], steps)
+    """Bring the rows of a batch up to date, and copy their weights."""
+    n = enter(
+        side.ids, batches.order, begin, end, side.account, t, side.slots[half], room.rows, room.starts, room.fresh
+    )  # fmt: skip
+    if plan.mode != DENSE:
+        catch_up(
+            side.table, width, room.rows, room.starts, room.fresh, n, t - 1, oldest, plan, record, record.rule,
+            room.scratch,
+        )  # fmt: skip
+    copy_weights(side.table, room.rows, n, side.weights[half])
+    room.count[0] = n
 
 
-@compiled
-def _end(
-    table: Any, account: Any, first: int, end: int, batches: int, width: int, plan: Any, constants: Any, folds: Any
+@inlined
+def _step(
+    side: Any, other: Any, half: int, slopes: Any, size: int, t: int, width: int, room: Any, plan: Any, steps: Any
 ) -> None:
-    """Let the rows first … end − 1 end the epoch; steps count from 1 again."""
-    if plan[1] == DENSE:
-        account[first:end, LAST] = 0
-    else:
-        catch_up_all(table, width, account, batches, plan, constants, folds, True, first, end)
+    """Sum the gradients of a batch's rows, and step them."""
+    sum_gradients(room.grads, side.slots[half], other.slots[half], other.weights[half], slopes, size, width - 1)
+    step_rows(side.table, width, room.rows, room.count[0], room.grads, plan.kind, steps[t])
+    if plan.mode == DENSE:
+        replay_others(side.table, width, side.account, t, plan.kind, steps)
+
+
+@inlined
+def _score(
+    users: Any, items: Any, half: int, batches: Any, begin: int, end: int, first: int, until: int, model: Any
+) -> float:
+    return score(
+        users.weights[half], items.weights[half], users.slots[half], items.slots[half], batches.ratings,
+        batches.order, begin, end, first, until, model, batches.slopes,
+    )  # fmt: skip
+
+
+@inlined
+def _catch_up(
+    side: Any, t: int, at_end: bool, first: int, end: int, width: int, oldest: int, room: Any, plan: Any, record: Any
+) -> None:
+    catch_up_all(
+        side.table, width, side.account, t, oldest, plan, record, at_end, first, end, room.rows, room.starts,
+        room.fresh, room.scratch,
+    )  # fmt: skip
 
 
 @compiled
 def _take_part(
-    meeting: Any, tables: Any, accounts: Any, ids: Any, ratings: Any, order: Any, batch_size: int, plan: Any,
-    constants: Any, folds: Any, own_folds: Any, model: Any, user_room: Any, item_room: Any, slots: Any, weights: Any,
-    slopes: Any, losses: Any,
+    meeting: Any, both: Any, rooms: Any, batches: Any, plan: Any, records: Any, model: Any
 ) -> None:  # fmt: skip
-    """The first thread that comes goes through all batches, alone until another one comes."""
+    """The first thread that comes goes through all batches, alone until another one comes.
+
+    Thread 0 has users, and the first half of a batch's scores; thread 1 has the rest, or thread 0 while it is alone.
+    """
     thread, first = come(meeting)
     if first == 0:
         return
     before = flush_denormals()
     alone = thread == 0
+    record = records[thread]
     if thread == 1:
-        own_folds[:] = folds  # both add every step to their own
-        folds = own_folds
-    user_table, item_table = tables
-    user_account, item_account = accounts
-    users, items = ids
-    mode, replay_before, window = plan[1], plan[2], plan[3]
-    steps, exact = constants[0], constants[1]
-    n, width, batches = order.shape[0], model[0] + 1, losses.shape[1]
-    n_users, n_items = 0, 0
+        copy_rows(records[0].folds, record.folds)  # both add every step to their own
+    oldest = oldest_live(record.folds[FADES], first - 1, 0, plan.points)
+    users, items = both
+    n, width, last = batches.order.shape[0], model[0] + 1, batches.losses.shape[1]
     since = ticks()
 
-    for t in range(first, batches + 1):
+    for t in range(first, last + 1):
         if alone and asked(meeting):
             let_in(meeting, t)
             alone = False
+        begin = (t - 1) * batches.size
+        end = min(begin + batches.size, n)
+        size, half = end - begin, 0 if alone else t % 2
         of_users, of_items = thread == 0, alone or thread == 1
-        begin = (t - 1) * batch_size
-        end = min(begin + batch_size, n)
-        size = end - begin
-        half = t % 2 if not alone else 0
-        user_slots, item_slots = slots[0, half], slots[1, half]
-        user_weights, item_weights = weights[0, half], weights[1, half]
 
         if of_users:
-            n_users = _read(
-                user_table, user_account, users, order, begin, end, user_slots, user_weights, t, width, user_room,
-                plan, constants, folds,
-            )  # fmt: skip
+            _read(users, half, batches, begin, end, t, width, oldest, rooms[0], plan, record)
         if of_items:
-            n_items = _read(
-                item_table, item_account, items, order, begin, end, item_slots, item_weights, t, width, item_room,
-                plan, constants, folds,
-            )  # fmt: skip
+            _read(items, half, batches, begin, end, t, width, oldest, rooms[1], plan, record)
         if not alone:
             since = meet(meeting, thread, t, since)
         if of_users:
-            losses[0, t - 1] = score(
-                user_weights, item_weights, user_slots, item_slots, ratings, order, begin, end, 0, size // 2, model,
-                slopes,
-            )  # fmt: skip
+            batches.losses[0, t - 1] = _score(users, items, half, batches, begin, end, 0, size // 2, model)
         if of_items:
-            losses[1, t - 1] = score(
-                user_weights, item_weights, user_slots, item_slots, ratings, order, begin, end, size // 2, size, model,
-                slopes,
-            )  # fmt: skip
+            batches.losses[1, t - 1] = _score(users, items, half, batches, begin, end, size // 2, size, model)
         if not alone:
             since = meet(meeting, thread, t, since)
         if of_users:
-            _step(
-                user_table, user_account, user_slots, item_slots, item_weights, slopes, size, n_users, t, width,
-                user_room, plan, steps,
-            )  # fmt: skip
+            _step(users, items, half, batches.slopes, size, t, width, rooms[0], plan, record.steps)
         if of_items:
-            _step(
-                item_table, item_account, item_slots, user_slots, user_weights, slopes, size, n_items, t, width,
-                item_room, plan, steps,
-            )  # fmt: skip
+            _step(items, users, half, batches.slopes, size, t, width, rooms[1], plan, record.steps)
 
-        if mode == VIRTUAL:
-            c = exact[t]
-            known = max(replay_before, t - window)
-            add_step(folds, t, known, c[BETA1], c[BETA2], c[KEEP], c[RATE], 1 / (c[SCALE] * c[SCALE]))
-            if t == replay_before:  # no gap that starts later is replayed, so none may start earlier
+        if plan.mode == VIRTUAL:
+            # Gaps that begin before `replay_before` are never folded, so those starts need not know a step.
+            live = max(oldest, plan.replay_before)
+            oldest = add_step(record.folds, t, min(live, t), plan.points, record.exact[t])
+            if t == plan.replay_before:  # no gap that starts later is replayed, so none may start earlier
                 if of_users:
-                    catch_up_all(
-                        user_table, width, user_account, t, plan, constants, folds, False, 0, user_table.shape[0]
-                    )  # fmt: skip
+                    _catch_up(users, t, False, 0, users.table.shape[0], width, oldest, rooms[0], plan, record)
                 if of_items:
-                    catch_up_all(
-                        item_table, width, item_account, t, plan, constants, folds, False, 0, item_table.shape[0]
-                    )  # fmt: skip
+                    _catch_up(items, t, False, 0, items.table.shape[0], width, oldest, rooms[1], plan, record)
         if not alone and parting(meeting, t):
             since = meet(meeting, thread, t, since)
             if thread == 1:
@@ -189,52 +210,41 @@ def _take_part(
             alone = True
 
     if alone and not close(meeting):
-        let_in(meeting, batches + 1)
+        let_in(meeting, last + 1)
         alone = False
     if not alone:
-        meet(meeting, thread, batches, since)
-    for table, account in ((user_table, user_account), (item_table, item_account)):
-        rows = table.shape[0]
-        if thread == 0:
-            _end(table, account, 0, rows // 2, batches, width, plan, constants, folds)
-        if alone or thread == 1:
-            _end(table, account, rows // 2, rows, batches, width, plan, constants, folds)
+        meet(meeting, thread, last, since)
+    for side in both:  # steps count from 1 again; each thread has half of the rows
+        rows = side.table.shape[0]
+        begin = rows // 2 * thread
+        end = rows if alone else begin + rows // 2 + rows % 2 * thread
+        if plan.mode == DENSE:
+            side.account[begin:end, LAST] = 0
+        else:
+            _catch_up(side, last, True, begin, end, width, oldest, rooms[thread], plan, record)
     if not alone:
-        meet(meeting, thread, batches, since)
+        meet(meeting, thread, last, since)
     restore(before)
 
 
 @compiled
 def epoch(
-    threads: int, meeting: Any, tables: Any, accounts: Any, ids: Any, ratings: Any, order: Any, batch_size: int,
-    plan: Any, constants: Any, folds: Any, model: Any, slots: Any, weights: Any, slopes: Any, losses: Any,
+    threads: int, meeting: Any, both: Any, rooms: Any, batches: Any, plan: Any, records: Any, model: Any, progress: Any
 ) -> None:  # fmt: skip
-    """Every batch of an epoch, and the steps missed at its end.
+    """Every batch of an epoch, and the steps missed at its end: all of it, and its progress, before Python goes on.
 
     Args:
         threads: 1 or 2.
         meeting: of the two; see `meeting`.
-        tables: of users and items; see `native`.
-        accounts: theirs.
-        ids: of users and items, int64[ratings].
-        ratings: of the tables' dtype.
-        order: int64[n], ratings.
-        batch_size: of them a step.
-        plan: the kind of step, the mode, the step before which missed ones are replayed, the steps for which they have
-            to be known afterwards, and what rows that no batch has read are owed.
-        constants: of each step in the tables' dtype and in float64, powers of β2, eps, and int64 0 …, as many as steps.
-        folds: see `native.add_step`.
+        both: `sides`, of users and items.
+        rooms: of the threads. All memory is there before they begin: they wait for each other.
+        batches: the ratings; the sum of their losses gets the mean squared error of each batch before its step.
+        plan: how steps are taken.
+        records: of them, the same for each thread, but for the folds: room for its own.
         model: the number of factors; whether there is a range, its low end and its width.
-        slots: see `shared`.
-        weights: as well.
-        slopes: as well.
-        losses: float64[2, steps]; their sum gets the mean squared error of each batch before its step.
+        progress: float64[2], steps DONE, and what rows that no batch has read are OWED.
     """
-    size, width = slopes.shape[0], model[0] + 1
-    # Here, where a lack of memory is an error before anybody waits for anybody.
-    user_room, item_room = _room(size, tables[0], width), _room(size, tables[1], width)
-    in_threads(
-        threads, _take_part,
-        (meeting, tables, accounts, ids, ratings, order, batch_size, plan, constants, folds, folds.copy(), model,
-         user_room, item_room, slots, weights, slopes, losses),
-    )  # fmt: skip
+    in_threads(threads, _take_part, (meeting, both, rooms, batches, plan, records, model))
+    if plan.mode == VIRTUAL:
+        progress[OWED] *= records[0].folds[KEPT, batches.losses.shape[1]]
+    progress[DONE] += batches.losses.shape[1]

@@ -12,11 +12,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 
 from ..instructions import LINE, load, replace, store, ticks
+from ..native import compiled, inlined
 
 # Each in a cache line of its own: how often threads 0 and 1 have arrived, the door, the step to begin with, how often
 # threads 0 and 1 have waited for long, and the step to part after.
@@ -40,7 +40,7 @@ def parted(meeting: np.ndarray) -> bool:
     return bool(meeting[LAST // 4] != 0)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def meet(meeting: Any, thread: Any, step: Any, since: Any) -> Any:
     """Wait until the other of the threads 0 and 1 has arrived as often as this one; what it wrote before is seen.
 
@@ -66,14 +66,14 @@ def meet(meeting: Any, thread: Any, step: Any, since: Any) -> Any:
     return ticks()
 
 
-@numba.njit(nogil=True, cache=True)
+@inlined
 def parting(meeting: Any, step: Any) -> bool:
     """Whether this step is the last one together: both threads are told the same after its second meeting."""
     last = load(meeting.ctypes.data + LAST)
     return 0 < last <= step
 
 
-@numba.njit(nogil=True, cache=True)
+@inlined
 def come(meeting: Any) -> Any:
     """The number of a thread that comes, 0 for the first one, and the step from which it takes part, 0 for none."""
     door = meeting.ctypes.data + DOOR
@@ -89,20 +89,20 @@ def come(meeting: Any) -> Any:
     return 1, 0
 
 
-@numba.njit(nogil=True, cache=True)
+@inlined
 def asked(meeting: Any) -> bool:
     """Whether thread 1 waits to be let in."""
     return load(meeting.ctypes.data + DOOR) == ASKED
 
 
-@numba.njit(nogil=True, cache=True)
+@inlined
 def let_in(meeting: Any, step: Any) -> None:
     """Let thread 1 take part from this step on."""
     store(meeting.ctypes.data + FIRST, np.int32(step))
     store(meeting.ctypes.data + DOOR, CLOSED)
 
 
-@numba.njit(nogil=True, cache=True)
+@inlined
 def close(meeting: Any) -> bool:
     """From now on thread 1 comes too late; False where it waits to be let in."""
     replace(meeting.ctypes.data + DOOR, OPEN, CLOSED)

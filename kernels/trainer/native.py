@@ -8,75 +8,72 @@ A batch's rows are brought up to date, rows ahead being fetched meanwhile, as th
 caches; their weights are copied to one place, where scores and gradients read them by slot; then they are stepped.
 `epoch.py` goes through the batches.
 
-`steps[t]` holds a step's constants: KEEP, L2, BETA1, REST1, BETA2, REST2, SCALE, EPS, RATE. Element by element it does
-
-    g ← gradient + L2·w
-    SGD       w ← w·KEEP − RATE·g
-    MOMENTUM  m ← BETA1·m + REST1·g,  w ← w·KEEP − RATE·m
-    RMSPROP   v ← BETA2·v + REST2·g², w ← w·KEEP − RATE·g/(√v·SCALE + EPS)
-    ADAM      m and v as above,       w ← w·KEEP − RATE·m/(√v·SCALE + EPS)
+Steps and their constants are those of `..steps`; what folds, and when, is in `..quadrature`.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-from ..dot_bias.native import FASTMATH, sigmoid
+from ..dot_bias.native import sigmoid
 from ..instructions import fetch, fetch_part, flush_denormals, restore
+from ..native import compiled, rounded, rounded_inlined
+from ..quadrature import CENTER, KEPT, MEANS, MOMENTS, folded, fraction, two_points
+from ..steps import EPS, Kind
 from ..threads import in_threads, team
 from . import approximations
 
-SGD, MOMENTUM, RMSPROP, ADAM = range(4)
-KEEP, L2, BETA1, REST1, BETA2, REST2, SCALE, EPS, RATE = range(9)
 DENSE, REPLAY, VIRTUAL = range(3)
 LAST, SLOT = range(2)
 NEVER = -1  # the slot of a row that no batch ever read: its m and v are zero
 AHEAD = 8  # rows fetched before their turn
-
-# A step is rounded as it is written, nothing reordered or fused, so that replayed steps give the bits of dense ones.
-rounded = numba.njit(nogil=True, cache=True, error_model="numpy")
-compiled = numba.njit(nogil=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+BLOCK = 256  # rows caught up together, where all are
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")
+class Plan(NamedTuple):
+    """How an epoch's steps are taken."""
+
+    kind: Kind  # of step
+    mode: int
+    replay_before: int  # the step: gaps that begin earlier are replayed
+    points: int  # of Gauss, where gaps are folded
+    owed: float  # what rows that no batch has read have yet to decay by
+
+
+class Record(NamedTuple):
+    """An epoch's steps, which count from 1."""
+
+    steps: Any  # [steps + 1, 9], the constants of step t in row t, of the tables' dtype
+    exact: Any  # the same in float64
+    squares: Any  # float64[steps + 1], powers of β2
+    every: Any  # int64[steps], 0, 1, …
+    folds: Any  # see `..quadrature.add_step`
+    rule: Any  # the constants of an approximation, or None: so nobody else compiles what approximates
+
+
+@rounded_inlined
 def _step_row(table: Any, width: Any, r: Any, grads: Any, q: Any, kind: Any, c: Any) -> None:
+    """A step of row r, with gradient grads[q] or none; see `..steps`."""
     keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
-    if kind == ADAM:
-        for k in range(width):
-            w = table[r, k]
-            g = l2 * w if grads is None else grads[q, k] + l2 * w
-            m = beta1 * table[r, width + k] + rest1 * g
-            v = beta2 * table[r, 2 * width + k] + rest2 * (g * g)
-            table[r, width + k] = m
-            table[r, 2 * width + k] = v
-            table[r, k] = w * keep - rate * m / (np.sqrt(v) * scale + eps)
-    elif kind == RMSPROP:
-        for k in range(width):
-            w = table[r, k]
-            g = l2 * w if grads is None else grads[q, k] + l2 * w
-            v = beta2 * table[r, width + k] + rest2 * (g * g)
-            table[r, width + k] = v
-            table[r, k] = w * keep - rate * g / (np.sqrt(v) * scale + eps)
-    elif kind == MOMENTUM:
-        for k in range(width):
-            w = table[r, k]
-            g = l2 * w if grads is None else grads[q, k] + l2 * w
-            m = beta1 * table[r, width + k] + rest1 * g
-            table[r, width + k] = m
-            table[r, k] = w * keep - rate * m
-    else:
-        for k in range(width):
-            w = table[r, k]
-            g = l2 * w if grads is None else grads[q, k] + l2 * w
-            table[r, k] = w * keep - rate * g
+    squares = width if kind.mean is None else 2 * width
+    for k in range(width):
+        w = table[r, k]
+        g = l2 * w if grads is None else grads[q, k] + l2 * w
+        moved = g
+        if kind.mean is not None:
+            moved = beta1 * table[r, width + k] + rest1 * g
+            table[r, width + k] = moved
+        if kind.square is not None:
+            v = beta2 * table[r, squares + k] + rest2 * (g * g)
+            table[r, squares + k] = v
+            moved = moved / (np.sqrt(v) * scale + eps)
+        table[r, k] = w * keep - rate * moved
 
 
 @rounded
-def step_rows(table: Any, width: int, rows: Any, n: int, grads: Any, kind: int, c: Any) -> None:
+def step_rows(table: Any, width: int, rows: Any, n: int, grads: Any, kind: Any, c: Any) -> None:
     """One step of rows[:n] with gradients grads[:n], which are zero afterwards."""
     for q in range(n):
         if q + AHEAD < n:
@@ -87,14 +84,14 @@ def step_rows(table: Any, width: int, rows: Any, n: int, grads: Any, kind: int, 
 
 
 @rounded
-def replay_row(table: Any, width: int, r: int, after: int, until: int, kind: int, steps: Any) -> None:
+def replay_row(table: Any, width: int, r: int, after: int, until: int, kind: Any, steps: Any) -> None:
     """The steps after+1 … until of a row that no batch read in them."""
     for t in range(after + 1, until + 1):
         _step_row(table, width, r, None, 0, kind, steps[t])
 
 
 @rounded
-def replay_others(table: Any, width: int, account: Any, t: int, kind: int, steps: Any) -> None:
+def replay_others(table: Any, width: int, account: Any, t: int, kind: Any, steps: Any) -> None:
     """Step t of the rows that its batch did not read."""
     for r in range(table.shape[0]):
         if account[r, LAST] != t:
@@ -102,167 +99,128 @@ def replay_others(table: Any, width: int, account: Any, t: int, kind: int, steps
 
 
 @compiled
-def add_step(folds: Any, t: int, first: int, beta1: float, beta2: float, keep: float, rate: float, c2: float) -> None:
-    """Let every start z of first … t − 1 know step t, which its rows miss.
-
-    Of z, folds holds: 0 the product of KEEP up to z (from the epoch's start), 1 of BETA1 since z, 2 of 1/√BETA2 since
-    z, and 3 … 6 the moments 0 … 3 of the measure {(κ_j − 1, W_j)}, each divided by the KEEPs since z.
-    """
-    up = 1 / math.sqrt(beta2)
-    root = math.sqrt(c2)
-    folds[0, t] = folds[0, t - 1] * keep
-    per_keep = rate / folds[0, t]
-    for z in range(first, t):
-        folds[1, z] *= beta1
-        folds[2, z] *= up
-        kappa = root * folds[2, z]
-        term = per_keep * folds[0, z] * folds[1, z] * kappa
-        folds[3, z] += term
-        term *= kappa - 1
-        folds[4, z] += term
-        term *= kappa - 1
-        folds[5, z] += term
-        term *= kappa - 1
-        folds[6, z] += term
-
-
-@compiled
-def fold(starts: Any, n: int, t: int, folds: Any, squares: Any, kind: int, eps: float, wide: Any, out: Any) -> None:
+def fold(starts: Any, n: int, t: int, oldest: int, plan: Any, record: Any, wide: Any, out: Any) -> None:
     """What the steps after starts[:n] up to t do to rows without gradient, as seven numbers a start.
 
-    ADAM's sum over steps of W_j/(√v + eps·κ_j) becomes that of its two-point Gauss quadrature, written as one fraction
-    (out[3]·√v + out[4]) / (v + out[5]·√v + out[6]); the nodes come from four moments in closed form. `squares` holds
-    the powers of BETA2.
+    They are what weight, mean and mean square are multiplied by, and a, b, c, d of ADAM's `fraction`; of MOMENTUM a is
+    what its mean is multiplied by to move a weight. Loop by loop, so that each of them uses whole vectors.
     """
+    folds, m = record.folds, MOMENTS
+    keep, first, second, third, fourth = wide[0], wide[3], wide[4], wide[5], wide[6]
     for q in range(n):
         z = starts[q]
-        wide[q, 0] = folds[0, t] / folds[0, z]
-        wide[q, 1] = folds[1, z]
-        wide[q, 2] = squares[t - z]
-        wide[q, 3] = folds[3, z]
-        wide[q, 4] = folds[4, z]
-        wide[q, 5] = folds[5, z]
-        wide[q, 6] = folds[6, z]
-    if kind == ADAM:
+        keep[q] = folds[KEPT, t] / folds[KEPT, z]
+        wide[2, q] = record.squares[t - z]
+        if plan.points > 0:
+            wide[1, q] = folds[MEANS, z] if z >= oldest else 0
+            first[q] = folds[m, z]
+    if plan.kind.square is not None and plan.kind.mean is not None:
+        center, eps = wide[7], record.exact[t, EPS]
         for q in range(n):
-            m0 = wide[q, 3]
-            mean = wide[q, 4] / m0
-            second = wide[q, 5] / m0
-            variance = max(second - mean * mean, 1e-13)
-            skew = (wide[q, 6] / m0 - 3 * mean * second + 2 * mean * mean * mean) / variance
-            spread = math.sqrt(skew * skew + 4 * variance)
-            low, high = (skew - spread) / 2, (skew + spread) / 2
-            weight = m0 * high / spread  # of the lower node
-            a, b = eps * (1 + mean + low), eps * (1 + mean + high)
-            wide[q, 3] = m0 * wide[q, 0]
-            wide[q, 4] = (weight * b + (m0 - weight) * a) * wide[q, 0]
-            wide[q, 5] = a + b
-            wide[q, 6] = a * b
-    else:
+            z = starts[q]
+            second[q], third[q], fourth[q], center[q] = (
+                folds[m + 1, z],
+                folds[m + 2, z],
+                folds[m + 3, z],
+                folds[CENTER, z],
+            )
         for q in range(n):
-            wide[q, 3] *= wide[q, 0]
+            low, low_weight, high, high_weight = two_points(first[q], second[q], third[q], fourth[q], center[q])
+            first[q], second[q], third[q], fourth[q] = fraction(
+                eps * low, low_weight * keep[q], eps * high, high_weight * keep[q]
+            )
+    elif plan.kind.mean is not None:
+        for q in range(n):
+            first[q] *= keep[q]
     for q in range(n):
         for k in range(7):
-            out[q, k] = wide[q, k]
+            out[q, k] = wide[k, q]
 
 
 @compiled
-def apply_folds(table: Any, width: int, rows: Any, n: int, folded: Any, at: Any, kind: int) -> None:
-    """The missed steps of rows[:n], folded: what they do to rows[q] stands in folded[at[q]]."""
+def apply_folds(table: Any, width: int, rows: Any, n: int, folds: Any, at: Any, kind: Any) -> None:
+    """The missed steps of rows[:n], folded: what they do to rows[q] stands in folds[at[q]], see `fold`."""
     for q in range(min(AHEAD, n)):
         fetch(table, rows[q])
     for q in range(n):
         if q + AHEAD < n:
             fetch(table, rows[q + AHEAD])
         r, i = rows[q], at[q]
-        keep, beta1, beta2 = folded[i, 0], folded[i, 1], folded[i, 2]
-        a, b, c, d = folded[i, 3], folded[i, 4], folded[i, 5], folded[i, 6]
-        if kind == ADAM:
-            for k in range(width):
+        keep, beta1, beta2 = folds[i, 0], folds[i, 1], folds[i, 2]
+        a, b, c, d = folds[i, 3], folds[i, 4], folds[i, 5], folds[i, 6]
+        squares = width if kind.mean is None else 2 * width
+        for k in range(width):
+            w = table[r, k] * keep
+            if kind.mean is not None:
                 m = table[r, width + k]
-                v = table[r, 2 * width + k]
-                root = np.sqrt(v)
-                table[r, k] = table[r, k] * keep - m * (a * root + b) / (v + c * root + d)
                 table[r, width + k] = m * beta1
-                table[r, 2 * width + k] = v * beta2
-        elif kind == MOMENTUM:
-            for k in range(width):
-                m = table[r, width + k]
-                table[r, k] = table[r, k] * keep - m * a
-                table[r, width + k] = m * beta1
-        elif kind == RMSPROP:
-            for k in range(width):
-                table[r, k] *= keep
-                table[r, width + k] *= beta2
-        else:
-            for k in range(width):
-                table[r, k] *= keep
+                if kind.square is not None:
+                    w -= folded(m, table[r, squares + k], a, b, c, d)
+                else:
+                    w -= m * a
+            if kind.square is not None:
+                table[r, squares + k] *= beta2
+            table[r, k] = w
 
 
 @compiled
 def catch_up(
-    table: Any, width: int, rows: Any, starts: Any, fresh: Any, n: int, t: int, plan: Any, constants: Any, folds: Any,
-    work: Any,
+    table: Any, width: int, rows: Any, starts: Any, fresh: Any, n: int, t: int, oldest: int, plan: Any, record: Any,
+    rule: Any, work: Any,
 ) -> None:  # fmt: skip
     """Bring rows[:n] from the steps `starts` to step t; `fresh` are those that no batch has read."""
-    kind, mode, replay_before, _, owed = plan
-    steps, _, squares, eps, every = constants
-    late, at, wide, folded = work
-    if mode > VIRTUAL:
-        approximations.catch_up(table, width, rows, starts, fresh, n, t, mode, folds, squares[1], eps)
+    late, at, wide, factors = work
+    if rule is not None:
+        beta2, eps = record.squares[1], record.exact[max(t, 1), EPS]
+        approximations.catch_up(table, width, rows, starts, fresh, n, t, plan.mode, rule, beta2, eps)
         return
     m = 0
     for q in range(n):
         r, z = rows[q], starts[q]
-        if mode == VIRTUAL and fresh[q]:
-            folded[m, 0] = owed * folds[0, t]
-            keep = folded[m, 0]
+        if plan.mode == VIRTUAL and fresh[q]:
+            factors[m, 0] = plan.owed * record.folds[KEPT, t]
+            keep = factors[m, 0]
             for k in range(width):
                 table[r, k] *= keep
         elif z >= t:
             continue
-        elif mode == REPLAY or z < replay_before:
-            replay_row(table, width, r, z, t, kind, steps)
+        elif plan.mode == REPLAY or z < plan.replay_before:
+            replay_row(table, width, r, z, t, plan.kind, record.steps)
         else:
             late[m] = r
             at[m] = z
             m += 1
     if t < m:  # several rows began at one step, so what each start misses is worked out once
-        fold(every, t, t, folds, squares, kind, eps, wide, folded)
-        apply_folds(table, width, late, m, folded, at, kind)
+        fold(record.every, t, t, oldest, plan, record, wide, factors)
+        apply_folds(table, width, late, m, factors, at, plan.kind)
     else:
-        fold(at, m, t, folds, squares, kind, eps, wide, folded)
-        apply_folds(table, width, late, m, folded, every, kind)
+        fold(at, m, t, oldest, plan, record, wide, factors)
+        apply_folds(table, width, late, m, factors, record.every, plan.kind)
 
 
-@compiled
-def scratch(n: int, like: Any) -> Any:
+def scratch(n: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
     """What `catch_up` works in, for `n` rows."""
-    return np.empty(n, np.int64), np.empty(n, np.int64), np.empty((n, 7)), np.empty((n, 7), like.dtype)
+    return np.empty(n, np.int64), np.empty(n, np.int64), np.empty((8, n)), np.empty((n, 7), dtype)
 
 
 @compiled
 def catch_up_all(
-    table: Any, width: int, account: Any, t: int, plan: Any, constants: Any, folds: Any, at_end: bool, first: int,
-    end: int,
+    table: Any, width: int, account: Any, t: int, oldest: int, plan: Any, record: Any, at_end: bool, first: int,
+    end: int, rows: Any, starts: Any, fresh: Any, work: Any,
 ) -> None:  # fmt: skip
     """Bring the rows first … end − 1 to the state after step t, where the epoch may end.
 
     Rows that no batch has read wait, but for those that are replayed, at the end: see `settle`.
     """
-    mode = plan[1]
-    block = 256
-    work = scratch(max(block, t), table)
-    rows, starts, fresh = np.empty(block, np.int64), np.empty(block, np.int64), np.empty(block, np.bool_)
-    for begin in range(first, end, block):
+    for begin in range(first, end, BLOCK):
         n = 0
-        for r in range(begin, min(begin + block, end)):
+        for r in range(begin, min(begin + BLOCK, end)):
             new = account[r, SLOT] == NEVER
-            if not new or (at_end and mode != VIRTUAL):
+            if not new or (at_end and plan.mode != VIRTUAL):
                 rows[n], starts[n], fresh[n] = r, account[r, LAST], new
                 n += 1
                 account[r, LAST] = 0 if at_end else t
-        catch_up(table, width, rows, starts, fresh, n, t, plan, constants, folds, work)
+        catch_up(table, width, rows, starts, fresh, n, t, oldest, plan, record, record.rule, work)
 
 
 @compiled
@@ -280,9 +238,12 @@ def _settle(table: Any, width: int, account: Any, owed: Any) -> None:
 
 
 @compiled
-def settle(table: Any, width: int, account: Any, owed: Any, threads: int) -> None:
-    """Let the rows that no batch has read decay by what they are owed."""
-    in_threads(threads, _settle, (table, width, account, owed))
+def settle(tables: Any, width: int, accounts: Any, owed: Any, threads: Any) -> None:
+    """Let the rows that no batch has read decay by what they are owed, owed[0]; that is nothing afterwards."""
+    for side in range(2):
+        factor = tables[side].dtype.type(owed[0])
+        in_threads(threads[side], _settle, (tables[side], width, accounts[side], factor))
+    owed[0] = 1
 
 
 @compiled
@@ -315,6 +276,14 @@ def copy_weights(table: Any, rows: Any, n: int, out: Any) -> None:
         r = rows[q]
         for k in range(out.shape[1]):
             out[q, k] = table[r, k]
+
+
+@compiled
+def copy_rows(array: Any, out: Any) -> None:
+    """Copy a table; `out[:] = array` takes seconds to compile, for what it would say where they do not fit."""
+    for r in range(array.shape[0]):
+        for k in range(array.shape[1]):
+            out[r, k] = array[r, k]
 
 
 @compiled
@@ -357,7 +326,6 @@ def sum_gradients(
         own[q, n_factors] += g
 
 
-@compiled
 def padded(numbers: int) -> int:
     """So many numbers at least that rows of them, of 4 bytes or 8, fill whole cache lines."""
     return -(-numbers // 16) * 16

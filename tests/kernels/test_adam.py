@@ -141,6 +141,15 @@ def test_fastais_constants_are_not_torchs():
         ({"grad": torch.zeros(3)}, r"grad is \[3\]"),
         ({"param": torch.zeros(4, 2).T, "grad": torch.zeros(2, 4)}, "exp_avg is"),
         ({"step": 0}, "the first step is 1"),
+        ({"step": 1.5}, "step=1.5: it must be an integer"),
+        ({"lr": -1.0}, r"lr=-1.0: it must lie in \[0, inf\)"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"lr": float("inf")}, "lr=inf"),
+        ({"beta1": -0.1}, r"beta1=-0.1: it must lie in \[0, 1\)"),
+        ({"beta1": 1.0}, "beta1=1.0"),
+        ({"beta2": 1.0}, "beta2=1.0"),
+        ({"eps": -1.0}, "eps=-1.0"),
+        ({"weight_decay": float("nan")}, "weight_decay=nan"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change, complaint):

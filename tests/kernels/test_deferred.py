@@ -1,11 +1,14 @@
 import copy
+import ctypes
 import io
 import math
 import pickle
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import scipy.linalg
 import torch
 from hypothesis import given, settings
@@ -14,10 +17,19 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 
-from kernels import DeferredAdam, DeferredAdamW, DeferredEmbedding, DeferredRMSprop, DeferredSGD, attach
-from kernels.deferred import native, quadrature
+from kernels import (
+    DeferredAdam,
+    DeferredAdamW,
+    DeferredEmbedding,
+    DeferredRMSprop,
+    DeferredSGD,
+    attach,
+    quadrature,
+    steps,
+)
+from kernels.deferred import native
 from kernels.deferred import table as table_module
-from kernels.deferred.quadrature import fold_error, folding
+from kernels.quadrature import fold_error, folding
 
 RULES = {
     "adamw": (DeferredAdamW, torch.optim.AdamW, {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-5, "weight_decay": 0.1}),
@@ -203,22 +215,24 @@ rates = st.one_of(st.just([1.0] * 300), st.lists(st.sampled_from([0.0, 1e-4, 0.1
     seed=st.integers(0, 99),
 )
 def test_folding_is_gausss_quadrature_and_within_its_bound_for_every_gap_and_schedule(betas, start, points, rate, seed):
-    (beta1, beta2), steps = betas, len(rate)
+    (beta1, beta2), count = betas, len(rate)
     rng = np.random.default_rng(seed)
     lowest_beta, lowest_keep = rng.choice([0.0, 0.8, 1.0]), rng.choice([0.9, 1.0])
-    beta = beta1 * rng.uniform(lowest_beta, 1, steps)
-    keep = rng.uniform(lowest_keep, 1, steps)
-    t = start + np.arange(1, steps + 1)
-    folds = np.zeros((quadrature.ROWS, steps + 1))
-    folds[: quadrature.CENTER] = 1
-    folds[quadrature.MOMENTS] = 1e-200
-    for step in range(1, steps + 1):
-        lr = rate[step - 1] / (1 - beta[step - 1] ** t[step - 1])
-        quadrature.add_step(folds, step, 0, points, beta[step - 1], beta2, keep[step - 1], lr, 1 - beta2 ** t[step - 1])
+    beta = beta1 * rng.uniform(lowest_beta, 1, count)
+    keep = rng.uniform(lowest_keep, 1, count)
+    t = start + np.arange(1, count + 1)
+    folds = np.zeros((quadrature.ROWS, count + 1))
+    quadrature.clear(folds)
+    c = np.zeros(9)
+    for step in range(1, count + 1):
+        c[steps.KEEP], c[steps.BETA1], c[steps.BETA2] = keep[step - 1], beta[step - 1], beta2
+        c[steps.SCALE] = (1 - beta2 ** t[step - 1]) ** -0.5
+        c[steps.RATE] = rate[step - 1] / (1 - beta[step - 1] ** t[step - 1])
+        quadrature.add_step(folds, step, 0, points, c)
     eps, factors = 1e-5, np.zeros(quadrature.FACTORS)
-    quadrature.fold(folds, 0, steps, points, eps, quadrature.new_work(), factors)
+    quadrature.fold(folds, 0, count, points, eps, quadrature.new_work(), factors)
 
-    kappa = np.sqrt((1 - beta2**t) / beta2 ** np.arange(1.0, steps + 1))
+    kappa = np.sqrt((1 - beta2**t) / beta2 ** np.arange(1.0, count + 1))
     after = np.prod(keep) / np.cumprod(keep)
     weight = np.array(rate) * np.cumprod(beta) / (1 - beta**t) * kappa * after
     roots = np.logspace(-9, 0, 60)[:, None]
@@ -267,7 +281,7 @@ def test_gaps_that_began_too_early_for_a_new_beta1_end_before_it():
         optimizer.zero_grad()
         table(torch.tensor([step % 2])).sum().backward()
         optimizer.step()
-        flushed_after[step] = table.weight.table.done
+        flushed_after[step] = table.weight.table.rows.done
     assert folding(0.5, 0.999).start < folding(math.ceil(0.95 * 1024) / 1024, 0.999).start < 250
     assert flushed_after[249] == folding(0.5, 0.999).start
     assert flushed_after[250] == flushed_after[255] == 250
@@ -554,6 +568,35 @@ READS = {
         net.users, {"weight": net.users.weight * 1}, (torch.arange(ROWS),)
     ),
     "compiled": lambda net: torch.compile(net.users, backend="eager")(torch.arange(ROWS)),
+    "compiled ahead of time": lambda net: torch.compile(net.users, backend="aot_eager")(torch.arange(ROWS)),
+    "torch.tensor": lambda net: torch.tensor(net.users.weight),
+    "torch.asarray": lambda net: torch.asarray(net.users.weight, copy=True),
+    "torch.Tensor": lambda net: torch.Tensor(net.users.weight),
+    "torch.as_tensor": lambda net: torch.as_tensor(net.users.weight) * 1,
+    "new_tensor": lambda net: torch.zeros(1).new_tensor(net.users.weight),
+    "vmap": lambda net: torch.vmap(lambda row: row * 1)(net.users.weight),
+    "vmap of lookups": lambda net: torch.vmap(net.users)(torch.arange(ROWS)),
+    "func.grad": lambda net: torch.func.grad(lambda weight: (weight * weight / 2).sum())(net.users.weight),
+    "nested tensor": lambda net: torch.nested.nested_tensor([net.users.weight]).unbind()[0],
+    "dlpack": lambda net: torch.from_dlpack(net.users.weight.detach()),
+    "jit.trace": lambda net: torch.jit.trace(net.users, torch.arange(3))(torch.arange(ROWS)),
+    "frozen, numpy": lambda net: torch.from_numpy(np.asarray(net.users.weight.requires_grad_(False))),
+    "frozen, dlpack": lambda net: torch.from_dlpack(net.users.weight.requires_grad_(False)).clone(),
+    "numpy, force": lambda net: torch.from_numpy(net.users.weight.numpy(force=True)),
+    "storage": lambda net: (
+        torch.tensor(net.users.weight.untyped_storage().tolist(), dtype=torch.uint8)
+        .view(torch.float32)
+        .view(ROWS, WIDTH)
+    ),
+    "data_ptr": lambda net: torch.frombuffer(
+        (ctypes.c_float * (ROWS * WIDTH)).from_address(net.users.weight.data_ptr()), dtype=torch.float32
+    ).view(ROWS, WIDTH),
+    "copy_": lambda net: torch.empty(ROWS, WIDTH).copy_(net.users.weight),
+    "out=": lambda net: torch.add(net.users.weight, 0, out=torch.empty(ROWS, WIDTH)),
+    "index_select": lambda net: net.users.weight.index_select(0, torch.arange(ROWS)),
+    "embedding_bag": lambda net: functional.embedding_bag(torch.arange(ROWS)[:, None], net.users.weight),
+    "flattened": lambda net: torch._utils._flatten_dense_tensors([net.users.weight.detach()]).view(ROWS, WIDTH),
+    "safetensors": lambda net: safetensors.torch.load(safetensors.torch.save(net.state_dict()))["users.weight"],
 }
 
 
@@ -562,6 +605,31 @@ def test_nobody_reads_a_stale_row(read):
     net, truth = behind()
     with torch.no_grad():
         assert torch.equal(READS[read](net), truth)
+
+
+def test_reads_that_cannot_be_watched_are_those_that_the_guide_lists():
+    guide = (Path(__file__).parents[2] / "docs" / "deferred.md").read_text(encoding="utf-8")
+    listed = guide.partition("What cannot be watched")[2].partition("\n## ")[0]
+    net, truth = behind()
+    kept = net.users.weight.table.weight  # as a `weight.detach()` of an earlier step
+    assert not torch.equal(kept, truth)
+    assert "`weight.detach()`" in listed
+    net.users.weight.requires_grad_(False)
+    assert not torch.equal(torch.from_dlpack(torch.utils.dlpack.to_dlpack(net.users.weight)), truth)
+    assert "`torch.utils.dlpack.to_dlpack(weight)`" in listed
+
+
+def test_compiled_code_that_reads_memory_itself_finds_it_up_to_date():
+    def raw(graph, _):  # as Inductor's code, which asks no dispatcher
+        def run(*args):
+            with torch._C._DisableTorchDispatch():
+                return graph(*args)
+
+        return run
+
+    net, truth = behind()
+    with torch.no_grad():
+        assert torch.equal(torch.compile(lambda: net.users.weight * 1, backend=raw)(), truth)
 
 
 def test_a_copied_table_is_deferred_as_the_original_was():
@@ -748,46 +816,89 @@ def test_offsets_beyond_two_to_the_31_reach_the_right_row(tmp_path):
     rows, width = (1 << 19) + 2, 4096
     w = np.memmap(tmp_path / "table", np.float32, "w+", shape=(rows, width)).view(np.ndarray)  # sparse on disk
     assert w.size > 1 << 31
-    last, touched = np.zeros(rows, np.int32), np.zeros(rows, np.uint8)
+    last, touched, account = np.zeros(rows, np.int32), np.zeros(rows, np.uint8), np.zeros(4, np.int64)
     ids = np.array([rows - 1])
     w[ids] = 1
-    c = np.array([1, 0, 0, 1, 1, 0, 1, 0, 0.5], np.float32)
-    native.step_rows((w, w, w), ids, np.ones((1, width), np.float32), last, touched, 1, native.SGD, c)
-    steps = np.tile(c, (3, 1))
-    steps[:, native.KEEP] = 0.5
-    plan, constants = (native.SGD, native.REPLAY, 0), (steps, steps.astype(float), np.ones(3))
-    native.catch_up((w, w, w), ids, last, touched, 2, plan, constants, np.ones((quadrature.ROWS, 3)))
+    c = np.array([1, 0, 0, 1, 1, 0, 1, 0, 0.5])
+    record = (np.zeros((3, 9), np.float32), np.zeros((3, 9)), np.ones(3), np.ones((quadrature.ROWS, 3)))
+    how = (last, touched, account, (steps.SGD, native.REPLAY, 0), record)
+    native.step((w, w, w), ids, np.ones((1, width), np.float32), *how, c)
+    c[steps.KEEP] = 0.5
+    native.step((w, w, w), ids[:0], np.ones((0, width), np.float32), *how, c)
+    native.catch_up((w, w, w), ids, *how)
     assert (w[rows - 1] == 0.25).all()
     assert not w[(rows - 1) * width % (1 << 31) // width].any()  # where an offset of 32 bits would lead
 
 
-@pytest.mark.parametrize(
-    ("group", "complaint"),
-    [
-        ({"amsgrad": True}, "steps with amsgrad cannot be deferred"),
-        ({"maximize": True}, "steps with maximize cannot be deferred"),
-        ({"eps": 0.0}, "steps with eps=0.0 cannot be deferred"),
-        ({"mode": "lazy"}, "there are virtual, replay, dense"),
-    ],
-)
-def test_settings_that_cannot_be_deferred_are_named(group, complaint):
+WRONG = [
+    (DeferredAdamW, {"amsgrad": True}, "steps with amsgrad cannot be deferred"),
+    (DeferredAdamW, {"maximize": True}, "steps with maximize cannot be deferred"),
+    (DeferredAdamW, {"capturable": True}, "steps with capturable cannot be deferred"),
+    (DeferredAdamW, {"differentiable": True}, "steps with differentiable cannot be deferred"),
+    (DeferredAdamW, {"eps": 0.0}, "steps with eps=0.0 cannot be deferred"),
+    (DeferredAdamW, {"eps": 1e-39}, "steps with eps=1e-39 cannot be deferred"),
+    (DeferredAdamW, {"mode": "lazy"}, "there are virtual, replay, dense"),
+    (DeferredAdamW, {"lr": -1e-3}, r"lr: -0.001 does not lie in \[0, inf\)"),
+    (DeferredAdamW, {"lr": math.nan}, "lr: nan does not lie"),
+    (DeferredAdamW, {"betas": (1.0, 0.999)}, r"betas: 1.0 does not lie in \[0, 1\)"),
+    (DeferredAdamW, {"weight_decay": math.nan}, "weight_decay: nan"),
+    (DeferredSGD, {"momentum": 0.9, "nesterov": True}, "steps with nesterov cannot be deferred"),
+    (DeferredSGD, {"momentum": 0.9, "dampening": 0.1}, "steps with dampening cannot be deferred"),
+    (DeferredSGD, {"momentum": math.inf}, "momentum: inf"),
+    (DeferredRMSprop, {"centered": True}, "steps with centered cannot be deferred"),
+    (DeferredRMSprop, {"momentum": 0.9}, "steps with momentum cannot be deferred"),
+    (DeferredRMSprop, {"maximize": True}, "steps with maximize cannot be deferred"),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "setting", "complaint"), WRONG)
+@pytest.mark.parametrize("when", ["in a group", "later", "in a checkpoint", "before attach"])
+def test_settings_that_cannot_be_deferred_are_named_and_nothing_moves(optimizer, setting, complaint, when):
+    embedding = nn.Embedding(3, 2) if when == "before attach" else DeferredEmbedding(3, 2)
+    opt = optimizer(embedding.parameters(), lr=0.1)
+    if when == "before attach":
+        attach(embedding)
+    before = embedding.weight.detach().clone()
+    embedding(torch.tensor([1])).sum().backward()
+    if when == "in a group":
+        with pytest.raises(ValueError, match=complaint):
+            opt.add_param_group({"params": DeferredEmbedding(3, 2).parameters(), **setting})
+        assert len(opt.param_groups) == 1
+        return
+    if when == "in a checkpoint":
+        checkpoint = opt.state_dict()
+        if "mode" in setting:
+            pytest.skip("a mode of ours")
+        with pytest.raises(ValueError, match=complaint):
+            opt.load_state_dict(checkpoint | {"param_groups": [checkpoint["param_groups"][0] | setting]})
+        assert opt.state_dict() == checkpoint
+        return
+    opt.param_groups[0].update(setting)
     with pytest.raises(ValueError, match=complaint):
-        DeferredAdamW([{"params": DeferredEmbedding(3, 2).parameters(), **group}])
+        opt.step()
+    assert torch.equal(embedding.weight, before)
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "group"),
-    [
-        (DeferredSGD, {"momentum": 0.9, "nesterov": True}),
-        (DeferredSGD, {"momentum": 0.9, "dampening": 0.1}),
-        (DeferredRMSprop, {"centered": True}),
-        (DeferredRMSprop, {"momentum": 0.9}),
-    ],
-)
-def test_what_torchs_sgd_and_rmsprop_have_more_is_named(optimizer, group):
-    with pytest.raises(ValueError, match=f"steps with {[*group][-1]} cannot be deferred"):
-        optimizer([{"params": DeferredEmbedding(3, 2).parameters(), **group}])
-    optimizer([{"params": nn.Embedding(3, 2).parameters(), **group}])
+def test_torchs_own_parameters_may_have_what_tables_may_not():
+    linear = nn.Linear(2, 1)
+    opt = DeferredAdamW([{"params": linear.parameters(), "maximize": True}, {"params": DeferredEmbedding(3, 2).weight}])
+    before = linear.weight.detach().clone()
+    linear(torch.ones(1, 2)).sum().backward()
+    opt.step()
+    assert (linear.weight > before).all()
+
+
+def test_a_sparse_gradient_of_a_parameter_that_is_not_deferred_says_what_to_do():
+    embedding = nn.Embedding(3, 2, sparse=True)
+    opt = DeferredAdamW(embedding.parameters())
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match=r"call attach\(embedding\)"):
+        opt.step()
+    attach(embedding)
+    before = embedding.weight.detach().clone()
+    embedding(torch.tensor([1])).sum().backward()
+    opt.step()
+    assert not torch.equal(embedding.weight, before)
 
 
 def test_a_pretrained_table_is_a_copy_and_frozen_unless_told():
@@ -859,11 +970,220 @@ def test_an_embedding_in_a_model_of_others_is_made_deferred_where_it_is():
     torch.testing.assert_close(trained(True), trained(False), rtol=0, atol=1e-10)
 
 
+class Scaled(nn.Embedding):
+    """A subclass with an initialization and a forward of its own."""
+
+    def __init__(self, rows, width, scale):
+        super().__init__(rows, width)
+        self.scale = scale
+        nn.init.trunc_normal_(self.weight, std=0.01)
+
+    def forward(self, ids):
+        return super().forward(ids) * self.scale
+
+
+def through(embedding, deferred):
+    optimizer = (DeferredAdamW if deferred else torch.optim.AdamW)(embedding.parameters(), lr=1e-2)
+    for step in range(60):
+        optimizer.zero_grad()
+        embedding(torch.tensor([step % 2, 2 if step < 5 else 0])).square().sum().backward()
+        optimizer.step()
+    return embedding.weight.detach().clone()
+
+
+def test_a_subclass_of_embedding_stays_what_it_is_and_is_deferred():
+    theirs = Scaled(5, 2, 3.0).double()
+    ours = copy.deepcopy(theirs)
+    weight = ours.weight
+    attach(ours)
+    assert isinstance(ours, Scaled)
+    assert ours.weight is weight
+    copies = [copy.deepcopy(ours), pickle.loads(pickle.dumps(ours)), ours]
+    expected = through(theirs, False)
+    for one in copies:
+        assert type(one).__name__ == "Scaled"
+        torch.testing.assert_close(through(one, True), expected, rtol=0, atol=1e-8)
+        assert one.weight.table is not None
+
+
+def test_weights_that_are_assigned_are_deferred_as_those_were_that_they_replace():
+    state = nn.Embedding(5, 2).state_dict()
+    table = DeferredEmbedding(5, 2)
+    table.load_state_dict(state, assign=True)
+    expected = through(nn.Embedding.from_pretrained(state["weight"].clone(), freeze=False), False)
+    torch.testing.assert_close(through(table, True), expected)
+    assert table.weight.table is not None
+
+
+def clipped(clip, deferred):
+    embedding = (DeferredEmbedding if deferred else nn.Embedding).from_pretrained(torch.ones(5, 2), freeze=False)
+    optimizer = (DeferredSGD if deferred else torch.optim.SGD)(embedding.parameters(), lr=1.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (embedding(torch.tensor([0, 1, 1])) * torch.tensor([[-9.0], [1.0], [4.0]])).sum().backward()
+        clip(embedding)
+        optimizer.step()
+    return embedding.weight.detach().clone()
+
+
+CLIPS = {
+    "by norm": lambda e: nn.utils.clip_grad_norm_(e.parameters(), 0.5),
+    "by norm, foreach": lambda e: nn.utils.clip_grad_norm_(e.parameters(), 0.5, foreach=True),
+    "by the largest": lambda e: nn.utils.clip_grad_norm_(e.parameters(), 0.5, norm_type=math.inf),
+    "by value": lambda e: nn.utils.clip_grad_value_(e.parameters(), 2.0),
+    "by value, foreach": lambda e: nn.utils.clip_grad_value_(e.parameters(), 2.0, foreach=True),
+    "by value, one by one": lambda e: nn.utils.clip_grad_value_(e.parameters(), 2.0, foreach=False),
+    "by hand": lambda e: e.weight.grad.mul_(0.5),
+    "by hand, clamped": lambda e: e.weight.grad.clamp_(-1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_gradients_are_clipped_as_dense_ones(clip):
+    torch.testing.assert_close(clipped(CLIPS[clip], True), clipped(CLIPS[clip], False))
+
+
+def test_a_hook_on_the_accumulated_gradient_may_step():
+    def trained(deferred):
+        embedding = (DeferredEmbedding if deferred else nn.Embedding).from_pretrained(torch.ones(5, 2), freeze=False)
+        optimizer = (DeferredAdamW if deferred else torch.optim.AdamW)(embedding.parameters(), lr=0.1)
+
+        def step(param):
+            nn.utils.clip_grad_norm_([param], 0.5)
+            optimizer.step()
+            param.grad = None
+
+        embedding.weight.register_post_accumulate_grad_hook(step)
+        for _ in range(5):
+            embedding(torch.tensor([0, 1, 1])).sum().backward()
+        return embedding.weight.detach().clone()
+
+    torch.testing.assert_close(trained(True), trained(False))
+
+
+def test_gradients_that_are_accumulated_after_they_were_looked_at_have_each_row_once():
+    table = DeferredEmbedding(5, 2)
+    for _ in range(3):
+        table(torch.tensor([1, 1, 3])).sum().backward()
+        grad = table.weight.grad
+        assert grad.is_coalesced()
+    assert grad.to_dense()[:, 0].tolist() == [0, 6, 0, 3, 0]
+    assert nn.utils.clip_grad_norm_(table.parameters(), 100.0).item() == pytest.approx((2 * (36 + 9)) ** 0.5)
+
+
+def test_a_compiled_step_is_a_step():
+    net, optimizer = models("adamw", torch.float64, "virtual")
+    step = torch.compile(optimizer.step, backend="eager")
+    for users, items, y in batches(10):
+        optimizer.zero_grad()
+        functional.mse_loss(net(users, items), y).backward()
+        step()
+    torch.testing.assert_close(net.flat(), trained("adamw", steps=10, scheduled=False), rtol=0, atol=1e-8)
+
+
+def test_a_copied_optimizer_is_one_of_the_same_kind():
+    net, optimizer = models("adamw", torch.float32, "replay", backend="native")
+    for users, items, y in batches(40, torch.float32):
+        optimizer.zero_grad()
+        functional.mse_loss(net(users, items), y).backward()
+        optimizer.step()
+    for copied in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert type(copied.state[copied.param_groups[0]["params"][0]]) is dict
+        copied.add_param_group({"params": DeferredEmbedding(3, 2).weight})
+        assert (copied.param_groups[-1]["mode"], copied.param_groups[-1]["backend"]) == ("replay", "native")
+        assert torch.equal(copied.state_dict()["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+
+
+def zeroed(state):
+    state["exp_avg"].zero_()
+
+
+def replaced(state):
+    state["exp_avg_sq"] = torch.full_like(state["exp_avg_sq"], 0.5)
+
+
+def set_back(state):
+    state["step"] = torch.tensor(3.0)
+
+
+def updated(state):
+    state.update({name: value * 2 for name, value in state.items() if name != "step"})
+
+
+@pytest.mark.parametrize("change", [zeroed, replaced, set_back, updated])
+@pytest.mark.parametrize("mode", ["virtual", "replay"])
+def test_changes_of_the_optimizers_state_are_obeyed(change, mode):
+    found = []
+    for how in (None, mode):
+        net, optimizer = models("adamw", torch.float64, how)
+        for step, (users, items, y) in enumerate(batches(60)):
+            if step == 45:
+                change(optimizer.state[net.users.weight])
+            optimizer.zero_grad()
+            functional.mse_loss(net(users, items), y).backward()
+            optimizer.step()
+        found.append(net.flat())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+
+
+def test_whoever_looks_at_the_optimizers_state_finds_it_up_to_date():
+    def state(mode, look):
+        net, optimizer = models("adamw", torch.float64, mode)
+        for users, items, y in batches(45):
+            optimizer.zero_grad()
+            functional.mse_loss(net(users, items), y).backward()
+            optimizer.step()
+        return look(optimizer.state[net.users.weight])
+
+    for look in (
+        lambda state: (state["exp_avg"], state["step"]),
+        lambda state: (state.get("exp_avg_sq"),),
+        lambda state: tuple(state.values()),
+        lambda state: tuple(value for _, value in state.items()),
+        lambda state: tuple(state.copy().values()),
+        lambda state: tuple({**state}.values()),
+    ):
+        for one, other in zip(state("replay", look), state(None, look), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+def test_a_checkpoint_of_sparse_adam_is_taken_over():
+    def run(embedding, optimizer, n):
+        for _ in range(n):
+            optimizer.zero_grad()
+            embedding(torch.arange(5)).square().sum().backward()  # every row, so that sparse Adam is Adam
+            optimizer.step()
+        return embedding, optimizer
+
+    weight = torch.linspace(1, 2, 10).view(5, 2)
+    theirs = nn.Embedding.from_pretrained(weight.clone(), freeze=False, sparse=True)
+    run(theirs, sparse := torch.optim.SparseAdam(theirs.parameters(), lr=0.1), 4)
+    ours = DeferredEmbedding.from_pretrained(theirs.weight.detach(), freeze=False)
+    optimizer = DeferredAdam(ours.parameters(), lr=0.3, weight_decay=0.0)
+    optimizer.load_state_dict(copy.deepcopy(sparse.state_dict()))
+    run(theirs, sparse, 4)
+    run(ours, optimizer, 4)
+    torch.testing.assert_close(ours.weight.detach(), theirs.weight.detach())
+
+
+def test_a_checkpoint_of_another_kind_of_optimizer_is_refused_and_nothing_changes():
+    net, rmsprop = models("rmsprop", torch.float32, "virtual")
+    for users, items, y in batches(3, torch.float32):
+        functional.mse_loss(net(users, items), y).backward()
+        rmsprop.step()
+    _, adam = models("adamw", torch.float32, "virtual")
+    before = copy.deepcopy(adam.state_dict())
+    with pytest.raises(ValueError, match="step, square_avg of a deferred table, which needs exp_avg, exp_avg_sq"):
+        adam.load_state_dict(rmsprop.state_dict())
+    assert adam.state_dict() == before
+
+
 def test_an_embedding_that_cannot_be_deferred_is_named():
     for embedding, complaint in (
         (nn.Embedding(3, 2, max_norm=1.0), "max_norm"),
         (nn.Embedding(3, 2, scale_grad_by_freq=True), "scale_grad_by_freq"),
-        (DeferredEmbedding(3, 2), "nn.Embedding is needed"),
+        (DeferredEmbedding(3, 2), "not deferred yet"),
+        (nn.Linear(3, 2), "nn.Embedding is needed"),
     ):
         with pytest.raises(ValueError, match=complaint):
             attach(embedding)

@@ -303,9 +303,13 @@ def test_arguments_that_do_not_fit_are_named(change, complaint):
         embedding_dot_bias(*change(list(problem())))
 
 
-def test_an_empty_range_is_refused():
-    with pytest.raises(ValueError, match="smaller one"):
-        embedding_dot_bias(*problem(), y_range=(5, 5))
+@pytest.mark.parametrize("y_range", [(5, 5), (0, float("inf")), (float("-inf"), 0), (0, float("nan")), (0, 1, 2), ()])
+def test_what_is_no_range_is_refused(y_range):
+    users, items, *tables = problem()
+    with pytest.raises(ValueError, match="two finite numbers are needed"):
+        embedding_dot_bias(users, items, *tables, y_range=y_range)
+    with pytest.raises(ValueError, match="two finite numbers are needed"):
+        dot_bias_loss(users, items, torch.ones(len(users)), *tables, y_range=y_range)
 
 
 def test_a_backend_that_cannot_run_says_why():

@@ -61,6 +61,13 @@ def facts_of_compiled_kernels() -> dict[str, dict]:
         asm = inspect.compile_for(target, examples["dot_bias.backward fp32, k = 40: atomics"]).asm
         code = asm.get("amdgcn") or disassembled(asm["cubin"])
         atomics[target] = re.findall(r"\b(?:ATOM|REDG?\b|\w*_atomic_).*", code)
+    refused = []
+    for example in {example.kernel: example for example in examples.values()}.values():
+        for size in (1, 7, (1 << 31) + 1):
+            try:
+                compiled_at(size, example)
+            except Exception as error:  # whatever the compiler says
+                refused.append(f"{example.name} at {size}: {error}")
     debug = {}
     for knobs.runtime.debug in (False, True):
         scores = inspect.compile_for("sm_90", examples["dot_bias.forward fp32, k = 40"]).asm
@@ -71,7 +78,31 @@ def facts_of_compiled_kernels() -> dict[str, dict]:
         "ttir": {name: asm["ttir"] for name, asm in compiled.items()},
         "atomics": atomics,
         "debug": debug,
+        "refused": refused,
     }
+
+
+def compiled_at(size: int, example: Example) -> None:
+    """Compile a kernel as for arguments that are all of this size: Triton takes 1, 16 and more than 32 bits apart."""
+    from triton.runtime.jit import JITFunction
+
+    run = JITFunction.run
+
+    def sized(self, *args, **kwargs):
+        constants = {parameter.name for parameter in self.params if parameter.is_constexpr}
+        names = [parameter.name for parameter in self.params]
+        given = dict(zip(names, args, strict=False)) | {name: kwargs[name] for name in names if name in kwargs}
+        number = {n: size for n, value in given.items() if type(value) is int and n not in constants}
+        if self is not example.kernel:
+            number = {}
+        rest = {name: value for name, value in kwargs.items() if name not in given}
+        return run(self, **(given | number | rest))
+
+    JITFunction.run = sized
+    try:
+        inspect.compile_for("sm_90", example)
+    finally:
+        JITFunction.run = run
 
 
 def disassembled(cubin: bytes) -> str:
@@ -110,6 +141,10 @@ def test_every_kernel_is_compiled_for_every_target(rows: list[dict]) -> None:
     kernels = {row["kernel"] for row in rows}
     assert {(row["kernel"], row["target"]) for row in rows} == {(k, t) for k in kernels for t in TARGETS}
     assert all(row["registers"] > 0 for row in rows)
+
+
+def test_every_kernel_compiles_for_tables_of_one_row_of_odd_size_and_of_more_than_two_to_the_31(facts) -> None:
+    assert facts["refused"] == []
 
 
 def test_no_kernel_spills_on_any_target(rows: list[dict]) -> None:

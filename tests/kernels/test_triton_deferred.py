@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.optimizers import triton_deferred as deferred
 from kernels.optimizers import triton_kernels as dense
+from kernels.steps import constants as step_constants
 from tests.kernels.triton_device import DEVICE, stores_in_bf16_round_to_nearest, uninitialized_memory_is_nan  # noqa: F401
 
 NAMES = ["sgd", "momentum", "rmsprop", "adam"]
@@ -68,7 +69,10 @@ def test_replayed_rows_have_the_bits_of_the_dense_steps(
     settings = [schedule(t, steps) for t in range(1, steps + 1)]
     every, lazy = table(optimizer, dtype), table(optimizer, dtype, planes)
     constants = deferred.step_table(
-        [dense.constants(optimizer, **s, step=t, decoupled=decoupled) for t, s in enumerate(settings, 1)],
+        [
+            step_constants(optimizer, **s, step=t, decay="decoupled" if decoupled else "l2")
+            for t, s in enumerate(settings, 1)
+        ],
         lazy["weight"],
     )
     last = torch.zeros(ROWS, dtype=torch.int32, device=DEVICE)
@@ -87,7 +91,7 @@ def test_replayed_rows_have_the_bits_of_the_dense_steps(
 
 def test_rows_caught_up_before_they_are_read_and_stepped_after_have_the_same_bits() -> None:
     steps = 6
-    constants = [dense.constants("adam", **schedule(t, steps), step=t, decoupled=True) for t in range(1, steps + 1)]
+    constants = [step_constants("adam", **schedule(t, steps), step=t, decay="decoupled") for t in range(1, steps + 1)]
     rows = torch.tensor([3, 1], device=DEVICE)
     results = []
     for read_first in (True, False):
@@ -107,7 +111,8 @@ def after_a_gap(
     """A table `gap` steps after `start`, without gradient: as the kernel has it, and as a step loop in float64."""
     steps = start + gap
     constants = [
-        dense.constants(optimizer, **schedule(t, steps, **changes), step=t, decoupled=True) for t in range(1, steps + 1)
+        step_constants(optimizer, **schedule(t, steps, **changes), step=t, decay="decoupled")
+        for t in range(1, steps + 1)
     ]
     lazy = table(optimizer, dtype)
     draw = torch.Generator().manual_seed(4)
@@ -177,28 +182,28 @@ def test_old_rows_go_on_shrinking_after_their_moments_stop() -> None:
     assert_near({"weight": lazy["weight"]}, exact, 1e-4)  # the means have all but died away
 
 
-def test_rows_from_before_replay_before_are_replayed_beside_folded_ones() -> None:
-    steps, start = 40, 30
-    constants = [dense.constants("adam", **schedule(t, steps), step=t, decoupled=True) for t in range(1, steps + 1)]
-    moments = deferred.new_moments(steps, 0.99, DEVICE)
-    for t, c in enumerate(constants, 1):
-        deferred.add_step_(moments, c, t, 0)
+def test_a_step_that_is_launched_twice_is_taken_and_put_on_record_once() -> None:
+    steps, start = 12, 4
+    constants = [step_constants("adam", **schedule(t, steps), step=t, decay="decoupled") for t in range(1, steps + 1)]
     results = []
-    for replay_before in (0, start, steps):
-        tables = table("adam", torch.float32)
-        tables["exp_avg"].fill_(0.1)
-        tables["exp_avg_sq"].fill_(0.01)
-        last = torch.full((ROWS,), start, dtype=torch.int32, device=DEVICE)
-        last[::2] = 0
-        deferred.step_rows_(
-            "adam", torch.arange(ROWS, device=DEVICE), last, **tables, t=steps, moments=moments, eps=1e-5,
-            steps=deferred.step_table(constants, tables["weight"]), replay_before=replay_before,
-        )  # fmt: skip
+    for times in (1, 2):
+        tables, rows = table("adam", torch.float64), torch.tensor([3, 1], device=DEVICE)
+        last, stamp = torch.full((ROWS,), start, dtype=torch.int32, device=DEVICE), torch.zeros(1, dtype=torch.int64)
+        moments = deferred.new_moments(steps, 0.99, DEVICE)
+        arguments = {"steps": deferred.step_table(constants, tables["weight"]), "done": start, **tables}
+        for t in range(1, steps + 1):
+            grads = gradients(rows, t, torch.float64) if t % 4 == 1 else None
+            for _ in range(times):
+                if grads is not None:
+                    deferred.step_rows_(
+                        "adam", rows, last, t=t, grads=grads, moments=moments, eps=1e-5, stamp=stamp, **arguments
+                    )  # fmt: skip
+                    assert stamp.item() == start + t
+                deferred.add_step_(moments, constants[t - 1], t, 0)
+        deferred.step_rows_("adam", rows, last, t=steps, moments=moments, eps=1e-5, **arguments)
+        assert last[rows].tolist() == [start + steps] * 2
         results.append(tables["weight"])
-    folded, mixed, replayed = results
-    assert torch.equal(mixed[::2], replayed[::2])
-    assert torch.equal(mixed[1::2], folded[1::2])
-    assert not torch.equal(mixed[::2], folded[::2])
+    assert torch.equal(*results)
 
 
 def test_steps_of_rate_zero_fold_to_no_movement() -> None:

@@ -182,6 +182,24 @@ def test_ids_outside_the_table_are_refused_and_nothing_moves():
     assert torch.equal(memory, before)
 
 
+class Stream:
+    def __init__(self):
+        self.waited = []
+
+    def wait_stream(self, other):
+        self.waited.append(other)
+
+
+def test_a_stream_comes_after_the_one_that_touched_the_rows_before(monkeypatch):
+    table = train(*fresh("adamw", "replay", torch.float32, 4), batches(4))
+    rows, streams = table.weight.table.rows, [Stream(), Stream()]
+    for stream in (streams[0], streams[0], streams[1], streams[1], streams[0]):
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _, stream=stream: stream)
+        rows._come_after()
+    assert streams[1].waited == [streams[0]]
+    assert streams[0].waited == [streams[1]]
+
+
 @pytest.mark.skipif(DEVICE != "cpu", reason="a table on a CPU")
 def test_a_backend_that_is_not_there_is_named():
     for backend, why in (("reference", "native"), ("cuda", "no such backend")):
