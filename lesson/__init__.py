@@ -8,7 +8,7 @@
 """
 
 from kernels import FASTAI, TORCH
-from lesson.data import DataError, RepeatedRatingsWarning, load_movielens, load_ratings
+from lesson.data import DataError, RepeatedRatingsWarning, UnknownIdsWarning, load_movielens, load_ratings
 from lesson.learner import DivergenceError, Learner, collab_learner
 from lesson.models import EmbeddingDotBias, sigmoid_range
 
@@ -20,6 +20,7 @@ __all__ = [
     "EmbeddingDotBias",
     "Learner",
     "RepeatedRatingsWarning",
+    "UnknownIdsWarning",
     "collab_learner",
     "load_movielens",
     "load_ratings",

@@ -6,13 +6,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Hashable, Sequence
-from numbers import Real
+import warnings
 from pathlib import Path
-from typing import Any, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
-import pandas as pd
 import safetensors
 import safetensors.torch
 import torch
@@ -21,9 +19,19 @@ from torch.nn.functional import mse_loss
 
 from kernels import FASTAI, AdamConstants, adam_step_, backends
 from kernels.trainer import Trainer
-from lesson.data import CollabData, DataError
+from lesson import checks
+from lesson.checks import DataError, printable, shown
+from lesson.data import CollabData, UnknownIdsWarning, Vocab
+from lesson.data.ids import listed, spelled
+from lesson.data.table import as_path, reason
 from lesson.models import EmbeddingDotBias
 from lesson.schedules import Schedule, constant, one_cycle
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Id = str | int | float
+    Ids = list[Any] | tuple[Any, ...] | np.ndarray | Tensor | pd.Series[Any] | pd.Index[Any]
 
 
 class Epoch(NamedTuple):
@@ -42,7 +50,7 @@ class DivergenceError(FloatingPointError):
 def stream(seed: int, name: str) -> torch.Generator:
     """A generator of its own for each purpose, so that one more draw here moves nothing there."""
     purpose = ("initialization", "order").index(name)
-    state = np.random.SeedSequence([seed, purpose]).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence([checks.whole("seed", seed), purpose]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
 
 
@@ -87,9 +95,17 @@ class Learner:
     ) -> None:
         """Train with the one-cycle policy, rate and momentum changing at every batch (claim 76).
 
+        Args:
+            epochs: how often to go through the training rows.
+            lr: the highest rate; of slice(a, b), b.
+            moms: momentum at both ends, and in the middle.
+            div_factor: how much lower the first rate is.
+            pct_start: the share of the steps in which the rate grows.
+
         Raises:
             DivergenceError: the loss is no finite number any more.
         """
+        epochs = checks.whole("epochs", epochs, least=1)
         self._fit(epochs, one_cycle(epochs * self._batches, _last_rate(lr), moms, div_factor, pct_start))
 
     def fit(self, epochs: int, lr: float | slice = 3e-3) -> None:
@@ -98,6 +114,7 @@ class Learner:
         Raises:
             DivergenceError: the loss is no finite number any more.
         """
+        epochs = checks.whole("epochs", epochs, least=1)
         self._fit(epochs, constant(epochs * self._batches, _last_rate(lr), self.adam.beta1))
 
     @property
@@ -105,8 +122,6 @@ class Learner:
         return -(-len(self.data.train) // self.bs)
 
     def _fit(self, epochs: int, schedule: Schedule) -> None:
-        if epochs < 1:
-            raise ValueError(f"{epochs=}: at least one is needed")
         train, valid = self.data.train, self.data.valid
         trainer = (_NativeTraining if self.backend == "native" else _OpsTraining)(self, schedule)
         try:
@@ -138,67 +153,85 @@ class Learner:
         valid = self.data.valid
         return _error(self.model(valid.users.to(self.device), valid.items.to(self.device)), valid.ratings)
 
-    def bias(self, arr: Sequence[Hashable] | np.ndarray, is_item: bool = True) -> Tensor:
+    def bias(self, arr: Ids, is_item: bool = True) -> Tensor:
         """Biases float32[len(arr)] of items (ids or titles), or of users (claim 39).
+
+        Args:
+            arr: ids, in a list, an array, a tensor or a Series.
+            is_item: whether they are items; users otherwise.
 
         Raises:
             DataError: an id that training did not see.
         """
         table = self.model.i_bias if is_item else self.model.u_bias
-        return table.weight.detach().cpu()[self._rows(arr, is_item), 0]
+        return table.weight.detach().cpu()[self._vocab(is_item).seen(arr), 0]
 
-    def weight(self, arr: Sequence[Hashable] | np.ndarray, is_item: bool = True) -> Tensor:
+    def weight(self, arr: Ids, is_item: bool = True) -> Tensor:
         """Latent factors float32[len(arr), n_factors] of items (ids or titles), or of users.
+
+        Args:
+            arr: ids, in a list, an array, a tensor or a Series.
+            is_item: whether they are items; users otherwise.
 
         Raises:
             DataError: an id that training did not see.
         """
         table = self.model.i_weight if is_item else self.model.u_weight
-        return table.weight.detach().cpu()[self._rows(arr, is_item)]
+        return table.weight.detach().cpu()[self._vocab(is_item).seen(arr)]
 
-    def _rows(self, arr: Sequence[Hashable] | np.ndarray, is_item: bool) -> list[int]:
-        if isinstance(arr, (str, bytes)):
-            raise TypeError(f"a list of ids is needed, not the text {arr!r}")
-        row = self.data.item_row if is_item else self.data.users.row
-        return [row(key) for key in (arr.tolist() if isinstance(arr, np.ndarray) else arr)]
+    def _vocab(self, is_item: bool) -> Vocab:
+        return self.data.items if is_item else self.data.users
 
     @overload
-    def predict(self, user: Hashable, item: Hashable) -> float: ...
+    def predict(self, user: Id, item: Id) -> float: ...
     @overload
-    def predict(self, user: list[Hashable], item: list[Hashable]) -> Tensor: ...
-    @torch.no_grad()
-    def predict(self, user: Hashable | list[Hashable], item: Hashable | list[Hashable]) -> float | Tensor:
-        """The predicted rating of an item by a user, or of pairs of two lists of ids: float32[pairs].
+    def predict(self, user: Ids, item: Ids) -> Tensor: ...
+    def predict(self, user: Id | Ids, item: Id | Ids) -> float | Tensor:
+        """The predicted rating of an item by a user, or of pairs of two lists of ids.
 
         Ids that training never saw get the reserved row, as in fastai: their factors and bias are near zero, so an
-        unseen user is predicted from the item's bias.
+        unseen user is predicted from the item's bias. `data.users.known(ids)` says which ids are known.
+
+        Args:
+            user: an id, or several in a list, an array, a tensor or a Series.
+            item: an id or title, or as many.
+
+        Returns:
+            A float, or float32[pairs].
+
+        Raises:
+            DataError: None or NaN for an id, or lists that are not equally long.
+
+        Warns:
+            UnknownIdsWarning: some of the ids training never saw.
         """
-        single = isinstance(user, (str, bytes)) or not isinstance(user, Sequence | np.ndarray)
-        users: list[Any] = [user] if single else list(cast(Any, user))
-        items: list[Any] = [item] if single else list(cast(Any, item))
-        if len(users) != len(items):
-            raise ValueError(f"{len(users)} users and {len(items)} items: pairs are needed")
-        scores = self.model(
-            torch.tensor([self.data.users.row_or_na(key) for key in users], device=self.device),
-            torch.tensor([self.data.item_row_or_na(key) for key in items], device=self.device),
-        ).cpu()
+        (users, single), (items, single_item) = listed(user), listed(item)
+        if single != single_item or len(users) != len(items):
+            told = ["one" if alone else len(ids) for ids, alone in ((users, single), (items, single_item))]
+            raise DataError(f"{told[0]} users and {told[1]} items: pairs are needed")
+        rows = [self.data.users.rows(users), self.data.items.rows(items)]
+        _warn_of_unknown([("user", users, rows[0]), ("item", items, rows[1])])
+        with torch.no_grad():
+            scores = self.model(*(torch.from_numpy(ids).to(self.device) for ids in rows)).cpu()
         return scores.item() if single else scores
 
-    @torch.no_grad()
-    def recommend(self, user: Hashable, n: int = 10) -> pd.DataFrame:
+    def recommend(self, user: Id, n: int = 10) -> pd.DataFrame:
         """The `n` items of the highest predicted rating among those the user has not rated in training.
 
         Returns:
-            Columns item, title, prediction, best first; ties go by id.
+            Columns item, title, prediction, best first; ties go by id. Fewer rows where there are fewer items.
 
         Raises:
             DataError: a user that training did not see.
         """
-        row = self.data.users.row(user)
+        import pandas as pd  # half a second, for whoever asks for no recommendation
+
+        n, row = checks.whole("n", n, least=1), self.data.users.row(user)
         items = torch.arange(1, len(self.data.items))
         seen = self.data.train.items[self.data.train.users == row]
         items = items[~torch.isin(items, seen)].to(self.device)
-        scores = self.model(torch.full_like(items, row), items)
+        with torch.no_grad():
+            scores = self.model(torch.full_like(items, row), items)
         best = torch.sort(scores, descending=True, stable=True).indices[:n]
         keys = [self.data.items.key(item) for item in items[best].tolist()]
         return pd.DataFrame(
@@ -210,10 +243,19 @@ class Learner:
         )
 
     def save(self, path: str | Path) -> None:
-        """Save the model with its vocabularies as a safetensors file; the whole file or none of it."""
-        path = Path(path)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
+        """Save the model with its vocabularies as a safetensors file; the whole file or none of it.
+
+        Raises:
+            DataError: the folder does not exist or cannot be written to, or a folder has this name.
+        """
+        path = as_path(path)
+        try:
+            if path.is_dir():
+                raise IsADirectoryError("a folder has this name")
+            handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(handle)
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            raise DataError(f"{printable(path)}: cannot be written ({reason(error)})") from error
         try:
             state = {name: table.detach().cpu().contiguous() for name, table in self.model.state_dict().items()}
             safetensors.torch.save_file(state, aside, metadata=self._identity())
@@ -229,19 +271,30 @@ class Learner:
         Raises:
             DataError: no such file, or one that does not fit this learner.
         """
+        shown_path = printable(as_path(path))
         try:
-            with safetensors.safe_open(str(path), framework="pt") as file:
+            with safetensors.safe_open(as_path(path), framework="pt") as file:
                 saved = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (OSError, safetensors.SafetensorError) as error:
-            raise DataError(f"{path}: not a saved model that can be read ({error})") from error
+        except (OSError, ValueError, safetensors.SafetensorError) as error:  # ValueError: a zero byte in the name
+            raise DataError(f"{shown_path}: not a saved model that can be read ({reason(error)})") from error
         for name, own in self._identity().items():
             if saved.get(name) != own:
                 theirs = saved.get(name, "nothing")
                 raise DataError(
-                    f"{path}: saved with other {name} ({theirs:.60} where this learner has {own:.60}); "
+                    f"{shown_path}: saved with other {name} ({theirs:.60} where this learner has {own:.60}); "
                     "make the learner from the same data, split and arguments"
                 )
+        tables = self.model.state_dict()
+        for name in sorted(tables.keys() | state.keys()):
+            if name not in tables or name not in state:
+                raise DataError(f"{shown_path}: {name} is {'missing' if name in tables else 'no table of this model'}")
+            for what in ("shape", "dtype"):
+                saved_as, needed = (getattr(table[name], what) for table in (state, tables))
+                if saved_as != needed:
+                    raise DataError(f"{shown_path}: {name} has {what} {_plain(saved_as)}, not {_plain(needed)}")
+            if not state[name].isfinite().all():
+                raise DataError(f"{shown_path}: {name} holds numbers that are not finite")
         self.model.load_state_dict(state)
         return self
 
@@ -356,7 +409,7 @@ def collab_learner(
     Args:
         data: from `load_movielens` or `load_ratings`.
         n_factors: width of the embeddings.
-        y_range: range of the sigmoid on the score; None leaves it out.
+        y_range: range of the sigmoid on the score, as wide as the ratings or wider; None leaves it out.
         wd: weight decay, decoupled: each step shrinks every parameter by 1 − lr·wd.
         bs: ratings a batch.
         adam: β1 (for `fit`; one-cycle moves it), β2 and eps: `FASTAI` or `TORCH`, or your own.
@@ -367,26 +420,61 @@ def collab_learner(
 
     Raises:
         BackendError: the backend cannot run on this device.
+        DataError: an argument makes no sense.
     """
-    for name, value, least in (("n_factors", n_factors, 1), ("bs", bs, 1), ("wd", wd, 0)):
-        if not (isinstance(value, Real) and least <= value < float("inf")):
-            raise ValueError(f"{name}={value!r}: a number of at least {least} is needed")
-    if y_range is not None and not (len(y_range) == 2 and y_range[0] < y_range[1]):
-        raise ValueError(f"{y_range=}: two numbers are needed, the smaller one first")
-    model = EmbeddingDotBias(
-        n_factors,
-        len(data.users),
-        len(data.items),
-        (float(y_range[0]), float(y_range[1])) if y_range is not None else None,
-        stream(seed, "initialization"),
-        backend,
-    ).to(device)
+    if not isinstance(data, CollabData):
+        raise DataError(
+            f"data={shown(data)}: what load_ratings or load_movielens returns is needed, "
+            "as in collab_learner(load_ratings('ratings.csv'))"
+        )
+    checks.text("backend", backend)
+    bs, wd = checks.whole("bs", bs, least=1), checks.number("wd", wd, least=0)
+    adam = checks.adam_constants("adam", adam)
+    generator, place = stream(seed, "initialization"), _device(device)
+    model = EmbeddingDotBias(n_factors, len(data.users), len(data.items), y_range, generator, backend).to(place)
+    low, high = data.ratings.rating.min(), data.ratings.rating.max()
+    if model.y_range is not None and not (model.y_range[0] <= low and high <= model.y_range[1]):
+        warnings.warn(
+            f"y_range={model.y_range} does not reach all ratings, which go from {low:g} to {high:g}; "
+            f"data.y_range does: {data.y_range}",
+            stacklevel=2,
+        )
     backends.choose(backend, model.u_weight.weight.device, model.u_weight.weight.dtype)
     return Learner(data, model, wd, bs, adam, seed, quiet)
 
 
+def _device(device: Any) -> torch.device:
+    try:
+        place = torch.device(device)
+        torch.zeros((), device=place).item()  # "meta" has no numbers
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        known = "'cpu' is needed, or 'cuda' where there is a GPU"
+        raise DataError(f"device={shown(device)}: {known} ({reason(error)})") from None
+    return place
+
+
+def _warn_of_unknown(asked: list[tuple[str, list[Any], np.ndarray]]) -> None:
+    """Say once which ids training never saw."""
+    names = ((kind, spelled(keys[k])) for kind, keys, rows in asked for k in np.flatnonzero(rows == 0))
+    unknown = list(dict.fromkeys(names))
+    if unknown:
+        some = ", ".join(f"{kind} {key!r}" for kind, key in unknown[:3]) + (" …" if len(unknown) > 3 else "")
+        warnings.warn(
+            f"no training rating has {some} ({len(unknown):,} in all); the reserved row answers. "
+            "data.users.known(ids) and data.items.known(ids) say which ids are known",
+            UnknownIdsWarning,
+            stacklevel=3,
+        )
+
+
+def _plain(value: Any) -> str:
+    return str(list(value)) if isinstance(value, torch.Size) else str(value).removeprefix("torch.")
+
+
 def _last_rate(lr: float | slice) -> float:
-    rate = lr.stop if isinstance(lr, slice) else lr
-    if not (isinstance(rate, Real) and 0 < float(rate) < float("inf")):
-        raise ValueError(f"{lr=}: a positive rate, or a slice that ends in one, is needed")
-    return float(rate)
+    """The rate of the last layer group, which is the only one."""
+    if not isinstance(lr, slice):
+        return checks.number("lr", lr, above=0)
+    if lr.start is not None:
+        checks.number("lr", lr.start, above=0)
+    return checks.number("lr", lr.stop, above=0)

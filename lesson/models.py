@@ -6,16 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from kernels import embedding_dot_bias
+from lesson import checks
 
 
 def sigmoid_range(x: Tensor, low: float, high: float) -> Tensor:
     """A sigmoid stretched to the range (low, high)."""
+    low, high = checks.score_range("low, high", (low, high))
     return torch.sigmoid(x) * (high - low) + low
 
 
 def embedding(rows: int, width: int, generator: torch.Generator | None = None) -> nn.Embedding:
     """A table of normal numbers with σ = .01, cut at two σ, as fastai initializes embeddings."""
-    table = nn.Embedding(rows, width)
+    table = nn.Embedding(checks.whole("rows", rows, least=1), checks.whole("width", width, least=1))
     nn.init.trunc_normal_(table.weight, std=0.01, a=-0.02, b=0.02, generator=generator)
     return table
 
@@ -30,6 +32,9 @@ class EmbeddingDotBias(nn.Module):
         y_range: (low, high) of the sigmoid on the score; None leaves the sigmoid out.
         generator: draws the initial tables; None takes torch's own.
         backend: of the kernel; None chooses by device, see `kernels.embedding_dot_bias`.
+
+    Raises:
+        DataError: a size or a range that makes no sense.
     """
 
     def __init__(
@@ -42,7 +47,12 @@ class EmbeddingDotBias(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
-        self.y_range, self.backend = y_range, backend
+        n_factors, n_users, n_items = (
+            checks.whole(name, value, least=1)
+            for name, value in (("n_factors", n_factors), ("n_users", n_users), ("n_items", n_items))
+        )
+        self.y_range = None if y_range is None else checks.score_range("y_range", y_range)
+        self.backend = backend
         self.u_weight, self.i_weight = (embedding(n, n_factors, generator) for n in (n_users, n_items))
         self.u_bias, self.i_bias = (embedding(n, 1, generator) for n in (n_users, n_items))
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from kernels import FASTAI, AdamConstants
+from lesson import checks
+from lesson.checks import DataError
 
 State = dict[str, Any]
 Step = Callable[[Tensor, State, "Optimizer"], None]
@@ -78,6 +80,9 @@ class Optimizer:
         beta2: decay of the mean square.
         eps: keeps the division finite.
         wd: weight decay.
+
+    Raises:
+        DataError: no parameters, or a number that makes no sense.
     """
 
     def __init__(
@@ -90,8 +95,15 @@ class Optimizer:
         eps: float = 1e-5,
         wd: float = 0.0,
     ) -> None:
-        self.params, self.steps = list(params), steps
-        self.lr, self.momentum, self.beta2, self.eps, self.wd = lr, momentum, beta2, eps, wd
+        self.params = [] if isinstance(params, Tensor) or not isinstance(params, Iterable) else list(params)
+        if not self.params or not all(isinstance(param, Tensor) for param in self.params):
+            raise DataError("params: a list of parameters is needed, with one at least")
+        if not isinstance(steps, list | tuple) or not all(map(callable, steps)):
+            raise DataError(f"steps={checks.shown(steps)}: a list of steps is needed, such as [sgd_step]")
+        self.steps = list(steps)
+        self.lr, self.wd = checks.number("lr", lr, least=0), checks.number("wd", wd, least=0)
+        self.momentum, self.beta2 = checks.below_one("momentum", momentum), checks.below_one("beta2", beta2)
+        self.eps = checks.number("eps", eps, above=0)
         self.state: list[State] = [{"step": 0} for _ in self.params]
 
     @torch.no_grad()
@@ -130,9 +142,21 @@ def RMSprop(  # noqa: N802
 
 def Adam(params: Iterable[Tensor], lr: float, constants: AdamConstants = FASTAI, wd: float = 0.0) -> Optimizer:  # noqa: N802
     """Adam with the decay inside the gradient (Kingma & Ba 2015)."""
-    return Optimizer(params, [l2_reg, average_grad, average_sqr_grad, adam_step], lr, *constants, wd=wd)
+    return Optimizer(
+        params,
+        [l2_reg, average_grad, average_sqr_grad, adam_step],
+        lr,
+        *checks.adam_constants("constants", constants),
+        wd=wd,
+    )
 
 
 def AdamW(params: Iterable[Tensor], lr: float, constants: AdamConstants = FASTAI, wd: float = 0.0) -> Optimizer:  # noqa: N802
     """Adam with decoupled decay (Loshchilov & Hutter 2019): fastai's default."""
-    return Optimizer(params, [weight_decay, average_grad, average_sqr_grad, adam_step], lr, *constants, wd=wd)
+    return Optimizer(
+        params,
+        [weight_decay, average_grad, average_sqr_grad, adam_step],
+        lr,
+        *checks.adam_constants("constants", constants),
+        wd=wd,
+    )

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lesson import checks
+
 
 class Schedule(NamedTuple):
     """A rate and a momentum for each step, float64[steps]."""
@@ -16,6 +18,7 @@ class Schedule(NamedTuple):
 
 def cosine(start: float, end: float, steps: int) -> np.ndarray:
     """Half a cosine, float64[steps]: the first is `start`, and one step after the last would be `end`."""
+    start, end, steps = checks.number("start", start), checks.number("end", end), checks.whole("steps", steps)
     return end + (start - end) / 2 * (1 + np.cos(np.pi * np.arange(steps) / max(steps, 1)))
 
 
@@ -30,16 +33,32 @@ def one_cycle(
 
     The rate starts at lr_max / div_factor, reaches lr_max after `pct_start` of the steps, and ends at
     lr_max / (div_factor · 10⁴), which is lr_max / 250,000 by default; both ways along a cosine.
+
+    Args:
+        steps: how many there are.
+        lr_max: the highest rate.
+        moms: momentum at both ends, and where the rate is highest.
+        div_factor: how much lower the first rate is.
+        pct_start: the share of the steps in which the rate grows.
+
+    Raises:
+        DataError: an argument makes no sense.
     """
+    steps, lr_max = checks.whole("steps", steps, least=1), checks.number("lr_max", lr_max, above=0)
+    outer, inner = (checks.below_one("moms", momentum) for momentum in checks.pair("moms", moms))
+    div_factor = checks.number("div_factor", div_factor, above=0)
+    pct_start = checks.number("pct_start", pct_start, above=0, below=1)
     up = int(steps * pct_start)
     down = steps - up
     low, final = lr_max / div_factor, lr_max / (div_factor * 1e4)
     return Schedule(
         np.concatenate([cosine(low, lr_max, up), cosine(lr_max, final, down)]),
-        np.concatenate([cosine(moms[0], moms[1], up), cosine(moms[1], moms[0], down)]),
+        np.concatenate([cosine(outer, inner, up), cosine(inner, outer, down)]),
     )
 
 
 def constant(steps: int, lr: float, momentum: float = 0.9) -> Schedule:
     """The same rate and momentum at every step."""
+    steps, lr = checks.whole("steps", steps, least=1), checks.number("lr", lr, above=0)
+    momentum = checks.below_one("momentum", momentum)
     return Schedule(np.full(steps, lr), np.full(steps, momentum))

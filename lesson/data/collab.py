@@ -2,64 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
+from lesson import checks
+from lesson.checks import DataError, printable, shown
+from lesson.data.ids import Vocab
 from lesson.data.movielens import open_movielens
-from lesson.data.ratings import DataError, Ratings, read_ratings
+from lesson.data.ratings import Ratings, read_ratings
+from lesson.data.table import as_path
 
-NA = "#na#"  # fastai's name for the reserved row of ids that training never saw
-
-
-@dataclass(frozen=True, eq=False)
-class Vocab:
-    """Ids by row of an embedding table. Row 0 is reserved for ids that no training row has, as in fastai."""
-
-    kind: str
-    ids: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids) + 1
-
-    @cached_property
-    def _rows(self) -> dict[Hashable, int]:
-        return {key: row for row, key in enumerate(self.ids.tolist(), start=1)}
-
-    def row(self, key: Hashable) -> int:
-        """The row of an id; integer ids may be given as text.
-
-        Raises:
-            DataError: no training row has this id.
-        """
-        rows = self._rows
-        if key in rows:
-            return rows[key]
-        if isinstance(key, str) and self.ids.dtype.kind in "iu" and re.fullmatch(r"-?(0|[1-9][0-9]*)", key):
-            return self.row(int(key))
-        if isinstance(key, (int, np.integer)) and self.ids.dtype.kind not in "iu" and str(key) in rows:
-            return rows[str(key)]
-        raise DataError(f"{self.kind} {key!r} has no training rating; {self.kind}s are {self.ids[:3].tolist()} …")
-
-    def row_or_na(self, key: Hashable) -> int:
-        """The row of an id, 0 (the reserved one) where training has not seen it."""
-        try:
-            return self.row(key)
-        except DataError:
-            return 0
-
-    def key(self, row: int) -> Hashable:
-        """The id of a row; '#na#' for the reserved one."""
-        return NA if row == 0 else self.ids[row - 1].item()
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Rows:
     """Ratings as a model reads them: `users`, `items` int64[rows] of the tables, `ratings` float32[rows]."""
 
@@ -70,20 +33,23 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ratings)
 
+    def __repr__(self) -> str:
+        return f"<{len(self):,} rows>"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class CollabData:
     """Ratings split into training and validation, ids mapped to rows of the embedding tables.
 
     Attributes:
         name: what reports call the data set.
         users: the users of the training rows.
-        items: the items of the training rows.
+        items: the items of the training rows, with titles.
         train: the training rows, in file order.
         valid: the validation rows; ids unseen in training are row 0.
-        titles: what to show for an item id.
-        rated: how many training rows each row of the item table has, int64[len(items)].
         y_range: the range the lesson gives the sigmoid for these ratings.
+        checksum: of the ratings.
+        ratings: what was split.
     """
 
     name: str
@@ -91,10 +57,15 @@ class CollabData:
     items: Vocab
     train: Rows
     valid: Rows
-    titles: dict[Hashable, str]
     y_range: tuple[float, float]
     checksum: str
-    ratings: Ratings = field(repr=False)
+    ratings: Ratings
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.name}: {len(self.train):,} ratings to train and {len(self.valid):,} to validate, "
+            f"{len(self.users.ids):,} users, {len(self.items.ids):,} items, y_range {self.y_range}>"
+        )
 
     @cached_property
     def rated(self) -> torch.Tensor:
@@ -102,34 +73,26 @@ class CollabData:
         return torch.bincount(self.train.items, minlength=len(self.items))
 
     @cached_property
-    def _ids_of_title(self) -> dict[Hashable, list[Hashable]]:
-        ids: dict[Hashable, list[Hashable]] = {}
-        for key, title in self.titles.items():
-            ids.setdefault(title, []).append(key)
-        return ids
+    def learnable_rows(self) -> int:
+        """How many validation rows have a user and an item that training has seen: the others it cannot learn."""
+        return int(((self.valid.users > 0) & (self.valid.items > 0)).sum())
 
-    def item_row(self, item: Hashable) -> int:
-        """The row of an item, given by its id or by a title that only one item has.
+    def show_batch(self, n: int = 10) -> pd.DataFrame:
+        """The first `n` training rows, with columns user, item, title (where items have one) and rating."""
+        import pandas as pd  # half a second, for whoever shows nothing
 
-        Raises:
-            DataError: no training row has this item, or several items have this title.
-        """
-        named = self._ids_of_title.get(item, [])
-        if len(named) > 1:
-            raise DataError(f"{len(named)} items have the title {item!r}: name one of the ids {named}")
-        return self.items.row(named[0] if named else item)
+        users, items, ratings = (
+            column[: checks.whole("n", n, least=1)].tolist()
+            for column in (self.train.users, self.train.items, self.train.ratings)
+        )
+        table = pd.DataFrame({"user": map(self.users.key, users), "item": map(self.items.key, items)})
+        if self.items.titles:
+            table["title"] = table["item"].map(self.title)
+        return table.assign(rating=ratings)
 
-    def item_row_or_na(self, item: Hashable) -> int:
-        """As `item_row`; 0 (the reserved row) where training has not seen the item.
-
-        Raises:
-            DataError: several items have this title.
-        """
-        return self.item_row(item) if item in self._ids_of_title else self.items.row_or_na(item)
-
-    def title(self, item: Hashable) -> str:
+    def title(self, item: Any) -> str:
         """The title of an item id, or the id as text where no title is known."""
-        return self.titles.get(item, str(item))
+        return self.items.title(item)
 
 
 def split(
@@ -152,17 +115,19 @@ def split(
     Raises:
         DataError: row numbers that do not exist or repeat, or a part that would be empty.
     """
+    if not isinstance(ratings, Ratings):
+        raise DataError(f"ratings={shown(ratings)}: what open_ratings or read_ratings returns is needed")
     n = len(ratings)
     if valid_rows is None:
-        if not 0 < valid_pct < 1:
-            raise DataError(f"valid_pct must lie between 0 and 1, not {valid_pct}")
+        valid_pct = checks.number("valid_pct", valid_pct, above=0, below=1)
+        seed = checks.whole("seed", seed)
         # RandomSplitter draws from the global generator; an own one gives the same rows and disturbs nobody.
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
         chosen = order[: int(valid_pct * n)].numpy()
     else:
         chosen = np.asarray(valid_rows)
         if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
-            raise DataError(f"valid_rows must be a list of row numbers, not {valid_rows!r:.80}")
+            raise DataError(f"valid_rows must be a list of row numbers, not {shown(valid_rows)}")
         outside = chosen[(chosen < 0) | (chosen >= n)]
         if len(outside):
             raise DataError(f"valid_rows: there is no row {outside[0]}; rows go from 0 to {n - 1}")
@@ -176,8 +141,8 @@ def split(
             f"{ratings.name}: {n} ratings leave {len(train_rows)} for training and {len(chosen)} for "
             "validation; both need at least one (more ratings, or another valid_pct)"
         )
-    users, user_rows = _vocab("user", ratings.user_ids, ratings.user, train_rows)
-    items, item_rows = _vocab("item", ratings.item_ids, ratings.item, train_rows)
+    user_ids, user_rows = _seen(ratings.user_ids, ratings.user, train_rows)
+    item_ids, item_rows = _seen(ratings.item_ids, ratings.item, train_rows)
 
     def take(rows: np.ndarray) -> Rows:
         return Rows(
@@ -188,22 +153,21 @@ def split(
 
     return CollabData(
         ratings.name,
-        users,
-        items,
+        Vocab("user", user_ids),
+        Vocab("item", item_ids, ratings.titles),
         take(train_rows),
         take(chosen),
-        ratings.titles,
         ratings.y_range,
         ratings.checksum,
         ratings,
     )
 
 
-def _vocab(kind: str, ids: np.ndarray, codes: np.ndarray, train_rows: np.ndarray) -> tuple[Vocab, np.ndarray]:
+def _seen(ids: np.ndarray, codes: np.ndarray, train_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     seen = np.zeros(len(ids), dtype=bool)
     seen[codes[train_rows]] = True
     row_of_code = np.where(seen, np.cumsum(seen), 0)
-    return Vocab(kind, ids[seen]), row_of_code[codes]
+    return ids[seen], row_of_code[codes]
 
 
 def load_ratings(
@@ -212,29 +176,65 @@ def load_ratings(
     user: str | None = None,
     item: str | None = None,
     rating: str | None = None,
+    sep: str | None = None,
+    encoding: str | None = None,
+    none: float | None = None,
     valid_pct: float = 0.1,
     seed: int = 42,
     valid_rows: Sequence[int] | None = None,
 ) -> CollabData:
     """Your ratings: CSV, TSV or Parquet with user, item and rating columns, any ids; or a MovieLens folder.
 
+    Text and Parquet may be gzipped, or zipped alone. A whole number is an integer as an id, also where it is
+    written as 1.0, and blanks around ids do not matter; 007 and 7 are two.
+
+    Args:
+        path: the file, or the folder.
+        user: name of the column of users; None takes the one that is called so, as "user" or "userId" is.
+        item: name of the column of items; likewise.
+        rating: name of the column of ratings; likewise.
+        sep: what separates the fields of text; None goes by the file's name.
+        encoding: of text; None takes UTF-8, or what a byte order mark says.
+        none: a rating that means that there is none, such as Book-Crossing's 0: its rows are left out, and
+            `data.ratings.notes` says how many.
+        valid_pct: the share of rows that validates.
+        seed: of the split.
+        valid_rows: row numbers that validate, instead of the two above; see `split`.
+
     Example:
-        >>> data = load_ratings("ratings.csv", rating="stars")  # doctest: +SKIP
+        >>> data = load_ratings("BX-Book-Ratings.csv", item="ISBN", rating="Book-Rating",
+        ...                     sep=";", encoding="latin-1", none=0)  # doctest: +SKIP
 
     Raises:
         DataError: what is wrong, with file, line, column and value.
     """
-    return split(
-        open_ratings(path, user=user, item=item, rating=rating),
-        valid_pct=valid_pct,
-        seed=seed,
-        valid_rows=valid_rows,
-    )
+    ratings = open_ratings(path, user=user, item=item, rating=rating, sep=sep, encoding=encoding, none=none)
+    return split(ratings, valid_pct=valid_pct, seed=seed, valid_rows=valid_rows)
 
 
-def open_ratings(path: str | Path, **columns: str | None) -> Ratings:
-    """Ratings from a file, or from a MovieLens folder, not yet split."""
-    return open_movielens(path) if Path(path).is_dir() else read_ratings(path, **columns)
+def open_ratings(path: str | Path, **options: Any) -> Ratings:
+    """Ratings from a file, or from a MovieLens folder, not yet split.
+
+    Args:
+        path: the file, or the folder.
+        options: how to read a file: user, item, rating, sep, encoding and none, as for `load_ratings`.
+
+    Raises:
+        DataError: what is wrong, with file, line, column and value.
+    """
+    if not _is_folder(path):
+        return read_ratings(path, **options)
+    for name, value in options.items():
+        if value is not None:
+            raise DataError(f"{printable(path)}: {name}={shown(value)} is for a file; a MovieLens folder is as it is")
+    return open_movielens(path)
+
+
+def _is_folder(path: str | Path) -> bool:
+    try:
+        return as_path(path).is_dir()
+    except OSError:  # whoever reads it will say why
+        return False
 
 
 def load_movielens(

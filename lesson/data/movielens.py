@@ -10,7 +10,18 @@ from typing import Literal
 
 import numpy as np
 
-from lesson.data.ratings import DataError, Ratings, RepeatedRatingsWarning, TextTable, repeats
+from lesson import checks
+from lesson.checks import DataError, printable, shown
+from lesson.data.ratings import (
+    GROUPLENS_COLUMNS,
+    Ratings,
+    RepeatedRatingsWarning,
+    find_columns,
+    ratings_of,
+    repeats,
+    with_options,
+)
+from lesson.data.table import EncodingError, TextTable, as_path, read_text, reason
 
 MOVIELENS_TERMS = (
     "GroupLens' terms: research use, no redistribution, no endorsement implied; "
@@ -23,7 +34,6 @@ MOVIELENS_CITATION = (
 MOVIELENS_Y_RANGE = (0.0, 5.5)  # the lesson's: a little above the best rating, so that 5 can be reached
 DATA_REQUIREMENTS = Path(__file__).parent.parent.parent / "data-requirements.txt"
 
-RATING_COLUMNS = ["user", "item", "rating", "time"]
 FILM_COLUMNS = [
     "item",
     "title",
@@ -36,9 +46,9 @@ FILM_COLUMNS = [
 
 def open_movielens(path: str | Path | None = None, key: Literal["id", "title"] = "id") -> Ratings:
     """MovieLens, not yet split; see `load_movielens`."""
-    if key not in ("id", "title"):
-        raise DataError(f"{key=}: films are keyed by 'id' or by 'title'")
-    ratings = _carried_movielens() if path is None else _grouplens_folder(Path(path))
+    if checks.text("key", key) not in ("id", "title"):
+        raise DataError(f"key={shown(key)}: films are keyed by 'id' or by 'title'")
+    ratings = _carried_movielens() if path is None else _grouplens_folder(as_path(path))
     return _merge_titles(ratings) if key == "title" else ratings
 
 
@@ -52,10 +62,11 @@ def _carried_movielens() -> Ratings:
             "or give the folder of GroupLens' own files"
         ) from None
     folder = Path(str(carrier.locate_file("recbole/dataset_example/ml-100k")))
-    films = TextTable(folder / "ml-100k.item", "\t", names=["item", "title", "year", "genres"], quoted=False)
-    table = TextTable(folder / "ml-100k.inter", "\t", names=RATING_COLUMNS, quoted=False)
-    titles = [_title(title, year) for title, year in films.columns[["title", "year"]].itertuples(index=False)]
-    return _movielens(table, films, titles, "MovieLens 100k")
+    films = read_text(folder / "ml-100k.item", quoted=False)
+    named = zip(_texts(films, "movie_title:token_seq"), _texts(films, "release_year:token"), strict=True)
+    titles = [_title(title, year) for title, year in named]
+    table = read_text(folder / "ml-100k.inter", quoted=False)
+    return _movielens(table, films, "item_id:token", titles, "MovieLens 100k")
 
 
 def _title(title: str, year: str) -> str:
@@ -66,40 +77,68 @@ def _title(title: str, year: str) -> str:
 
 
 def _grouplens_folder(folder: Path) -> Ratings:
-    if (folder / "u.data").is_file():
-        films = TextTable(folder / "u.item", "|", "latin-1", FILM_COLUMNS, header_lines=0, quoted=False)
-        table = TextTable(folder / "u.data", "\t", "ascii", RATING_COLUMNS, header_lines=0, quoted=False)
-        name = "MovieLens 100k" if len(table.columns) == 100_000 else f"MovieLens {folder.name}"
-    elif (folder / "ratings.dat").is_file():
-        films = TextTable(folder / "movies.dat", "::", "latin-1", [*FILM_COLUMNS[:2], "genres"], 0, quoted=False)
-        table = TextTable(folder / "ratings.dat", "::", "ascii", RATING_COLUMNS, header_lines=0, quoted=False)
-        name = f"MovieLens {folder.name}"
-    elif (folder / "ratings.csv").is_file():
-        films = TextTable(folder / "movies.csv", ",", names=[*FILM_COLUMNS[:2], "genres"])
-        table = TextTable(folder / "ratings.csv", ",", names=RATING_COLUMNS)
-        name = f"MovieLens {folder.name}"
+    try:
+        there = {file.name for file in folder.iterdir()}
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise DataError(f"{printable(folder)}: cannot be read ({reason(error)})") from error
+    name = f"MovieLens {printable(folder.resolve().name)}"
+    item = "item"
+    if "u.data" in there:
+        films = _film_text(folder / "u.item", "|").name_columns(FILM_COLUMNS)
+        table = read_text(folder / "u.data", sep="\t", quoted=False).name_columns(GROUPLENS_COLUMNS)
+        name = "MovieLens 100k" if len(table) == 100_000 else name
+    elif "ratings.dat" in there:
+        films = _film_text(folder / "movies.dat", "::").name_columns([*FILM_COLUMNS[:2], "genres"])
+        table = read_text(folder / "ratings.dat", sep="::", quoted=False).name_columns(GROUPLENS_COLUMNS)
+    elif "ratings.csv" in there:
+        films = read_text(folder / "movies.csv")
+        table = read_text(folder / "ratings.csv")
+        item = "movieId"
     else:
-        raise DataError(f"{folder}: no u.data, ratings.dat or ratings.csv there; give a folder as GroupLens ships it")
-    return _movielens(table, films, films.columns["title"].str.strip().tolist(), name)
+        raise DataError(
+            f"{printable(folder)}: no u.data, ratings.dat or ratings.csv there; "
+            "give a folder as GroupLens ships it, or one file"
+        )
+    return _movielens(table, films, item, [title.strip() for title in _texts(films, "title")], name)
 
 
-def _movielens(table: TextTable, films: TextTable, titles: list[str], name: str) -> Ratings:
-    ratings = table.ratings({column: column for column in RATING_COLUMNS[:3]}, name)
-    codes, ids = films.ids("item")
+def _film_text(path: Path, sep: str) -> TextTable:
+    try:
+        return read_text(path, sep=sep, encoding="utf-8", quoted=False)  # 10M's
+    except EncodingError:
+        return read_text(path, sep=sep, encoding="latin-1", quoted=False)  # 100k's and 1M's
+
+
+def _texts(table: TextTable, column: str) -> list[str]:
+    texts: list[str] = table.column(column).to_pylist()
+    return texts
+
+
+def _movielens(table: TextTable, films: TextTable, item: str, titles: list[str], name: str) -> Ratings:
+    ratings = ratings_of(table, find_columns(table, {"user": None, "item": None, "rating": None}), name)
+    codes, ids = films.ids(item)
+    if len(ids) < len(codes):
+        row = int(np.argmax(repeats(np.zeros_like(codes), codes)))
+        films.fail(row, item, f"{shown(ids[codes[row]])} stands there twice; a film has one line")
     title_of = dict(zip(ids[codes].tolist(), titles, strict=True))
-    unknown = np.array([item not in title_of for item in ratings.item_ids.tolist()])
+    unknown = np.array([film not in title_of for film in ratings.item_ids.tolist()])
     if unknown.any():
-        row = int(np.flatnonzero(unknown[ratings.item])[0])
-        item = ratings.item_ids[ratings.item[row]]
-        table.fail(row, "item", f"{item} is not in {films.path.name}; are both files of one data set?")
-    return replace(
-        ratings, titles=title_of, terms=MOVIELENS_TERMS, citation=MOVIELENS_CITATION, y_range=MOVIELENS_Y_RANGE
-    )
+        row = int(np.argmax(unknown[ratings.item]))
+        film = ratings.item_ids[ratings.item[row]]
+        table.fail(
+            row, ratings.columns["item"], f"{shown(film)} is not in {Path(films.path).name}; are both of one data set?"
+        )
+    ratings = replace(ratings, titles=title_of, terms=MOVIELENS_TERMS, citation=MOVIELENS_CITATION)
+    low, high = ratings.rating.min(), ratings.rating.max()
+    if MOVIELENS_Y_RANGE[0] < low and high < MOVIELENS_Y_RANGE[1]:
+        return replace(ratings, y_range=MOVIELENS_Y_RANGE)
+    said = f"ratings go from {low:g} to {high:g}, so the range is {ratings.y_range}, not {MOVIELENS_Y_RANGE}"
+    return replace(ratings, notes=(*ratings.notes, said))
 
 
 def _merge_titles(ratings: Ratings) -> Ratings:
     """Films of one title become one, keyed by that title."""
-    titles = np.array([ratings.titles[item] for item in ratings.item_ids.tolist()])
+    titles = np.array([ratings.titles[item] or str(item) for item in ratings.item_ids.tolist()], dtype=object)
     item_ids, code_of = np.unique(titles, return_inverse=True)
     item = code_of[ratings.item]
     repeated = int(repeats(ratings.user, item).sum())
@@ -110,4 +149,5 @@ def _merge_titles(ratings: Ratings) -> Ratings:
             RepeatedRatingsWarning,
             stacklevel=3,
         )
-    return replace(ratings, item=item, item_ids=item_ids, titles={}, repeated=repeated)
+    merged = replace(ratings, item=item, item_ids=item_ids, titles={}, repeated=repeated)
+    return with_options(merged, {"key": "title"})

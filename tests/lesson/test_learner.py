@@ -1,9 +1,20 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from kernels import TORCH, BackendError
-from lesson import DataError, DivergenceError, collab_learner, load_movielens, load_ratings, sigmoid_range
+from lesson import (
+    DataError,
+    DivergenceError,
+    UnknownIdsWarning,
+    collab_learner,
+    load_movielens,
+    load_ratings,
+    sigmoid_range,
+)
 from lesson.models import EmbeddingDotBias
 
 
@@ -129,7 +140,7 @@ def test_one_layer_group_gets_the_last_rate_of_a_slice(small):
 
 @pytest.mark.parametrize("lr", [0, -1, float("nan"), float("inf"), slice(None), "fast"])
 def test_a_rate_that_is_none_is_refused(small, lr):
-    with pytest.raises(ValueError, match="a positive rate"):
+    with pytest.raises(ValueError, match="lr="):
         learner(small).fit(1, lr=lr)
 
 
@@ -149,12 +160,12 @@ def test_each_epoch_is_told(small, capsys):
 
 def test_bias_and_weight_take_ids_or_titles(learned):
     biases = learned.bias(["Schindler's List (1993)", 50], is_item=True)
-    assert torch.equal(biases[1], learned.model.i_bias.weight[learned.data.item_row(50), 0])
+    assert torch.equal(biases[1], learned.model.i_bias.weight[learned.data.items.row(50), 0])
     assert learned.weight([50, 1]).shape == (2, 40)
     assert learned.bias([196], is_item=False).shape == (1,)
     with pytest.raises(DataError, match="item 5000"):
         learned.bias([5000])
-    with pytest.raises(TypeError, match="list of ids"):
+    with pytest.raises(DataError, match="list of ids"):
         learned.bias("Star Wars (1977)")
 
 
@@ -177,8 +188,9 @@ def test_predict_takes_an_id_or_lists_of_them(learned):
 
 def test_an_unseen_user_is_predicted_from_the_films_bias(learned):
     films = ["Schindler's List (1993)", "Striptease (1996)"]
-    ids = [learned.data.items.key(learned.data.item_row(film)) for film in films]
-    good, bad = learned.predict(["nobody", "nobody"], ids)
+    ids = [learned.data.items.key(learned.data.items.row(film)) for film in films]
+    with pytest.warns(UnknownIdsWarning, match=r"no training rating has user 'nobody' \(1 in all\)"):
+        good, bad = learned.predict(["nobody", "nobody"], ids)
     assert good > bad + 0.5
 
 
@@ -194,6 +206,117 @@ def test_recommendations_are_unrated_and_sorted(learned):
     assert len(everything) == len(learned.data.items) - 1 - len(seen)
     with pytest.raises(DataError, match="user 'nobody'"):
         learned.recommend("nobody")
+
+
+IDS = {
+    "int": lambda k: k,
+    "text": lambda k: f"film {k}",
+    "leading zeros": lambda k: f"{k:03}",
+    "floats": lambda k: f"{k}.0",
+    "blanks": lambda k: f" {k}",
+    "above 2**63": lambda k: 2**63 + k,
+    "above 2**64": lambda k: 2**70 + k,
+    "mixed": lambda k: k if k % 2 else f"{k}b",
+}
+
+
+@pytest.mark.parametrize("spell", IDS.values(), ids=IDS)
+def test_every_method_takes_and_gives_ids_of_every_kind(tmp_path, spell):
+    path = tmp_path / "r.csv"
+    pairs = [(u, i) for u in range(9) for i in range(9) if (u + i) % 3]
+    lines = (f"{spell(u)},{spell(i)},{1 + u * i % 5}\n" for u, i in pairs)
+    path.write_text("user,item,rating\n" + "".join(lines))
+    data = load_ratings(path)
+    learn = learner(data, y_range=(0, 6))
+    learn.fit(1)
+    ids = [spell(k) for k in range(9)]
+    rows = data.items.rows(ids)
+    assert sorted(rows) == list(range(1, 10))
+    assert torch.equal(learn.bias(ids), learn.model.i_bias.weight[rows, 0])
+    assert torch.equal(learn.weight(ids, is_item=False), learn.model.u_weight.weight[data.users.rows(ids)])
+    scores = learn.predict(ids, ids)
+    assert torch.equal(scores, learn.model(torch.from_numpy(data.users.rows(ids)), torch.from_numpy(rows)))
+    assert learn.predict(ids[3], ids[4]) == learn.predict(ids[3:4], ids[4:5]).item()
+    best = learn.recommend(ids[3], n=9)
+    seen = data.train.items[data.train.users == data.users.row(ids[3])]
+    assert sorted(data.items.rows(best["item"]).tolist() + seen.tolist()) == list(range(1, 10))
+    assert best["title"].tolist() == [str(key) for key in best["item"]]
+    assert torch.equal(learn.predict([ids[3]] * len(best), best["item"]), torch.tensor(best["prediction"]))
+    learn.save(tmp_path / "m")
+    assert learner(data, y_range=(0, 6), seed=5).load(tmp_path / "m").validate() == learn.validate()
+
+
+@pytest.mark.parametrize("make", [tuple, np.array, torch.tensor, pd.Series, pd.Index, lambda ids: map(float, ids)])
+def test_ids_may_come_in_any_container(learned, make):
+    users, items = [196, 22], [242, 377]
+    assert torch.equal(learned.predict(make(users), make(items)), learned.predict(users, items))
+    assert torch.equal(learned.bias(make(items)), learned.bias(items))
+    assert torch.equal(learned.weight(make(users), is_item=False), learned.weight(users, is_item=False))
+    assert learned.recommend(np.int64(196), n=np.int64(3)).equals(learned.recommend(torch.tensor(196), n=3))
+
+
+def test_unknown_ids_are_said_once_a_call(learned):
+    with pytest.warns(UnknownIdsWarning) as told:
+        learned.predict(["x", "x", 196, "y", "z", "w"], [1, 2, 99999, 3, 4, 5])
+    assert [str(warning.message) for warning in told] == [
+        "no training rating has user 'x', user 'y', user 'z' … (5 in all); the reserved row answers. "
+        "data.users.known(ids) and data.items.known(ids) say which ids are known"
+    ]
+    assert told[0].filename == __file__
+    assert learned.data.users.known(["x", 196]).tolist() == [False, True]
+    assert learned.data.items.known(["Star Wars (1977)", 50, 99999]).tolist() == [True, True, False]
+
+
+@pytest.mark.filterwarnings("error")
+def test_known_ids_give_no_warning(learned):
+    learned.predict([196, "22", 22.0], ["Star Wars (1977)", 377, "377.0"])
+
+
+@pytest.mark.parametrize(
+    ("user", "item"),
+    [
+        (None, 1),
+        (196, float("nan")),
+        ([196, None], [1, 2]),
+        ([196, 22], np.array([1, np.nan])),
+        ([[196, 22]], [[1, 2]]),
+        (np.array([[196, 22]]), np.array([[1, 2]])),
+        (torch.tensor([[196]]), torch.tensor([[1]])),
+        ([196], 1),
+        (196, [1]),
+        ([196, 22], [1]),
+        ({196: 1}, {1: 1}),
+        (pd.DataFrame({"user": [196]}), [1]),
+    ],
+)
+def test_what_is_no_pair_of_ids_is_refused(learned, user, item):
+    with pytest.raises(DataError) as error:
+        learned.predict(user, item)
+    assert "\n" not in str(error.value)
+
+
+def test_no_pair_has_no_prediction(learned):
+    assert learned.predict([], []).shape == (0,)
+    assert learned.bias([]).shape == (0,)
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5, "3", None, float("nan"), True])
+def test_a_number_of_recommendations_that_is_none_is_refused(learned, n):
+    with pytest.raises(DataError, match="n="):
+        learned.recommend(196, n=n)
+
+
+@pytest.mark.parametrize("user", [[196], np.array([196]), None, float("nan"), (196, 22)])
+def test_recommendations_are_for_one_user(learned, user):
+    with pytest.raises(DataError):
+        learned.recommend(user)
+
+
+def test_who_has_rated_everything_gets_no_recommendation(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("user,item,rating\n1,1,1\n1,2,2\n2,1,3\n2,2,4\n")
+    best = learner(load_ratings(path, valid_rows=[2])).recommend(1)
+    assert (best.columns.tolist(), len(best)) == (["item", "title", "prediction"], 0)
 
 
 def test_a_saved_model_predicts_the_same_after_loading(learned, tmp_path):
@@ -224,6 +347,51 @@ def test_a_model_that_does_not_fit_is_refused_and_nothing_changes(learned, small
         learned.load(tmp_path / "none")
 
 
+TABLES = ["i_bias.weight", "i_weight.weight", "u_bias.weight", "u_weight.weight"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda table: None, "is missing"),
+        (lambda table: table[1:], "has shape"),
+        (lambda table: table.double(), "has dtype float64, not float32"),
+        (lambda table: table.long(), "has dtype int64, not float32"),
+        (lambda table: table.half(), "has dtype float16, not float32"),
+        (lambda table: table.index_fill(0, torch.tensor([3]), torch.nan), "holds numbers that are not finite"),
+        (lambda table: table.index_fill(0, torch.tensor([3]), torch.inf), "holds numbers that are not finite"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused_and_nothing_changes(small, tmp_path, name, change, complaint):
+    learn = learner(small)
+    learn.save(tmp_path / "m")
+    with safe_open(tmp_path / "m", "pt") as file:
+        metadata = file.metadata()
+        state = {key: file.get_tensor(key) for key in TABLES}
+    changed = {**state, name: change(state[name])}
+    save_file({key: table for key, table in changed.items() if table is not None}, tmp_path / "m", metadata)
+    other = learner(small, seed=7)
+    before = [table.clone() for table in other.model.state_dict().values()]
+    with pytest.raises(DataError, match=f"{name} {complaint}") as error:
+        other.load(tmp_path / "m")
+    assert "\n" not in str(error.value)
+    assert all(map(torch.equal, before, other.model.state_dict().values()))
+    save_file({**state, "extra": torch.ones(1)}, tmp_path / "m", metadata)
+    with pytest.raises(DataError, match="extra is no table of this model"):
+        other.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("path", ["none/m", ".", "a\0b", 3, None])
+def test_where_nothing_can_be_saved_or_loaded_is_one_line(small, tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    for method in ("save", "load"):
+        with pytest.raises(DataError) as error:
+            getattr(learner(small), method)(path)
+        assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failed_save_leaves_the_earlier_file(learned, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"earlier")
@@ -238,10 +406,17 @@ def test_a_failed_save_leaves_the_earlier_file(learned, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("wrong", [{"n_factors": 0}, {"bs": 0}, {"wd": -1}, {"wd": "0.1"}, {"y_range": (5.5, 0)}])
-def test_arguments_that_make_no_sense_are_refused_at_once(small, wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        learner(small, **wrong)
+def test_data_are_needed_and_it_is_said_how_to_get_them(small):
+    for data in ("ratings.csv", small.ratings, None):
+        with pytest.raises(
+            DataError, match=r"what load_ratings or load_movielens returns .*load_ratings\('ratings.csv'\)"
+        ):
+            collab_learner(data)
+
+
+def test_a_range_that_does_not_reach_the_ratings_is_said(small):
+    with pytest.warns(UserWarning, match=r"y_range=\(2.0, 3.0\) does not reach all ratings"):
+        learner(small, y_range=(2, 3))
 
 
 def test_a_backend_that_cannot_run_is_refused_at_once(small):

@@ -1,0 +1,132 @@
+"""What makes no sense is refused at once, in one line that says what is needed."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernels import AdamConstants
+
+NUMBERS = (int, float, np.integer, np.floating)
+
+
+class DataError(ValueError):
+    """What was given cannot be used: the message says what and where (file, line, column), and what to do."""
+
+
+def shown(value: Any) -> str:
+    """A value in an error: its repr on one line, not too long; numbers as Python writes them, not NumPy."""
+    text = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def printable(text: str | Path) -> str:
+    r"""Text or a path on one line that any file takes: \n and bytes that are not UTF-8 as their escapes."""
+    return "".join(sign if sign.isprintable() else _escaped(sign) for sign in str(text))
+
+
+def _escaped(sign: str) -> str:
+    if "\udc80" <= sign <= "\udcff":  # a byte of a name, as Python stands in for it
+        return f"\\x{ord(sign) - 0xDC00:02x}"
+    return sign.encode("unicode_escape").decode()
+
+
+def whole(name: str, value: Any, least: int = 0, most: int = 2**63 - 1) -> int:
+    """A whole number from `least` to `most`; 40.0 is one.
+
+    Raises:
+        DataError: it is not.
+    """
+    fits = isinstance(value, NUMBERS) and not isinstance(value, bool) and least <= value <= most
+    if not fits or value != int(value):
+        raise DataError(f"{name}={shown(value)}: a whole number of at least {least} is needed")
+    return int(value)
+
+
+def number(
+    name: str, value: Any, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+) -> float:
+    """A finite number in the range that is asked for.
+
+    Raises:
+        DataError: it is not.
+    """
+    fits = isinstance(value, NUMBERS) and not isinstance(value, bool)
+    if not (fits and abs(value) <= sys.float_info.max and least <= value and above < value < below):
+        limits = [
+            *([f"of at least {least:g}"] if least > -math.inf else []),
+            *([f"above {above:g}"] if above > -math.inf else []),
+            *([f"below {below:g}"] if below < math.inf else []),
+        ]
+        raise DataError(f"{name}={shown(value)}: a finite number {' and '.join(limits)}".rstrip() + " is needed")
+    return float(value)
+
+
+def single(name: str, value: Any) -> float:
+    """A number that float32 can hold.
+
+    Raises:
+        DataError: it is not.
+    """
+    limit = float(np.finfo(np.float32).max)
+    return number(name, value, least=-limit, below=limit)
+
+
+def text(name: str, value: Any) -> str | None:
+    """Text, or None.
+
+    Raises:
+        DataError: it is neither.
+    """
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{name}={shown(value)}: text is needed")
+    return value
+
+
+def pair(name: str, value: Any) -> tuple[Any, Any]:
+    """Two of something.
+
+    Raises:
+        DataError: it is not a list or tuple of two.
+    """
+    if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str) or len(value) != 2:
+        raise DataError(f"{name}={shown(value)}: two numbers are needed")
+    return value[0], value[1]
+
+
+def score_range(name: str, value: Any) -> tuple[float, float]:
+    """The range of a sigmoid: two numbers that float32 can hold, the smaller one first.
+
+    Raises:
+        DataError: it is not.
+    """
+    low, high = (single(name, end) for end in pair(name, value))
+    if low >= high:
+        raise DataError(f"{name}={shown(value)}: two numbers are needed, the smaller one first")
+    return low, high
+
+
+def adam_constants(name: str, value: Any) -> AdamConstants:
+    """β1 and β2 from 0 to below 1, and a positive eps.
+
+    Raises:
+        DataError: they are not.
+    """
+    if not isinstance(value, tuple) or len(value) != 3:
+        raise DataError(f"{name}={shown(value)}: FASTAI or TORCH is needed, or AdamConstants(beta1, beta2, eps)")
+    beta1, beta2, eps = value
+    return AdamConstants(below_one("beta1", beta1), below_one("beta2", beta2), number("eps", eps, above=0))
+
+
+def below_one(name: str, value: Any) -> float:
+    """A share that a mean keeps from step to step: 0 or more, and below 1.
+
+    Raises:
+        DataError: it is not.
+    """
+    return number(name, value, least=0, below=1)

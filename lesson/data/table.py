@@ -1,0 +1,461 @@
+"""Tables from files: text and Parquet, plain or compressed. Bad input gives one error that says where it is."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import hashlib
+import io
+import itertools
+import re
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
+
+from lesson import checks
+from lesson.checks import DataError, printable, shown
+from lesson.data.ids import narrowed, spelled
+
+# What separates fields, by how the name ends. RecBole names its files .inter and .item, GroupLens u.data, ratings.dat.
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".inter": "\t", ".item": "\t", ".data": "\t", ".dat": "::"}
+SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", "::": "double colons"}
+PARQUET = (".parquet", ".pq")
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
+BLOCK = 1 << 24  # bytes that Arrow parses in one go; no row may be longer
+
+# What a byte order mark at the start stands for. UTF-32's begins with that of UTF-16.
+MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+class EncodingError(DataError):
+    """Text in another encoding than the one in which it was read."""
+
+
+class Table:
+    """Columns of a file, and the way back from a row to the place in the file where it stands.
+
+    Attributes:
+        path: the file, as messages name it.
+        checksum: sha256 of the file.
+        names: of the columns, in file order.
+    """
+
+    def __init__(self, path: str, checksum: str, names: Sequence[str], columns: pyarrow.Table) -> None:
+        self.path, self.checksum = path, checksum
+        self.names, self.columns = [name.strip() for name in names], columns
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def place(self, row: int) -> str:
+        """Where a row stands, in the words of an error."""
+        return f"row {row + 1}"
+
+    def hint(self) -> str:
+        """What an error about the columns may add."""
+        return ""
+
+    def fail(self, row: int, name: str, complaint: str) -> NoReturn:
+        """Raise the error about a row's value in a column.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(f"{self.path}, {self.place(row)}, column {name!r}: {complaint}")
+
+    def column(self, name: str) -> pyarrow.ChunkedArray:
+        """The values of a column; those of a text file are text.
+
+        Raises:
+            DataError: no column has this name, or several have, or there is no row.
+        """
+        if self.names.count(name) != 1:
+            have = (
+                f"{self.names.count(name)} columns are named {name!r}" if name in self.names else f"no column {name!r}"
+            )
+            raise DataError(f"{self.path}: {have}; the columns are {listing(self.names)}{self.hint()}")
+        if not len(self):
+            raise DataError(f"{self.path}: a header and no rows")
+        values = self.columns.column(self.names.index(name))
+        kind = values.type
+        if isinstance(kind, pyarrow.BaseExtensionType):  # UUIDs, as databases export them
+            return pyarrow.chunked_array([[None if value is None else str(value) for value in values.to_pylist()]])
+        if pyarrow.types.is_dictionary(kind):
+            return values.cast(kind.value_type)
+        return values.cast("float") if pyarrow.types.is_float16(kind) else values
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column as float32[rows].
+
+        Raises:
+            DataError: at the first value that is no finite number.
+        """
+        values = self.column(name)
+        try:
+            doubles = _doubles(values)
+        except pyarrow.ArrowNotImplementedError:
+            raise DataError(f"{self.path}, column {name!r}: {values.type} are no numbers") from None
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+            numbers = doubles.to_numpy().astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(numbers))
+        if len(bad) or len(numbers) < len(values):
+            row = int(bad[0]) if len(bad) else len(numbers)
+            self.fail(row, name, f"{shown(values[row].as_py())} is not a finite number; every row needs one")
+        return numbers
+
+    def ids(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A column as int64[rows], positions among the distinct ids, and those ids, sorted; see `ids.spelled`.
+
+        Raises:
+            DataError: at the first row without an id.
+        """
+        values = self.column(name)
+        try:
+            coded = values.dictionary_encode(null_encoding="encode").unify_dictionaries()
+        except pyarrow.ArrowNotImplementedError:
+            raise DataError(f"{self.path}, column {name!r}: {values.type} are no ids") from None
+        codes = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks])
+        distinct = coded.chunk(0).dictionary
+        if pyarrow.types.is_integer(values.type) and not values.null_count:  # as text, a million take a second
+            keys = distinct.to_numpy()
+            keys = keys if keys.max() > np.iinfo(np.int64).max else keys.astype(np.int64)
+        else:
+            keys = narrowed(self._spelled(name, codes, distinct.to_pylist()))
+        ids, position = np.unique(keys, return_inverse=True)
+        return position[codes], ids
+
+    def _spelled(self, name: str, codes: np.ndarray, keys: list[Any]) -> list[str]:
+        texts: list[str] = []
+        for key in keys:
+            try:
+                texts.append(spelled(key))
+            except DataError as error:
+                self.fail(int(np.argmax(codes == len(texts))), name, str(error))
+        return texts
+
+
+class TextTable(Table):
+    """Delimited text. Everything is read as text, so that an id such as 007 or NA stays what it is.
+
+    Attributes:
+        suffix: of the file, such as .csv, also where it is compressed.
+        sep: what separates fields.
+        width: how many columns there are.
+        headless: whether line 1 has numbers only, and so no names of columns.
+    """
+
+    def __init__(self, file: _File, text: bytes, sep: str, quoted: bool) -> None:
+        self.path, self.suffix, self.sep, self.header_lines = file.path, file.suffix, sep, 1
+        sign = sep
+        if len(sep.encode()) > 1:  # Arrow wants one byte
+            sign = next((mark for mark in "\x1f\x1e\x1d\x1c" if mark.encode() not in text), "\x1f")
+            text = text.replace(sep.encode(), sign.encode())
+        self.text = text if text.endswith((b"\n", b"\r")) else text + b"\n"
+        self.quoted = quoted and sign == sep and b'"' in text
+        self.dialect: dict[str, Any] = {
+            "delimiter": sign,
+            "quoting": csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
+        }
+        with _long_fields():
+            self.width = len(next(filter(None, self._reader())))
+        self.cells = self._cells()
+        names = [column[0].as_py() for column in self.cells.columns]
+        super().__init__(file.path, file.checksum, names, self.cells.slice(1))
+        self.headless = all(NUMBER.fullmatch(name) for name in self.names)
+
+    def name_columns(self, names: Sequence[str]) -> TextTable:
+        """This table with line 1 as its first row: it is no header, and the columns have these names.
+
+        Raises:
+            DataError: there are more columns, or fewer.
+        """
+        if len(names) != self.width:
+            raise DataError(
+                f"{self.path}, line 1: {self.width} columns where {len(names)} are expected "
+                f"({', '.join(names[:4])}{' …' if len(names) > 4 else ''}){self.hint()}"
+            )
+        self.names, self.columns, self.header_lines = list(names), self.cells, 0
+        return self
+
+    def place(self, row: int) -> str:
+        """The line of the file on which a row ends."""
+        # Blank lines and line breaks inside quotes make line and row differ: count as Arrow did.
+        with _long_fields():
+            reader = self._reader()
+            lines = (reader.line_num for fields in reader if self._is_row(fields))
+            return f"line {next(itertools.islice(lines, row + self.header_lines, None))}"
+
+    def hint(self) -> str:
+        """What may be wrong with the columns: the separator, or a header that is none."""
+        headless = "; line 1 has numbers only where the names of the columns are needed" if self.headless else ""
+        return self._other_separator() or headless
+
+    def _other_separator(self) -> str:
+        line = self.text[:4096].decode(errors="replace").strip().split("\n")[0]
+        if self.dialect["delimiter"] in line:
+            return ""
+        seen = next((f", and line 1 holds {name}" for sign, name in SEPARATOR_NAMES.items() if sign in line), "")
+        expected = SEPARATOR_NAMES.get(self.sep, shown(self.sep))
+        return f" (the separator may be wrong: {expected} are expected{seen}; name it by sep=, or --sep)"
+
+    def _cells(self) -> pyarrow.Table:
+        try:
+            cells = pyarrow.csv.read_csv(
+                pyarrow.BufferReader(self.text),
+                read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=True, block_size=BLOCK),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter=self.dialect["delimiter"],
+                    quote_char='"' if self.quoted else False,
+                    newlines_in_values=self.quoted,
+                    invalid_row_handler=lambda row: (
+                        "skip" if row.text.isspace() and row.actual_columns == 1 else "error"
+                    ),
+                ),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    column_types={f"f{column}": pyarrow.string() for column in range(self.width)}
+                ),
+            )
+        except pyarrow.ArrowInvalid as error:
+            complaint = self._complaint() or reason(error)
+            raise DataError(f"{self.path}, {complaint}") from error
+        # Arrow lets the last quote stay open, and all that follows it becomes one value.
+        last = cells.column(self.width - 1)[-1].as_py()
+        ends_in_it = self.text.endswith(b'"' + last.replace('"', '""').encode())
+        if self.quoted and ends_in_it and (complaint := self._complaint()):
+            raise DataError(f"{self.path}, {complaint}")
+        return cells
+
+    def _complaint(self) -> str:
+        """Where and why this text is no table; nothing where it is one."""
+        line = 0
+        with _long_fields():
+            reader = self._reader(strict=True)
+            try:
+                for fields in reader:
+                    line = reader.line_num
+                    if len(fields) != self.width and self._is_row(fields):
+                        return self._ragged(line, fields)
+                    if sum(map(len, fields)) > BLOCK:
+                        return f"line {line}: a row of more than {BLOCK >> 20} MB"
+            except csv.Error as error:
+                if "unexpected end" not in str(error):
+                    return f"line {reader.line_num}: text stands behind a closing quote"
+                open_at = len(deque(self._reader(), maxlen=1)[0])
+                return f"line {line + 1}, column {open_at}: a quote opens and never closes"
+        return ""
+
+    def _ragged(self, line: int, fields: list[str]) -> str:
+        many = f"{len(fields)} field{'s' if len(fields) > 1 else ''} where {self.width} are expected"
+        if len(fields) < self.width:
+            return f"line {line}, column {len(fields) + 1}: {many}{self._other_separator()}"
+        extra = (
+            "the last is blank, a separator too many?" if not fields[-1].strip() else f"{shown(fields[-1])} is the last"
+        )
+        return f"line {line}, column {self.width + 1}: {many} ({extra}){self._other_separator()}"
+
+    def _is_row(self, fields: list[str]) -> bool:
+        # No field at all is a blank line, and one of blanks is too; one of nothing is a pair of quotes.
+        return len(fields) == self.width or (fields != [] and not (len(fields) == 1 and fields[0].isspace()))
+
+    def _reader(self, strict: bool = False) -> Any:
+        lines = io.TextIOWrapper(io.BytesIO(self.text), "utf-8", newline=None)
+        return csv.reader(lines, strict=strict, **self.dialect)
+
+
+def read_table(path: str | Path, *, sep: str | None = None, encoding: str | None = None) -> Table:
+    """Read a table from Parquet (`.parquet`, `.pq`) or from delimited text with a header, gzipped or zipped or plain.
+
+    Args:
+        path: the file.
+        sep: what separates the fields of text; None goes by the file's name: commas for `.csv`, tabs for `.tsv`.
+        encoding: of text; None takes UTF-8, or what a byte order mark says.
+
+    Raises:
+        DataError: the file cannot be read as a table.
+    """
+    file = _File(path)
+    if file.suffix not in PARQUET:
+        return _text(file, sep, encoding, quoted=True)
+    if sep is not None or encoding is not None:
+        raise DataError(f"{file.path}: sep and encoding are for text; Parquet has neither")
+    try:
+        # Unlike `read_table`, this takes columns of one name.
+        columns = _with_index(pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.content)).read())
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:  # of pandas' notes, the last
+        raise DataError(f"{file.path}: not a Parquet file that can be read ({reason(error)})") from error
+    return Table(file.path, file.checksum, columns.column_names, columns)
+
+
+def _with_index(columns: pyarrow.Table) -> pyarrow.Table:
+    """The columns, and the named index that pandas keeps beside them where it counts up."""
+    for index in (columns.schema.pandas_metadata or {}).get("index_columns", []):
+        if isinstance(index, dict) and index.get("name"):
+            numbers = index["start"] + index["step"] * np.arange(len(columns))
+            columns = columns.append_column(index["name"], pyarrow.array(numbers))
+    return columns
+
+
+def read_text(
+    path: str | Path, *, sep: str | None = None, encoding: str | None = None, quoted: bool = True
+) -> TextTable:
+    """As `read_table`, of text alone.
+
+    Args:
+        path: the file.
+        sep: what separates fields.
+        encoding: of the file.
+        quoted: whether double quotes enclose fields.
+
+    Raises:
+        DataError: the file cannot be read as a table.
+    """
+    return _text(_File(path), sep, encoding, quoted)
+
+
+def _text(file: _File, sep: str | None, encoding: str | None, quoted: bool) -> TextTable:
+    if sep is None and file.suffix not in SEPARATORS:
+        raise DataError(
+            f"{file.path}: tables are read from .csv (commas), .tsv (tabs) or .parquet, also as .gz or .zip, not "
+            f"{file.suffix or 'this'}; for other text say what separates the fields, by sep= or --sep"
+        )
+    if sep is None:
+        sep = SEPARATORS[file.suffix]
+        if sep == "::" and b"::" not in file.content[:4096].split(b"\n")[0]:
+            sep = "\t"  # HetRec's .dat
+    elif not checks.text("sep", sep) or set(sep) & set('"\r\n\0'):
+        raise DataError(f"sep={shown(sep)}: one sign or more is needed, and no quote or line break")
+    sep = sep.replace("\\t", "\t")  # as shells hand it over
+    text = _utf8(file, sep, encoding)
+    return TextTable(file, text, sep, quoted)
+
+
+def listing(names: Sequence[str]) -> str:
+    """Names for an error, the first twelve of them."""
+    return ", ".join(map(repr, names[:12])) + (f" … ({len(names)} in all)" if len(names) > 12 else "")
+
+
+def as_path(path: Any) -> Path:
+    """A path, whatever names it.
+
+    Raises:
+        DataError: nothing that can name a file.
+    """
+    try:
+        return Path(path)
+    except TypeError:
+        raise DataError(f"path={shown(path)}: the path of a file is needed") from None
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, on one line."""
+    return getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+
+
+class _File:
+    """A file's bytes, decompressed.
+
+    Attributes:
+        path: as messages name it.
+        suffix: what the name ends in, lower case, without .gz or .zip.
+        checksum: sha256 of the file as it is on disk.
+        content: the bytes.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        name, self.path = as_path(path), printable(as_path(path))
+        try:
+            raw = name.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            raise DataError(f"{self.path}: cannot be read ({reason(error)})") from error
+        self.checksum = hashlib.sha256(raw).hexdigest()
+        try:
+            if raw.startswith(b"\x1f\x8b"):
+                raw = gzip.decompress(raw)
+            elif raw.startswith(b"PK\x03\x04"):
+                raw, name = self._member(raw, name)
+        # RuntimeError: a password; NotImplementedError: a method of compression
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+            raise DataError(f"{self.path}: cannot be decompressed ({reason(error)})") from error
+        if not raw:
+            raise DataError(f"{self.path}: the file is empty")
+        self.suffix = (name.with_suffix("") if name.suffix.lower() in (".gz", ".zip") else name).suffix.lower()
+        self.content = raw
+
+    def _member(self, raw: bytes, name: Path) -> tuple[bytes, Path]:
+        if name.suffix.lower() != ".zip":
+            return raw, name  # other programs' files are zipped too, .xlsx for one
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            members = [m for m in archive.namelist() if not m.endswith("/") and not m.startswith("__MACOSX/")]
+            if len(members) != 1:
+                raise DataError(f"{self.path}: {len(members)} files ({listing(members)}); one is needed, or unpack it")
+            return archive.read(members[0]), Path(members[0])
+
+
+def _utf8(file: _File, sep: str, encoding: str | None) -> bytes:
+    """Text in any encoding as UTF-8, without a byte order mark."""
+    raw, path = file.content, file.path
+    said = checks.text("encoding", encoding) or next(
+        (name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8"
+    )
+    try:
+        text = raw.decode(said)
+        utf8 = raw if codecs.lookup(said).name == "utf-8" else text.encode()
+    except UnicodeDecodeError as error:
+        before = raw[: error.start].decode(said, errors="replace").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        raise EncodingError(
+            f"{path}, line {len(before)}, column {before[-1].count(sep) + 1}: "
+            f"byte 0x{raw[error.start]:02x} is not valid {said}"
+            + ("; say which encoding it is, by encoding= or --encoding (latin-1?)" if encoding is None else "")
+        ) from error
+    except UnicodeError as error:
+        raise EncodingError(f"{path}: not valid {said} ({error})") from error
+    except (LookupError, ValueError):
+        raise DataError(f"encoding={shown(encoding)}: there is no such encoding of text") from None
+    while utf8.startswith(codecs.BOM_UTF8):
+        utf8 = utf8.removeprefix(codecs.BOM_UTF8)
+    if not utf8 or utf8.isspace():
+        raise DataError(f"{path}: the file is empty")
+    if (zero := utf8.find(b"\0")) >= 0:
+        line = utf8.count(b"\n", 0, zero) + 1
+        raise EncodingError(
+            f"{path}, line {line}: a zero byte, which no text has; if this is UTF-16, say encoding='utf-16-le'"
+        )
+    return utf8
+
+
+def _doubles(values: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+    """Values as float64; of text, those before the first that is no number."""
+    try:
+        return values.cast("double", safe=False)
+    except pyarrow.ArrowInvalid:
+        values = pyarrow.compute.utf8_trim_whitespace(values)
+    readable, end = 0, len(values)
+    while readable < end:
+        middle = (readable + end + 1) // 2
+        try:
+            values.slice(readable, middle - readable).cast("double")
+            readable = middle
+        except pyarrow.ArrowInvalid:
+            end = middle - 1
+    return values.slice(0, readable).cast("double")
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Lift the limit that the csv module has for a field."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
