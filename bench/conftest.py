@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import harness
+from bench import harness, keeping
 
 TIMED = pytest.StashKey[list[dict[str, Any]]]()
 NOT_TIMED = pytest.StashKey[list[dict[str, Any]]]()
@@ -21,6 +21,9 @@ SETTINGS = [field.rstrip("_") for field in harness.Case._fields]
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[TIMED] = []
     config.stash[NOT_TIMED] = []
+    asked = [config.getoption(f"benchmark_{option}") for option in ("json", "save", "autosave", "disable", "skip")]
+    if config.getoption("benchmark_only") and not any(asked) and not config.getoption("collectonly"):
+        config.pluginmanager.register(keeping.Keeper())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
@@ -88,6 +89,7 @@ def load_notes() -> dict[str, str]:
     return dict(_read()["notes"])
 
 
+@cache
 def _read() -> dict[str, Any]:
     return tomllib.loads(files(__package__).joinpath("claims.toml").read_text(encoding="utf-8"))
 

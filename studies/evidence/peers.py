@@ -6,64 +6,66 @@ seconds of training so far, and the RMSE then.
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, model_validator
 from scipy.stats import quantile_test
 
-from studies.evidence.schema import DataUsed, ResultsError, write_text
+from studies.evidence.schema import Count, DataUsed, Positive, Record, Size, Whole, read_json, write_text
 
 TARGET = 0.896  # RMSE
 REFERENCE, REFERENCE_EPOCHS = "cornac", 20  # whose time to the end is the unit of the times to TARGET
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Point(_Record):
+class Point(Record):
     """A moment of a fit. `rmse` is null where a prediction is no finite number."""
 
-    epochs: int
-    seconds: float
-    rmse: float | None
+    epochs: Positive
+    seconds: Annotated[float, Field(gt=0)]
+    rmse: Size | None
 
 
-class Row(_Record):
+class Row(Record):
     """What a peer did with a seed: one fit seen after each epoch, or a fit for each number of epochs.
 
     Times are compared within a `round` only: what took turns at the same time.
     """
 
-    seed: int
+    seed: Whole
     round: str
     commit: str | None
-    points: list[Point]
+    points: Annotated[list[Point], Field(min_length=1)]
 
 
-class Drawn(_Record):
+class Drawn(Record):
     """The rows of one epoch of a peer's training, and how many of them are distinct."""
 
-    rows: int
-    distinct: int
+    rows: Count
+    distinct: Count
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        if self.distinct > self.rows:
+            raise ValueError(f"{self.distinct} of {self.rows} rows are distinct")
+        return self
 
 
-class Peer(_Record):
+class Peer(Record):
     """A peer as it was measured. `failure` says why there are no rows, or no more."""
 
     name: str
     title: str
     settings: dict[str, Any]
-    epochs: list[int]
+    epochs: list[Positive]
     note: str
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     drawn: Drawn | None = None
-    rows: list[Row] = []
+    rows: list[Row] = Field(default_factory=list)
     failure: str | None = None
 
     def best(self) -> list[Point]:
@@ -80,17 +82,17 @@ def _mean_rmse(points: list[Point]) -> float:
     return sum(math.inf if point.rmse is None else point.rmse for point in points) / len(points)
 
 
-class Machine(_Record):
+class Machine(Record):
     """Where the times were taken."""
 
     python: str
     platform: str
     cpu: str
-    cores: int
+    cores: Positive
     versions: dict[str, str]
 
 
-class PeerResults(_Record):
+class PeerResults(Record):
     """The whole of `peers.json`."""
 
     schema_version: Literal[1] = 1
@@ -99,14 +101,29 @@ class PeerResults(_Record):
     dirty: bool | None
     started: str
     finished: str
-    threads: int
+    threads: Positive
     machine: Machine
     data: DataUsed
     peers: list[Peer]
 
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        for what in ("name", "title"):
+            times = Counter(getattr(peer, what) for peer in self.peers)
+            if twice := [word for word, n in times.items() if n > 1]:
+                raise ValueError(f"two peers have the {what} {twice[0]!r}")
+        return self
+
     def peer(self, name: str) -> Peer | None:
         """The peer of that name, if it has rows."""
         return next((peer for peer in self.peers if peer.name == name and peer.rows), None)
+
+    def reference(self) -> Peer | None:
+        """The peer whose time is the unit, if every row of it has that time."""
+        peer = self.peer(REFERENCE)
+        if peer is None or any(REFERENCE_EPOCHS not in [point.epochs for point in row.points] for row in peer.rows):
+            return None
+        return peer
 
 
 class Ratio(NamedTuple):
@@ -150,15 +167,14 @@ def time_to_target(peer: Peer, reference: Peer) -> Ratio | None:
 def epoch_time(slow: Peer, fast: Peer) -> Ratio | None:
     """Seconds of the one's epochs over those of the other's, epoch by epoch as they took turns; set-up is in the first.
 
-    Both must have one fit, seen after each epoch.
+    Both must have one fit, seen after each epoch: None where time does not go on from point to point.
     """
-    return _ratio(
-        [
-            slower / faster
-            for one, other in _together(slow, fast)
-            for slower, faster in zip(_each_epoch(one), _each_epoch(other), strict=False)
-        ]
-    )
+    pairs = [
+        both for one, other in _together(slow, fast) for both in zip(_each_epoch(one), _each_epoch(other), strict=False)
+    ]
+    if any(seconds <= 0 for both in pairs for seconds in both):
+        return None
+    return _ratio([slower / faster for slower, faster in pairs])
 
 
 def _each_epoch(row: Row) -> list[float]:
@@ -185,11 +201,6 @@ def read_peers(path: Path) -> PeerResults:
     """Read and check a `peers.json`.
 
     Raises:
-        ResultsError: the file cannot be read, or lacks or misnames a field.
+        ResultsError: the file cannot be read, is no JSON, or lacks, misnames or misstates a field.
     """
-    try:
-        return PeerResults.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValidationError, ValueError) as error:
-        said = error.errors()[0] if isinstance(error, ValidationError) else error
-        where = f"field {'.'.join(map(str, said['loc']))}: {said['msg']}" if isinstance(said, dict) else str(said)
-        raise ResultsError(f"{path}: no comparison with other libraries ({where}). Set it aside, run again.") from error
+    return read_json(path, PeerResults, "comparison with other libraries", "Set it aside, run again.")

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from studies.evidence.outside import is_control, storage_name, without_password
+
 PACKAGES = ("torch", "triton", "numba", "numpy", "scipy", "pandas", "optuna", "statsmodels")
 CHECKOUT = Path(__file__).parent.parent.parent
 
@@ -73,12 +75,27 @@ def machine() -> dict[str, Any]:
     }
 
 
-def without_password(text: str) -> str:
-    """The text with its URLs as they may be shown: of one that may hold a password, the scheme alone."""
-    # No URL parser: a password may hold any sign, and the text may say --storage= first.
-    return re.sub(r"://.*[@?].*", "://***", text)
-
-
 def command(module: str, arguments: Sequence[str]) -> str:
     """The command that was run, as one can paste it, without passwords."""
-    return shlex.join(["python", "-m", module, *(without_password(word) for word in arguments)])
+    words = []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        option, is_set, value = word.partition("=")
+        if before == "--storage":
+            words.append(storage_name(word))
+        elif option == "--storage":
+            words.append(option + is_set + storage_name(value))
+        else:
+            words.append(without_password(word))
+    return " ".join(["python -m", module, *map(_quoted, words)])
+
+
+def _quoted(word: str) -> str:
+    if not any(map(is_control, word)):
+        return shlex.quote(word)
+    escaped = word.replace("\\", r"\\").replace("'", r"\'")
+    # Byte by byte, as a shell takes them: a file's name need not be UTF-8.
+    return "$'" + "".join(_bytes(char) if is_control(char) else char for char in escaped) + "'"
+
+
+def _bytes(char: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(char))

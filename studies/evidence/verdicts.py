@@ -7,12 +7,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from studies.evidence.claims import Claim, Kind, Slip, load_claims, load_slips
-from studies.evidence.schema import ContrastVerdict, LedgerVerdict, ResultsError, read_summary
+from studies.evidence.schema import (
+    ContrastVerdict,
+    LedgerVerdict,
+    ResultsError,
+    Summary,
+    find_summaries,
+    read_summary,
+)
 
 Expected = Literal["better", "worse", "equivalent", "not better", "not worse", "different"]
 
@@ -104,18 +111,21 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Every claim, by id. `problems` are sentences about results that could not be used, to be shown beside it."""
+    """Every claim, by id.
+
+    `problems` are sentences about results that could not be used, to be shown beside it; `summaries` those that were.
+    """
 
     rows: list[LedgerRow]
     problems: list[str]
+    summaries: dict[Path, Summary] = field(default_factory=dict)
 
 
 def read_ledger(results: Path, more: Iterable[LedgerEvidence] = ()) -> Ledger:
     """Gather every claim's evidence from the studies' summaries.
 
     Args:
-        results: the folder of results; `summary.json` is looked for in it and in two levels of folders below
-            (`wd_sweep/summary.json`, `mydata/wd_sweep/summary.json`).
+        results: the folder of results; `find_summaries` says where in it a `summary.json` may lie.
         more: evidence from elsewhere: exact checks, benchmarks.
 
     Raises:
@@ -124,12 +134,15 @@ def read_ledger(results: Path, more: Iterable[LedgerEvidence] = ()) -> Ledger:
     if not results.is_dir():
         raise ResultsError(f"{results}: no such folder. Run a study first, or name the folder of its results.")
     found: list[LedgerEvidence] = []
-    problems: list[str] = []
-    for path in sorted(path for depth in ("", "*/", "*/*/") for path in results.glob(f"{depth}summary.json")):
+    summaries: dict[Path, Summary] = {}
+    paths, problems = find_summaries(results)
+    for path in paths:
         try:
-            found += _evidence(path)
-        except (ResultsError, OSError) as error:
+            summaries[path] = read_summary(path)
+        except ResultsError as error:
             problems.append(str(error))
+        else:
+            found += _evidence(path, summaries[path])
     found += more
 
     claims, slips = load_claims(), load_slips()
@@ -139,11 +152,10 @@ def read_ledger(results: Path, more: Iterable[LedgerEvidence] = ()) -> Ledger:
         for evidence in found
         if evidence.claim not in known
     ]
-    return Ledger(rows=[_row(claim, found, slips) for claim in claims], problems=problems)
+    return Ledger([_row(claim, found, slips) for claim in claims], problems, summaries)
 
 
-def _evidence(path: Path) -> list[LedgerEvidence]:
-    summary = read_summary(path)
+def _evidence(path: Path, summary: Summary) -> list[LedgerEvidence]:
     preview = bool(summary.contrasts) and all(c.verdict == "preview" for c in summary.contrasts)
     return [
         LedgerEvidence(

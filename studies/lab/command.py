@@ -2,28 +2,41 @@
 
 # No postponed annotations here: typer evaluates them where the local names in the help texts are unknown.
 
-import dataclasses
 import functools
+import io
 import sys
-import warnings
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
+import typer.core
+import typer.exceptions
 
 from kernels import backends
-from lesson.data import DataError, Ratings, open_movielens, open_ratings, split
+from lesson.data import DataError
 from studies.evidence import provenance
-from studies.evidence.schema import Contrast, ResultsError, Summary, read_summary
-from studies.lab.spec import Outcome, Profile, Run, Settings, Study
+from studies.evidence.outside import printable, storage_name, without_password
+from studies.evidence.schema import CURVES, RUNS, SUMMARY, Contrast, Summary
+from studies.lab.arguments import UsageError, checked_device, checked_path, checked_source, chosen_profile, with_values
+from studies.lab.source import open_source, prepare, told_of_learnable
+from studies.lab.spec import TUNING_SEEDS_FROM, Run, Study, counted
 
 THREADS = 1  # a run's: many small runs side by side beat one on many threads
 
 
-class UsageError(ValueError):
-    """A command that cannot be carried out as it stands: the message says why."""
+class Command(typer.core.TyperCommand):
+    """A command whose usage errors show no password that stands in a wrong place."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as typer does."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.exceptions.TyperException as error:
+            error.message = printable(without_password(error.message))
+            raise
 
 
 def command(study: Study) -> Callable[[], None]:
@@ -32,15 +45,18 @@ def command(study: Study) -> Callable[[], None]:
     costs = "; ".join(study.costs())
 
     @app.command(
-        help=f"{study.question} (claims {', '.join(map(str, study.claims))})\n\n"
+        cls=Command,
+        help=f"{study.question} ({study.claims_named()})\n\n"
         f"Compares {', '.join(study.arms)}; the baseline is {study.baseline}. Every run is stored under what "
         "determines it: stop with Ctrl-C and start again at will, finished runs are kept and never repeated.\n\n"
-        f"Leaves DIR/{study.name}/summary.json, runs.parquet and curves.parquet; `python -m reports` draws the pages."
+        f"Leaves DIR/{study.name}/summary.json, runs.parquet and curves.parquet; `python -m reports` draws the pages. "
+        "It never replaces a result that holds more: a higher profile, more seeds, more tuning, other arms.",
     )
     def run(
         profile: Annotated[str, typer.Option(help=f"How much to spend. {costs}.")] = next(iter(study.profiles)),
         seeds: Annotated[
-            int | None, typer.Option(min=1, help="Replicates an arm; fewer than 10 give no verdict.")
+            int | None,
+            typer.Option(min=1, max=TUNING_SEEDS_FROM, help="Replicates an arm; fewer than 10 give no verdict."),
         ] = None,
         trials: Annotated[
             int | None,
@@ -51,7 +67,10 @@ def command(study: Study) -> Callable[[], None]:
             ),
         ] = None,
         values: Annotated[
-            str | None, typer.Option(help="Other values than the study's, with commas, such as 0.05,0.2.")
+            str | None,
+            typer.Option(
+                hidden=study.value is None, help="Other values than the study's, with commas, such as 0.05,0.2."
+            ),
         ] = None,
         workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,
         storage: Annotated[
@@ -62,50 +81,84 @@ def command(study: Study) -> Callable[[], None]:
             ),
         ] = None,
         results: Annotated[
-            Path | None, typer.Option(metavar="DIR", help="Where to; default: results, or results/NAME for --ratings.")
+            str | None, typer.Option(metavar="DIR", help="Where to; default: results, or results/NAME for --ratings.")
         ] = None,
         ratings: Annotated[
-            Path | None,
+            str | None,
             typer.Option(metavar="FILE", help="Your own ratings: .csv, .tsv, .parquet or a MovieLens folder."),
         ] = None,
+        user: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of users in --ratings.")] = None,
+        item: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of items.")] = None,
+        rating: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of ratings.")] = None,
+        sep: Annotated[str | None, typer.Option(help="What separates the fields of text, such as ; or ::.")] = None,
+        encoding: Annotated[str | None, typer.Option(help="Of text, such as latin-1.  [default: UTF-8]")] = None,
         device: Annotated[str, typer.Option(help="cpu, or cuda for Triton kernels on a GPU.")] = "cpu",
-        fresh: Annotated[bool, typer.Option("--fresh", help="Set the earlier runs' file aside, start anew.")] = False,
+        fresh: Annotated[
+            bool, typer.Option("--fresh", help="Set the earlier runs and results aside, start anew.")
+        ] = False,
+        keep: Annotated[
+            bool, typer.Option("--keep", help="Where the results hold more already, keep them and run nothing.")
+        ] = False,
         export: Annotated[
             bool, typer.Option("--export", help="Run nothing; rebuild the files from the runs in storage.")
         ] = False,
     ) -> None:
         # Imported here: a worker and --help need neither Optuna nor SciPy.
         from studies.lab.experiment import Experiment
-        from studies.lab.sweep import JOURNAL, Sweep, SweepError, open_storage, shown_progress
+        from studies.lab.replacing import Extent, GreaterResultError, ReplaceError, require_replaceable
+        from studies.lab.results import write
+        from studies.lab.storage import JOURNAL, SweepError, locked, open_storage
+        from studies.lab.sweep import Sweep, shown_progress
         from studies.lab.workers import WorkerError
 
-        folder = (results or Path("results") / (ratings.resolve().stem if ratings else "")) / study.name
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of few letters loses no results
+        advice = "name another folder by --results" + ("" if storage else ", or set that aside by --fresh")
+        failures: list[str] = []
         try:
-            chosen = _profile(study, profile, seeds, trials)
-            declared = study if values is None else _with_values(study, values)
+            columns = {"user": user, "item": item, "rating": rating, "sep": sep, "encoding": encoding}
+            source = checked_source(ratings, columns)
+            parent = Path("results") / source.folder_name() if results is None else checked_path("--results", results)
+            folder = parent / study.name
+            if storage == "":
+                raise UsageError("--storage: the URL is empty")
+            chosen = chosen_profile(study, profile, seeds, trials)
+            declared = study if values is None else with_values(study, values)
+            if export and fresh:
+                raise UsageError("--export rebuilds the files from the very runs that --fresh sets aside: choose one")
             if fresh and storage:
                 raise UsageError("--fresh sets a file aside; a shared storage is emptied by `optuna delete-study`")
-            if export and (fresh or not (storage or (folder / JOURNAL).exists())):
+            if export and not (storage or (folder / JOURNAL).exists()):
                 raise UsageError(f"--export: there are no runs to export in {folder}")
-            backend = _backend(device)
-            table, notes = _open(ratings)
-            _refuse_to_replace(folder, table)
-            split(table)  # too few ratings are better known now than from every worker
+            device = checked_device(device)
+            backend = backends.choose(None, torch.device(device), torch.float32)
+            if study.backend not in (None, backend):
+                raise UsageError(
+                    f"--device {device} is for the {backend} backend; {study.name} runs on {study.backend} alone"
+                )
+            table, notes = open_source(source)
+            notes.append(told_of_learnable(table, chosen.seeds))
+            if not fresh:
+                extent = Extent(profile, chosen.seeds, chosen.trials, frozenset(declared.arms))
+                require_replaceable(folder, study, table.checksum, extent, advice)
             processes = workers or provenance.cores()
-            prepare = functools.partial(_prepare, study.run, ratings, table.checksum)
+            ready = functools.partial(prepare, study.run, source, table.checksum, THREADS)
 
             with open_storage(folder, storage, fresh) as store:
                 sweep = Sweep(declared, store)
+                for note in (*table.notes, *notes):
+                    print(f"note: {printable(note)}", file=sys.stderr)
 
                 def do(runs: Sequence[Run], what: str) -> list[str]:
                     if export:
                         return []
                     with shown_progress(what) as progress:
-                        return sweep.do(runs, processes, prepare, progress)
+                        failed = sweep.do(runs, processes, ready, progress)
+                    failures.extend(failed)
+                    return failed
 
                 experiment = Experiment(declared, table, sweep, backend=backend, device=device, threads=THREADS, do=do)
-                summary = experiment.answer(
-                    folder,
+                summary, runs, curves = experiment.answer(
                     profile=profile,
                     seeds=chosen.seeds,
                     trials=chosen.trials,
@@ -113,99 +166,52 @@ def command(study: Study) -> Callable[[], None]:
                     workers=processes,
                     notes=notes,
                 )
-        except (UsageError, DataError, SweepError, WorkerError) as error:
+                with locked(folder / ".replacing.lock"):
+                    require_replaceable(folder, study, table.checksum, Extent.of(summary), advice)
+                    write(folder, summary, runs, curves)
+        except GreaterResultError as error:
+            _tell(failures)
+            if not keep:
+                _fail(str(error))
+            print(printable(f"kept what is there: {error}"))
+            return
+        except (UsageError, DataError, ReplaceError, SweepError, WorkerError) as error:
             _fail(str(error))
         except OSError as error:  # runs fail in their workers: this is about the results
-            _fail(f"{error.filename or folder}: {error.strerror}; is the folder of results right, writable, not full?")
+            what = error.strerror or type(error).__name__
+            where = error.filename or "a file of the results"
+            _fail(f"{where}: {what}; is the folder of results right, writable, not full?")
         except KeyboardInterrupt:
             print("\nStopped. Finished runs are kept; the same command goes on from here.", file=sys.stderr)
             raise typer.Exit(130) from None
+        except Exception:  # a fault of ours: all is told but a password
+            print(_masked(traceback.format_exc(), storage), file=sys.stderr)
+            raise typer.Exit(1) from None
         print(answer(summary))
-        print(f"{folder}/summary.json, runs.parquet, curves.parquet; `python -m reports` draws the pages.")
-        if failures := experiment.failures:
-            print(f"error: {len(failures)} runs failed and are left out; the first:\n{failures[0]}", file=sys.stderr)
+        print(printable(f"{folder}/{SUMMARY}, {RUNS}, {CURVES}; `python -m reports` draws the pages."))
+        if failures:
+            _tell(failures)
             raise typer.Exit(1)
 
     return app
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     raise typer.Exit(2)
 
 
-def _refuse_to_replace(folder: Path, table: Ratings) -> None:
-    try:
-        earlier = read_summary(folder / "summary.json").data
-    except (OSError, ResultsError):
-        return
-    if earlier.checksum != table.checksum:
-        raise UsageError(
-            f"{folder} holds results for other ratings ({earlier.name}, {earlier.ratings:,} of them); "
-            "name another folder by --results"
-        )
+def _tell(failures: Sequence[str]) -> None:
+    if failures:
+        count = counted(len(failures), "run")
+        print(f"error: left out: {count} that failed; the first:\n{failures[0]}", file=sys.stderr)
 
 
-def _profile(study: Study, name: str, seeds: int | None, trials: int | None) -> Profile:
-    if name not in study.profiles:
-        raise UsageError(f"--profile {name}: there are {', '.join(study.profiles)}")
-    if trials and study.tuned is None:
-        raise UsageError(f"--trials {trials}: {study.name} tunes nothing")
-    profile = study.profiles[name]
-    return dataclasses.replace(
-        profile,
-        seeds=profile.seeds if seeds is None else seeds,
-        trials=profile.trials if trials is None else trials,
-    )
-
-
-def _with_values(study: Study, text: str) -> Study:
-    """The study with other arms; it asks another question where its primary arm is not among them."""
-    if study.value is None:
-        raise UsageError(f"--values {text}: the arms of {study.name} are {', '.join(study.arms)}, no values")
-    try:
-        arms: dict[str, Settings] = dict(study.value(float(word)) for word in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"--values {text}: {error}; numbers with commas between are needed") from None
-    arms = {study.baseline: study.arms[study.baseline], **arms}
-    if len(arms) < 2:
-        raise UsageError(f"--values {text}: nothing to compare with the baseline {study.baseline}")
-    if study.primary in arms:
-        return dataclasses.replace(study, arms=arms)
-    others = [arm for arm in arms if arm != study.baseline]
-    question = f"Is {' or '.join(others)} better than {study.baseline}?"
-    return dataclasses.replace(study, arms=arms, primary=others[0], question=question)
-
-
-def _backend(device: str) -> str:
-    try:
-        return backends.choose(None, torch.empty(0, device=device).device, torch.float32)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
-
-
-def _open(path: Path | None) -> tuple[Ratings, list[str]]:
-    """The ratings, and what to know of them."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        table = open_movielens() if path is None else open_ratings(path)
-    notes = [str(warning.message) for warning in caught]
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    return table, notes
-
-
-def _prepare(
-    run: Callable[[Run, Any], Outcome], path: Path | None, checksum: str
-) -> Callable[[tuple[int, Run]], Outcome]:
-    """In a worker: read the data once, then do runs."""
-    torch.set_num_threads(THREADS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the sweep has told
-        table = open_movielens() if path is None else open_ratings(path)
-    if table.checksum != checksum:
-        raise DataError(f"{path or table.name}: changed since the sweep began; start it again")
-    return lambda job: run(job[1], table)
+def _masked(text: str, storage: str | None) -> str:
+    """A traceback without passwords: neither the storage's URL nor what looks like one."""
+    if storage:
+        text = text.replace(storage, storage_name(storage))
+    return "\n".join(map(without_password, text.splitlines()))
 
 
 def answer(summary: Summary) -> str:

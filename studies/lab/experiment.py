@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+import pandas as pd
 import scipy.stats
 
 from lesson.data import Ratings
 from studies.evidence import provenance
 from studies.evidence.schema import Summary, Tuning
 from studies.lab import results
+from studies.lab.replacing import by_default_name
 from studies.lab.results import Kind, Planned
-from studies.lab.spec import Range, Run, Settings, Study
-from studies.lab.sweep import Sweep, SweepError
-
-TUNING_SEEDS_FROM = 1_000_000  # far from the seeds that confirm
+from studies.lab.spec import TUNING_SEEDS_FROM, Range, Run, Settings, Study, counted
+from studies.lab.storage import SweepError
+from studies.lab.sweep import Sweep
 
 
 class Experiment:
@@ -44,12 +44,14 @@ class Experiment:
     ) -> None:
         self.study, self.ratings, self.sweep = study, ratings, sweep
         self.backend, self.device, self.threads, self.do = backend, device, threads, do
-        self.failures: list[str] = []
 
     def answer(
-        self, folder: Path, *, profile: str, seeds: int, trials: int, command: str, workers: int, notes: list[str]
-    ) -> Summary:
-        """Tune where there are trials, confirm on fresh seeds, judge, and leave the results in `folder`.
+        self, *, profile: str, seeds: int, trials: int, command: str, workers: int, notes: list[str]
+    ) -> tuple[Summary, pd.DataFrame, pd.DataFrame]:
+        """Tune where there are trials, confirm on fresh seeds, and judge.
+
+        Returns:
+            The summary, and the tables of runs and curves.
 
         Raises:
             SweepError: no run of an arm that the answer needs has finished.
@@ -63,14 +65,14 @@ class Experiment:
             tuning, tunings = self._tune(setting, searched, trials)
             arms = {tuned.arm: {**study.arms[tuned.arm], **tuned.chosen} for tuned in tunings}
             if arms[study.baseline] != study.arms[study.baseline]:
-                arms[f"{study.baseline}, {setting} as by default"] = study.arms[study.baseline]
+                arms[by_default_name(study.baseline, setting)] = study.arms[study.baseline]
         plan = [self._planned(arm, "run", arms[arm], seed) for seed in range(seeds) for arm in arms]
         plan += [self._planned(study.baseline, "again", arms[study.baseline], seed) for seed in range(seeds)]
         self._do(plan, study.name)
         plan = tuning + plan
         done = self.sweep.outcomes()
         missing = sum(planned.run.key not in done for planned in plan)
-        summary, runs, curves = results.summarize(
+        return results.summarize(
             study,
             arms,
             plan,
@@ -81,11 +83,9 @@ class Experiment:
             command=command,
             workers=workers,
             limits=study.limits(self.ratings.name, bool(tunings))
-            + ([f"{missing} of {len(plan)} runs are missing."] if missing else [])
-            + notes,
+            + notes
+            + ([f"Missing: {missing} of {counted(len(plan), 'run')}."] if missing else []),
         )
-        results.write(folder, summary, runs, curves)
-        return summary
 
     def _tune(self, setting: str, searched: Range, trials: int) -> tuple[list[Planned], list[Tuning]]:
         study = self.study
@@ -101,8 +101,7 @@ class Experiment:
     def _planned(self, arm: str, kind: Kind, settings: Settings, seed: int) -> Planned:
         run = Run(
             study=self.study.name,
-            # 0 and 0.0 have one key
-            settings={name: value if isinstance(value, str) else float(value) for name, value in settings.items()},
+            settings=dict(settings),
             seed=seed,
             replicate=int(kind == "again"),
             data=provenance.digest([self.ratings.checksum, self.ratings.y_range]),
@@ -115,7 +114,6 @@ class Experiment:
 
     def _do(self, plan: Sequence[Planned], what: str) -> None:
         failures = self.do([planned.run for planned in plan], what)
-        self.failures += failures
         done = self.sweep.outcomes()
         finished = {planned.arm for planned in plan if planned.kind != "again" and planned.run.key in done}
         for arm in (self.study.baseline, self.study.primary):

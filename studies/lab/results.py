@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -51,7 +52,7 @@ def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial
                 "threads": run.threads,
                 "commit": outcome["commit"],
             }
-            | {name: outcome["measures"].get(name) for name in study.measures}
+            | {name: outcome.get("measures", {}).get(name) for name in study.measures}
         )
         for epoch, losses in enumerate(zip(outcome["train_loss"], outcome["valid_loss"], strict=True), start=1):
             curves.append(identity | {"epoch": epoch, "train_loss": losses[0], "valid_loss": losses[1]})
@@ -132,7 +133,8 @@ def summarize(
     keys = {planned.run.key for planned in plan}
     standing = [trial for key, trial in sweep.standing().items() if key in keys]
     failed = [trial for trial in sweep.trials(TrialState.FAIL) if trial.user_attrs["key"] in keys]
-    finished = [done[key] for key in frame["key"]]
+    finished = (done[key] for key in frame["key"])
+    under_way = [(t.datetime_start, t.datetime_complete) for t in finished if t.datetime_start and t.datetime_complete]
     commit, dirty = provenance.commit()
     labels = {outcome["commit"] for outcome in outcomes if outcome["commit"]}
     some = plan[0].run
@@ -178,11 +180,10 @@ def summarize(
             seeds=sorted(confirmed["seed"].unique().tolist()),
             trials=dict(sorted(Counter(trial.state.name for trial in standing + failed).items())),
             seconds=float(frame.drop_duplicates("key")["seconds"].sum()),
-            started=min(trial.datetime_start for trial in finished if trial.datetime_start).isoformat("T", "seconds"),
-            finished=max(trial.datetime_complete for trial in finished if trial.datetime_complete).isoformat(
-                "T", "seconds"
-            ),
-            gpu=None if some.device == "cpu" else _gpu(),
+            wall_seconds=covered(under_way),
+            started=min(began for began, _ in under_way).isoformat("T", "seconds"),
+            finished=max(ended for _, ended in under_way).isoformat("T", "seconds"),
+            gpu=None if some.device == "cpu" else _gpu(some.device),
             **provenance.machine(),
         ),
     )
@@ -190,17 +191,15 @@ def summarize(
 
 
 def write(folder: Path, summary: schema.Summary, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
-    """Leave the three files in `folder`, each whole or not at all; the summary last."""
-    _write_parquet(runs, folder / "runs.parquet")
-    _write_parquet(curves, folder / "curves.parquet")
-    schema.write_summary(summary, folder / "summary.json")
-
-
-def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as aside:
-        whole = Path(aside) / path.name
-        frame.to_parquet(whole, index=False)
-        whole.replace(path)
+    """Leave the three files in `folder`, each whole or not at all, and none if one cannot be written."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
+        aside = Path(name)
+        for frame, file in ((runs, schema.RUNS), (curves, schema.CURVES)):
+            with (aside / file).open("wb") as opened:  # Arrow opens no path that is not UTF-8
+                frame.to_parquet(opened, index=False)
+        schema.write_summary(summary, aside / schema.SUMMARY)
+        for file in (schema.RUNS, schema.CURVES, schema.SUMMARY):
+            (aside / file).replace(folder / file)
 
 
 def _measured(study: Study, runs: pd.DataFrame, name: str, arms: list[str]) -> dict[str, schema.Measured]:
@@ -242,7 +241,18 @@ def _by_seed(study: Study, runs: pd.DataFrame) -> dict[int, float | None]:
     }
 
 
-def _gpu() -> str:
+def covered(spans: Iterable[tuple[datetime, datetime]]) -> float:
+    """Seconds that at least one of the spans covers."""
+    seconds, until = 0.0, None
+    for began, ended in sorted(spans):
+        if until is None or began > until:
+            until = began
+        seconds += max(0.0, (ended - until).total_seconds())
+        until = max(until, ended)
+    return seconds
+
+
+def _gpu(device: str) -> str:
     import torch
 
-    return torch.cuda.get_device_name()
+    return torch.cuda.get_device_name(device)

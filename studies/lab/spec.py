@@ -12,6 +12,12 @@ from studies.evidence.schema import Contrast, Evidence
 from studies.evidence.schema import Measure as Measurements
 
 Settings = Mapping[str, float | str]
+TUNING_SEEDS_FROM = 1_000_000  # far from the seeds that confirm
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: 1 seed, 2 seeds."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Study:
         tuning_seeds: how many seeds each trial is averaged over; they are never confirmed on.
         measures: what a run measures beside the metric, by name.
         value: how an arm of `--values` is named and set, where arms are values of one setting.
+        backend: the only one that can make its runs; None where any can.
     """
 
     name: str
@@ -95,11 +102,16 @@ class Study:
     tuning_seeds: int = 0
     measures: Mapping[str, Measure] = field(default_factory=dict)
     value: Callable[[float], tuple[str, dict[str, float]]] | None = field(default=None, repr=False)
+    backend: str | None = None
+
+    def claims_named(self) -> str:
+        """The claims' ids, for people."""
+        return f"{'claim' if len(self.claims) == 1 else 'claims'} {', '.join(map(str, self.claims))}"
 
     def costs(self) -> list[str]:
         """What each profile spends, for people."""
         return [
-            f"{name}: {profile.seeds} seeds"
+            f"{name}: {counted(profile.seeds, 'seed')}"
             + (f", {self.tuned[0]} retuned by {profile.trials} trials an arm" if self.tuned and profile.trials else "")
             + f", {profile.cost}"
             for name, profile in self.profiles.items()
@@ -156,7 +168,9 @@ class Run:
     @property
     def key(self) -> str:
         """The run's name in storage: the same for the same run, on any machine."""
-        return digest(asdict(self))
+        # 0 and 0.0 have one key; what a run is given stays what it is.
+        settings = {name: value if isinstance(value, str) else float(value) for name, value in self.settings.items()}
+        return digest(asdict(self) | {"settings": settings})
 
 
 @dataclass(frozen=True)

@@ -7,140 +7,28 @@ claimed by a change of state that only one claimer can make, and end with their 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime, timedelta
-from pathlib import Path
+from dataclasses import MISSING, asdict, fields
+from datetime import timedelta
+from typing import NoReturn
 
-import filelock
 import optuna
-import sqlalchemy.exc
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from studies.evidence import provenance
 from studies.lab.spec import Outcome, Run, Study
+from studies.lab.storage import HEARTBEAT, SweepError
 from studies.lab.workers import Prepare, WorkerError, Workers
 
-JOURNAL = "trials.log"
+OUTCOME = {field.name for field in fields(Outcome) if field.default_factory is MISSING}
 ATTEMPTS = 3  # a run that takes its worker down with it this often is a failure of the run
-HEARTBEAT, GRACE = 15, 60  # seconds; a machine silent for longer than GRACE has lost its runs
-DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
-
-
-class SweepError(RuntimeError):
-    """A sweep that cannot go on: the message says why and what to do."""
-
-
-def open_storage(folder: Path, url: str | None, fresh: bool = False) -> contextlib.AbstractContextManager[BaseStorage]:
-    """The trials' storage: any SQLAlchemy URL, or by default a file in `folder`, which then is ours alone.
-
-    Args:
-        folder: of the results; where the file is.
-        url: of a database that machines share.
-        fresh: set the file aside first.
-
-    Raises:
-        SweepError: the file is in use by another sweep or damaged, or the URL leads nowhere.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    return _file(folder, fresh) if url is None else _database(url)
-
-
-@contextlib.contextmanager
-def _database(url: str) -> Iterator[BaseStorage]:
-    shown = provenance.without_password(url)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2021
-        # Only the names of errors are told: a database driver's own words may hold the password.
-        try:
-            storage = _tables(url)
-        except ImportError as error:
-            raise SweepError(f"storage {shown}: install its driver ({error.__cause__ or error})") from None
-        except (*DATABASE_ERRORS, ValueError, RuntimeError) as error:
-            raise SweepError(
-                f"storage {shown}: cannot be opened ({type(error).__name__}); is it a URL such as "
-                "postgresql://user:password@host/database, the server up, the database there, the password right?"
-            ) from None
-        try:
-            yield storage
-        except DATABASE_ERRORS as error:
-            raise SweepError(
-                f"storage {shown}: stopped answering ({type(error.__cause__ or error).__name__}); finished runs are "
-                "kept, the same command goes on"
-            ) from None
-
-
-def _tables(url: str) -> RDBStorage:
-    try:
-        return RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-    except DATABASE_ERRORS:
-        time.sleep(1)  # machines that come first at the same moment all make the tables: one does, the others fail
-        return RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-
-
-@contextlib.contextmanager
-def _file(folder: Path, fresh: bool) -> Iterator[BaseStorage]:
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise SweepError(
-            f"another sweep is writing to {folder}: wait for it, name another folder by --results, or give both "
-            "a shared database by --storage"
-        ) from None
-    try:
-        journal = folder / JOURNAL
-        if fresh and journal.exists():
-            aside = journal.rename(_aside(journal, "until"))
-            print(f"earlier runs are set aside in {aside}", file=sys.stderr)
-        _mend(journal)
-        yield JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal))))
-    finally:
-        lock.release()
-
-
-def _mend(journal: Path) -> None:
-    """Undo what a sweep that was killed may have left; the folder's lock says that no other is alive."""
-    Path(f"{journal}.lock").unlink(missing_ok=True)  # Optuna's own lock, which would cost 30 seconds to outwait
-    if not journal.exists():
-        return
-    raw = journal.read_bytes()
-    *lines, last = raw.split(b"\n")
-    if last and _readable(last):
-        with journal.open("ab") as file:
-            file.write(b"\n")
-    elif last:  # cut short, as on a full disk; Optuna would read nothing behind it
-        torn = _aside(journal, "torn")
-        torn.write_bytes(last)
-        with journal.open("r+b") as file:
-            file.truncate(len(raw) - len(last))
-        print(f"{journal}: the last line was cut short; it is kept in {torn.name}", file=sys.stderr)
-    for number, line in enumerate(lines, start=1):
-        if not _readable(line):  # lines count trials, so none but the last can be spared
-            raise SweepError(f"{journal}, line {number}: damaged; --fresh sets the file aside and starts anew")
-
-
-def _readable(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _aside(path: Path, why: str) -> Path:
-    return path.with_name(f"{path.name}.{why}-{datetime.now().astimezone():%Y%m%dT%H%M%S}")
 
 
 class Sweep:
@@ -149,6 +37,9 @@ class Sweep:
     Args:
         study: the declaration.
         storage: from `open_storage`.
+
+    Raises:
+        SweepError: the storage holds another program's study of this name; so do all methods that read trials.
     """
 
     def __init__(self, study: Study, storage: BaseStorage) -> None:
@@ -157,13 +48,31 @@ class Sweep:
             study_name=study.name, storage=storage, direction=study.direction, load_if_exists=True
         )
         self.study_id = storage.get_study_id_from_name(study.name)
+        directions = [direction.name.lower() for direction in self.study.directions]
+        if directions != [study.direction]:
+            self._refuse(f"it is to {' and '.join(directions)}, not to {study.direction}")
+        self.trials()
         commit, dirty = provenance.commit()
         self.commit = f"{commit}-dirty" if dirty else commit
         self._beaten = 0.0
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """All trials, or those in some states, as stored now."""
-        return self.study.get_trials(deepcopy=False, states=states or None)
+        try:
+            found = self.study.get_trials(deepcopy=False, states=states or None)
+        except KeyError:  # Optuna's own, with no words of use to anybody
+            raise SweepError(f"the study {self.declaration.name} was deleted from the storage meanwhile") from None
+        for trial in found:
+            if not _is_ours(trial):
+                self._refuse(f"its trial {trial.number} is no run of ours")
+        return found
+
+    def _refuse(self, why: str) -> NoReturn:
+        name = self.declaration.name
+        raise SweepError(
+            f"the storage holds another program's study called {name} ({why}); name another database by --storage, or "
+            "another folder by --results"
+        )
 
     def standing(self) -> dict[str, FrozenTrial]:
         """By key the trial that counts: the first that finished, else the first that runs or waits.
@@ -203,7 +112,7 @@ class Sweep:
         progress(len(wanted) - len(left), len(wanted))
         if not left:
             return []
-        with Workers(min(workers, len(left)), prepare) as pool:
+        with Workers(min(workers, len(left)), prepare, _tell) as pool:
             try:
                 while left:
                     self._hand_out(left, standing, pool)
@@ -299,6 +208,14 @@ class Sweep:
             self.storage.record_heartbeat(trial_id)
 
 
+def _is_ours(trial: FrozenTrial) -> bool:
+    """Whether a trial has what ours have: a key, and an outcome if it is complete."""
+    if not isinstance(trial.user_attrs.get("key"), str):
+        return False
+    outcome = trial.user_attrs.get("outcome", {})
+    return trial.state != TrialState.COMPLETE or (isinstance(outcome, dict) and outcome.keys() >= OUTCOME)
+
+
 def _distributions(run: Run) -> dict[str, BaseDistribution]:
     floats: dict[str, BaseDistribution] = {
         name: FloatDistribution(min(value, 0.0), max(value, 1.0)) for name, value in _numbers(run).items()
@@ -308,7 +225,11 @@ def _distributions(run: Run) -> dict[str, BaseDistribution]:
 
 def _numbers(run: Run) -> dict[str, float]:
     """The settings that Optuna is told: it never lets the choices of a word change, and arms may be added."""
-    return {name: value for name, value in run.settings.items() if not isinstance(value, str)}
+    return {name: float(value) for name, value in run.settings.items() if not isinstance(value, str)}
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal, Self
 
+from numba.core import event
+
 Prepare = Callable[[], Callable[[Any], Any]]
 
+COMPILING = "compiling the CPU kernels, once per machine: about half a minute"
 STILLBORN = 3  # so many in a row that die before they are ready: the next ones would too
 
 
@@ -27,6 +30,22 @@ class Finished:
     job: Any
     how: Literal["done", "failed", "lost"]
     result: Any
+
+
+class _Compilation(event.Listener):
+    """Tells the sweep that a worker compiles: what is compiled already comes from a cache, without this event."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection, self.told = connection, False
+
+    def on_start(self, *_: object) -> None:
+        """Tell it once."""
+        if not self.told:
+            self.told = True
+            self.connection.send(("note", COMPILING))
+
+    def on_end(self, *_: object) -> None:
+        """Nothing to tell."""
 
 
 class _Worker:
@@ -61,6 +80,7 @@ def _serve(connection: Connection, prepare: Prepare) -> None:
         except Exception as error:
             connection.send(("unfit", f"{type(error).__name__}: {error}"))
             return
+        event.register("numba:compile", _Compilation(connection))
         connection.send(("ready", None))
         while True:
             job = connection.recv()  # EOFError: the sweep is gone, so nobody waits for more
@@ -78,10 +98,12 @@ class Workers:
     Args:
         count: how many.
         prepare: called once in each worker; returns the function that does a job. Both travel by pickle.
+        tell: called with what workers let people know, each text once.
     """
 
-    def __init__(self, count: int, prepare: Prepare) -> None:
-        self.prepare = prepare
+    def __init__(self, count: int, prepare: Prepare, tell: Callable[[str], None]) -> None:
+        self.prepare, self.tell = prepare, tell
+        self.told: set[str] = set()
         self.stillborn = 0
         self.workers = [_Worker(prepare) for _ in range(count)]
 
@@ -130,11 +152,18 @@ class Workers:
                 self._replace(worker, result)
             if how == "unfit":
                 raise WorkerError(f"a worker cannot start: {result}")
-            if how == "ready":
+            if how == "note":
+                self._note(result)
+            elif how == "ready":
                 worker.ready, self.stillborn = True, 0
             elif worker.job is not None:
                 job, worker.job = worker.job, None
                 yield Finished(job, how, result)
+
+    def _note(self, text: str) -> None:
+        if text not in self.told:
+            self.told.add(text)
+            self.tell(text)
 
     def _replace(self, dead: _Worker, end: str) -> None:
         self.stillborn += not dead.ready

@@ -17,19 +17,20 @@ class Clock:
         return self.now
 
 
+CLOCK = Clock()
+
+
 def prepare(ratings, settings):
     if "refuses" in settings:
         sys.exit(settings["refuses"])
+    if "clock" in settings:
+        protocol.time = CLOCK
     return ratings
 
 
 def train(ratings, seed, epochs, settings, after_epoch):
-    clock = Clock()
-    if "clock" in settings:
-        protocol.time = clock
-
     def predict(users, guess):
-        clock.now += 100
+        CLOCK.now += 100
         return np.full(len(users) - settings.get("lacks", 0), guess)
 
     for epoch in range(1, epochs + 1):
@@ -39,7 +40,7 @@ def train(ratings, seed, epochs, settings, after_epoch):
         if "log" in settings:
             with Path(settings["log"]).open("a") as log:
                 log.write(f"{settings['who']} {seed} {epoch}/{epochs}\n")
-        clock.now += 1
+        CLOCK.now += settings.get("epoch_seconds", 1)
         guess = ratings.ratings.mean() + settings.get("off", 0) + seed
         after_epoch(lambda users, _, guess=guess: predict(users, guess), epoch)
 

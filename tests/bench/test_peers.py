@@ -55,8 +55,7 @@ def test_the_rmse_is_computed_from_predictions_and_rows_come_from_every_epoch_or
 
 def test_the_clock_stands_while_predictions_are_made(data, tmp_path):
     results = command.measure([peer("one", seeds=1, epochs=(3,), clock="made up")], data, tmp_path, "")
-    first, *later = [point.seconds for point in points(results, "one")[0]]
-    assert [after - first for after in later] == [1, 2]
+    assert [point.seconds for point in points(results, "one")[0]] == [1, 2, 3]
 
 
 def test_a_short_fit_comes_before_all_others_and_then_they_take_turns(data, tmp_path):
@@ -119,6 +118,7 @@ def test_rows_of_another_version_are_not_added_to_and_uncommitted_changes_are_no
         ({"dies": [1, 2]}, "it ended with status 1: out of memory", [0]),
         ({"refuses": "no compiler"}, "it ended with status 1: no compiler", []),
         ({"lacks": 1}, r"it predicted \[29\] ratings where \[30\] are due", []),
+        ({"clock": "made up", "epoch_seconds": 0}, r"it answered .*which is no epoch with seconds above 0", []),
     ],
 )
 def test_a_peer_that_fails_is_told_with_its_last_words_and_stops_nobody(data, tmp_path, settings, reason, rows):
@@ -140,12 +140,12 @@ def test_peers_take_turns_and_each_seed_another_one_begins():
     order = []
 
     def fit(name, n):
-        for epoch in range(n):
+        for epoch in range(1, n + 1):
             order.append(f"{name}{epoch}")
             yield Point(epochs=epoch, seconds=1, rmse=1)
 
     done = dict(command.take_turns({"a": fit("a", 1), "b": fit("b", 3)}, first=1))
-    assert order == ["b0", "a0", "b1", "b2"]
+    assert order == ["b1", "a1", "b2", "b3"]
     assert {name: len(its) for name, its in done.items()} == {"a": 1, "b": 3}
 
 

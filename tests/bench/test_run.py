@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bench import keeping
 from bench.conftest import pytest_collection_modifyitems
 
 pytest_plugins = ["pytester"]
@@ -97,11 +98,112 @@ def test_a_run_says_what_was_timed_and_what_was_not(project):
     assert zeros["extra_info"]["accurate"] is False
     assert not {"ratio", "bytes", "gb_per_s", "first_call_s"} & set(zeros["extra_info"])
     assert absent["reason"] == "no such machine here"
+    assert not kept(project).exists()
+
+
+def kept(project):
+    return project.path / "results" / "benchmarks.json"
+
+
+def test_a_run_that_says_nothing_of_files_is_kept_where_the_pages_look_and_a_part_of_it_replaces_nothing(project):
+    result = project.runpytest_subprocess("--benchmark-only", "--bench-profile=smoke")
+    result.stdout.fnmatch_lines(["*written to *results/benchmarks.json; `python -m reports` draws the pages"])
+    before = kept(project).read_text()
+    out = json.loads(before)
+    assert out["bench_profile"] == "smoke"
+    assert len(out["benchmarks"]) == 1
+    assert len(out["not_timed"]) == 2
+    assert [path.name for path in kept(project).parent.iterdir()] == ["benchmarks.json"]
+
+    result = project.runpytest_subprocess("bench", "--benchmark-only", "--bench-profile=smoke", "-k", "double-add")
+    result.stdout.fnmatch_lines(
+        ["*benchmarks.json is kept: it holds benchmarks that this run left out (2); --benchmark-*"]
+    )
+    assert kept(project).read_text() == before
+
+
+def run_of(names, **more):
+    return {"benchmarks": [{"fullname": name} for name in names], **more}
+
+
+@pytest.mark.parametrize(
+    ("there", "is_whole", "said"),
+    [
+        (run_of("ab", bench_profile="full"), True, "it holds the full profile, which is more than default"),
+        (run_of("ab", bench_profile="unknown"), True, "it holds the unknown profile, which is more than default"),
+        (run_of("abc", bench_profile="default"), False, "it holds benchmarks that this run left out (1)"),
+        (run_of("a", not_timed=[{"fullname": "d"}]), False, "it holds benchmarks that this run left out (1)"),
+        (run_of("ab", bench_profile="default"), False, None),
+        (run_of("abc", bench_profile="default"), True, None),  # a benchmark that is gone is kept by no file
+        (run_of("abc", bench_profile="smoke"), True, None),
+        (run_of("abc"), True, None),  # written before profiles were
+        ("theirs", True, "it is not this suite's"),
+        (["theirs"], True, "it is not this suite's"),
+        ({"benchmarks": [1]}, True, "it is not this suite's"),
+        (None, True, "it is not this suite's"),
+    ],
+)
+def test_a_run_replaces_no_file_that_holds_more_or_is_anothers(tmp_path, there, is_whole, said):
+    path = tmp_path / "benchmarks.json"
+    new = run_of("a", bench_profile="default", not_timed=[{"fullname": "b"}])
+    assert keeping.why_keep(path, new, is_whole) is None
+    path.write_text(json.dumps(there))
+    assert keeping.why_keep(path, new, is_whole) == said
+
+
+def test_a_link_that_leads_nowhere_is_not_replaced(tmp_path):
+    (tmp_path / "benchmarks.json").symlink_to("nowhere")
+    assert keeping.why_keep(tmp_path / "benchmarks.json", run_of("a"), True) == "it is not this suite's"
+
+
+def test_a_file_that_cannot_be_written_is_said_and_ends_the_run_with_an_error(tmp_path):
+    (tmp_path / "results").write_text("a file where the folder should be")
+    measured = SimpleNamespace(benchmarks=["a"], get_machine_info=dict)
+    hook = SimpleNamespace(
+        pytest_benchmark_generate_commit_info=lambda **_: {},
+        pytest_benchmark_update_commit_info=lambda **_: None,
+        pytest_benchmark_generate_json=lambda **_: run_of("a"),
+        pytest_benchmark_update_json=lambda **_: None,
+    )
+    plugins = SimpleNamespace(get_plugin=lambda name: measured)
+    config = SimpleNamespace(
+        hook=hook, rootpath=tmp_path, pluginmanager=plugins, args=[], invocation_params=SimpleNamespace(dir=ROOT)
+    )
+    config.getoption = {"bench_profile": "smoke"}.get
+    session = SimpleNamespace(config=config, shouldstop=False, shouldfail=False, exitstatus=0)
+    keeper = keeping.Keeper()
+    keeper.pytest_sessionfinish(session)
+    assert keeper.told.startswith(f"error: {tmp_path}/results/benchmarks.json cannot be written (")
+    assert session.exitstatus == pytest.ExitCode.INTERNAL_ERROR
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "is_whole"),
+    [
+        ([str(ROOT)], {}, True),
+        (["tests", "bench"], {}, True),
+        (["bench/test_lookup.py"], {}, False),
+        (["bench"], {"ignore": ["bench/test_lookup.py"]}, False),
+    ],
+)
+def test_a_run_is_whole_that_names_all_benchmarks_and_is_not_stopped(arguments, options, is_whole):
+    config = SimpleNamespace(
+        args=arguments, invocation_params=SimpleNamespace(dir=ROOT), getoption=lambda name: options.get(name)
+    )
+    going = SimpleNamespace(config=config, shouldstop=False, shouldfail=False)
+    assert keeping.Keeper().is_whole(going) is is_whole
+    assert not keeping.Keeper().is_whole(SimpleNamespace(config=config, shouldstop="stopped", shouldfail=False))
+    narrowed = keeping.Keeper()
+    narrowed.pytest_deselected([SimpleNamespace(path=ROOT / "tests" / "test_a.py")])
+    assert narrowed.is_whole(going) is is_whole
+    narrowed.pytest_deselected([SimpleNamespace(path=ROOT / "bench" / "test_lookup.py")])
+    assert not narrowed.is_whole(going)
 
 
 def test_a_plain_run_leaves_the_benchmarks_out(project):
     result = project.runpytest_subprocess()
     result.assert_outcomes(passed=1, deselected=3)
+    assert not kept(project).exists()
 
 
 def test_tests_run_in_tritons_interpreter_and_benchmarks_of_the_whole_project_do_not(project, monkeypatch):

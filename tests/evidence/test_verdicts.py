@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -66,7 +67,7 @@ def summary(*evidence, data="ml-100k", contrast="better", study="wd_sweep"):
         "baseline": "0.01",
         "primary": "0.1",
         "profile": "quick",
-        "arms": {},
+        "arms": {arm: {"mean": 0.9, "sd": 0.01, "n": 10, "settings": {}} for arm in ("0.01", "0.1")},
         "contrasts": [
             {
                 "arm": "0.1", "baseline": "0.01", "metric": "valid_rmse", "difference": -0.03,
@@ -131,11 +132,29 @@ def test_data_sets_that_disagree_make_a_claim_depend(tmp_path):
     assert [e.data for e in rows[48].evidence] == ["mine", "ml-100k"]
 
 
-def test_a_results_folder_of_one_study_is_read_too_and_deeper_ones_are_not(tmp_path):
+def test_a_results_folder_of_one_study_is_read_too(tmp_path):
     write(tmp_path / "one", summary((48, "holds")))
     assert rows_by_id(read_ledger(tmp_path / "one"))[48].verdict == "holds"
-    write(tmp_path / "a" / "b" / "c", summary((47, "holds")))
-    assert rows_by_id(read_ledger(tmp_path))[47].verdict == "not run"
+
+
+def test_a_summary_too_deep_to_be_read_is_reported(tmp_path):
+    path = write(tmp_path / "a" / "b" / "c", summary((47, "holds")))
+    ledger = read_ledger(tmp_path)
+    assert (rows_by_id(ledger)[47].verdict, ledger.summaries) == ("not run", {})
+    assert f"{path}: more than two folders below" in ledger.problems[0]
+    assert rows_by_id(read_ledger(tmp_path / "a"))[47].verdict == "holds"
+
+
+def test_linked_folders_are_read_once_and_circles_of_links_end(tmp_path):
+    elsewhere = write(tmp_path / "elsewhere" / "wd_sweep", summary((48, "holds"))).parent
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "one").symlink_to(elsewhere)
+    (results / "two").symlink_to(elsewhere)
+    (results / "around").symlink_to(results)
+    ledger = read_ledger(results)
+    assert list(ledger.summaries) == [results / "one" / "summary.json"]
+    assert ledger.problems == []
 
 
 def test_a_preview_is_shown_but_overturns_nothing(tmp_path):
@@ -163,7 +182,9 @@ def test_a_claim_with_one_half_decided_says_that_the_other_is_missing(tmp_path):
     assert (row.verdict, row.missing) == ("true", ("measured",))
 
 
-@pytest.mark.parametrize("broken", ["{", "[]", '{"study": "wd_sweep"}', "\x00"])
+@pytest.mark.parametrize(
+    "broken", ["{", "[]", '{"study": "wd_sweep"}', "\x00", "null", "[" * 100_000, '"\\ud800"', "9" * 5_000, ""]
+)
 def test_a_broken_summary_is_reported_and_the_others_are_read(tmp_path, broken):
     path = write(tmp_path / "broken", broken)
     write(tmp_path / "wd_sweep", summary((48, "holds")))
@@ -171,6 +192,21 @@ def test_a_broken_summary_is_reported_and_the_others_are_read(tmp_path, broken):
     assert rows_by_id(ledger)[48].verdict == "holds"
     assert len(ledger.problems) == 1
     assert str(path) in ledger.problems[0]
+
+
+@pytest.mark.parametrize("how", ["folder", "dangling", "circle", "pipe"])
+def test_a_summary_that_is_no_file_is_reported(tmp_path, how):
+    path = tmp_path / "broken" / "summary.json"
+    path.parent.mkdir()
+    if how == "folder":
+        path.mkdir()
+    elif how == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere" if how == "dangling" else path)
+    (problem,) = read_ledger(tmp_path).problems
+    assert problem.startswith(f"{path}: ")
+    assert "Run the study again" in problem
 
 
 def test_evidence_for_an_unknown_claim_is_reported(tmp_path):

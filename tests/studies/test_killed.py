@@ -16,7 +16,7 @@ import pytest
 
 from studies.evidence.provenance import CHECKOUT
 from studies.evidence.schema import read_summary
-from studies.lab.sweep import SweepError, open_storage
+from studies.lab.storage import SweepError, open_storage
 
 
 class Processes:

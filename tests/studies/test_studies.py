@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
+import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from typer.testing import CliRunner, Result
 import studies
 import studies.__main__ as listing
 from studies.evidence.claims import N_CLAIMS
+from studies.evidence.outside import printable
 from studies.lab.spec import Study
 from tests.studies import toy
 
@@ -20,10 +24,11 @@ def list_studies(*arguments: str) -> Result:
 
 
 @pytest.fixture
-def with_toy(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_toy(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The toy study as one of the package's, by its file alone."""
-    folder = str(Path(toy.__file__).parent)
-    monkeypatch.setattr(studies, "__path__", [*studies.__path__, folder])
+    folder = tmp_path_factory.mktemp("more")
+    shutil.copy(toy.__file__, folder)
+    monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(folder)])
     yield
     sys.modules.pop("studies.toy", None)
 
@@ -71,6 +76,72 @@ def test_results_are_listed_and_broken_ones_named(tmp_path: Path) -> None:
     assert f"results that cannot be used: {broken}" in list_studies("--results", str(tmp_path)).stdout
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (Path.mkdir, "it is no file"),
+        (lambda path: path.symlink_to("nowhere"), "No such file"),
+        (lambda path: path.symlink_to(path.name), "Too many levels"),
+        (os.mkfifo, "it is no file"),
+        (lambda path: path.write_text("[]"), "no summary of a study"),
+        (lambda path: path.write_text("null"), "no summary of a study"),
+        (lambda path: path.write_text("[" * 100_000), "not JSON"),
+    ],
+)
+def test_whatever_stands_in_a_summarys_place_is_one_line_of_the_list(
+    tmp_path: Path, make: Callable[[Path], None], said: str
+) -> None:
+    path = tmp_path / "a\u202e" / "wd_sweep" / "summary.json"
+    path.parent.mkdir(parents=True)
+    make(path)
+    result = list_studies("--results", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stdout.splitlines() if "cannot be used" in line]
+    assert printable(str(path)) in line
+    assert said in line
+
+
+def test_a_summary_that_lies_too_deep_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "c" / "wd_sweep" / "summary.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    result = list_studies("--results", str(tmp_path))
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"problem: {path}: more than two folders below")
+
+
+def test_a_folder_of_results_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = list_studies("--results", str(tmp_path / "file"))
+    assert (result.exit_code, result.stderr) == (2, f"error: --results {tmp_path / 'file'}: not a folder\n")
+
+
+@pytest.mark.usefixtures("with_toy")
+def test_a_study_that_is_not_called_as_its_file_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("studies.toy")
+    monkeypatch.setattr(module, "STUDY", dataclasses.replace(module.STUDY, name="joy"))
+    result = list_studies()
+    assert result.exit_code == 2
+    assert result.stderr == "error: studies/toy.py: its STUDY is called 'joy'; call it 'toy', as its file is\n"
+
+
+def test_one_claim_is_named_as_one(tmp_path: Path) -> None:
+    told = list_studies("--results", str(tmp_path)).stdout
+    assert "  claims 47, 48; profiles" in told
+    assert "  claim 54; profiles" in told
+
+
+def test_a_password_in_a_wrong_place_is_not_shown() -> None:
+    for arguments in (
+        ["me:hunter2@host/db"],
+        ["--results", "me:hunter2@host/db"],
+        ["--all", "--profile", "me:hunter2@h"],
+    ):
+        result = list_studies(*arguments)
+        assert result.exit_code == 2
+        assert "hunter2" not in result.output
+
+
 @pytest.mark.parametrize("arguments", [("--profile", "quick"), ("--all", "--profile", "nonsense")])
 def test_a_profile_that_cannot_be_run_is_one_line(arguments: tuple[str, ...]) -> None:
     result = list_studies(*arguments)
@@ -103,5 +174,5 @@ def test_all_runs_each_study_by_its_own_command(tmp_path: Path, monkeypatch: pyt
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     assert listing._run(toy.STUDY, "regular", Path("here")) == 2
-    assert argv.read_text().split() == ["-m", "studies.toy", "--profile", "regular", "--results", "here"]
+    assert argv.read_text().split() == ["-m", "studies.toy", "--profile", "regular", "--results", "here", "--keep"]
     assert os.access(script, os.X_OK)

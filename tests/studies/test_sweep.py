@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from studies.lab import storage as storage_module
 from studies.lab import sweep as sweep_module
 from studies.lab.spec import Outcome, Run
-from studies.lab.sweep import JOURNAL, Sweep, SweepError, open_storage
+from studies.lab.storage import JOURNAL, SweepError, open_storage
+from studies.lab.sweep import Sweep
 from tests.studies import toy
 
 Trained = Callable[[], list[str]]
@@ -140,7 +145,7 @@ def test_a_run_that_a_dead_sweep_left_running_in_a_file_is_done_by_the_next(tmp_
 def test_in_a_database_a_machine_that_beats_keeps_its_run_and_a_silent_one_loses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep_module, "GRACE", 2)
+    monkeypatch.setattr(storage_module, "GRACE", 2)
     with open_storage(tmp_path, f"sqlite:///{tmp_path}/trials.db") as storage:
         other, ours = Sweep(toy.STUDY, storage), Sweep(toy.STUDY, storage)
         for run in RUNS[:2]:
@@ -248,6 +253,116 @@ def test_starting_anew_sets_the_runs_aside_and_trains_all_again(tmp_path: Path, 
     assert len(list(tmp_path.glob(f"{JOURNAL}.until-*"))) == 1
 
 
+@pytest.mark.usefixtures("inline")
+def test_what_is_set_aside_replaces_nothing_that_was_set_aside_before(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / JOURNAL).write_text("")
+        (tmp_path / "summary.json").write_text(f"of another program {number}")
+        with open_storage(tmp_path, None, fresh=True):
+            pass
+    kept = sorted(path.read_text() for path in tmp_path.glob("summary.json.until-*"))
+    assert kept == [f"of another program {number}" for number in range(3)]
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "[]", "null", "42", '"a"', '{"op_code":[],"worker_id":"a"}', '{"op_code":0}', "[" * 100_000, "9" * 10_000],
+)
+def test_a_line_of_json_that_is_no_record_is_named_and_nothing_is_lost(tmp_path: Path, line: str) -> None:
+    with open_storage(tmp_path, None) as storage:
+        Sweep(toy.STUDY, storage)
+    journal = tmp_path / JOURNAL
+    before = f"{journal.read_text()}{line}\n"
+    journal.write_text(before)
+    n_lines = before.count("\n")
+    with pytest.raises(SweepError, match=f"line {n_lines}: damaged; --fresh sets the file aside"):
+        open_storage(tmp_path, None).__enter__()
+    assert journal.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"op_code":99,"worker_id":"a"}',
+        '{"op_code":4,"worker_id":"a"}',
+        '{"op_code":0,"worker_id":"a","study_name":[],"directions":7}',
+        '{"op_code":4,"worker_id":"a","study_id":0,"datetime_start":"yesterday","state":1,"distributions":{}}',
+    ],
+)
+def test_records_that_optuna_cannot_follow_are_one_line_and_nothing_is_lost(tmp_path: Path, record: str) -> None:
+    with open_storage(tmp_path, None) as storage:
+        Sweep(toy.STUDY, storage)
+    journal = tmp_path / JOURNAL
+    journal.write_text(before := f"{journal.read_text()}{record}\n")
+    with pytest.raises(SweepError, match="do not fit together") as caught:
+        open_storage(tmp_path, None).__enter__()
+    assert "\n" not in str(caught.value)
+    assert journal.read_text() == before
+    with open_storage(tmp_path, None, fresh=True) as storage:  # the lock was given back, and this helps
+        Sweep(toy.STUDY, storage)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo])
+def test_a_journal_that_is_no_file_is_one_line(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / JOURNAL)
+    with pytest.raises(SweepError, match="not a file; --fresh sets it aside"):
+        open_storage(tmp_path, None).__enter__()
+
+
+def test_a_folder_in_which_files_cannot_be_locked_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(storage_module.filelock.FileLock, "acquire", refuse)
+    with pytest.raises(SweepError, match="files cannot be locked there"):
+        open_storage(tmp_path, None).__enter__()
+
+
+def others_study(storage: BaseStorage, **settings: Any) -> optuna.Study:
+    return optuna.create_study(study_name="toy", storage=storage, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"direction": "maximize"}, "it is to maximize, not to minimize"),
+        ({"directions": ["minimize", "minimize"]}, "it is to minimize and minimize, not to minimize"),
+        ({"direction": "minimize"}, "its trial 0 is no run of ours"),
+    ],
+)
+@pytest.mark.parametrize("url", [None, "sqlite:///{}/trials.db"])
+def test_another_programs_study_of_our_name_is_one_line(
+    tmp_path: Path, url: str | None, settings: dict[str, Any], said: str
+) -> None:
+    with open_storage(tmp_path, url and url.format(tmp_path)) as storage:
+        theirs = others_study(storage, **settings)
+        theirs.optimize(lambda trial: [trial.suggest_float("x", 0, 1)] * len(theirs.directions), 1)
+        with pytest.raises(SweepError, match=said):
+            Sweep(toy.STUDY, storage)
+        assert len(theirs.trials) == 1
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"key": 7}, {"key": "a"}, {"key": "a", "outcome": []}, {"key": "a", "outcome": {}}]
+)
+def test_a_trial_that_lacks_what_ours_have_is_refused_whenever_it_comes(
+    tmp_path: Path, attributes: dict[str, Any]
+) -> None:
+    with open_storage(tmp_path, None) as storage:
+        sweep = Sweep(toy.STUDY, storage)
+        sweep.study.add_trial(optuna.create_trial(value=1.0, user_attrs=attributes))
+        with pytest.raises(SweepError, match="its trial 0 is no run of ours"):
+            sweep.outcomes()
+
+
+def test_a_study_that_somebody_deletes_meanwhile_is_one_line(reopen: Callable[[], Sweep]) -> None:
+    sweep = reopen()
+    optuna.delete_study(study_name="toy", storage=sweep.storage)
+    with pytest.raises(SweepError, match="was deleted from the storage meanwhile"):
+        do(sweep)
+
+
 def test_an_abandoned_lock_of_optuna_costs_no_waiting(tmp_path: Path) -> None:
     (tmp_path / f"{JOURNAL}.lock").touch()
     began = time.monotonic()
@@ -264,6 +379,9 @@ def test_an_abandoned_lock_of_optuna_costs_no_waiting(tmp_path: Path) -> None:
         "postgresql://me:hunter2@localhost:port/x",
         "postgresql+nodriver://me:hunter2@localhost/x",
         "mysql://me:hunter2@localhost/x?password=hunter2",
+        "me:hunter2@localhost/db",
+        "postgresql:/me:hunter2@localhost/db",
+        "host=localhost user=me password=hunter2",
     ],
 )
 def test_a_storage_that_cannot_be_opened_is_one_line_without_password(
@@ -275,6 +393,34 @@ def test_a_storage_that_cannot_be_opened_is_one_line_without_password(
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value).replace("folder/hunter2", "")
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite+pysqlite:///:memory:",
+        "sqlite:///file:x?mode=memory&uri=true",
+        "sqlite:///file::memory:?cache=shared&uri=true",
+    ],
+)
+def test_a_database_in_memory_is_refused_as_it_forgets_what_it_promises_to_keep(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SweepError, match="forgets all runs when the command ends"):
+        open_storage(tmp_path, url).__enter__()
+
+
+def test_what_a_driver_raises_of_its_own_is_one_line_without_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(url: str, **_: object) -> None:
+        raise AttributeError(f"no such thing in {url}")
+
+    monkeypatch.setattr(storage_module, "RDBStorage", connect)
+    with pytest.raises(SweepError, match=r"cannot be opened \(AttributeError\)") as caught:
+        open_storage(tmp_path, "postgresql://me:hunter2@localhost/x").__enter__()
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_database_that_goes_away_is_one_line_without_password(tmp_path: Path) -> None:

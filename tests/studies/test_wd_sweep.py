@@ -138,11 +138,13 @@ def test_what_the_ledger_is_told_names_divergence_only_where_there_was_some() ->
 
 
 def test_the_command_leaves_results_that_can_be_read(ratings_csv: Path, tmp_path: Path) -> None:
-    arguments = ["--ratings", str(ratings_csv), "--seeds", "2", "--values", "0.01", "--results", str(tmp_path)]
+    values = "0.01,1e308"  # the second diverges
+    arguments = ["--ratings", str(ratings_csv), "--seeds", "2", "--values", values, "--results", str(tmp_path)]
     command = [sys.executable, "-m", "studies.wd_sweep", *arguments, "--workers", "1"]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "preview" in done.stdout
+    assert "Warning" not in done.stderr
     folder = tmp_path / "wd_sweep"
     summary = read_summary(folder / "summary.json")
     assert summary.study == "wd_sweep"
@@ -151,13 +153,16 @@ def test_the_command_leaves_results_that_can_be_read(ratings_csv: Path, tmp_path
     assert {arm: figures.settings for arm, figures in summary.arms.items()} == {
         "wd=0.1": {"wd": 0.1, "lr": 0.005},
         "wd=0.01": {"wd": 0.01, "lr": 0.005},
+        "wd=1e+308": {"wd": 1e308, "lr": 0.005},
     }
     runs, curves = (pd.read_parquet(folder / f"{name}.parquet") for name in ("runs", "curves"))
     assert list(runs.columns) == [
         *("key", "arm", "kind", "seed", "wd", "lr", "valid_rmse", "diverged", "seconds", "backend", "threads", "commit")
     ]
     assert list(curves.columns) == ["key", "arm", "kind", "seed", "epoch", "train_loss", "valid_loss"]
-    assert len(runs) == 6
-    assert len(curves) == 6 * wd_sweep.EPOCHS
+    assert len(runs) == 8
+    assert list(runs.loc[runs["diverged"], "arm"]) == ["wd=1e+308"] * 2
+    whole = runs[~runs["diverged"]]
+    assert (curves["key"].value_counts()[whole["key"]] == wd_sweep.EPOCHS).all()
     last = curves.groupby("key")["valid_loss"].last() ** 0.5
-    pd.testing.assert_series_equal(runs.set_index("key")["valid_rmse"], last.loc[runs["key"]], check_names=False)
+    pd.testing.assert_series_equal(whole.set_index("key")["valid_rmse"], last.loc[whole["key"]], check_names=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from studies.lab.workers import Finished, WorkerError, Workers
+from studies.lab.workers import COMPILING, Finished, WorkerError, Workers
 from tests.studies import toy
 
 HANGS = 3600.0  # seconds that no start takes, however busy the machine is
@@ -34,7 +34,7 @@ def do(workers: Workers, job: Any) -> Finished:
 
 
 def test_one_worker_after_another_does_its_job_fails_or_dies_and_the_next_job_is_done() -> None:
-    with Workers(1, toy.prepare_obedient) as workers:
+    with Workers(1, toy.prepare_obedient, print) as workers:
         assert do(workers, "work") == Finished("work", "done", "WORK")
         failed = do(workers, "raise")
         assert failed.how == "failed"
@@ -53,12 +53,15 @@ def test_one_worker_after_another_does_its_job_fails_or_dies_and_the_next_job_is
 
 
 def test_a_worker_that_cannot_prepare_is_one_error_and_no_restart_loop() -> None:
-    with Workers(1, toy.prepare_not) as workers, pytest.raises(WorkerError, match="FileNotFoundError: no data here"):
+    with (
+        Workers(1, toy.prepare_not, print) as workers,
+        pytest.raises(WorkerError, match="FileNotFoundError: no data here"),
+    ):
         list(workers.wait(HANGS))  # the first news there is
 
 
 def test_workers_that_die_while_starting_are_given_up_after_the_third() -> None:
-    with Workers(1, toy.prepare_to_die) as workers:
+    with Workers(1, toy.prepare_to_die, print) as workers:
         for _ in range(2):
             starting = workers.workers[0].process
             assert list(workers.wait(HANGS)) == []  # the only news is a death
@@ -69,6 +72,17 @@ def test_workers_that_die_while_starting_are_given_up_after_the_third() -> None:
 
 
 def test_leaving_ends_the_workers_whatever_they_do() -> None:
-    with Workers(1, toy.prepare_obedient) as workers:
+    with Workers(1, toy.prepare_obedient, print) as workers:
         process = workers.workers[0].process
     assert process.exitcode is not None
+
+
+def test_workers_that_compile_say_so_once() -> None:
+    told: list[str] = []
+    with Workers(2, toy.prepare_to_compile, told.append) as workers:
+        until(lambda: list(workers.wait(1)) == [] and workers.idle == 2)
+        for job in (1, 2):
+            workers.give(job)
+        assert sorted(next_finished(workers).result for _ in range(2)) == [2, 3]
+        assert do(workers, 3).result == 4
+    assert told == [COMPILING]

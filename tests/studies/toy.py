@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numba
+
 from studies.lab.spec import Outcome, Profile, Range, Run, Study
 
 ARMS = {f"x={x:g}": {"x": x, "lr": 0.1} for x in (0.0, 1.0, 2.0)}
@@ -77,6 +79,11 @@ def _obey(job: str) -> str:
     if job == "raise":
         raise ValueError("as told")
     return job.upper()
+
+
+def prepare_to_compile() -> Any:
+    """Prepare a worker that compiles something in each job."""
+    return lambda job: numba.njit(lambda x: x + 1)(job)
 
 
 def prepare_not() -> Any:

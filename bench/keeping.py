@@ -1,0 +1,100 @@
+"""Where a run of the benchmarks is kept by default: what the pages are drawn from, never replaced by less."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_benchmark.utils import safe_dumps
+
+from bench import harness
+from studies.evidence.schema import read_bytes, write_text
+
+HERE = Path(__file__).parent
+FILE = Path("results") / "benchmarks.json"  # from the root; where `python -m reports` looks
+
+
+class Keeper:
+    """Writes `FILE` at the end of a run with --benchmark-only that says nothing of files."""
+
+    def __init__(self) -> None:
+        self.left_out = False
+        self.told = ""
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        """A run with -k, -m and their like is not whole."""
+        self.left_out |= any(item.path.is_relative_to(HERE) for item in items)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the run, or say why what is there is kept."""
+        config, measured = session.config, session.config.pluginmanager.get_plugin("pytest-benchmark")
+        if not measured.benchmarks:
+            return
+        hook, path = config.hook, config.rootpath / FILE
+        commit = hook.pytest_benchmark_generate_commit_info(config=config)
+        hook.pytest_benchmark_update_commit_info(config=config, commit_info=commit)
+        output = hook.pytest_benchmark_generate_json(
+            config=config,
+            benchmarks=measured.benchmarks,
+            include_data=True,
+            machine_info=measured.get_machine_info(),
+            commit_info=commit,
+        )
+        hook.pytest_benchmark_update_json(config=config, benchmarks=measured.benchmarks, output_json=output)
+        output["bench_profile"] = config.getoption("bench_profile")
+        try:
+            if reason := why_keep(path, output, self.is_whole(session)):
+                self.told = f"{path} is kept: {reason}; --benchmark-json FILE writes this run elsewhere"
+                return
+            write_text(path, safe_dumps(output, ensure_ascii=True, indent=4) + "\n")
+        except OSError as error:
+            self.told = f"error: {path} cannot be written ({error.strerror})"
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+            return
+        self.told = f"written to {path}; `python -m reports` draws the pages"
+
+    def is_whole(self, session: pytest.Session) -> bool:
+        """Whether every benchmark of the profile was asked for and had its turn."""
+        config = session.config
+        start = config.invocation_params.dir
+        named = any(HERE.is_relative_to((start / arg).resolve()) for arg in config.args)
+        narrowed = self.left_out or config.getoption("ignore") or config.getoption("ignore_glob")
+        return named and not narrowed and not session.shouldstop and not session.shouldfail
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say where the run is."""
+        if self.told:
+            terminalreporter.section("benchmarks.json")
+            terminalreporter.write_line(self.told)
+
+
+def why_keep(path: Path, new: dict[str, Any], is_whole: bool) -> str | None:
+    """Why the file of an earlier run is not replaced by a new one; None where it may be.
+
+    Args:
+        path: of the earlier run's file.
+        new: what would be written there.
+        is_whole: whether the new run had all benchmarks of its profile.
+    """
+    if not os.path.lexists(path):
+        return None
+    try:
+        old = json.loads(read_bytes(path))
+        theirs, ours = names(old), names(new)
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return "it is not this suite's"
+    ranks = list(harness.PROFILES)
+    profile = old.get("bench_profile", "default")  # a file from before this was recorded
+    if profile not in ranks or ranks.index(profile) > ranks.index(new["bench_profile"]):
+        return f"it holds the {profile} profile, which is more than {new['bench_profile']}"
+    if not is_whole and theirs - ours:
+        return f"it holds benchmarks that this run left out ({len(theirs - ours):,})"
+    return None
+
+
+def names(output: dict[str, Any]) -> set[str]:
+    """The benchmarks that had their turn, timed or not."""
+    return {row["fullname"] for row in [*output["benchmarks"], *output.get("not_timed", [])]}

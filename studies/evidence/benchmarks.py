@@ -1,0 +1,177 @@
+"""What `pytest --benchmark-only --benchmark-json` leaves behind: `benchmarks.json`, read and checked.
+
+pytest-benchmark writes more than is read here. What a benchmark says of itself stands in its row's `extra_info`
+(bench/harness.py); the rows of what has no time stand under `not_timed`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from studies.evidence.schema import Count, Positive, read_json, require_inside
+
+Above0 = Annotated[float, Field(gt=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, frozen=True)
+
+
+class _Timed(_Part):
+    """The `extra_info` of a benchmark that passed its accuracy check and was timed. `ratio`: over the baseline's time.
+
+    Of a call of several `steps`, seconds are a step's. `training_s` is that of a whole training of `epochs` over
+    `ratings`.
+    """
+
+    accurate: Literal[True]
+    op: str
+    implementation: str
+    baseline: str
+    stage: str = Field(alias="pass")  # forward, forward+backward, step, epoch
+    ratio: Above0
+    ratio_low: Above0
+    ratio_high: Above0
+    ratio_pairs: Positive
+    classes: Positive | None = None
+    rows: Positive | None = None
+    batch: Positive | None = None
+    width: Positive | None = None
+    params: Positive | None = None
+    bytes: Count | None = None
+    gb_per_s: Annotated[float, Field(ge=0)] | None = None
+    floor_fraction: Annotated[float, Field(ge=0)] | None = None
+    steps: Positive | None = None
+    baseline_s: Above0 | None = None
+    memory_bytes: Count | None = None
+    baseline_memory_bytes: Count | None = None
+    training_s: Above0 | None = None
+    ratings: Positive | None = None
+    epochs: Positive | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        require_inside("ratio", self.ratio, (self.ratio_low, self.ratio_high))
+        return self
+
+
+class Timing(_Timed):
+    """A benchmark with a time: its row's `extra_info`, and `seconds` of a call."""
+
+    name: str
+    group: str
+    seconds: float
+
+
+class _NotTimed(_Part):
+    accurate: bool | None = None
+    accuracy: str = ""
+
+
+class _Stats(_Part):
+    median: Above0
+
+
+class _TimedRow(_Part):
+    name: str
+    group: str | None = None
+    stats: _Stats
+    extra_info: _Timed
+
+    def timing(self) -> Timing:
+        known = self.extra_info.model_dump(by_alias=True)
+        return Timing(**known, name=self.name, group=self.group or "other", seconds=self.stats.median)
+
+
+class _OtherRow(_Part):
+    name: str | None = None
+    fullname: str = ""
+    extra_info: _NotTimed = _NotTimed()
+    reason: str = "it has no ratio to a baseline"
+
+
+def _kind(row: Any) -> str:
+    info = row.get("extra_info") if isinstance(row, dict) else None
+    return "timed" if isinstance(info, dict) and info.get("accurate") is True and "ratio" in info else "other"
+
+
+_AnyRow = Annotated[Annotated[_TimedRow, Tag("timed")] | Annotated[_OtherRow, Tag("other")], Discriminator(_kind)]
+
+
+class _Cpu(_Part):
+    brand_raw: str | None = None
+    count: Positive | None = None
+
+
+class _Machine(_Part):
+    cpu: _Cpu = _Cpu()
+    cpu_name: str | None = None
+    gpu: str | None = None
+    threads: Positive | None = None
+    system: str | None = None
+    release: str | None = None
+    python_version: str | None = None
+    torch: str | None = None
+
+
+class _Commit(_Part):
+    id: str | None = None
+    dirty: bool | None = None
+
+
+class _File(_Part):
+    benchmarks: list[_AnyRow]
+    not_timed: list[_OtherRow] = []
+    machine_info: _Machine = _Machine()
+    commit_info: _Commit = _Commit()
+    datetime: str | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """What `benchmarks.json` holds. `inaccurate` and `not_timed` are names with reasons."""
+
+    timings: list[Timing]
+    inaccurate: list[tuple[str, str]]
+    not_timed: list[tuple[str, str]]
+    machine: dict[str, str]
+    commit: str | None
+    dirty: bool | None
+
+
+def read_benchmarks(path: Path) -> Benchmarks:
+    """Read and check a pytest-benchmark JSON file whose `extra_info` holds ratios.
+
+    Raises:
+        ResultsError: the file cannot be read, is no JSON, or lacks, misnames or misstates a field.
+    """
+    raw = read_json(path, _File, "file of this suite's benchmarks", "Run them again.")
+    timings, inaccurate, not_timed = [], [], []
+    for row in [*raw.benchmarks, *raw.not_timed]:
+        if isinstance(row, _TimedRow):
+            timings.append(row.timing())
+            continue
+        name = row.name or row.fullname.partition("::")[2]
+        if row.extra_info.accurate is False:
+            inaccurate.append((name, row.extra_info.accuracy))
+        else:
+            not_timed.append((name, row.reason))
+    machine = raw.machine_info
+    facts = {
+        "CPU": machine.cpu_name or machine.cpu.brand_raw,
+        "cores": machine.cpu.count,
+        "GPU": machine.gpu or "none",
+        "threads": machine.threads,
+        "system": " ".join(filter(None, [machine.system, machine.release])),
+        "Python": machine.python_version,
+        "torch": machine.torch,
+        "pytest-benchmark": raw.version,
+        "measured": raw.datetime,
+    }
+    said = {name: str(fact) for name, fact in facts.items() if fact not in (None, "")}
+    return Benchmarks(timings, inaccurate, not_timed, said, raw.commit_info.id, raw.commit_info.dirty)

@@ -1,0 +1,124 @@
+"""What a run may replace: no result that holds more than it would leave, and nothing that another program wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from studies.evidence.schema import CURVES, RUNS, SUMMARY, ResultsError, Summary, read_summary
+from studies.evidence.statistics import MIN_PAIRS
+from studies.lab.spec import Study, counted
+
+OUR_COLUMNS = {"key", "arm", "kind", "seed"}  # of both tables
+
+
+class ReplaceError(RuntimeError):
+    """A folder whose files are not this study's of these data: the message says what they are and what to do."""
+
+
+class GreaterResultError(ReplaceError):
+    """A folder whose result holds more than the run would leave."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much a result holds.
+
+    Attributes:
+        profile: its name.
+        seeds: replicates an arm.
+        trials: values of the tuned setting tried for each arm; 0 where nothing was tuned.
+        arms: their names, but for that of the untuned baseline beside the tuned one.
+    """
+
+    profile: str
+    seeds: int
+    trials: int
+    arms: frozenset[str]
+
+    @classmethod
+    def of(cls, summary: Summary) -> Extent:
+        """The extent of a result."""
+        by_default = {by_default_name(summary.baseline, name) for tuned in summary.tuning for name in tuned.chosen}
+        return cls(
+            profile=summary.profile,
+            seeds=len(summary.provenance.seeds),
+            trials=min((len(tuning.trials) for tuning in summary.tuning), default=0),
+            arms=frozenset(summary.arms.keys() - by_default),
+        )
+
+    def exceeds(self, other: Extent, profiles: Sequence[str]) -> bool:
+        """Whether it holds anything that the other lacks; `profiles` are all names, the lowest first.
+
+        A preview, with too few seeds for a verdict, holds nothing against a result that has one.
+        """
+        if self.seeds < MIN_PAIRS <= other.seeds:
+            return False
+        rank = {name: place for place, name in enumerate(profiles)}
+        return (
+            rank.get(self.profile, len(rank)) > rank.get(other.profile, len(rank))
+            or self.seeds > other.seeds
+            or self.trials > other.trials
+            or not self.arms <= other.arms
+        )
+
+    def __str__(self) -> str:
+        tuned = f"tuned by {counted(self.trials, 'trial')} an arm" if self.trials else "nothing tuned"
+        return f"profile {self.profile}, {counted(self.seeds, 'seed')}, {tuned}, {counted(len(self.arms), 'arm')}"
+
+
+def by_default_name(baseline: str, setting: str) -> str:
+    """What the baseline with the untuned setting is called where it stands beside the tuned one."""
+    return f"{baseline}, {setting} as by default"
+
+
+def require_replaceable(folder: Path, study: Study, checksum: str, extent: Extent, advice: str) -> None:
+    """Make sure that nothing in a folder is lost if a result of this extent is written there.
+
+    Args:
+        folder: of the study's results.
+        study: the declaration.
+        checksum: of the data.
+        extent: what would be written.
+        advice: what to do otherwise.
+
+    Raises:
+        GreaterResultError: there is a result of this study and data that holds more.
+        ReplaceError: there is something else.
+    """
+    is_first = not os.path.lexists(folder / SUMMARY)
+    for path in (folder / RUNS, folder / CURVES):
+        if path.is_dir() or (is_first and os.path.lexists(path) and not _is_our_table(path)):
+            raise ReplaceError(f"{path} is no table of a study; {advice}")
+    if is_first:
+        return
+    try:
+        earlier = read_summary(folder / SUMMARY)
+    except ResultsError as error:
+        raise ReplaceError(f"{error.wrong} It is no result of this study's; {advice}") from None
+    if earlier.study != study.name:
+        raise ReplaceError(f"{folder} holds results of another study, {earlier.study}; {advice}")
+    if earlier.data.checksum != checksum:
+        theirs = f"{earlier.data.name}, {earlier.data.ratings:,} of them"
+        raise ReplaceError(f"{folder} holds results for other ratings ({theirs}); {advice}")
+    there = Extent.of(earlier)
+    if there.exceeds(extent, list(study.profiles)):
+        lacking = f", without {', '.join(sorted(there.arms - extent.arms))}" if there.arms - extent.arms else ""
+        raise GreaterResultError(
+            f"{folder} holds more ({there}) than this run would leave ({extent}{lacking}); {advice}"
+        )
+
+
+def _is_our_table(path: Path) -> bool:
+    try:
+        if not path.is_file():  # a pipe would be waited for, for ever
+            return False
+        with path.open("rb") as file:
+            return set(pyarrow.parquet.read_schema(file).names) >= OUR_COLUMNS
+    except (OSError, pyarrow.ArrowException):
+        return False
