@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from xml.etree import ElementTree
 
@@ -23,7 +26,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from reports import numbers
+from reports.text import shown
 
+LARGEST = 1e100  # that is drawn: the square of what is larger may overflow, and no float32 is
 WIDE, NARROW = 720, 350  # units of the SVG; the page shows them at about one pixel each
 
 # What seaborn draws with → what the page's style sheet decides, for light pages and for dark ones.
@@ -107,17 +112,29 @@ def chart(
     for wide in (True, False):
         drawing = f"{name}-{'wide' if wide else 'narrow'}"
         with mpl.rc_context({**STYLE, "svg.hashsalt": drawing}):  # the salt keeps ids apart on a page, and the same
-            figure = Figure(figsize=((WIDE if wide else NARROW) / 72, height(wide) / 72), layout="constrained")
-            draw(figure, wide)
-            text = io.StringIO()
-            figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-        drawings.append(_inline(text.getvalue(), drawing, title, description))
+            figure = Figure(figsize=((WIDE if wide else NARROW) / 72, height(wide) / 72), dpi=72, layout="constrained")
+            drawings.append(_inline(_svg(figure, partial(draw, figure, wide)), drawing, title, description))
     return Chart(drawings[0], drawings[1], caption, data)
+
+
+def _svg(figure: Figure, draw: Callable[[], None]) -> str:
+    text = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts have it
+        draw()
+        characters = int(72 * figure.get_figwidth() / 9.5)  # of a label's size that fit under a panel
+        for axes in figure.axes:
+            axes.set_xlabel(textwrap.fill(axes.get_xlabel(), characters))
+        if engine := figure.get_layout_engine():  # once, for good: savefig would draw everything twice to do it itself
+            engine.execute(figure)
+            figure.set_layout_engine(None)
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return text.getvalue()
 
 
 def _inline(text: str, name: str, title: str, description: str) -> Markup:
     """Matplotlib's SVG, fit to stand in a page: named, without fixed size, in the page's colors."""
-    svg = ElementTree.fromstring(text)  # noqa: S314 our own drawing, made a moment ago
+    svg = ElementTree.fromstring(shown(text))  # noqa: S314 our own drawing, made a moment ago
     for element in svg.iter():
         if element.tag == f"{{{SVG}}}g":
             element.attrib.pop("id", None)  # nothing refers to a group, and axes_1 is in every drawing
@@ -132,7 +149,7 @@ def _inline(text: str, name: str, title: str, description: str) -> Markup:
     svg.set("aria-labelledby", f"{name}-title {name}-desc")
     for place, (tag, words) in enumerate((("title", title), ("desc", description))):
         element = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{tag}"})
-        element.text = words
+        element.text = shown(words)
         svg.insert(place, element)
     return Markup(ElementTree.tostring(svg, encoding="unicode"))  # noqa: S704 escaped by ElementTree
 
@@ -145,12 +162,17 @@ def palette(names: Iterable[str]) -> dict[str, str]:
     return {name: SERIES[place % len(SERIES)] for place, name in enumerate(dict.fromkeys(names))}
 
 
+def wrapped(name: str) -> str:
+    """A long name on two lines at most, so that it leaves room for what it names."""
+    return "\n".join(textwrap.wrap(name, 20, max_lines=2, placeholder=" …"))
+
+
 def legend_above(figure: Figure, axes: Axes, loc: Any, columns: int) -> None:
     """Move the legend of `axes` above all panels; seaborn's headings in it say nothing that its entries do not."""
     handles, names = axes.get_legend_handles_labels()
     axes.legend().remove()
     entries = {name: handle for handle, name in zip(handles, names, strict=True) if name not in HEADINGS}
-    figure.legend(entries.values(), entries.keys(), loc=loc, ncols=columns)
+    figure.legend(entries.values(), [wrapped(name) for name in entries], loc=loc, ncols=columns)
 
 
 def rows_without_axis(axes: Axes) -> None:
@@ -163,11 +185,11 @@ def rows_without_axis(axes: Axes) -> None:
 
 def value_axis(axes: Axes, values: Sequence[float]) -> None:
     """A logarithmic axis with a tick at each value; below the smallest it is linear, which sets 0 apart."""
-    least = min(value for value in values if value > 0)
-    axes.set_xscale("symlog", linthresh=least, linscale=0.4)
-    axes.set_xticks(values, [numbers.setting(value) for value in values])
+    if least := min((value for value in values if value > 0), default=None):
+        axes.set_xscale("symlog", linthresh=least, linscale=0.4)
+    axes.set_xticks(values, numbers.settings(values))
     axes.xaxis.set_minor_locator(NullLocator())
-    if 0 in values:
+    if least and 0 in values:
         across: Any = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "center", "rotation": -20}
         axes.text(least / 2, 0, "//", color=SOFT, **across)
 
@@ -184,15 +206,31 @@ def thin_labels(figure: Figure, axes: Axes, keep: Sequence[str]) -> None:
             shown.append(box)
 
 
+def logarithmic(figure: Figure, *axes: str) -> None:
+    """Logarithmic axes ("x", "y") of all panels, without small ticks: seaborn would ask for the label of each."""
+    for panel in figure.axes:
+        panel.set(**{f"{axis}scale": "log" for axis in axes})
+    for panel in figure.axes:  # after all of them: the scale of a panel brings ticks to those that share its axis
+        for axis in axes:
+            getattr(panel, f"{axis}axis").set_minor_locator(NullLocator())
+
+
+def room_around(axes: Axes, values: pd.Series) -> None:
+    """Room on both sides of a lone value on a logarithmic x axis: rounding alone would tell its ends apart."""
+    if values.min() == values.max():
+        axes.set_xlim(values.min() / 10, values.max() * 10.0)
+
+
 def ratio_axis(axis: Any) -> None:
     """A logarithmic axis of ratios around 1 with few, round ticks."""
     low, high = axis.get_view_interval()
     decades = np.log10(high / low)
     steps = (1,) if decades > 3 else (1, 3) if decades > 1 else (1, 1.5, 2, 3, 5, 7)
     axis.set_major_locator(LogLocator(subs=steps, numticks=8))
-    axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}×" if value >= 1 and value % 1 == 0 else f"{value:g}×")
+        FuncFormatter(
+            lambda value, _: f"{numbers.number(value, 0)}×" if value >= 1 and value % 1 == 0 else f"{value:g}×"
+        )
     )
 
 
@@ -261,13 +299,13 @@ def paired(
     )
     for row in contrasts.index[contrasts["difference"].isna()]:
         axes.text(0, row, "  diverged: see the table", va="center", color=SOFT)
-    axes.set_yticks(contrasts.index, contrasts["arm"])
+    axes.set_yticks(contrasts.index, [wrapped(arm) for arm in contrasts["arm"]])
     axes.set_ylim(len(contrasts) - 0.4, -0.6)
     axes.set(xlabel=label, ylabel="")
     rows_without_axis(axes)
 
 
-def measured(figure: Figure, runs: pd.DataFrame, baseline: str, label: str, logarithmic: bool) -> None:
+def measured(figure: Figure, runs: pd.DataFrame, baseline: str, label: str, decades: bool) -> None:
     """A measurement, a row an arm: dots for seeds, a large one for their mean, a line at the baseline's.
 
     Args:
@@ -275,14 +313,13 @@ def measured(figure: Figure, runs: pd.DataFrame, baseline: str, label: str, loga
         runs: `arm` (categories, in order) and `value`, a row a run.
         baseline: its arm.
         label: of the axis.
-        logarithmic: whether the axis is.
+        decades: whether the axis is logarithmic where the values span a decade or more.
     """
-    axes = figure.subplots()
+    axes, wide = figure.subplots(), 72 * figure.get_figwidth() > NARROW
     means = runs.groupby("arm", observed=True)["value"].mean()
-    if logarithmic and (runs["value"] > 0).all():
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(numticks=9))
-        axes.xaxis.set_minor_locator(NullLocator())
+    if decades and runs["value"].max() >= 10 * runs["value"].min() > 0:
+        logarithmic(figure, "x")
+        axes.xaxis.set_major_locator(LogLocator(numticks=9 if wide else 5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.power_of_ten(round(np.log10(value)))))
     if baseline in means:
         axes.axvline(means[baseline], color=INK, linewidth=0.8)
@@ -290,11 +327,11 @@ def measured(figure: Figure, runs: pd.DataFrame, baseline: str, label: str, loga
     sns.scatterplot(runs, x="value", y=rows + 0.27, s=9, color=SOFT, alpha=0.7, linewidth=0, ax=axes)
     arms = list(runs["arm"].cat.categories)
     sns.scatterplot(x=means.to_numpy(), y=[arms.index(arm) for arm in means.index], color=SERIES[0], s=55, ax=axes)
-    axes.set_yticks(range(len(arms)), arms)
+    axes.set_yticks(range(len(arms)), [wrapped(arm) for arm in arms])
     axes.set_ylim(len(arms) - 0.4, -0.6)
     axes.set(xlabel=label, ylabel="")
     if axes.get_xscale() == "linear":
-        axes.locator_params(axis="x", nbins=6)
+        axes.locator_params(axis="x", nbins=6 if wide else 4)
     rows_without_axis(axes)
 
 
@@ -302,20 +339,23 @@ def learning(figure: Figure, curves: pd.DataFrame, columns: int) -> None:
     """Loss over epochs, a panel an arm: `arm` (categories), `seed`, `epoch`, `loss`, `value`."""
     arms = curves["arm"].cat.categories
     grid = figure.subplots(-(-len(arms) // columns), columns, sharex=True, sharey=True, squeeze=False)
-    look: Any = {"x": "epoch", "y": "value", "hue": "loss", "style": "loss", "palette": SERIES[:2]}
-    look |= {"hue_order": ["validation", "training"], "style_order": ["validation", "training"]}
+    by_epoch = curves.pivot_table("value", "epoch", ["arm", "loss", "seed"], dropna=False, observed=False)
+    looks = {"validation": (SERIES[0], "-"), "training": (SERIES[1], (0, (4, 1.5)))}
     for place, (axes, arm) in enumerate(zip(grid.flat, arms, strict=False)):
-        panel = curves[curves["arm"] == arm]
-        thin: Any = {"units": "seed", "estimator": None, "linewidth": 0.6, "alpha": 0.45, "legend": False}
-        sns.lineplot(panel, **look, **thin, ax=axes)
-        sns.lineplot(panel, **look, errorbar=None, linewidth=2.2, legend=place == 0 and "full", ax=axes)
-        axes.set(title=arm, xlabel="", ylabel="")
+        for loss, (color, dashes) in looks.items():
+            lines = by_epoch[arm, loss]
+            look: Any = {"color": color, "linestyle": dashes}
+            gap = lines.reindex([*lines.index, np.nan])  # after each seed: many lines drawn as one are drawn fast
+            axes.plot(np.tile(gap.index, lines.shape[1]), gap.to_numpy().ravel("F"), **look, linewidth=0.6, alpha=0.45)
+            axes.plot(lines.index, lines.mean(axis=1), **look, linewidth=2.2, label=loss)
+        axes.set(title=wrapped(arm))
         axes.tick_params(labelbottom=place + columns >= len(arms))
     for axes in grid.flat[len(arms) :]:
         axes.set_visible(False)
     # A few runs that go astray should not flatten all others.
     least, high = curves["value"].min(), min(curves["value"].max(), 1.6 * curves["value"].quantile(0.97))
-    grid[0, 0].set_ylim(least - 0.04 * (high - least), high + 0.03 * (high - least))
+    if high > least:
+        grid[0, 0].set_ylim(least - 0.04 * (high - least), high + 0.03 * (high - least))
     grid[0, 0].locator_params(axis="x", nbins=5, integer=True)
     figure.supxlabel("epoch", fontsize=12)
     figure.supylabel("mean squared error", fontsize=12)
@@ -343,8 +383,9 @@ def crossover(figure: Figure, timings: pd.DataFrame, wide: bool) -> None:
     colors = palette(timings["implementation"])
     look: Any = {"x": "classes", "y": "ratio", "hue": "implementation", "style": "batch", "palette": colors}
     look |= {"style_order": timings["batch"].unique(), "markers": True, "errorbar": None, "linewidth": 1.8}
+    logarithmic(figure, "x", "y")
+    room_around(grid[0, 0], timings["classes"])
     for axes, (where, panel) in zip(grid.flat, panels.items(), strict=True):
-        axes.set(xscale="log", yscale="log")
         axes.axhline(1, color=INK, linewidth=1)
         sns.lineplot(panel, **look, legend=axes is grid[0, 0] and "full", ax=axes)
         edges = panel["classes"], panel["low"], panel["high"]
@@ -352,7 +393,6 @@ def crossover(figure: Figure, timings: pd.DataFrame, wide: bool) -> None:
         axes.set(title=where, xlabel="", ylabel="")
         classes = sorted(timings["classes"].unique())
         axes.set_xticks(classes, [f"{n:,}" for n in classes])
-        axes.xaxis.set_minor_locator(NullLocator())
         right = axes.get_yaxis_transform()
         axes.text(1, 0.9, "one-hot faster ↓", transform=right, ha="right", va="top", color=SOFT, fontsize=11)
     low, high = grid[0, 0].get_ylim()
@@ -372,8 +412,9 @@ def scale(figure: Figure, times: pd.DataFrame, marks: dict[int, float], wide: bo
     colors = palette(sorted(times["implementation"].unique()))
     look: Any = {"x": "rows", "y": "µs a step", "hue": "implementation", "style": "implementation", "palette": colors}
     look |= {"hue_order": list(colors), "style_order": list(colors), "markers": True, "errorbar": None}
+    logarithmic(figure, "x", "y")
+    room_around(grid[0, 0], times["rows"])
     for axes, (batch, panel) in zip(grid.flat, panels.items(), strict=True):
-        axes.set(xscale="log", yscale="log")
         sns.lineplot(panel, **look, linewidth=1.8, markersize=7, legend=axes is grid[0, 0] and "full", ax=axes)
         edges = panel["rows"], panel["95 % from"], panel["to"]
         axes.vlines(*edges, [colors[name] for name in panel["implementation"]], linewidth=1.2)
@@ -383,8 +424,7 @@ def scale(figure: Figure, times: pd.DataFrame, marks: dict[int, float], wide: bo
             axes.annotate("deferred faster →", (marks[batch], 1), **place, va="top", color=SOFT, fontsize=11)
         axes.set(title=f"batch {batch:,}", xlabel="", ylabel="")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.number(value, 0)))
     figure.supxlabel("rows of all tables together", fontsize=12)
     figure.supylabel("microseconds a step", fontsize=12)
     legend_above(figure, grid[0, 0], "outside upper left", 3 if wide else 1)
@@ -396,13 +436,15 @@ def ratios(figure: Figure, timings: pd.DataFrame, label: str) -> None:
     heights = [len(panel) + 1 for panel in panels.values()]  # and the title
     grid = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     colors = palette(timings["implementation"])
+    logarithmic(figure, "x")
     for axes, (where, panel) in zip(grid, panels.items(), strict=True):
-        axes.set_xscale("log")
         axes.axvline(1, color=INK, linewidth=1)
         rows = {"x": "ratio", "y": "implementation", "hue": "implementation", "palette": colors}
         sns.stripplot(panel, **rows, jitter=False, size=7, legend=False, ax=axes)
         edges = panel["implementation"], panel["low"], panel["high"]
         axes.hlines(*edges, [colors[name] for name in panel["implementation"]], linewidth=3)
+        names = panel["implementation"].unique()
+        axes.set_yticks(range(len(names)), [wrapped(name) for name in names])
         axes.set_ylim(len(panel) - 0.4, -0.6)
         axes.set_title(where, color=SOFT)
         axes.set(xlabel="", ylabel="")
@@ -422,7 +464,8 @@ def ratios(figure: Figure, timings: pd.DataFrame, label: str) -> None:
 def quality_against_time(figure: Figure, seeds: pd.DataFrame, target: float, columns: int) -> None:
     """RMSE against seconds of training: `peer`, `seed`, `epochs`, `seconds`, `rmse`; a thin line a seed."""
     axes = figure.subplots()
-    axes.set_xscale("log")
+    logarithmic(figure, "x")
+    room_around(axes, seeds["seconds"])
     means = seeds.groupby(["peer", "epochs"], sort=False, observed=True)[["seconds", "rmse"]].mean().reset_index()
     look: Any = {"x": "seconds", "y": "rmse", "hue": "peer", "palette": palette(means["peer"]), "ax": axes}
     thin: Any = {"units": "seed", "estimator": None, "linewidth": 0.6, "alpha": 0.4, "legend": False}
@@ -432,7 +475,6 @@ def quality_against_time(figure: Figure, seeds: pd.DataFrame, target: float, col
     axes.axhline(target, color=SOFT, linewidth=1, linestyle=":")
     axes.text(1, target, f"{target:.3f}", transform=axes.get_yaxis_transform(), ha="right", va="bottom", color=SOFT)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=12))
-    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.setting(float(value))))
     axes.set(xlabel="seconds of training (logarithmic)", ylabel="RMSE on validation rows")
     low, high = axes.get_ylim()

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, get_args
 
 from markupsafe import Markup, escape
 
 from reports import numbers
-from reports.benchmarks import Benchmarks
-from reports.study import Study
-from reports.study import answer as study_answer
+from reports.inputs import BENCHMARKS_PAGE, PEERS_PAGE, Inputs
 from studies.evidence.claims import Topic, load_notes, load_slips
-from studies.evidence.peers import PeerResults
 from studies.evidence.schema import LedgerVerdict
-from studies.evidence.verdicts import Ledger, LedgerEvidence
-
-BENCHMARKS_PAGE = "benchmarks.html"
-PEERS_PAGE = "peers.html"
+from studies.evidence.verdicts import LedgerEvidence
 
 # How a count of claims reads, of one and of several, in the order of the page.
 VERDICTS: dict[LedgerVerdict, tuple[str, str]] = {
@@ -32,27 +26,6 @@ VERDICTS: dict[LedgerVerdict, tuple[str, str]] = {
     "cited": ("cited", "cited"),
     "not run": ("not run yet", "not run yet"),
 }
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A part that is not there: what, and the command that makes it."""
-
-    what: str
-    command: str
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Everything the pages are made from."""
-
-    results: Path
-    ledger: Ledger
-    studies: list[Study]
-    benchmarks: Benchmarks | None
-    problems: list[str] = field(default_factory=list)
-    missing: list[Missing] = field(default_factory=list)
-    peers: PeerResults | None = None
 
 
 def slug(words: str) -> str:
@@ -83,14 +56,19 @@ def count_verdicts(inputs: Inputs) -> dict[LedgerVerdict, int]:
     return {word: verdicts.count(word) for word in VERDICTS if word in verdicts}
 
 
+def count(inputs: Inputs, verdict: str | None = None, topic: str | None = None) -> int:
+    """How many claims have a verdict and a topic; None is any."""
+    return sum(verdict in (None, row.verdict) and topic in (None, row.claim.topic) for row in inputs.ledger.rows)
+
+
 def prose(text: str) -> Markup:
     """Text from outside, escaped: `code` in backticks becomes code, a hyphen before a number a minus."""
     text = re.sub(r"(?<![\w.-])-(?=\d)", "−", text)
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 escaped before
 
 
-def context(inputs: Inputs) -> dict[str, Any]:
-    """All that the template of the index shows."""
+def context(inputs: Inputs, answers: Mapping[str, str], problems: Sequence[str]) -> dict[str, Any]:
+    """All that the template of the index shows: `answers` by page, and the `problems` met on the way."""
     topics = [topic for topic in get_args(Topic) if any(row.claim.topic == topic for row in inputs.ledger.rows)]
     return {
         "answer": answer(inputs),
@@ -98,11 +76,12 @@ def context(inputs: Inputs) -> dict[str, Any]:
         "rows": inputs.ledger.rows,
         "slips": load_slips(),
         "notes": load_notes(),
-        "counts": {word: (n, VERDICTS[word][n > 1]) for word, n in count_verdicts(inputs).items()},
-        "topics": {topic: sum(row.claim.topic == topic for row in inputs.ledger.rows) for topic in topics},
-        "problems": [*inputs.ledger.problems, *inputs.problems],
+        "counts": {word: VERDICTS[word][n > 1] for word, n in count_verdicts(inputs).items()},
+        "topics": topics,
+        "count": partial(count, inputs),
+        "problems": problems,
         "page_of": lambda evidence: page_of(evidence, inputs),
-        "study_answer": study_answer,
+        "answers": answers,
         "benchmarks_page": BENCHMARKS_PAGE,
         "peers_page": PEERS_PAGE,
     }

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 MISSING = "–"
+LONG = 1e15  # from here on a float does not have all digits before its point
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`value` with `digits` decimals: 0.895, −0.033, 1.011; a dash where there is none."""
+    """`value` with `digits` decimals: 0.895, −0.033, 1.011; a dash where there is none; 2.00·10²⁰ where it is long."""
     if value is None or math.isnan(value):
         return MISSING
+    if LONG <= abs(value) < math.inf:
+        return figures(value)
     text = "∞" if math.isinf(value) else f"{abs(value):,.{digits}f}"
     return f"−{text}" if value < 0 and text.strip("0.") else text
 
@@ -29,15 +33,32 @@ def interval(bounds: tuple[float, float] | None, digits: int = 3) -> str:
 def digits_for(bounds: tuple[float, float] | None, least: int = 3) -> int:
     """Decimals enough to see an interval: the last one is at most half its width."""
     width = 0.0 if bounds is None else bounds[1] - bounds[0]
-    return max(least, min(8, math.ceil(-math.log10(width / 2)))) if width > 0 else least
+    return max(least, min(8, math.ceil(-math.log10(width / 2)))) if 0 < width < math.inf else least
 
 
-def setting(value: object) -> str:
+def digits_to_differ(values: Iterable[float | None], least: int = 3, most: int = 8) -> int:
+    """Decimals with which different values look different: 0.8201 and 0.8204, not 0.820 twice."""
+    different = {value for value in values if value is not None and math.isfinite(value)}
+    enough = (d for d in range(least, most) if len({number(value, d) for value in different}) == len(different))
+    return next(enough, most)
+
+
+def setting(value: object, figures: int = 4) -> str:
     """A setting as short as it goes: 0.1, 0.004106, 1e-05, adamw."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    text = f"{abs(value):,}" if isinstance(value, int) else f"{abs(value):.4g}"
+    text = f"{abs(value):,}" if isinstance(value, int) else f"{abs(value):.{figures}g}"
     return f"−{text}" if value < 0 else text
+
+
+def settings(values: Iterable[object]) -> list[str]:
+    """Settings, each as short as it goes, but so that different ones look different: 0.00123456 and 0.00123457."""
+    listed = list(values)
+    for figures in range(4, 18):  # 17 figures tell any two floats apart
+        texts = [setting(value, figures) for value in listed]
+        if len(set(texts)) >= len(set(listed)):
+            break
+    return texts
 
 
 def figures(value: float | None) -> str:

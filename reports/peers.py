@@ -49,7 +49,7 @@ class Line:
 
 def lines(results: PeerResults) -> list[Line]:
     """The peers that have rows, the best RMSE first."""
-    reference = results.peer(REFERENCE)
+    reference = results.reference()
     found = []
     for peer in results.peers:
         if not (best := peer.best()):
@@ -79,7 +79,7 @@ def ratio_text(ratio: Ratio) -> str:
 
 def reference_text(results: PeerResults) -> str:
     """What the times to the target are held against: cornac's 20 epochs, 49 ms to an RMSE of 0.902."""
-    peer = results.peer(REFERENCE)
+    peer = results.reference()
     if peer is None:
         return ""
     seconds = median(seconds_at(row, REFERENCE_EPOCHS) for row in peer.rows)
@@ -90,7 +90,7 @@ def reference_text(results: PeerResults) -> str:
 
 def answer(results: PeerResults) -> str:
     """The answer in a sentence: time to the target as a multiple of the reference's, and epochs against fastai's."""
-    ours, lesson, reference = results.peer(OURS), results.peer(LESSON), results.peer(REFERENCE)
+    ours, lesson, reference = results.peer(OURS), results.peer(LESSON), results.reference()
     stock = results.peer(FASTAI)
     ratio = time_to_target(ours, reference) if ours and reference else None
     epochs = epoch_time(stock, lesson) if stock and lesson else None

@@ -59,17 +59,22 @@ def arm_values(summary: Summary) -> dict[str, object]:
     return {name: values[name] for name in sorted(values, key=place)}
 
 
-def arm_label(summary: Summary, arm: str) -> str:
-    """An arm in a few letters: wd = 0.1, or its name."""
+def arm_numbers(summary: Summary) -> dict[str, str]:
+    """What stands for each arm, as text: no two the same."""
     values = arm_values(summary)
-    if values.get(arm, arm) == arm:
-        return arm
-    return f"{differing(summary)[0]} = {numbers.setting(values[arm])}"
+    texts = numbers.settings(values.values())
+    return dict(zip(values, texts if len(set(texts)) == len(texts) else values, strict=True))
 
 
 def arm_number(summary: Summary, arm: str) -> str:
     """The swept value alone: 0.1, or the arm's name."""
-    return numbers.setting(arm_values(summary).get(arm, arm))
+    return arm_numbers(summary).get(arm, arm)
+
+
+def arm_label(summary: Summary, arm: str) -> str:
+    """An arm in a few letters: wd = 0.1, or its name."""
+    number = arm_number(summary, arm)
+    return arm if number == arm else f"{differing(summary)[0]} = {number}"
 
 
 def metric_name(summary: Summary, short: bool = False) -> str:
@@ -117,8 +122,9 @@ def answer(summary: Summary) -> str:
         )
     sign = -1 if turned else 1
     low, high = sorted(sign * end for end in contrast.interval)
-    digits = numbers.digits_for((low, high))
-    ours, theirs = (numbers.number(summary.arms[arm].mean, digits) for arm in (subject, other))
+    means = [summary.arms[arm].mean for arm in (subject, other)]
+    digits = max(numbers.digits_for((low, high)), numbers.digits_to_differ(means))
+    ours, theirs = (numbers.number(mean, digits) for mean in means)
     return (
         f"{start} {metric_name(summary, short=True)} {ours} against {theirs}, a paired difference of "
         f"{numbers.number(sign * contrast.difference, digits)} {plain_interval((low, high), digits)}, "
@@ -192,12 +198,10 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
     best_is_low = summary.direction == "minimize"
     best, extreme = (str(mean.idxmin()), "lowest") if best_is_low else (str(mean.idxmax()), "highest")
     runs = table.rename(columns=with_value).melt(ignore_index=False, var_name=name, value_name=metric).reset_index()
-    marks = {
-        with_value[arm]: (numbers.number(mean[arm]), best_is_low)
-        for arm in (summary.primary, summary.baseline)
-        if np.isfinite(mean.get(arm, np.nan))
-    }
-    marks[with_value[best]] = (f"{extreme}: {numbers.number(mean[best])}", not best_is_low)
+    shown = [arm for arm in (summary.primary, summary.baseline) if np.isfinite(mean.get(arm, np.nan))]
+    digits = numbers.digits_to_differ(mean[[*shown, best]])
+    marks = {with_value[arm]: (numbers.number(mean[arm], digits), best_is_low) for arm in shown}
+    marks[with_value[best]] = (f"{extreme}: {numbers.number(mean[best], digits)}", not best_is_low)
     arms = list(with_value)
     keep = [arm_number(summary, arm) for arm in (summary.baseline, best, summary.primary, arms[0], arms[-1])]
 
@@ -210,7 +214,7 @@ def swept_chart(study: Study) -> tuple[str, Chart] | None:
             f"{metric} against {name}",
             f"A line for each of {len(table)} seeds and their mean, "
             f"which is {extreme} at {arm_number(summary, best)}: "
-            f"{numbers.number(mean[best])}.",
+            f"{numbers.number(mean[best], digits)}.",
             "Thin lines are seeds, each with its own split, initialization and batch order, shared by all values; "
             "the thick line is their mean."
             + (" Lines pass over runs that diverged or are missing." if table.isna().to_numpy().any() else ""),
@@ -225,12 +229,13 @@ def arm_chart(summary: Summary, table: pd.DataFrame) -> Chart:
     """The metric of every run, a row an arm; `table` has a column an arm and a row a seed."""
     table = table.rename(columns=lambda arm: arm_number(summary, arm))
     baseline, metric, mean = arm_number(summary, summary.baseline), metric_name(summary), table.mean()
+    digits = numbers.digits_to_differ(mean)
     runs = table.melt(var_name="arm", value_name="value").dropna()
     runs["arm"] = pd.Categorical(runs["arm"], list(table))
     return charts.chart(
         "arms",
         f"{metric} of each arm",
-        "; ".join(f"{arm}: {numbers.number(value)}" for arm, value in mean.items()),
+        "; ".join(f"{arm}: {numbers.number(value, digits)}" for arm, value in mean.items()),
         f"Small dots: seeds; large ones: their mean; line: the mean of {baseline}.",
         pd.concat([table, mean.to_frame("mean").T]).rename_axis("seed").reset_index().astype(object),
         lambda figure, _wide: charts.measured(figure, runs, baseline, metric, False),
@@ -354,7 +359,7 @@ def learning_chart(study: Study) -> Chart | None:
         arms = [arm for arm in arms if arm in keep | picked]
     curves = curves[curves["arm"].isin(arms)].rename(columns={"train_loss": "training", "valid_loss": "validation"})
     curves = curves.melt(["arm", "seed", "epoch"], ["validation", "training"], var_name="loss")
-    curves["value"] = curves["value"].astype(float).where(np.isfinite, np.nan)
+    curves["value"] = curves["value"].astype(float).where(lambda loss: loss.abs() < charts.LARGEST)
     if curves["value"].isna().all():
         return None
     curves["arm"] = pd.Categorical(curves["arm"], arms).rename_categories(lambda arm: arm_label(summary, arm))
@@ -410,6 +415,12 @@ def contrast_rows(study: Study) -> list[dict[str, Any]]:
         {"name": name, "arm": summary.arms[name], "contrast": by_arm.get(name), "number": arm_number(summary, name)}
         for name in arm_values(summary)
     ]
+
+
+def table_digits(summary: Summary) -> int:
+    """Decimals for the table of contrasts: enough to tell apart the two means that the answer speaks of."""
+    means = (summary.arms[arm].mean for arm in (summary.primary, summary.baseline) if arm in summary.arms)
+    return numbers.digits_to_differ(means, 4)
 
 
 def missing_runs(study: Study) -> list[str]:
@@ -478,6 +489,7 @@ def context(study: Study) -> dict[str, Any]:
         "metric": metric_name(study.summary, short=True),
         "baseline": arm_label(study.summary, study.summary.baseline),
         "rows": contrast_rows(study),
+        "digits": table_digits(study.summary),
         "missing_runs": missing_runs(study),
         "diverged_runs": diverged_runs(study),
         "failed": sum(n for state, n in study.summary.provenance.trials.items() if state.lower().startswith("fail")),

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from reports.__main__ import gather, render
+from reports.inputs import gather
+from reports.pages import render
 from studies.evidence.schema import Summary, write_summary
 from tests.reports.made_up import made_up_benchmarks, made_up_runs, made_up_summary
 
@@ -49,4 +50,4 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def everything(results: Path) -> dict[str, str]:
     """The pages of `results`, by file name."""
-    return render(gather(results))
+    return render(gather(results)).html

@@ -121,6 +121,7 @@ def made_up_summary(runs: pd.DataFrame, **changes: Any) -> Summary:
             "seeds": list(range(n)),
             "trials": {"complete": len(runs)},
             "seconds": 23.4,
+            "wall_seconds": 12.5,
             "started": "2026-11-22T02:00:00+00:00",
             "finished": "2026-11-22T02:00:23+00:00",
             "python": "3.11.9",

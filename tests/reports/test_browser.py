@@ -1,5 +1,6 @@
 """The pages in headless Chromium, driven by its command line."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -91,6 +92,53 @@ def test_the_ledger_filters_with_nothing_but_its_radio_buttons(browse):
         document.body.dataset.left = rows.filter((row) => row.checkVisibility()).map((row) => row.id);
     """
     assert 'data-left="claim-48"' in dom(browse, "index.html", script)
+
+
+def test_the_counts_of_topics_follow_the_verdict_and_those_of_verdicts_the_topic(browse):
+    script = """
+        const numbers = (group) => [...document.querySelectorAll(`.${group} .by`)].map((by) =>
+          [...by.children].filter((one) => one.checkVisibility()).map((one) => one.textContent).join("+"));
+        const rows = () => [...document.querySelectorAll(".ledger tbody tr")].filter((row) => row.checkVisibility());
+        const sum = (texts) => texts.map(Number).reduce((a, b) => a + b, 0);
+        const seen = {};
+        for (const [verdict, topic] of [["all", "all"], ["holds", "all"], ["all", "weight-decay"],
+                                        ["holds", "weight-decay"], ["inconclusive", "weight-decay"]]) {
+          document.getElementById(`verdict-${verdict}`).checked = true;
+          document.getElementById(`topic-${topic}`).checked = true;
+          const [every, ...verdicts] = numbers("counts");
+          seen[`${verdict} ${topic}`] = [rows().length, Number(every), sum(verdicts), sum(numbers("topics"))];
+        }
+        document.body.dataset.seen = JSON.stringify(seen);
+    """
+    html = dom(browse, "index.html", script)
+    seen = json.loads(re.search(r'data-seen="([^"]*)"', html)[1].replace("&quot;", '"'))
+    assert seen == {
+        "all all": [85, 85, 85, 85],
+        "holds all": [1, 85, 85, 1],
+        "all weight-decay": [11, 11, 11, 85],
+        "holds weight-decay": [1, 11, 11, 1],
+        "inconclusive weight-decay": [0, 11, 11, 1],
+    }
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_what_a_finger_is_to_hit_is_large_enough(browse, name):
+    script = """
+        const small = [];
+        const least = (selector, width, height) => {
+          for (const target of document.querySelectorAll(selector)) {
+            const box = target.getBoundingClientRect();
+            if (target.checkVisibility() && (box.width < width || box.height < height))
+              small.push(`${target.tagName} ${target.textContent.trim()} ${box.width} ${box.height}`);
+          }
+        };
+        least("nav a, summary, label, button", 24, 32);
+        least(".ids a", 24, 24);
+        document.body.dataset.small = JSON.stringify(small);
+    """
+    for size in ("1280,900", "600,900"):
+        html = browse(name, "--dump-dom", f"--window-size={size}", script=script).stdout
+        assert 'data-small="[]"' in html, (size, re.search('data-small="([^"]*)"', html)[1])
 
 
 def test_commands_have_a_copy_button(browse):

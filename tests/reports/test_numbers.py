@@ -14,6 +14,7 @@ from reports import numbers
         (numbers.number(-0.00001), "0.000"),
         (numbers.number(None), "–"),
         (numbers.number(math.inf), "∞"),
+        (numbers.number(-1e308), "−1.00·10³⁰⁸"),
         (numbers.number(0.4, 0), "0"),
         (numbers.number(12345.6, 1), "12,345.6"),
         (numbers.signed(0.0428, 4), "+0.0428"),
@@ -62,3 +63,26 @@ def test_an_interval_is_written_with_digits_that_tell_its_ends_apart():
     assert numbers.digits_for((0.0017, 0.0031)) == 4
     assert numbers.digits_for((0.00021, 0.00024)) == 5
     assert numbers.digits_for(None) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "digits"),
+    [
+        ((0.895, 0.927), 3),
+        ((0.8201, 0.8204), 4),
+        ((0.8201, 0.8201), 3),
+        ((0.82004, 0.82, 0.9), 5),
+        ((0.5, None, math.nan, math.inf), 3),
+        ((0.5, 0.5 + 1e-12), 8),
+        ((), 3),
+    ],
+)
+def test_labels_have_digits_enough_to_differ(values, digits):
+    assert numbers.digits_to_differ(values) == digits
+
+
+def test_settings_that_differ_look_different():
+    assert numbers.settings([0.1, 0.3, 1, "adamw"]) == ["0.1", "0.3", "1", "adamw"]
+    assert numbers.settings([0.1, 0.00123456, 0.00123457]) == ["0.1", "0.00123456", "0.00123457"]
+    assert numbers.settings([0.1, 0.1]) == ["0.1", "0.1"]
+    assert numbers.settings([]) == []

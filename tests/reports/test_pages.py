@@ -1,16 +1,20 @@
 """What the command writes: whole pages, from whatever is there."""
 
 import json
+import os
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from reports import __main__ as command
-from reports.__main__ import gather, page_name, render
+from reports.inputs import gather, page_name
+from reports.pages import render
 from tests.reports.made_up import made_up_benchmarks
 
 VOID = {"meta", "link", "br", "input", "hr", "img"}
@@ -99,7 +103,7 @@ def test_links_between_pages_lead_somewhere(everything):
 
 
 def test_the_same_results_give_the_same_bytes(results, everything):
-    assert render(gather(results)) == everything
+    assert render(gather(results)).html == everything
 
 
 def test_strings_from_outside_are_escaped_in_pages_and_charts(tmp_path, write_study, write_benchmarks):
@@ -116,7 +120,7 @@ def test_strings_from_outside_are_escaped_in_pages_and_charts(tmp_path, write_st
     write_benchmarks(tmp_path, raw)
     assert summary.question == evil
 
-    for name, page in render(gather(tmp_path)).items():
+    for name, page in render(gather(tmp_path)).html.items():
         assert "<script>alert" not in page
         assert page.count("<script>") == 1, f"{name} has a script of its own and no other"
         parsed(page)
@@ -125,7 +129,81 @@ def test_strings_from_outside_are_escaped_in_pages_and_charts(tmp_path, write_st
             for drawing in SVG_OF_PAGE.findall(page)
             for text in ElementTree.fromstring(drawing).iter(SVG_TEXT)
         ]
-        assert not texts or any(evil in text for text in texts), "a chart shows the name as it is, no formula"
+        assert not texts or evil in "".join(texts), "a chart shows the name as it is, no formula"
+
+
+# Overrides, embeddings, isolates and marks of direction, and what steers a terminal or breaks XML.
+ACTING = "\u202e\u202d\u202a\u202b\u202c\u2066\u2067\u2068\u2069\u200e\u200f\u061c\x00\x08\x1b\x7f\x9b\ufffe"
+
+
+def test_text_from_outside_turns_no_page_round_and_steers_no_terminal(tmp_path, write_study, write_benchmarks):
+    evil = f"a{ACTING}z"
+    named = "a" + "\ufffd" * len(ACTING) + "z"
+    folder = tmp_path / ("study" + ACTING.replace("\x00", ""))
+    summary = write_study(folder, question=evil, limits=[evil], title=evil, baseline="wd=0.01")
+    for name in ("summary.json", "runs.parquet", "curves.parquet"):
+        path = folder / name
+        if name == "summary.json":
+            written = json.loads(path.read_text())
+            for arm in written["arms"].values():  # no value to stand for an arm: its name is shown
+                arm["settings"] = {"factors": 40}
+            written["data"] |= {"name": evil, "terms": evil}
+            path.write_text(json.dumps(written).replace('wd=0.1"', f'{json.dumps(evil)[1:-1]}"'))
+        else:
+            frame = pd.read_parquet(path)
+            frame.assign(arm=frame["arm"].replace("wd=0.1", evil)).to_parquet(path)
+    raw = made_up_benchmarks()
+    for row in raw["benchmarks"]:
+        row["extra_info"]["implementation"] += evil
+    write_benchmarks(tmp_path, raw)
+    (tmp_path / f"broken{ACTING[0]}\n").mkdir()
+    (tmp_path / f"broken{ACTING[0]}\n" / "summary.json").write_text("{")
+    assert summary.question == evil
+
+    outcome = run("--results", tmp_path, "--out", tmp_path / "html")
+
+    pages = {path.name: path.read_text("utf-8") for path in (tmp_path / "html").iterdir()}
+    assert len(pages) == 3
+    for page in pages.values():
+        parsed(page)
+        assert not set(page) & set(ACTING)
+        for drawing in SVG_OF_PAGE.findall(page):
+            ElementTree.fromstring(drawing)
+    study = next(page for name, page in pages.items() if name.startswith("study"))
+    assert study.count(named) > 10
+    assert any(named in drawing for drawing in SVG_OF_PAGE.findall(study)), "a chart shows what is left of the name"
+    assert outcome.stderr.count("problem: ") == 1
+    assert not set(outcome.stdout + outcome.stderr) & set(ACTING)
+    assert len(outcome.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
+def test_a_folder_whose_name_is_no_text_gets_its_page(tmp_path, write_study):
+    write_study(tmp_path / "study")
+    (tmp_path / "study").rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    outcome = run("--results", tmp_path, "--out", tmp_path / "html")
+    assert (outcome.exit_code, outcome.exception) == (0, None)
+    assert (tmp_path / "html" / "caf-.html").exists()
+
+
+def test_a_page_of_a_long_name_can_be_written(tmp_path):
+    parts = ["\U0001d538" * 60, "b" * 200, "c" * 200]
+    name = page_name(tmp_path.joinpath(*parts), tmp_path, set())
+    (tmp_path / f".{name}.12345678").write_text("")
+    assert page_name(tmp_path / "Index", tmp_path, {"index.html"}) == "Index-2.html"
+
+
+def test_problems_stand_on_the_index_and_on_stderr_and_in_the_exit_status(tmp_path, write_study):
+    write_study(tmp_path / "wd_sweep")
+    (tmp_path / "wd_sweep" / "runs.parquet").write_bytes(b"garbage")
+    (tmp_path / "peers.json").symlink_to("nowhere")
+    (tmp_path / "benchmarks.json").mkdir()
+    outcome = run("--results", tmp_path, "--out", tmp_path / "html")
+    index = (tmp_path / "html" / "index.html").read_text()
+    assert outcome.exit_code == 1
+    for name in ("wd_sweep/runs.parquet", "peers.json", "benchmarks.json"):
+        assert f"problem: {tmp_path / name}" in outcome.stderr
+        assert f"<b>Problem:</b> {tmp_path / name}" in index
 
 
 def test_numbers_have_a_zero_before_the_point_and_a_true_minus(everything):
@@ -157,13 +235,48 @@ def test_a_missing_folder_is_one_error_and_loses_no_page(tmp_path):
     assert (tmp_path / "html" / "index.html").read_text() == "earlier"
 
 
+@pytest.mark.parametrize("out", ["a file", "below a file", "a folder that cannot be written"])
+def test_where_no_page_can_be_written_is_said_before_any_is_drawn(tmp_path, monkeypatch, out):
+    monkeypatch.setattr("reports.pages.render", lambda inputs: pytest.fail("drawn for nothing"))
+    folder = tmp_path / "html"
+    if out == "a folder that cannot be written":
+        folder.mkdir()
+        monkeypatch.setattr(command.tempfile, "TemporaryFile", refuse)  # root may write anywhere
+    else:
+        folder.write_text("mine")
+    outcome = run("--results", tmp_path, "--out", folder / "below" if out == "below a file" else folder)
+    assert outcome.exit_code == 2
+    assert outcome.stderr.startswith(f"error: --out {folder}")
+    assert outcome.stderr.count("\n") == 1
+    assert outcome.stdout == ""
+    assert folder.is_dir() or folder.read_text() == "mine"
+
+
+def refuse(**_):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_page_whose_place_is_taken_by_a_folder_is_one_error(tmp_path):
+    (tmp_path / "html" / "index.html").mkdir(parents=True)
+    outcome = run("--results", tmp_path, "--out", tmp_path / "html")
+    assert outcome.exit_code == 2
+    assert outcome.stderr.startswith(f"error: {tmp_path / 'html' / 'index.html'}: ")
+    assert outcome.stderr.count("\n") == 1
+
+
+def test_help_has_no_boxes():
+    shown = run("--help").stdout
+    assert "--results DIR" in shown
+    assert not re.search("[\u2500-\u257f]", shown)
+
+
 def test_a_broken_summary_is_said_and_the_rest_is_rendered(tmp_path, write_study):
     write_study(tmp_path / "wd_sweep")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "summary.json").write_text("{")
     outcome = run("--results", tmp_path, "--out", tmp_path / "html")
-    assert outcome.exit_code == 0
-    assert "not JSON" in outcome.stderr
+    assert outcome.exit_code == 1
+    assert outcome.stderr.startswith(f"problem: {tmp_path / 'broken' / 'summary.json'}: ")
     assert "not JSON" in (tmp_path / "html" / "index.html").read_text()
     assert (tmp_path / "html" / "wd_sweep.html").exists()
 
@@ -171,7 +284,7 @@ def test_a_broken_summary_is_said_and_the_rest_is_rendered(tmp_path, write_study
 def test_broken_benchmarks_are_said_and_the_rest_is_rendered(tmp_path, write_study):
     write_study(tmp_path / "wd_sweep")
     (tmp_path / "benchmarks.json").write_text('{"benchmarks": [1]}')
-    pages = render(gather(tmp_path))
+    pages = render(gather(tmp_path)).html
     assert "benchmarks.html" not in pages
     assert "benchmarks.json" in pages["index.html"]
 
@@ -182,7 +295,7 @@ def test_a_table_that_cannot_be_read_costs_its_charts_alone(tmp_path, write_stud
     write_study(tmp_path / "wd_sweep")
     table = tmp_path / "wd_sweep" / name
     table.unlink() if how == "absent" else table.write_bytes(b"garbage")
-    page = render(gather(tmp_path))["wd_sweep.html"]
+    page = render(gather(tmp_path)).html["wd_sweep.html"]
     assert name in page
     assert "Yes, on MovieLens 100k" in page
     assert ("swept-wide-title" in page) == (name == "curves.parquet")
@@ -212,7 +325,19 @@ def test_the_index_shows_all_claims_and_slips_and_filters_without_a_script(every
     assert all(f"slip-{number}" in ids for number in range(1, 25))
     assert "body:has(#verdict-not-run:checked)" in index
     assert "body:has(#topic-weight-decay:checked)" in index
-    assert re.search(r"2 of the lesson’s 85 claims put to the test: 1 holds, 1 depends\.", index)
+    assert re.search(r"2 of the lesson’s 85 claims put to the test: 1 holds, 1 inconclusive\.", index)
+
+
+@pytest.mark.parametrize(("wall", "shown"), [(12.0, "12 s, 2026-11-22 02:00"), (None, "2026-11-22 02:00")])
+def test_training_time_is_not_called_wall_time(tmp_path, write_study, wall, shown):
+    path = tmp_path / "wd_sweep" / "summary.json"
+    write_study(path.parent)
+    raw = json.loads(path.read_text())
+    raw["provenance"]["wall_seconds"] = wall
+    path.write_text(json.dumps(raw))
+    page = render(gather(tmp_path)).html["wd_sweep.html"]
+    assert "<dt>training time</dt><dd>23 s, summed over runs</dd>" in page
+    assert f"<dt>wall time</dt><dd>{shown}" in page
 
 
 def test_further_measurements_stand_in_a_table_by_arm(tmp_path, write_study, results):
@@ -220,7 +345,7 @@ def test_further_measurements_stand_in_a_table_by_arm(tmp_path, write_study, res
     measured = {arm: {"mean": 0.409, "n": 10, "difference": -0.178, "interval": (-0.2, -0.16)} for arm in arms}
     measure = {"title": "training <RMSE>", "logarithmic": False, "arms": measured}
     write_study(tmp_path / "wd_sweep", measures={"train_rmse": measure})
-    page = render(gather(tmp_path))["wd_sweep.html"]
+    page = render(gather(tmp_path)).html["wd_sweep.html"]
     parsed(page)
     assert "training &lt;RMSE&gt;</th>" in page
     assert page.count("<td>0.409<small>−0.178<br>[−0.200, −0.160]</small></td>") == len(arms) - 1
@@ -231,6 +356,6 @@ def test_runs_without_a_declared_measurement_cost_the_charts_alone(tmp_path, wri
     arms = json.loads((results / "wd_sweep" / "summary.json").read_text())["arms"]
     measure = {"title": "missing", "logarithmic": False, "arms": {arm: {"mean": None, "n": 0} for arm in arms}}
     write_study(tmp_path / "wd_sweep", measures={"elsewhere": measure})
-    page = render(gather(tmp_path))["wd_sweep.html"]
+    page = render(gather(tmp_path)).html["wd_sweep.html"]
     assert "it lacks the columns elsewhere" in page
     assert "Yes, on MovieLens 100k" in page

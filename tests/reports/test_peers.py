@@ -6,7 +6,8 @@ import re
 import pytest
 
 from reports import peers
-from reports.__main__ import gather, render
+from reports.inputs import gather
+from reports.pages import render
 from studies.evidence.peers import Peer, PeerResults, Point, Row, epoch_time, time_to_target, write_peers
 
 
@@ -63,6 +64,22 @@ def test_the_reference_is_its_fit_of_twenty_epochs():
     assert peers.reference_text(results(cornac)) == "cornac’s 20 epochs (50 ms, which end at an RMSE of 0.9020)"
 
 
+def test_a_reference_without_its_fit_of_twenty_epochs_is_none(tmp_path):
+    cornac = made_up("cornac", [[(20, 0.05, 0.902)], [(30, 0.08, 0.9)]])
+    assert results(cornac).reference() is None
+    write_peers(results(made_up("dotbias-quick", [[(1, 0.1, 0.8)]]), cornac), tmp_path / "peers.json")
+    pages = render(gather(tmp_path))
+    assert pages.problems == []
+    assert "cornac’s 20 epochs, which were not measured" in pages.html["peers.html"]
+
+
+def test_epochs_of_fits_that_each_began_anew_are_not_compared():
+    anew = made_up("anew", [[(1, 2.0, 0.9), (2, 1.5, 0.9)]])
+    once = made_up("once", [[(1, 2.0, 0.9), (2, 3.0, 0.9)]])
+    assert epoch_time(anew, once) is None
+    assert epoch_time(once, anew) is None
+
+
 @pytest.mark.parametrize(
     ("fits", "epochs"),
     [
@@ -106,7 +123,7 @@ def test_the_table_has_the_best_first_and_says_who_was_late_and_who_never_came(t
     good = made_up("good", [[(1, 1.0, 0.89), (2, 2.0, rmse)] for rmse in (0.87, 0.88, 0.89)], epochs=[2])
     cornac = made_up("cornac", [[(20, 0.5, 0.902)]] * 3, epochs=[20], versions={"cornac": "2.4", "numpy": "2.5"})
     write_peers(results(slow, good, cornac), tmp_path / "peers.json")
-    table = re.search('<table class="sortable">.*?</table>', render(gather(tmp_path))["peers.html"], re.DOTALL)[0]
+    table = re.search('<table class="sortable">.*?</table>', render(gather(tmp_path)).html["peers.html"], re.DOTALL)[0]
     rows = [re.findall("<t[hd].*?</t[hd]>", row) for row in re.findall("<tr.*?</tr>", table, re.DOTALL)]
     assert [[re.sub("<.*?>", "", cell) for cell in row] for row in rows[1:]] == [
         ["good", "0.8800 ± 0.0100", "2", "2.0 s", "1.0 s", "2.0×", "–", "0 of 3"],
@@ -119,27 +136,30 @@ def test_the_page_says_who_failed_and_escapes_what_comes_from_outside(tmp_path):
     quick = made_up("dotbias-quick", [[(1, 0.05, 0.89)]] * 7)
     failed = Peer(name="bad", title="<b>bad</b>", settings={}, epochs=[1], note="", failure="no <script>")
     write_peers(results(quick, CORNAC, failed), tmp_path / "peers.json")
-    pages = render(gather(tmp_path))
+    pages = render(gather(tmp_path)).html
     page = pages["peers.html"]
     assert "To an RMSE of 0.896 dotbias takes 1.00× [1.00×, 1.00×] the time of cornac’s 20 epochs" in page
     assert "&lt;b&gt;bad&lt;/b&gt;: no &lt;script&gt;" in page
     assert "<b>bad" not in page
     assert 'href="peers.html"' in pages["index.html"]
-    assert page == render(gather(tmp_path))["peers.html"]
+    assert page == render(gather(tmp_path)).html["peers.html"]
 
 
 def test_a_ratio_without_an_interval_is_sorted_as_what_has_no_value(tmp_path):
     write_peers(results(made_up("few", [[(1, 0.05, 0.89)]]), CORNAC), tmp_path / "peers.json")
-    assert '<td data-sort="">–</td>' in render(gather(tmp_path))["peers.html"]
+    assert '<td data-sort="">–</td>' in render(gather(tmp_path)).html["peers.html"]
 
 
 def test_whatever_a_peer_says_of_itself_is_escaped(tmp_path):
     evil = "<b>evil</b>"
-    told = {"title": evil, "note": evil, "versions": {evil: evil, "fastai": evil}, "settings": {evil: evil, "bs": 64}}
+    told = {"note": evil, "versions": {evil: evil, "fastai": evil}, "settings": {evil: evil, "bs": 64}}
     drawn = {"rows": 9, "distinct": 6}
-    them = [made_up(name, [[(1, 0.05, 0.89)]] * 2, **told, drawn=drawn) for name in ("dotbias", "fastai")]
+    them = [
+        made_up(name, [[(1, 0.05, 0.89)]] * 2, **told | {"title": f"{evil} {name}"}, drawn=drawn)
+        for name in ("dotbias", "fastai")
+    ]
     write_peers(results(*them), tmp_path / "peers.json")
-    page = render(gather(tmp_path))["peers.html"]
+    page = render(gather(tmp_path)).html["peers.html"]
     assert "&lt;b&gt;evil" in page
     assert "<b>" not in page
 
@@ -155,7 +175,7 @@ def test_commits_are_named_in_order():
 def test_a_page_of_failures_alone_can_be_drawn(tmp_path, name):
     failed = Peer(name=name, title="bad", settings={}, epochs=[1], note="", failure="no network")
     write_peers(results(failed), tmp_path / "peers.json")
-    assert "no network" in render(gather(tmp_path))["peers.html"]
+    assert "no network" in render(gather(tmp_path)).html["peers.html"]
 
 
 def test_fastai_shows_what_it_draws(tmp_path):
@@ -170,4 +190,4 @@ def test_a_file_that_is_no_such_result_is_a_problem_not_a_failure(tmp_path):
     (tmp_path / "peers.json").write_text("{}")
     inputs = gather(tmp_path)
     assert "peers.json: no comparison" in inputs.problems[0]
-    assert "peers.html" not in render(inputs)
+    assert "peers.html" not in render(inputs).html

@@ -184,6 +184,25 @@ def test_the_chart_names_the_best_value_and_its_data_has_every_seed(runs, tmp_pa
     assert list(chart.data.columns[1:]) == ["0", "0.001", "0.01", "0.03", "0.1", "0.2", "0.3", "1"]
 
 
+def test_means_that_differ_are_labelled_differently(runs, tmp_path):
+    means = {"wd=0.01": 0.82042, "wd=0.1": 0.82037}
+    summary = made_up_summary(runs)
+    arms = {name: arm.model_copy(update={"mean": means.get(name, arm.mean)}) for name, arm in summary.arms.items()}
+    summary = summary.model_copy(update={"arms": arms})
+    flat = runs.assign(valid_rmse=runs["arm"].map(means).fillna(runs["valid_rmse"]))
+    _, chart = study.swept_chart(page_of(summary, flat, tmp_path))
+    assert {"lowest: 0.82037", "0.82042"} <= set(drawn_texts(chart.wide))
+    assert "RMSE 0.82037 against 0.82042" in study.answer(summary)
+    assert study.table_digits(summary) == 5
+
+
+def test_arms_that_differ_in_a_late_digit_have_labels_of_their_own(runs):
+    arm = {"mean": 0.9, "sd": 0.01, "n": 3}
+    arms = {name: arm | {"settings": {"wd": wd}} for name, wd in (("a", 0.0100001), ("b", 0.0100002))}
+    summary = made_up_summary(runs, arms=arms, baseline="a", primary="b", contrasts=[], noise_floor=None)
+    assert [study.arm_label(summary, arm) for arm in arms] == ["wd = 0.0100001", "wd = 0.0100002"]
+
+
 def test_differences_show_every_seed_and_the_noise_floor(runs, tmp_path):
     chart = study.paired_chart(page_of(made_up_summary(runs), runs, tmp_path))
     assert len(chart.data) == len(BEST)  # every value but the baseline, and the baseline again
@@ -248,6 +267,17 @@ def test_of_a_measurement_large_dots_stand_at_means_and_a_line_at_the_baselines(
     _, means = axes.collections
     assert means.get_offsets().tolist() == [[2, 0], [6, 1]]
     assert set(axes.lines[0].get_xdata()) == {6}
+
+
+def test_long_words_leave_room_for_what_they_name(runs, tmp_path):
+    name = "weight decay as the lesson has it in its notes"
+    summary, runs = with_measure(runs, title="norm of the vectors of frequent films, the most rated tenth")
+    arms = {arm: old.model_copy(update={"settings": {"rule": f"{name} {arm}"}}) for arm, old in summary.arms.items()}
+    one = page_of(summary.model_copy(update={"arms": arms}), runs, tmp_path)
+    for chart in (study.measure_chart(one, "distance"), study.paired_chart(one), study.swept_chart(one)[1]):
+        assert max(map(len, drawn_texts(chart.narrow))) < 40
+        assert any(text.endswith(" …") for text in drawn_texts(chart.narrow))
+        assert f"{name} wd=0.1" in chart.narrow, "the description has the whole name"
 
 
 def test_a_measurement_that_no_run_has_is_no_chart_and_one_that_is_not_positive_has_a_plain_axis(runs, tmp_path):
