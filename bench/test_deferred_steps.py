@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.eager import WIDTH
 from bench.harness import DEVICE, Case, Check, rounding_bound, why_not_timed
 from kernels.adam import FASTAI
+from kernels.steps import constants as step_constants
 
 pytestmark = pytest.mark.benchmark(group="deferred_steps")
 
@@ -65,7 +66,7 @@ def step_of(
         return [weight, mean, square], lambda: dense.step_(
             "adam", [weight], [grad], [mean], [square], **SETTINGS, step=T
         )
-    constants = [dense.constants("adam", **SETTINGS, step=t, decoupled=True) for t in range(1, T + 1)]
+    constants = [step_constants("adam", **SETTINGS, step=t, decay="decoupled") for t in range(1, T + 1)]
     steps, moments = deferred.step_table(constants, weight), None
     if implementation == "triton fold":
         moments = deferred.new_moments(T, FASTAI.beta2, DEVICE)

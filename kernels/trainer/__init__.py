@@ -19,8 +19,8 @@ table's size in work for a batch that reads a few rows. `mode` says what happens
   of dense from the step on at which the quadrature is accurate (`quadrature.first_foldable`); steps before it are
   replayed. SGD, momentum and RMSprop with decoupled decay fold exactly. L2 decay gives every row a gradient at every
   step: with it, only SGD folds. Rows that no batch has read decay by one factor, which is kept until somebody looks.
-- "skip", "skip momentum", "hugectr", "caffe2": what other optimizers do, for comparison. They compute something else
-  than dense Adam; see `approximations`.
+- "skip", "skip momentum", "skip decay", "hugectr", "caffe2": what other optimizers do, or a part of it, for comparison.
+  They compute something else than dense Adam; see `approximations`.
 """
 
 from __future__ import annotations
@@ -43,11 +43,17 @@ from .epoch import DONE, OWED, Batches, epoch, rooms, sides
 from .meeting import meeting, parted
 from .native import Plan, Record
 
-Mode = Literal["dense", "replay", "virtual", "skip", "skip momentum", "hugectr", "caffe2"]
+Mode = Literal["dense", "replay", "virtual", "skip", "skip momentum", "skip decay", "hugectr", "caffe2"]
 
 POINTS = {"sgd": 0, "momentum": 1, "rmsprop": 0, "adam": 2}  # of Gauss, that fold an optimizer's missed steps
 PLANES = {"sgd": 1, "momentum": 2, "rmsprop": 2, "adam": 3}
-APPROXIMATIONS = dict(zip(("skip", "skip momentum", "hugectr", "caffe2"), approximations.RULES, strict=True))
+APPROXIMATIONS = {
+    "skip": approximations.SKIP,
+    "skip momentum": approximations.SKIP_MOMENTUM,
+    "skip decay": approximations.SKIP_DECAY,
+    "hugectr": approximations.HUGECTR,
+    "caffe2": approximations.CAFFE2,
+}
 MODES = {"dense": native.DENSE, "replay": native.REPLAY, "virtual": native.VIRTUAL} | APPROXIMATIONS
 
 TOGETHER = 64  # ratings a batch from which on two threads pay
@@ -75,7 +81,7 @@ class Trainer:
         eps: added to its root; positive.
         y_range: (low, high) of the sigmoid on the score; None leaves it out.
         mode: "dense", "replay" or "virtual"; None chooses what is fastest at this size among them. Approximations of
-            Adam with decoupled decay or none: "skip", "skip momentum", "hugectr", "caffe2".
+            Adam with decoupled decay or none: "skip", "skip momentum", "skip decay", "hugectr", "caffe2".
 
     Raises:
         ValueError: arguments that do not fit.
@@ -232,7 +238,10 @@ class Trainer:
         exact = np.ascontiguousarray(self.steps[done : done + batches + 1])
         if mode == native.VIRTUAL and np.prod(exact[1:, KEEP]) < 1e-200:
             mode = native.REPLAY  # the products of decay would underflow
-        rule = None
+        rule, missed = None, exact
+        if mode == approximations.SKIP_DECAY:
+            mode, missed = native.REPLAY, exact.copy()
+            missed[:, KEEP] = 1
         if mode in approximations.RULES:
             rule = approximations.constants(exact[:, KEEP], exact[:, RATE], exact[:, BETA1], self.beta2, done)
         folds = np.empty((quadrature.rows(POINTS[self._optimizer]), batches + 1))
@@ -243,7 +252,7 @@ class Trainer:
         squares = self.beta2 ** np.arange(batches + 1.0)
         replay_before = max(0, (self.foldable_from or 0) - done)
         plan = Plan(KINDS[self._optimizer], mode, replay_before, POINTS[self._optimizer], float(self.progress[OWED]))
-        record = Record(exact.astype(dtype), exact, squares, np.arange(batches), folds, rule)
+        record = Record(exact.astype(dtype), missed.astype(dtype), exact, squares, np.arange(batches), folds, rule)
         return plan, (record, record._replace(folds=np.empty_like(folds)))
 
     def _settle(self) -> None:

@@ -6,7 +6,9 @@ the bias corrections 1 − β1^step, 1 − β2^step:
 
 - "skip": w, m and v stay, so momentum stops and nothing decays. torch.optim.SparseAdam (which has no decay), FBGEMM's
   table-batched embeddings (whose decoupled decay reaches the rows that a batch reads) and TensorFlow Addons' LazyAdam.
-- "skip momentum": w ← A·w; m and v stay. It tells apart what "skip" does by either omission.
+- "skip momentum": w ← A·w; m and v stay. It is one half of what "skip" does.
+- "skip decay": every missed step moves w by its momentum, as dense Adam's do, and none decays. It is the other half of
+  what "skip" does: with it a difference in decay alone can be told from one in momentum (claim 54).
 - "hugectr": momentum goes on over the denominator of the row's last step, in closed form:
 
       w ← A·w − lr_t/c1_z · m·(β1 + … + β1^k) / (√v/√c2_z + eps),   m ← β1^k·m,   v ← β2^k·v
@@ -40,6 +42,7 @@ import numpy as np
 from ..native import compiled
 
 SKIP, SKIP_MOMENTUM, HUGECTR, CAFFE2 = RULES = range(3, 7)  # as modes, after those of `native`
+SKIP_DECAY = 7  # is replayed, by steps that do not decay
 LOG_KEPT, LR, BETA1, C1, ROOT_C2 = range(5)
 OWED = 3  # the part of a row after w, m and v, of "caffe2"
 

@@ -46,7 +46,8 @@ class Record(NamedTuple):
     """An epoch's steps, which count from 1."""
 
     steps: Any  # [steps + 1, 9], the constants of step t in row t, of the tables' dtype
-    exact: Any  # the same in float64
+    missed: Any  # the same, of the steps that a row takes without a gradient
+    exact: Any  # those of `steps` in float64
     squares: Any  # float64[steps + 1], powers of β2
     every: Any  # int64[steps], 0, 1, …
     folds: Any  # see `..quadrature.add_step`
@@ -185,7 +186,7 @@ def catch_up(
         elif z >= t:
             continue
         elif plan.mode == REPLAY or z < plan.replay_before:
-            replay_row(table, width, r, z, t, plan.kind, record.steps)
+            replay_row(table, width, r, z, t, plan.kind, record.missed)
         else:
             late[m] = r
             at[m] = z

@@ -56,8 +56,12 @@ def by_a_plain_loop(mode, tables, users, items, ratings, wd=WD):
 
     def missed(r):
         k, kept = t - last[r], math.prod(1 - lr[j] * wd for j in range(last[r] + 1, t + 1))
-        if mode != "skip":
+        if mode not in ("skip", "skip decay"):
             w[r] *= kept
+        if mode == "skip decay":
+            for j in range(last[r] + 1, t + 1):
+                m[r], v[r] = m[r] * beta1[j], v[r] * BETA2
+                w[r] -= lr[j] / (1 - beta1[j] ** j) * m[r] / (np.sqrt(v[r]) / math.sqrt(1 - BETA2**j) + EPS)
         if mode in ("hugectr", "caffe2") and stepped[r] > 0:
             total = m[r] * sum(beta1[t] ** j for j in range(1, k + 1))
             if mode == "hugectr":
@@ -125,14 +129,14 @@ def test_float32_is_float64_but_for_rounding(mode):
     assert (trained(mode, *columns, dtype=torch.float32) - exact).norm() / exact.norm() < 1e-5
 
 
-def test_a_row_that_no_batch_reads_decays_unless_it_is_skipped():
+def test_a_row_that_no_batch_reads_decays_unless_its_decay_is_skipped():
     columns = problem(**GAPS)
     first = torch.cat([columns[0][0], columns[0][2][:, None]], 1)
     unread = ~torch.isin(torch.arange(len(first)), columns[1])
     assert unread.any()
     lr, _ = schedule(EPOCHS * len(batches(41)[0]))
     for mode in RULES:
-        left = 1.0 if mode == "skip" else math.prod(1 - lr * WD)
+        left = 1.0 if mode in ("skip", "skip decay") else math.prod(1 - lr * WD)
         torch.testing.assert_close(trained(mode, *columns)[: len(first)][unread], first[unread] * left)
 
 

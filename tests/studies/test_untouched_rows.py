@@ -17,7 +17,7 @@ from scipy import stats
 from lesson.data import Ratings, open_ratings, split
 from studies import untouched_rows, wd_sweep
 from studies.evidence.provenance import CHECKOUT
-from studies.evidence.schema import Contrast, read_summary
+from studies.evidence.schema import Contrast, Measure, Measured, read_summary
 from studies.lab.spec import Outcome, Run
 from studies.untouched_rows import STUDY
 
@@ -51,8 +51,9 @@ def test_exact_rules_stay_near_float64_and_approximate_ones_do_not(outcomes: dic
 
 def test_only_skipped_rows_keep_the_norm_they_began_with(outcomes: dict[str, Outcome]) -> None:
     never = {arm: outcome.measures["never_norm"] for arm, outcome in outcomes.items()}
-    assert never["skip"] > never["dense"]
-    assert all(norm == pytest.approx(never["dense"], rel=1e-5) for arm, norm in never.items() if arm != "skip")
+    assert never["skip"] == never["skip decay"] > never["dense"]
+    decayed = never.keys() - {"skip", "skip decay"}
+    assert all(never[arm] == pytest.approx(never["dense"], rel=1e-5) for arm in decayed)
 
 
 def test_data_without_rare_films_have_nothing_to_measure_of_them(ratings: Ratings, monkeypatch: Any) -> None:
@@ -120,7 +121,7 @@ def test_a_replicate_starts_elsewhere_on_the_same_split(ratings: Ratings, outcom
 
 def contrast(verdict: str, **differing: Any) -> Contrast:
     fields: dict[str, Any] = {
-        "arm": "skip",
+        "arm": "skip decay",
         "baseline": "dense",
         "metric": "valid_rmse",
         "difference": 0.0037,
@@ -136,12 +137,27 @@ def contrast(verdict: str, **differing: Any) -> Contrast:
     return Contrast(**fields | differing)
 
 
-@pytest.mark.parametrize("verdict", ["worse", "better", "equivalent", "inconclusive", "preview"])
-def test_claim_54_is_open_whatever_skip_does_as_no_rule_stops_decay_alone(verdict: str) -> None:
-    (found,) = untouched_rows.evidence([contrast(verdict)], False, {})
-    assert (found.claim, found.verdict) == (54, "inconclusive")
-    assert "stops the momentum of untouched rows as well as their decay" in found.text
-    assert any("stops momentum as well as decay" in limit for limit in untouched_rows.limits("data", False))
+@pytest.mark.parametrize(
+    ("interval", "n", "verdict"),
+    [
+        ((0.1, 0.13), 10, "holds"),
+        ((-0.13, -0.1), 10, "holds"),
+        ((-0.01, 0.24), 10, "inconclusive"),
+        ((0.1, 0.13), 9, "inconclusive"),
+        (None, 10, "inconclusive"),
+    ],
+)
+def test_claim_54_is_what_skipping_decay_alone_does_to_rare_films(interval: Any, n: int, verdict: str) -> None:
+    measures = {
+        name: Measure(title=name, logarithmic=False, arms={"skip decay": Measured(mean=1.0, n=n, **figures)})
+        for name, figures in {
+            "rare_norm": {"difference": interval and sum(interval) / 2, "interval": interval},
+            "rare_rmse": {},
+        }.items()
+    }
+    (found,) = untouched_rows.evidence([contrast("worse")], False, measures)
+    assert (found.claim, found.verdict) == (54, verdict)
+    assert "momentum as it is" in found.text
 
 
 def test_without_skipped_runs_nothing_is_said_of_claim_54() -> None:
