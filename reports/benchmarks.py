@@ -75,17 +75,20 @@ def lookup_evidence(benchmarks: Benchmarks) -> LedgerEvidence | None:
 
 
 def answer(benchmarks: Benchmarks) -> str:
-    """The answer in a sentence: the ratio at large, and where one-hot wins."""
+    """What was found in a sentence: the ratio at large, and where one-hot is faster than F.embedding."""
     corners = one_hot(benchmarks)
     if not corners:
         return "The one-hot product was not measured against the lookup in these benchmarks."
     slowest = max(corners, key=lambda t: t.ratio)
     wins = [t for t in corners if t.ratio_high < 1]
-    text = f"a one-hot product takes up to {numbers.times(slowest.ratio)} the lookup’s time ({corner(slowest)})"
+    text = (
+        f"A one-hot product takes up to {numbers.times(slowest.ratio)} the time of F.embedding ({corner(slowest)}), and "
+        f"less than it in {len(wins) or 'none'} of {len(corners)} corners"
+    )
     if not wins:
-        return f"Yes: {text}, and is faster in none of {len(corners)} corners."
+        return f"{text}."
     best = min(wins, key=lambda t: t.ratio)
-    return f"It depends: {text}, yet wins at {corner(best)} with {numbers.times(best.ratio)}."
+    return f"{text}, the least at {corner(best)}: {numbers.times(best.ratio)}."
 
 
 def crossover_chart(benchmarks: Benchmarks) -> Chart | None:
