@@ -86,6 +86,16 @@ def replace(_context, address, old, new):  # noqa: ARG001
 
 
 @intrinsic
+def increment(_context, address):  # noqa: ARG001
+    """Add 1 to the int32 at an address; returns what was there. What those who came before wrote is seen."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.atomic_rmw("add", _pointer(builder, arguments[0]), cgutils.int32_t(1), "acq_rel")
+
+    return types.int32(types.intp), generate
+
+
+@intrinsic
 def ticks(_context):
     """A clock, in units of its own."""
 

@@ -10,6 +10,7 @@ macOS and Windows, there is one thread.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import llvmlite.binding
 import numba
@@ -59,22 +60,17 @@ def _lent(context, builder, kind, value):
 
 
 @intrinsic
-def in_threads(typing, n, body, arguments):
-    """Call the compiled function body(*arguments) in n threads at once, or in fewer: see `team`.
-
-    Raises:
-        MemoryError: it raised, in one of them; there is nothing else that it may raise.
-    """
-    signature = body.get_call_type(typing, tuple(arguments), {})
-    ready = body.dispatcher.get_compile_result(signature)
+def _call_in_threads(typing, n, address, arguments):  # noqa: ARG001 - Numba reads the names
+    signature = types.none(*arguments)
 
     def generate(context, builder, _signature, values):
-        context.active_code_library.add_linking_library(ready.library)
-        # GNU OpenMP calls a function of one argument, the address of all there is to know: the tuple, and a failure.
-        pointer, number = cgutils.voidptr_t, cgutils.int32_t
-        place = cgutils.alloca_once(builder, ir.LiteralStructType([values[2].type, number]))
-        builder.store(values[2], cgutils.gep_inbounds(builder, place, 0, 0))
-        failed = cgutils.gep_inbounds(builder, place, 0, 1)
+        # GNU OpenMP calls a function of one argument, the address of all there is to know: the compiled function's
+        # address, the tuple, and a failure.
+        pointer, word, number = cgutils.voidptr_t, cgutils.intp_t, cgutils.int32_t
+        place = cgutils.alloca_once(builder, ir.LiteralStructType([word, values[2].type, number]))
+        builder.store(values[1], cgutils.gep_inbounds(builder, place, 0, 0))
+        builder.store(values[2], cgutils.gep_inbounds(builder, place, 0, 1))
+        failed = cgutils.gep_inbounds(builder, place, 0, 2)
         builder.store(number(0), failed)
 
         kind = ir.FunctionType(ir.VoidType(), [pointer])
@@ -82,25 +78,46 @@ def in_threads(typing, n, body, arguments):
         function.linkage = "internal"
         inner = ir.IRBuilder(function.append_basic_block())
         there = inner.bitcast(function.args[0], place.type)
-        packed = _lent(context, inner, arguments, inner.load(cgutils.gep_inbounds(inner, there, 0, 0)))
+        packed = _lent(context, inner, arguments, inner.load(cgutils.gep_inbounds(inner, there, 0, 1)))
         unpacked = cgutils.unpack_tuple(inner, packed, len(arguments))
-        status, _ = context.call_internal_no_propagate(inner, ready.fndesc, signature, unpacked)
+        body = context.call_conv.get_function_type(types.none, signature.args).as_pointer()
+        body = inner.inttoptr(inner.load(cgutils.gep_inbounds(inner, there, 0, 0)), body)
+        status, _ = context.call_conv.call_function(inner, body, types.none, signature.args, unpacked)
         with inner.if_then(status.is_error, likely=False):
-            inner.store(number(1), cgutils.gep_inbounds(inner, there, 0, 1))
+            inner.store(number(1), cgutils.gep_inbounds(inner, there, 0, 2))
         inner.ret_void()
 
-        if OPENMP:
-            kind = ir.FunctionType(ir.VoidType(), [kind.as_pointer(), pointer, number, number])
-            parallel = cgutils.get_or_insert_function(builder.module, kind, "GOMP_parallel")
-            threads = builder.trunc(values[0], number)
-            builder.call(parallel, [function, builder.bitcast(place, pointer), threads, number(0)])
-        else:
-            builder.call(function, [builder.bitcast(place, pointer)])
+        kind = ir.FunctionType(ir.VoidType(), [kind.as_pointer(), pointer, number, number])
+        parallel = cgutils.get_or_insert_function(builder.module, kind, "GOMP_parallel")
+        threads = builder.trunc(values[0], number)
+        builder.call(parallel, [function, builder.bitcast(place, pointer), threads, number(0)])
         with builder.if_then(builder.icmp_unsigned("!=", builder.load(failed), number(0)), likely=False):
             context.call_conv.return_user_exc(builder, MemoryError, ("no memory for the work of a thread",))
         return context.get_dummy_value()
 
-    return types.none(n, body, arguments), generate
+    return types.none(types.intp, types.intp, arguments), generate
+
+
+@compiled
+def _in_threads(n: int, address: int, arguments: Any) -> None:
+    _call_in_threads(n, address, arguments)
+
+
+def in_threads(n: int, body: Any, *arguments: Any) -> None:
+    """Call the compiled function body(*arguments), which returns nothing, in n threads or in fewer: see `team`.
+
+    What is done in threads is called by its address: linked into the call, it would be compiled a second time.
+
+    Raises:
+        MemoryError: it raised, in one of them; there is nothing else that it may raise.
+    """
+    if n == 1 or not OPENMP:
+        body(*arguments)
+        return
+    kinds = tuple(map(numba.typeof, arguments))
+    body.compile(kinds)  # does nothing if it has been
+    code = body.overloads[kinds]
+    _in_threads(n, code.library.get_pointer_to_function(code.fndesc.llvm_func_name), arguments)
 
 
 @compiled

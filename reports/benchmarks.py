@@ -82,8 +82,8 @@ def answer(benchmarks: Benchmarks) -> str:
     slowest = max(corners, key=lambda t: t.ratio)
     wins = [t for t in corners if t.ratio_high < 1]
     text = (
-        f"A one-hot product takes up to {numbers.times(slowest.ratio)} the time of F.embedding ({corner(slowest)}), and "
-        f"less than it in {len(wins) or 'none'} of {len(corners)} corners"
+        f"A one-hot product takes up to {numbers.times(slowest.ratio)} the time of F.embedding ({corner(slowest)}), "
+        f"and less than it in {len(wins) or 'none'} of {len(corners)} corners"
     )
     if not wins:
         return f"{text}."

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from ..instructions import flush_denormals, restore
+from ..instructions import flush_denormals, increment, restore
 from ..native import compiled, rounded, rounded_inlined
 from ..quadrature import FACTORS, KEPT, MEANS, add_step, fold, folded, new_work
 from ..steps import BETA1, EPS, KEEP, L2, RATE, REST1
-from ..threads import in_threads, team
+from ..threads import team
 
 DONE, PENDING, OLDEST, ALL = range(4)
 
@@ -87,7 +87,8 @@ def _linear_maps(first: int, t: int, steps: Any, like: Any) -> Any:
     """What the steps z+1 … t of SGD do without gradient to (w, m), as a 2×2 matrix in row z − first."""
     maps = np.empty((t - first + 1, 4), like.dtype)
     a, b, c, d = 1.0, 0.0, 0.0, 1.0
-    maps[t - first] = np.array([a, b, c, d])
+    maps[t - first, 0], maps[t - first, 1] = a, b
+    maps[t - first, 2], maps[t - first, 3] = c, d
     for z in range(t, first, -1):
         pull = steps[z, REST1] * steps[z, L2]
         beta, rate = steps[z, BETA1], steps[z, RATE]
@@ -209,26 +210,23 @@ def catch_up(planes: Any, rows: Any, last: Any, touched: Any, account: Any, plan
 
 
 @compiled
-def _catch_up_share(planes: Any, last: Any, touched: Any, t: int, oldest: int, plan: Any, record: Any) -> None:
+def flush(planes: Any, last: Any, touched: Any, account: Any, plan: Any, record: Any, count: Any) -> None:
+    """A thread's share of bringing every row up to date; see `..threads.in_threads`.
+
+    The last thread, by `count` int32[1] of those that are done, lets steps count from here.
+    """
+    t = account[PENDING]
     thread, threads = team()
     rows = np.arange(last.shape[0] * thread // threads, last.shape[0] * (thread + 1) // threads)
     work = _new_work(plan, 0, t, record[1], planes[0])
     before = flush_denormals()
-    _catch_up(planes, rows, last, touched, t, oldest, plan, record, 0, work)
+    _catch_up(planes, rows, last, touched, t, account[OLDEST], plan, record, 0, work)
     restore(before)
-
-
-@compiled
-def flush(planes: Any, last: Any, touched: Any, account: Any, plan: Any, record: Any, threads: int) -> None:
-    """Bring every row up to date, and let steps count from here."""
-    t = account[PENDING]
-    if t == 0:
-        return
-    in_threads(threads, _catch_up_share, (planes, last, touched, t, account[OLDEST], plan, record))
-    last[:] = 0
-    account[DONE] += t
-    account[PENDING] = 0
-    account[OLDEST] = 0
+    if increment(count.ctypes.data) == threads - 1:
+        last[:] = 0
+        account[DONE] += t
+        account[PENDING] = 0
+        account[OLDEST] = 0
 
 
 @compiled

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import quadrature, steps
-from ..threads import shares
+from ..threads import in_threads, shares
 from . import native
 
 FLUSHED = 1 << 24  # rows that one launch flushes
@@ -77,8 +77,10 @@ class NativeRows:
 
     def catch_up_all(self) -> None:
         """Bring every row up to date, and count steps from here."""
-        threads = shares(self.planes[0])
-        native.flush(self.planes, self.last, self.touched, self.account, self.plan, self.record, threads)
+        in_threads(
+            shares(self.planes[0]), native.flush, self.planes, self.last, self.touched, self.account, self.plan,
+            self.record, np.zeros(1, np.int32),
+        )  # fmt: skip
 
     def step(self, rows: Tensor, grads: Tensor, c: np.ndarray) -> None:
         """The next step, of constants c, see `kernels.steps`: of the distinct `rows` int64[n], gradients [n, width]."""

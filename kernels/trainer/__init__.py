@@ -37,7 +37,7 @@ from torch import Tensor
 from .. import quadrature
 from ..dot_bias.reference import YRange, check_range
 from ..steps import BETA1, KEEP, KINDS, L2, RATE, Decay, Optimizer, constants
-from ..threads import shares, threads
+from ..threads import in_threads, shares, threads
 from . import approximations, native
 from .epoch import DONE, OWED, Batches, epoch, rooms, sides
 from .meeting import meeting, parted
@@ -202,8 +202,9 @@ class Trainer:
         losses = np.empty((2, batches))
         slopes = np.empty(size, stars.dtype)
         n_threads, place = self._n_threads(batch_size), meeting()
-        epoch(
-            n_threads, place, sides(self.tables, self.accounts, ids, size, width), rooms(size, width, stars.dtype),
+        in_threads(
+            n_threads, epoch, place, sides(self.tables, self.accounts, ids, size, width),
+            rooms(size, width, stars.dtype),
             Batches(stars, order, batch_size, slopes, losses), plan, records, self.model, self.progress,
         )  # fmt: skip
         if parted(place):
@@ -257,8 +258,10 @@ class Trainer:
 
     def _settle(self) -> None:
         if self.progress[OWED] != 1:
-            in_threads = tuple(shares(table) for table in self.tables)
-            native.settle(self.tables, self.n_factors + 1, self.accounts, self.progress[OWED:], in_threads)
+            in_threads(
+                max(map(shares, self.tables)), native.settle, self.tables, self.n_factors + 1, self.accounts,
+                self.tables[0].dtype.type(self.progress[OWED]), self.progress[OWED:], np.zeros(1, np.int32),
+            )  # fmt: skip
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """User weights, item weights, user biases, item biases: views of the trainer's tables, not contiguous.

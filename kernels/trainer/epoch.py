@@ -14,7 +14,6 @@ import numpy as np
 from ..instructions import flush_denormals, restore, ticks
 from ..native import compiled, inlined
 from ..quadrature import FADES, KEPT, add_step, oldest_live
-from ..threads import in_threads
 from .meeting import asked, close, come, let_in, meet, parting
 from .native import (
     BLOCK,
@@ -147,12 +146,23 @@ def _catch_up(
 
 
 @compiled
-def _take_part(
-    meeting: Any, both: Any, rooms: Any, batches: Any, plan: Any, records: Any, model: Any
+def epoch(
+    meeting: Any, both: Any, rooms: Any, batches: Any, plan: Any, records: Any, model: Any, progress: Any
 ) -> None:  # fmt: skip
-    """The first thread that comes goes through all batches, alone until another one comes.
+    """A thread's part of an epoch: every batch, the steps missed at its end, and what was done; see `in_threads`.
 
-    Thread 0 has users, and the first half of a batch's scores; thread 1 has the rest, or thread 0 while it is alone.
+    The first thread that comes goes through all batches, alone until another one comes. Thread 0 has users, and the
+    first half of a batch's scores; thread 1 has the rest, or thread 0 while it is alone.
+
+    Args:
+        meeting: of the two; see `meeting`.
+        both: `sides`, of users and items.
+        rooms: of the threads. All memory is there before they begin: they wait for each other.
+        batches: the ratings; the sum of their losses gets the mean squared error of each batch before its step.
+        plan: how steps are taken.
+        records: of them, the same for each thread, but for the folds: room for its own.
+        model: the number of factors; whether there is a range, its low end and its width.
+        progress: float64[2], steps DONE, and what rows that no batch has read are OWED; thread 0 brings it up to date.
     """
     thread, first = come(meeting)
     if first == 0:
@@ -224,27 +234,8 @@ def _take_part(
             _catch_up(side, last, True, begin, end, width, oldest, rooms[thread], plan, record)
     if not alone:
         meet(meeting, thread, last, since)
+    if thread == 0:
+        progress[DONE] += last
+        if plan.mode == VIRTUAL:
+            progress[OWED] *= record.folds[KEPT, last]
     restore(before)
-
-
-@compiled
-def epoch(
-    threads: int, meeting: Any, both: Any, rooms: Any, batches: Any, plan: Any, records: Any, model: Any, progress: Any
-) -> None:  # fmt: skip
-    """Every batch of an epoch, and the steps missed at its end: all of it, and its progress, before Python goes on.
-
-    Args:
-        threads: 1 or 2.
-        meeting: of the two; see `meeting`.
-        both: `sides`, of users and items.
-        rooms: of the threads. All memory is there before they begin: they wait for each other.
-        batches: the ratings; the sum of their losses gets the mean squared error of each batch before its step.
-        plan: how steps are taken.
-        records: of them, the same for each thread, but for the folds: room for its own.
-        model: the number of factors; whether there is a range, its low end and its width.
-        progress: float64[2], steps DONE, and what rows that no batch has read are OWED.
-    """
-    in_threads(threads, _take_part, (meeting, both, rooms, batches, plan, records, model))
-    if plan.mode == VIRTUAL:
-        progress[OWED] *= records[0].folds[KEPT, batches.losses.shape[1]]
-    progress[DONE] += batches.losses.shape[1]

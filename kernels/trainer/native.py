@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..dot_bias.native import sigmoid
-from ..instructions import fetch, fetch_part, flush_denormals, restore
+from ..instructions import fetch, fetch_part, flush_denormals, increment, restore
 from ..native import compiled, rounded, rounded_inlined
 from ..quadrature import CENTER, KEPT, MEANS, MOMENTS, folded, fraction, two_points
 from ..steps import EPS, Kind
-from ..threads import in_threads, team
+from ..threads import team
 from . import approximations
 
 DENSE, REPLAY, VIRTUAL = range(3)
@@ -225,26 +225,25 @@ def catch_up_all(
 
 
 @compiled
-def _settle(table: Any, width: int, account: Any, owed: Any) -> None:
+def settle(tables: Any, width: int, accounts: Any, factor: Any, owed: Any, count: Any) -> None:
+    """A thread's share of letting the rows that no batch has read decay by `factor`; see `..threads.in_threads`.
+
+    It is owed[0] in the tables' dtype, and the last thread, by `count` int32[1] of those that are done, sets that to 1.
+    """
     before = flush_denormals()
     thread, threads = team()
-    first, end = table.shape[0] * thread // threads, table.shape[0] * (thread + 1) // threads
-    for r in range(first, end):
-        if r + AHEAD < end and account[r + AHEAD, SLOT] == NEVER:
-            fetch_part(table, r + AHEAD, width * table.itemsize)
-        if account[r, SLOT] == NEVER:
-            for k in range(width):
-                table[r, k] *= owed
-    restore(before)
-
-
-@compiled
-def settle(tables: Any, width: int, accounts: Any, owed: Any, threads: Any) -> None:
-    """Let the rows that no batch has read decay by what they are owed, owed[0]; that is nothing afterwards."""
     for side in range(2):
-        factor = tables[side].dtype.type(owed[0])
-        in_threads(threads[side], _settle, (tables[side], width, accounts[side], factor))
-    owed[0] = 1
+        table, account = tables[side], accounts[side]
+        first, end = table.shape[0] * thread // threads, table.shape[0] * (thread + 1) // threads
+        for r in range(first, end):
+            if r + AHEAD < end and account[r + AHEAD, SLOT] == NEVER:
+                fetch_part(table, r + AHEAD, width * table.itemsize)
+            if account[r, SLOT] == NEVER:
+                for k in range(width):
+                    table[r, k] *= factor
+    if increment(count.ctypes.data) == threads - 1:
+        owed[0] = 1
+    restore(before)
 
 
 @compiled

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels import threads
-from kernels.instructions import flush_denormals, restore
+from kernels.instructions import flush_denormals, increment, restore
 from kernels.threads import in_threads, shares, team
 from kernels.trainer.meeting import asked, close, come, let_in, meet, meeting, parted, parting
 
@@ -49,16 +49,11 @@ def sign(numbers, nested):
     numbers[thread] = n
 
 
-@numba.njit(nogil=True)
-def signed_by(n, numbers, table):
-    in_threads(n, sign, (numbers, (table,)))
-
-
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_threads_share_out_a_table_and_know_how_many_they_are(n):
     for rows in (0, 1, 1000):
         numbers, table = np.zeros(4, np.int64), np.zeros((rows, 2))
-        signed_by(n, numbers, table)
+        in_threads(n, sign, numbers, (table,))
         team = np.count_nonzero(numbers)
         assert 1 <= team <= n
         assert (numbers[:team] == team).all()
@@ -67,16 +62,26 @@ def test_threads_share_out_a_table_and_know_how_many_they_are(n):
         assert team == n
 
 
+@numba.njit(nogil=True)
+def add_up(written, count, total):
+    thread, n = team()
+    written[thread] = 1
+    if increment(count.ctypes.data) == n - 1:
+        total[0] = written.sum()
+
+
+def test_the_last_thread_to_count_sees_what_all_others_wrote():
+    for _ in range(200):
+        written, count, total = np.zeros(8), np.zeros(1, np.int32), np.zeros(1)
+        in_threads(3, add_up, written, count, total)
+        assert total[0] == count[0] >= 1
+
+
 def test_without_openmp_one_thread_does_it_all(monkeypatch):
     monkeypatch.setattr(threads, "OPENMP", False)
     assert threads.threads() == 1
-
-    @numba.njit
-    def run(numbers, table):
-        in_threads(2, sign, (numbers, (table,)))
-
     numbers, table = np.zeros(4, np.int64), np.zeros((10, 2))
-    run(numbers, table)
+    in_threads(2, sign, numbers, (table,))
     assert numbers.tolist() == [1, 0, 0, 0]
     assert (table == 1).all()
 
@@ -171,13 +176,8 @@ def ask_for(size, flags):
     flags[team()[0]] = np.empty(size, np.uint8).size
 
 
-@numba.njit(nogil=True)
-def asked_by(n, size, flags):
-    in_threads(n, ask_for, (size, flags))
-
-
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_thread_without_memory_is_an_error(n):
-    asked_by(n, 10, np.zeros(2, np.int64))
-    with pytest.raises(MemoryError, match="no memory for the work of a thread"):
-        asked_by(n, 1 << 60, np.zeros(2, np.int64))
+    in_threads(n, ask_for, 10, np.zeros(2, np.int64))
+    with pytest.raises(MemoryError):
+        in_threads(n, ask_for, 1 << 60, np.zeros(2, np.int64))
