@@ -1,4 +1,4 @@
-"""How arms are compared: paired differences, intervals, sign flips, Holm, and the verdict of a contrast.
+"""How arms are described: paired differences, intervals, sign flips, Holm. `outcomes` judges parts.
 
 All differences are arm − baseline, one for each seed that both arms ran. An interval that the data do not
 bound (one pair, or too few for sign flips) is (−inf, inf).
@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from studies.evidence.schema import Contrast, ContrastVerdict, NoiseFloor
+from studies.evidence.parts import Better
+from studies.evidence.schema import Contrast, NoiseFloor
 
-Direction = Literal["minimize", "maximize"]
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
 
-ALPHA = 0.05
-MIN_PAIRS = 10  # fewer are a preview: five seeds can never reach p < .05 by sign flips
 EXACT_PAIRS = 20  # up to here all 2^n sign flips are counted
 SAMPLED_FLIPS = 99_999
 SKEWED = 1.0  # 95 % t intervals cover .94 at this skewness and .90 at 2 (n = 10)
@@ -39,7 +36,7 @@ def t_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
     return _mean_interval(d, 1 / max(d.size, 1), level)
 
 
-def corrected_interval(differences: ArrayLike, n_train: int, n_valid: int, level: float = 0.95) -> Interval:
+def corrected_interval(differences: ArrayLike, overlap: float, level: float = 0.95) -> Interval:
     """The t interval for data like this: wider, because re-splits of one data set overlap.
 
     The variance of the mean is s²·(1/n + n_valid/n_train) (Nadeau & Bengio 2003, Inference for the
@@ -47,14 +44,13 @@ def corrected_interval(differences: ArrayLike, n_train: int, n_valid: int, level
 
     Args:
         differences: float[n].
-        n_train: rows trained on in each split.
-        n_valid: rows validated on in each split.
+        overlap: n_valid/n_train, the rows validated on over those trained on in each split.
         level: the coverage.
     """
-    if n_train <= 0 or n_valid <= 0:
-        raise ValueError(f"a split needs rows on both sides: {n_train=}, {n_valid=}")
+    if not 0 < overlap < math.inf:
+        raise ValueError(f"a split needs rows on both sides: n_valid/n_train is {overlap}")
     d = _floats(differences)
-    return _mean_interval(d, 1 / max(d.size, 1) + n_valid / n_train, level)
+    return _mean_interval(d, 1 / max(d.size, 1) + overlap, level)
 
 
 def sign_flip_p(differences: ArrayLike) -> float:
@@ -96,16 +92,16 @@ def sign_flip_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
     return float(means[outside - 1]), float(means[-outside])
 
 
-def probability_of_improvement(differences: ArrayLike, direction: Direction) -> float:
+def probability_of_improvement(differences: ArrayLike, better: Better) -> float:
     """The share of pairs in which the arm is better, ties counting half; ½ without pairs.
 
     Args:
         differences: float[n]; infinite ones allowed.
-        direction: whether smaller or larger values of the metric are better.
+        better: which way of the metric is better.
     """
     d = np.asarray(differences, dtype=np.float64)
-    better = d < 0 if direction == "minimize" else d > 0
-    return float(np.mean(better + 0.5 * (d == 0))) if d.size else 0.5
+    improved = d < 0 if better == "lower" else d > 0
+    return float(np.mean(improved + 0.5 * (d == 0))) if d.size else 0.5
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -113,7 +109,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
 
 
-def expected_best_of_k(values: ArrayLike, direction: Direction) -> list[float]:
+def expected_best_of_k(values: ArrayLike, better: Better) -> list[float]:
     """The expected best of k trials drawn without replacement, for k = 1 … n.
 
     The unbiased estimator; drawing with replacement (Dodge et al. 2019, Show your work) is biased towards worse
@@ -121,10 +117,10 @@ def expected_best_of_k(values: ArrayLike, direction: Direction) -> list[float]:
 
     Args:
         values: float[n], finite: a diverged trial enters with the worst value the search gave it.
-        direction: whether smaller or larger values are better.
+        better: which way of the metric is better.
     """
     best_first = np.sort(_floats(values))
-    if direction == "maximize":
+    if better == "higher":
         best_first = best_first[::-1]
     n = best_first.size
     rank = np.arange(n - 1)
@@ -154,26 +150,20 @@ def noise_floor(arm: str, runs: Mapping[int, float | None], again: Mapping[int, 
     return NoiseFloor(arm=arm, n=d.size, difference=float(d.mean()), interval=t_interval(d), sd=float(d.std(ddof=1)))
 
 
-def judge(
+def describe(
     values: Mapping[str, Mapping[int, float | None]],
     *,
     baseline: str,
     metric: str,
-    direction: Direction,
-    smallest_effect: float,
-    n_train: int,
-    n_valid: int,
+    better: Better | None,
+    overlap: Mapping[str, float] | None = None,
 ) -> list[Contrast]:
-    """Compare every arm with the baseline, paired by seed.
+    """Every arm beside the baseline, paired by seed. It judges nothing: `outcomes` does, part by part.
 
-    Better or worse needs a Holm p below .05 and a 95 % t interval away from 0; such a difference is negligible
-    where the whole interval lies within ± the smallest effect. Equivalent needs the 90 % t interval within
-    ± the smallest effect. Fewer than ten pairs are a preview, whatever they say.
-
-    Where a run diverged there is no mean. p is then that of the Wilcoxon signed-rank statistic, a diverged run
-    being worse than any other, two diverged runs a tie: it needs only an order, and unlike a plain sign test
-    it still weighs the pairs that did finish. It is calculated by flipping the signs of the ranks, which is exact
-    under ties too.
+    p is corrected over the arms by Holm. Where a run diverged there is no mean, and p is that of the Wilcoxon
+    signed-rank statistic, a diverged run being worse than any other, two diverged runs a tie: it needs only an order,
+    and unlike a plain sign test it still weighs the pairs that did finish. It is calculated by flipping the signs of
+    the ranks, which is exact under ties too.
 
     Where the differences are skewed (|skewness| > 1) the sign-flip interval stands beside the t interval.
 
@@ -182,65 +172,47 @@ def judge(
             two arms ran are left out.
         baseline: the arm compared with.
         metric: the metric's name.
-        direction: whether smaller or larger values are better.
-        smallest_effect: the smallest difference worth knowing, in the metric's unit.
-        n_train: rows trained on in each split.
-        n_valid: rows validated on in each split.
+        better: which way of the metric is better, if either.
+        overlap: n_valid/n_train by arm, where the seeds re-split one data set; None where their data do not overlap.
 
     Returns:
         A contrast for each arm but the baseline, in the order of `values`.
     """
     if baseline not in values:
         raise ValueError(f"no baseline arm {baseline!r} among {', '.join(values)}")
-    if smallest_effect < 0:
-        raise ValueError(f"the smallest effect is a size, so not negative: {smallest_effect=}")
     arms = [arm for arm in values if arm != baseline]
     pairs = [_paired(values[arm], values[baseline]) for arm in arms]
-    scores = [_score(ours, theirs, direction) for ours, theirs in pairs]
+    scores = [_score(ours, theirs, better) for ours, theirs in pairs]
     p_values = [sign_flip_p(score) for score in scores]
     contrasts = []
     for arm, (ours, theirs), score, p, p_holm in zip(arms, pairs, scores, p_values, holm(p_values), strict=True):
         diverged = int(np.isnan(ours).sum()), int(np.isnan(theirs).sum())
         d = np.empty(0) if any(diverged) else ours - theirs
-        interval = t_interval(d)
-        skewness = _skewness(d)
-        skewed = skewness is not None and abs(skewness) > SKEWED
-        verdict = _verdict(score, p_holm, d, smallest_effect)
+        skewed = skewness(d)
+        ratio = max(overlap[arm], overlap[baseline]) if overlap else None
         contrasts.append(
             Contrast(
                 arm=arm,
                 baseline=baseline,
                 metric=metric,
                 difference=float(d.mean()) if d.size else None,
-                interval=_bounded(interval),
-                interval_corrected=_bounded(corrected_interval(d, n_train, n_valid)),
-                interval_sign_flip=_bounded(sign_flip_interval(d)) if skewed else None,
+                interval=_bounded(t_interval(d)),
+                interval_corrected=None if ratio is None else _bounded(corrected_interval(d, ratio)),
+                interval_sign_flip=_bounded(sign_flip_interval(d)) if skewed and abs(skewed) > SKEWED else None,
                 n=ours.size,
                 diverged=diverged,
                 p=p,
                 p_holm=p_holm,
-                probability_of_improvement=probability_of_improvement(score, "minimize"),
-                skewness=skewness,
-                verdict=verdict,
-                negligible=verdict in ("better", "worse") and _within(interval, smallest_effect),
+                probability_of_improvement=probability_of_improvement(score, "lower") if better else None,
+                skewness=skewed,
             )
         )
     return contrasts
 
 
-def _verdict(score: Floats, p_holm: float, differences: Floats, smallest_effect: float) -> ContrastVerdict:
-    if score.size < MIN_PAIRS:
-        return "preview"
-    low, high = t_interval(differences)
-    ranks_alone = differences.size == 0
-    if p_holm < ALPHA and (ranks_alone or low > 0 or high < 0):
-        return "better" if score.sum() < 0 else "worse"
-    return "equivalent" if _within(t_interval(differences, 0.9), smallest_effect) else "inconclusive"
-
-
-def _score(ours: Floats, theirs: Floats, direction: Direction) -> Floats:
+def _score(ours: Floats, theirs: Floats, better: Better | None) -> Floats:
     """What the signs are flipped of, negative where the arm is better: differences, or ranks if a run diverged."""
-    d = ours - theirs if direction == "minimize" else theirs - ours
+    d = theirs - ours if better == "higher" else ours - theirs
     if not np.isnan(d).any():
         return d
     d[np.isnan(ours)] = math.inf
@@ -279,16 +251,12 @@ def _mean_interval(d: Floats, variance_factor: float, level: float) -> Interval:
     return float(d.mean() - half), float(d.mean() + half)
 
 
-def _skewness(d: Floats) -> float | None:
+def skewness(d: Floats) -> float | None:
     """Adjusted Fisher–Pearson skewness; None below three values or where they are all but equal."""
     if d.size < 3 or np.ptp(d) <= 1e-9 * np.abs(d).max():
         return None
     skewness = float(stats.skew(d / np.abs(d).max(), bias=False))
     return skewness if math.isfinite(skewness) else None
-
-
-def _within(interval: Interval, effect: float) -> bool:
-    return -effect <= interval[0] and interval[1] <= effect
 
 
 def _bounded(interval: Interval) -> Interval | None:
