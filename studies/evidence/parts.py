@@ -28,12 +28,15 @@ class Metric:
             arm's mean ("0.2 %"). None: it is described and never judged.
         logarithmic: whether it spans decades, so that its axis should. Ratios and times are judged by their
             logarithm: let the run measure that, and say so in the title.
+        resplit: whether it is measured on a split's validation rows, so that it speaks of data like these only by an
+            interval that allows for overlapping splits. False for times, memory and norms.
     """
 
     title: str
     better: Better | None = None
     smallest: float | str | None = None
     logarithmic: bool = False
+    resplit: bool = True
 
     def __post_init__(self) -> None:
         if self.better not in (None, *get_args(Better)):
@@ -175,7 +178,9 @@ def declared(part: Part, metrics: Mapping[str, Metric]) -> str:
     name = metric_of(part, metrics)
     metric = metrics[name]
     weights = {arm: float(weight) for arm, weight in part.weights.items()}
-    return digest([part.id, weights, part.form, name, part.against, part.by, metric.better, metric.smallest])
+    return digest(
+        [part.id, weights, part.form, name, part.against, part.by, metric.better, metric.smallest, metric.resplit]
+    )
 
 
 def check_parts(parts: Sequence[Part], arms: Iterable[str], metrics: Mapping[str, Metric]) -> None:

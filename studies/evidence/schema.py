@@ -308,8 +308,12 @@ class Tuning(Record):
 
 
 class DataUsed(Record):
-    """The data set: what it is, how large in which unit ({"ratings": 100_000, "users": 943}), under which terms."""
+    """The data set: what it is, how large in which unit ({"ratings": 100_000, "users": 943}), under which terms.
 
+    `key` is its name in the catalog, by which claims ask for it; `name` what a reader calls it.
+    """
+
+    key: str
     name: str
     checksum: str
     size: dict[str, Count]
