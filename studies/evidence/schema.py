@@ -37,7 +37,7 @@ FEW_SEEDS: Final = 20  # below it a verdict is preliminary
 
 Protocol = Literal["as stated", "stand-in"]
 Outcome = Literal["yes", "no", "inconclusive"]
-IntervalKind = Literal["corrected t", "t", "bootstrap t", "Johnson t", "median", "none", "one run"]
+IntervalKind = Literal["corrected t", "t", "bootstrap t", "median", "one run", "none"]
 Reason = Literal[
     "by more than 0",
     "by less than m",
@@ -53,6 +53,7 @@ Reason = Literal[
     "no difference beyond m",
     "no rival better by m",
     "a rival better by m",
+    "not after correction over the rivals",
     "the interval reaches the margin",
     "too few seeds",
     "divergence in a part of several arms",
@@ -205,7 +206,8 @@ class Measure(Record):
 class Found(Record):
     """A number with its deciding interval and what follows from it. + is good: see `parts.Part`.
 
-    `estimate` is null where it is infinite or nothing was measured; a null end is unbounded. `n` counts the seeds that
+    `estimate` is null where it is infinite or nothing was measured. An end that is infinite is null: an arm that failed
+    in most seeds is infinitely worse, at both ends. `n` counts the seeds that
     decide; of them `diverged` and `missed` count those with a run that did. `dropped` are further seeds in which every
     arm diverged or missed.
     """
