@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import string
 import tomllib
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Note = Literal["A", "B"]
-Kind = Literal["exact", "measured", "cited"]
+Kind = Literal["exact", "measured", "cited", "by construction"]
+Role = Literal["core", "extra", "weaker"]
 Topic = Literal[
     "Framing",
     "Fine-tuning",
@@ -45,13 +47,72 @@ class _Entry(BaseModel):
         return " · ".join(f"{note}: {heading}" for note, heading in self.sections.items())
 
 
-class Claim(_Entry):
-    """One claim of the lesson. `check` says how it is put to the test."""
+class ClaimPart(BaseModel):
+    """One sentence of a claim.
 
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)]
+    Attributes:
+        id: "48", or "47a" where the claim has several.
+        kind: what decides it.
+        role: "core"; "extra": ours, shown, never changes the verdict; "weaker": the true form of a false sentence.
+        says: the sentence.
+        check: how it is put to the test.
+        conditions: the data sets its check asks for, by their names in the catalog; any one where there are none.
+        source: what is cited.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    kind: Kind
+    role: Role = "core"
+    says: Text
+    check: Text
+    conditions: tuple[Text, ...] = ()
+    source: Text | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.kind in ("cited", "by construction") and self.source is None:
+            raise ValueError(f"part {self.id}: {self.kind} needs a source")
+        if self.conditions and self.kind != "measured":
+            raise ValueError(f"part {self.id}: conditions are for measured parts; this one is {self.kind}")
+        return self
+
+
+class Claim(_Entry):
+    """One claim of the lesson: its sentences are `parts`. A claim of one sentence is its own part."""
+
     topic: Topic
     claim: Text
-    check: Text
+    parts: Annotated[tuple[ClaimPart, ...], Field(alias="part", min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _its_own_part(cls, entry: Any) -> Any:
+        if not isinstance(entry, dict) or "part" in entry:
+            return entry
+        own = {key: entry[key] for key in ("kind", "role", "check", "conditions", "source") if key in entry}
+        rest = {key: value for key, value in entry.items() if key not in own}
+        return rest | {"part": [own | {"id": str(entry.get("id")), "says": entry.get("claim")}]}
+
+    @model_validator(mode="after")
+    def _lettered(self) -> Self:
+        letters = string.ascii_lowercase[: len(self.parts)] if len(self.parts) > 1 else [""]
+        if [part.id for part in self.parts] != [f"{self.id}{letter}" for letter in letters]:
+            raise ValueError(f"claim {self.id}: its parts are {', '.join(part.id for part in self.parts)}")
+        if all(part.role != "core" for part in self.parts):
+            raise ValueError(f"claim {self.id}: no part of it is core")
+        return self
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What decides its parts, each kind once."""
+        return tuple(dict.fromkeys(part.kind for part in self.parts))
+
+    @property
+    def check(self) -> str:
+        """How it is put to the test, part by part."""
+        return " ".join(part.check for part in self.parts)
 
 
 class Slip(_Entry):
@@ -71,6 +132,11 @@ def load_claims() -> list[Claim]:
     claims = [Claim.model_validate(entry) for entry in _read()["claim"]]
     _require_ids("claim", claims, N_CLAIMS)
     return claims
+
+
+def load_parts() -> dict[str, ClaimPart]:
+    """The parts of all claims, by id."""
+    return {part.id: part for claim in load_claims() for part in claim.parts}
 
 
 def load_slips() -> list[Slip]:

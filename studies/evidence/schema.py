@@ -1,33 +1,64 @@
 """What a study leaves behind: `summary.json`, beside `runs.parquet` and `curves.parquet`.
 
-`runs.parquet` has a row a run: `key` (str, the run's hash), `arm` (str), `kind` ("run", "again" for the
-noise floor, "tuning"), `seed` (int), the arm's settings as columns (here `wd`, `lr`), `valid_rmse` (float,
-null where the run diverged), `diverged` (bool), `seconds` (float), `backend`, `threads`, `commit`, and a column
-for each further measurement.
+They lie in `results/STUDY/DATA/PROFILE/`.
 
-`curves.parquet` has a row a run and epoch: `key`, `arm`, `kind`, `seed`, `epoch` (1-based),
-`train_loss`, `valid_loss` (mean squared errors; `train_loss` is the mean over the epoch's batches).
+`runs.parquet` has a row a run: `key` (str, the run's hash), `arm` (str), `kind` ("run", "again" for the noise floor,
+"tuning"), `seed` (int), `data` (str, its checksum), the arm's settings as `setting.NAME`, what it measured as
+`metric.NAME` (float; null where it missed, diverged or had nothing to measure), `diverged` (bool), `seconds` (float),
+`n_train`, `n_valid` (int), `device` (str), `threads` (int) and `commit` (str).
+
+`curves.parquet` has a row a run, curve and place: `key`, `arm`, `kind`, `seed`, `x` (float, on the axis that the
+summary names), `curve` (str) and `value` (float).
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import string
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from studies.evidence.outside import printable
+from studies.evidence.parts import Better, Form
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 SUMMARY, RUNS, CURVES = "summary.json", "runs.parquet", "curves.parquet"
+FOLDERS: Final = 4  # below the results' folder: one of the user's, then STUDY/DATA/PROFILE
+CUSTOM: Final = "custom"  # the profile of other seeds, values or trials than declared
+FEW_SEEDS: Final = 20  # below it a verdict is preliminary
 
-ContrastVerdict = Literal["better", "worse", "equivalent", "inconclusive", "preview"]
-LedgerVerdict = Literal["true", "false", "holds", "fails", "depends", "inconclusive", "cited", "not run"]
+Protocol = Literal["as stated", "stand-in"]
+Outcome = Literal["yes", "no", "inconclusive"]
+IntervalKind = Literal["corrected t", "t", "bootstrap t", "median", "one run", "none"]
+Reason = Literal[
+    "by more than 0",
+    "by less than m",
+    "by more than m",
+    "reversed",
+    "worse by more than m",
+    "less than m",
+    "within m",
+    "not worse by m",
+    "differs",
+    "differs by less than m",
+    "differs by more than m",
+    "no difference beyond m",
+    "no rival better by m",
+    "a rival better by m",
+    "not after correction over the rivals",
+    "the interval reaches the margin",
+    "too few seeds",
+    "divergence in a part of several arms",
+    "nothing measured",
+]
 
 
 class ResultsError(ValueError):
@@ -76,28 +107,53 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class Arm(Record):
-    """One arm over its seeds. `mean` and `sd` are of the runs that did not diverge; null where none is left."""
+class MetricUsed(Record):
+    """A metric as it was declared (`parts.Metric`)."""
+
+    title: str
+    better: Better | None
+    smallest: float | str | None
+    logarithmic: bool = False
+
+
+class Measurement(Record):
+    """A metric over the runs of an arm that have it: n of them. Null is what no run has measured."""
 
     mean: float | None
     sd: Size | None
     n: Count
-    diverged: Count = 0
+
+
+class Arm(Record):
+    """One arm over its seeds: n runs, of which some diverged and others missed their target on the first metric.
+
+    `n_train` and `n_valid` are rows of its largest split; null where there are none.
+    """
+
     settings: dict[str, float | Whole | str | bool]
+    n: Count
+    diverged: Count = 0
+    missed: Count = 0
+    n_train: Positive | None = None
+    n_valid: Positive | None = None
+    metrics: dict[str, Measurement]
 
     @model_validator(mode="after")
     def _counted(self) -> Self:
         _require_among(self.n, self.diverged)
+        for name, measurement in self.metrics.items():
+            if measurement.n > self.n:
+                raise ValueError(f"{measurement.n} of {self.n} runs have measured {name}")
         return self
 
 
 class Contrast(Record):
-    """Arm − baseline, paired by seed.
+    """Arm − baseline on the first metric, paired by seed: description, which judges nothing.
 
-    `p` is the sign-flip p-value of this contrast alone, `p_holm` the one that judges, corrected over arms.
-    `interval` is the 95 % t interval for this data set re-split and re-seeded; `interval_corrected` the wider
-    one for data like this (Nadeau & Bengio 2003). `difference` and the intervals are null where a run diverged:
-    then `p` is rank-based. `diverged` counts the runs of the arm and of the baseline.
+    `p` is the sign-flip p-value of this contrast alone, `p_holm` corrected over arms. `interval` is the 95 % t interval
+    for this data set re-split and re-seeded; `interval_corrected` the wider one for data like this (Nadeau & Bengio
+    2003), null where splits do not overlap. `difference` and the intervals are null where a run diverged: then `p` is
+    rank-based. `diverged` counts the runs of the arm and of the baseline.
     """
 
     arm: str
@@ -111,10 +167,8 @@ class Contrast(Record):
     diverged: tuple[Count, Count] = (0, 0)
     p: Share
     p_holm: Share
-    probability_of_improvement: Share
+    probability_of_improvement: Share | None
     skewness: float | None
-    verdict: ContrastVerdict
-    negligible: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -142,11 +196,89 @@ class Measured(Record):
 
 
 class Measure(Record):
-    """A further measurement by arm: described, never judged. It is shown on a logarithmic axis if it spans decades."""
+    """A further metric by arm, as differences from the baseline. Its axis is logarithmic if it spans decades."""
 
     title: str
     logarithmic: bool
     arms: dict[str, Measured]
+
+
+class Found(Record):
+    """A number with its deciding interval and what follows from it. + is good: see `parts.Part`.
+
+    `estimate` is null where it is infinite or nothing was measured. An end that is infinite is null: an arm that failed
+    in most seeds is infinitely worse, at both ends. `n` counts the seeds that
+    decide; of them `diverged` and `missed` count those with a run that did. `dropped` are further seeds in which every
+    arm diverged or missed.
+    """
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    n: Count
+    diverged: Count = 0
+    missed: Count = 0
+    dropped: Count = 0
+    interval: IntervalKind
+    outcome: Outcome
+    reason: Reason
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        ends = (-math.inf if self.low is None else self.low, math.inf if self.high is None else self.high)
+        require_inside("estimate", self.estimate, _ordered(ends))
+        return self
+
+
+class Rival(Found):
+    """One rival of a part of the form "best"."""
+
+    arm: str
+
+
+class PartFound(Found):
+    """What a study, a benchmark or a comparison found of a part. The figures of "best" are those of its worst rival.
+
+    Attributes:
+        part: its id; "" where no claim asks.
+        says: its sentence.
+        form: what it was held to.
+        by: by more than the margin.
+        metric: its name.
+        better: which way of the metric scores as +.
+        weights: by arm.
+        against: the value subtracted.
+        margin: in the metric's unit; null where a share has nothing to be a share of.
+        rivals: of the form "best", one for each.
+        expected_half_width: after the quick profile, of the regular one's interval; null otherwise.
+        declared: digest of the declaration at the first run.
+        changed: whether it was declared, or changed, after a first look at results.
+    """
+
+    part: str
+    says: str
+    form: Form
+    by: bool = False
+    metric: str
+    better: Better
+    weights: dict[str, float]
+    against: float = 0.0
+    margin: Size | None
+    rivals: list[Rival] = []
+    expected_half_width: Size | None = None
+    declared: str
+    changed: bool = False
+
+    @property
+    def claim(self) -> int | None:
+        """The claim's id: 47 of "47a"."""
+        digits = self.part.rstrip(string.ascii_lowercase)
+        return int(digits) if digits else None
+
+    @property
+    def reaches_margin(self) -> bool:
+        """Whether it holds, and yet the interval leaves open that the effect is less than the margin."""
+        return self.outcome == "yes" and self.reason == "by more than 0"
 
 
 class NoiseFloor(Record):
@@ -165,33 +297,28 @@ class NoiseFloor(Record):
 
 
 class Tuning(Record):
-    """How the rate was chosen for one arm: all its trials, and the expected best of the first k."""
+    """How settings were chosen for one arm: all its trials, and the expected best of the first k.
+
+    `on_edge` names the settings whose choice lies at an end of what was tried.
+    """
 
     arm: str
     chosen: dict[str, float]
-    on_edge: bool
+    on_edge: list[str] = []
     trials: list[dict[str, float | None]]
     best_of_k: list[float]
 
 
-class Evidence(Record):
-    """What this study says of one claim."""
-
-    claim: Whole
-    verdict: LedgerVerdict
-    text: str
-
-
 class DataUsed(Record):
-    """The data set of a study: what it is, how it is split, under which terms."""
+    """The data set: what it is, how large in which unit ({"ratings": 100_000, "users": 943}), under which terms.
 
+    `key` is its name in the catalog, by which claims ask for it; `name` what a reader calls it.
+    """
+
+    key: str
     name: str
     checksum: str
-    ratings: Positive
-    users: Positive
-    items: Positive
-    n_train: Positive
-    n_valid: Positive
+    size: dict[str, Count]
     terms: str | None = None
     citation: str | None = None
 
@@ -209,7 +336,7 @@ class Provenance(Record):
     commits: list[str | None]
     spec_hash: str
     recipe: Whole
-    backend: str
+    backend: str | None = None
     threads: Positive
     workers: Positive
     seeds: list[Whole]
@@ -227,38 +354,74 @@ class Provenance(Record):
 
 
 class Summary(Record):
-    """The whole result of a study, as `summary.json` holds it."""
+    """The whole result of a study on one data set, as `summary.json` holds it.
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    Attributes:
+        own: whether the data are the user's own.
+        protocol: whether the data and the model are those the claims speak of, or stand in for them.
+        metrics: by name; the first is the one that contrasts describe.
+        arms: by name, in the order of their declaration.
+        names: what a reader calls settings, metrics and arms.
+        x: the axis of the curves.
+        looks: how many times the results were looked at with more seeds or trials, this time included.
+        preliminary: the quick profile, or fewer than 20 seeds.
+        limits: sentences that bound the answer, shown under it.
+        notes: further sentences for a reader.
+    """
+
+    schema_version: Literal[2] = SCHEMA_VERSION
     study: str
     title: str
     question: str
-    claims: list[Whole]
-    metric: str
-    direction: Literal["minimize", "maximize"]
-    smallest_effect: Size
-    baseline: str
-    primary: str = Field(description="the arm whose contrast with the baseline answers the question")
     profile: str
+    own: bool = False
+    protocol: Protocol = "as stated"
+    metrics: Annotated[dict[str, MetricUsed], Field(min_length=1)]
     arms: dict[str, Arm]
-    contrasts: list[Contrast]
+    names: dict[str, str] = {}
+    x: str = "epoch"
+    baseline: str | None = None
+    contrasts: list[Contrast] = []
     measures: dict[str, Measure] = {}
-    noise_floor: NoiseFloor | None
+    parts: list[PartFound]
+    noise_floor: NoiseFloor | None = None
     tuning: list[Tuning] = []
-    evidence: list[Evidence]
-    limits: list[str] = Field(description="sentences that bound the answer, shown under it")
+    looks: Positive = 1
+    preliminary: bool
+    limits: list[str] = []
+    notes: list[str] = []
     data: DataUsed
     provenance: Provenance
+
+    @property
+    def metric(self) -> str:
+        """The name of the first metric."""
+        return next(iter(self.metrics))
+
+    @property
+    def claims(self) -> list[int]:
+        """The claims that its parts ask about."""
+        return sorted({part.claim for part in self.parts if part.claim is not None})
+
+    @property
+    def seeds(self) -> int:
+        """The seeds of the arm that has fewest."""
+        return min((arm.n for arm in self.arms.values()), default=0)
 
     @model_validator(mode="after")
     def _of_its_arms(self) -> Self:
         """Whatever is said of an arm is said of one that is there, and once."""
         said = {
-            "baseline": [self.baseline],
-            "contrast": [contrast.arm for contrast in self.contrasts if contrast.baseline == self.baseline],
+            "baseline": [self.baseline] if self.baseline is not None else [],
+            "contrast": [contrast.arm for contrast in self.contrasts],
+            "contrast's baseline": sorted({contrast.baseline for contrast in self.contrasts}),
             "noise floor": [self.noise_floor.arm] if self.noise_floor else [],
+            "tuning": [tuning.arm for tuning in self.tuning],
         }
         said |= {f"measure {name}": list(measure.arms) for name, measure in self.measures.items()}
+        for number, part in enumerate(self.parts, start=1):
+            said[f"part {part.part or number}"] = list(part.weights)
+            said[f"part {part.part or number}, by its rivals,"] = [rival.arm for rival in part.rivals]
         for what, arms in said.items():
             if unknown := [arm for arm in arms if arm not in self.arms]:
                 raise ValueError(f"the {what} speaks of {unknown[0]!r}, which is none of the arms")
@@ -267,6 +430,50 @@ class Summary(Record):
             if what.startswith("measure") and (silent := self.arms.keys() - arms):
                 raise ValueError(f"the {what} says nothing of {sorted(silent)[0]!r}")
         return self
+
+    @model_validator(mode="after")
+    def _of_its_metrics(self) -> Self:
+        """Whatever is said of a metric is said of one that is there; no part stands twice."""
+        said = {f"arm {name}": list(arm.metrics) for name, arm in self.arms.items()}
+        said |= {
+            "contrast": [contrast.metric for contrast in self.contrasts],
+            "measure": list(self.measures),
+            "part": [part.metric for part in self.parts],
+        }
+        for what, metrics in said.items():
+            if unknown := [metric for metric in metrics if metric not in self.metrics]:
+                raise ValueError(f"the {what} speaks of {unknown[0]!r}, which is none of the metrics")
+        ids = Counter(part.part for part in self.parts if part.part)
+        if twice := [part for part, times in ids.items() if times > 1]:
+            raise ValueError(f"the part {twice[0]} stands more than once")
+        return self
+
+
+def since(summary: Summary, earlier: Iterable[Summary]) -> Summary:
+    """The summary, knowing what was looked at before: `looks`, and of each part `declared` and `changed`.
+
+    Args:
+        summary: as if it were the first.
+        earlier: of the same study on the same data, whatever their profile.
+    """
+    before = sorted((other for other in earlier if other.study == summary.study), key=lambda other: other.looks)
+    first = {_name(part): part for other in reversed(before) for part in other.parts}
+    parts = []
+    for part in summary.parts:
+        was = first.get(_name(part))
+        changed = bool(before) and (was is None or was.changed or was.declared != part.declared)
+        parts.append(part.model_copy(update={"declared": was.declared if was else part.declared, "changed": changed}))
+    again = [other.looks for other in before if _spent(other) == _spent(summary)]
+    looks = again[0] if again else 1 + max((other.looks for other in before), default=0)
+    return summary.model_copy(update={"parts": parts, "looks": looks})
+
+
+def _name(part: PartFound) -> str:
+    return part.part or part.says
+
+
+def _spent(summary: Summary) -> tuple[list[int], int]:
+    return summary.provenance.seeds, max((len(tuning.trials) for tuning in summary.tuning), default=0)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -345,8 +552,9 @@ def read_summary(path: Path) -> Summary:
 def find_summaries(results: Path) -> tuple[list[Path], list[str]]:
     """Every `summary.json` of `results`, and sentences about what cannot be looked into or lies too deep.
 
-    They lie in the folder itself or in at most two levels of folders below (`wd_sweep/summary.json`,
-    `mydata/wd_sweep/summary.json`). Links are followed; what can be reached in several ways is found once.
+    They lie in the folder itself or in at most four levels of folders below (`wd_sweep/movielens/quick/summary.json`,
+    `mine/wd_sweep/my-ratings/quick/summary.json`). Links are followed; what can be reached in several ways is found
+    once.
     """
     found: list[Path] = []
     problems: list[str] = []
@@ -358,12 +566,12 @@ def find_summaries(results: Path) -> tuple[list[Path], list[str]]:
     for folder, folders, files in os.walk(results, followlinks=True, onerror=unreadable):
         path = Path(folder, SUMMARY)
         if path.name in files or path.name in folders:
-            if len(path.relative_to(results).parts) <= 3:
+            if len(path.relative_to(results).parts) <= FOLDERS + 1:
                 found.append(path)
             else:
                 problems.append(
-                    f"{path}: more than two folders below {results}, so it is left out. Move its folder up, or name "
-                    "one further down by --results."
+                    f"{path}: more than {FOLDERS} folders below {results}, so it is left out. Move its folder up, or "
+                    "name one further down by --results."
                 )
         for name in sorted(folders):
             real = os.path.realpath(Path(folder, name))

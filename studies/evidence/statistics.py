@@ -1,4 +1,4 @@
-"""How arms are compared: paired differences, intervals, sign flips, Holm, and the verdict of a contrast.
+"""How arms are described: paired differences, intervals, sign flips, Holm. `outcomes` judges parts.
 
 All differences are arm − baseline, one for each seed that both arms ran. An interval that the data do not
 bound (one pair, or too few for sign flips) is (−inf, inf).
@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from studies.evidence.schema import Contrast, ContrastVerdict, NoiseFloor
+from studies.evidence.parts import Better
+from studies.evidence.schema import Contrast, NoiseFloor
 
-Direction = Literal["minimize", "maximize"]
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
 
-ALPHA = 0.05
-MIN_PAIRS = 10  # fewer are a preview: five seeds can never reach p < .05 by sign flips
 EXACT_PAIRS = 20  # up to here all 2^n sign flips are counted
 SAMPLED_FLIPS = 99_999
+RESAMPLES = 1_999
 SKEWED = 1.0  # 95 % t intervals cover .94 at this skewness and .90 at 2 (n = 10)
 
 
@@ -39,7 +38,7 @@ def t_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
     return _mean_interval(d, 1 / max(d.size, 1), level)
 
 
-def corrected_interval(differences: ArrayLike, n_train: int, n_valid: int, level: float = 0.95) -> Interval:
+def corrected_interval(differences: ArrayLike, overlap: float, level: float = 0.95) -> Interval:
     """The t interval for data like this: wider, because re-splits of one data set overlap.
 
     The variance of the mean is s²·(1/n + n_valid/n_train) (Nadeau & Bengio 2003, Inference for the
@@ -47,14 +46,13 @@ def corrected_interval(differences: ArrayLike, n_train: int, n_valid: int, level
 
     Args:
         differences: float[n].
-        n_train: rows trained on in each split.
-        n_valid: rows validated on in each split.
+        overlap: n_valid/n_train, the rows validated on over those trained on in each split.
         level: the coverage.
     """
-    if n_train <= 0 or n_valid <= 0:
-        raise ValueError(f"a split needs rows on both sides: {n_train=}, {n_valid=}")
+    if not 0 < overlap < math.inf:
+        raise ValueError(f"a split needs rows on both sides: n_valid/n_train is {overlap}")
     d = _floats(differences)
-    return _mean_interval(d, 1 / max(d.size, 1) + n_valid / n_train, level)
+    return _mean_interval(d, 1 / max(d.size, 1) + overlap, level)
 
 
 def sign_flip_p(differences: ArrayLike) -> float:
@@ -96,16 +94,16 @@ def sign_flip_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
     return float(means[outside - 1]), float(means[-outside])
 
 
-def probability_of_improvement(differences: ArrayLike, direction: Direction) -> float:
+def probability_of_improvement(differences: ArrayLike, better: Better) -> float:
     """The share of pairs in which the arm is better, ties counting half; ½ without pairs.
 
     Args:
         differences: float[n]; infinite ones allowed.
-        direction: whether smaller or larger values of the metric are better.
+        better: which way of the metric is better.
     """
     d = np.asarray(differences, dtype=np.float64)
-    better = d < 0 if direction == "minimize" else d > 0
-    return float(np.mean(better + 0.5 * (d == 0))) if d.size else 0.5
+    improved = d < 0 if better == "lower" else d > 0
+    return float(np.mean(improved + 0.5 * (d == 0))) if d.size else 0.5
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -113,7 +111,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
 
 
-def expected_best_of_k(values: ArrayLike, direction: Direction) -> list[float]:
+def expected_best_of_k(values: ArrayLike, better: Better) -> list[float]:
     """The expected best of k trials drawn without replacement, for k = 1 … n.
 
     The unbiased estimator; drawing with replacement (Dodge et al. 2019, Show your work) is biased towards worse
@@ -121,10 +119,10 @@ def expected_best_of_k(values: ArrayLike, direction: Direction) -> list[float]:
 
     Args:
         values: float[n], finite: a diverged trial enters with the worst value the search gave it.
-        direction: whether smaller or larger values are better.
+        better: which way of the metric is better.
     """
     best_first = np.sort(_floats(values))
-    if direction == "maximize":
+    if better == "higher":
         best_first = best_first[::-1]
     n = best_first.size
     rank = np.arange(n - 1)
@@ -154,26 +152,20 @@ def noise_floor(arm: str, runs: Mapping[int, float | None], again: Mapping[int, 
     return NoiseFloor(arm=arm, n=d.size, difference=float(d.mean()), interval=t_interval(d), sd=float(d.std(ddof=1)))
 
 
-def judge(
+def describe(
     values: Mapping[str, Mapping[int, float | None]],
     *,
     baseline: str,
     metric: str,
-    direction: Direction,
-    smallest_effect: float,
-    n_train: int,
-    n_valid: int,
+    better: Better | None,
+    overlap: Mapping[str, float] | None = None,
 ) -> list[Contrast]:
-    """Compare every arm with the baseline, paired by seed.
+    """Every arm beside the baseline, paired by seed. It judges nothing: `outcomes` does, part by part.
 
-    Better or worse needs a Holm p below .05 and a 95 % t interval away from 0; such a difference is negligible
-    where the whole interval lies within ± the smallest effect. Equivalent needs the 90 % t interval within
-    ± the smallest effect. Fewer than ten pairs are a preview, whatever they say.
-
-    Where a run diverged there is no mean. p is then that of the Wilcoxon signed-rank statistic, a diverged run
-    being worse than any other, two diverged runs a tie: it needs only an order, and unlike a plain sign test
-    it still weighs the pairs that did finish. It is calculated by flipping the signs of the ranks, which is exact
-    under ties too.
+    p is corrected over the arms by Holm. Where a run diverged there is no mean, and p is that of the Wilcoxon
+    signed-rank statistic, a diverged run being worse than any other, two diverged runs a tie: it needs only an order,
+    and unlike a plain sign test it still weighs the pairs that did finish. It is calculated by flipping the signs of
+    the ranks, which is exact under ties too.
 
     Where the differences are skewed (|skewness| > 1) the sign-flip interval stands beside the t interval.
 
@@ -182,65 +174,47 @@ def judge(
             two arms ran are left out.
         baseline: the arm compared with.
         metric: the metric's name.
-        direction: whether smaller or larger values are better.
-        smallest_effect: the smallest difference worth knowing, in the metric's unit.
-        n_train: rows trained on in each split.
-        n_valid: rows validated on in each split.
+        better: which way of the metric is better, if either.
+        overlap: n_valid/n_train by arm, where the seeds re-split one data set; None where their data do not overlap.
 
     Returns:
         A contrast for each arm but the baseline, in the order of `values`.
     """
     if baseline not in values:
         raise ValueError(f"no baseline arm {baseline!r} among {', '.join(values)}")
-    if smallest_effect < 0:
-        raise ValueError(f"the smallest effect is a size, so not negative: {smallest_effect=}")
     arms = [arm for arm in values if arm != baseline]
     pairs = [_paired(values[arm], values[baseline]) for arm in arms]
-    scores = [_score(ours, theirs, direction) for ours, theirs in pairs]
+    scores = [_score(ours, theirs, better) for ours, theirs in pairs]
     p_values = [sign_flip_p(score) for score in scores]
     contrasts = []
     for arm, (ours, theirs), score, p, p_holm in zip(arms, pairs, scores, p_values, holm(p_values), strict=True):
         diverged = int(np.isnan(ours).sum()), int(np.isnan(theirs).sum())
         d = np.empty(0) if any(diverged) else ours - theirs
-        interval = t_interval(d)
-        skewness = _skewness(d)
-        skewed = skewness is not None and abs(skewness) > SKEWED
-        verdict = _verdict(score, p_holm, d, smallest_effect)
+        skewed = skewness(d)
+        ratio = max(overlap[arm], overlap[baseline]) if overlap else None
         contrasts.append(
             Contrast(
                 arm=arm,
                 baseline=baseline,
                 metric=metric,
                 difference=float(d.mean()) if d.size else None,
-                interval=_bounded(interval),
-                interval_corrected=_bounded(corrected_interval(d, n_train, n_valid)),
-                interval_sign_flip=_bounded(sign_flip_interval(d)) if skewed else None,
+                interval=_bounded(t_interval(d)),
+                interval_corrected=None if ratio is None else _bounded(corrected_interval(d, ratio)),
+                interval_sign_flip=_bounded(sign_flip_interval(d)) if skewed and abs(skewed) > SKEWED else None,
                 n=ours.size,
                 diverged=diverged,
                 p=p,
                 p_holm=p_holm,
-                probability_of_improvement=probability_of_improvement(score, "minimize"),
-                skewness=skewness,
-                verdict=verdict,
-                negligible=verdict in ("better", "worse") and _within(interval, smallest_effect),
+                probability_of_improvement=probability_of_improvement(score, "lower") if better else None,
+                skewness=skewed,
             )
         )
     return contrasts
 
 
-def _verdict(score: Floats, p_holm: float, differences: Floats, smallest_effect: float) -> ContrastVerdict:
-    if score.size < MIN_PAIRS:
-        return "preview"
-    low, high = t_interval(differences)
-    ranks_alone = differences.size == 0
-    if p_holm < ALPHA and (ranks_alone or low > 0 or high < 0):
-        return "better" if score.sum() < 0 else "worse"
-    return "equivalent" if _within(t_interval(differences, 0.9), smallest_effect) else "inconclusive"
-
-
-def _score(ours: Floats, theirs: Floats, direction: Direction) -> Floats:
+def _score(ours: Floats, theirs: Floats, better: Better | None) -> Floats:
     """What the signs are flipped of, negative where the arm is better: differences, or ranks if a run diverged."""
-    d = ours - theirs if direction == "minimize" else theirs - ours
+    d = theirs - ours if better == "higher" else ours - theirs
     if not np.isnan(d).any():
         return d
     d[np.isnan(ours)] = math.inf
@@ -272,23 +246,98 @@ def _subset_sums(values: Floats) -> Floats:
     return sums
 
 
+def mean_intervals(d: Floats, variance_factor: float, level: float) -> tuple[Floats, Floats]:
+    """The ends of t intervals whose mean has the variance s²·variance_factor.
+
+    Args:
+        d: float[..., n], n ≥ 2.
+        variance_factor: 1/n for independent numbers.
+        level: the coverage.
+
+    Returns:
+        Low and high, float[...] each.
+    """
+    mean = d.mean(-1)
+    quantile = stats.t.ppf((1 + level) / 2, d.shape[-1] - 1)
+    half = quantile * math.sqrt(variance_factor) * d.std(-1, ddof=1)
+    return mean - half, mean + half
+
+
+def bootstrap_t_intervals(d: Floats, level: float) -> tuple[Floats, Floats]:
+    """The ends of bootstrap-t intervals of the mean, for skewed numbers (Efron & Tibshirani 1993, chapter 12).
+
+    The resamples of n are always the same, so that an interval moves with its numbers, and its mirror image is that of
+    theirs.
+
+    Args:
+        d: float[..., n], no row of equal numbers.
+        level: the coverage.
+
+    Returns:
+        Low and high, float[...] each; infinite where the level asks for more than the resamples can tell.
+    """
+    n = d.shape[-1]
+    mean, sd = d.mean(-1, keepdims=True), d.std(-1, ddof=1, keepdims=True)
+    z = (d - mean) / sd
+    counts = _resamples(n)
+    means = z @ counts / n
+    variances = np.maximum(z**2 @ counts / n - means**2, 0) * n / (n - 1)
+    with np.errstate(divide="ignore"):  # a resample of equal numbers lies infinitely far out
+        t = np.where(variances > 1e-12, means * np.sqrt(n / np.maximum(variances, 1e-12)), np.copysign(np.inf, means))
+    rank = math.floor((1 - level) / 2 * (RESAMPLES + 1))
+    if rank == 0:
+        return np.full(d.shape[:-1], -np.inf), np.full(d.shape[:-1], np.inf)
+    t.partition((rank - 1, RESAMPLES - rank), axis=-1)
+    error = sd[..., 0] / math.sqrt(n)
+    return mean[..., 0] - t[..., RESAMPLES - rank] * error, mean[..., 0] - t[..., rank - 1] * error
+
+
+@cache
+def _resamples(n: int) -> Floats:
+    """How often each resample draws each of n: float[n, RESAMPLES]."""
+    drawn = np.random.default_rng(0).multinomial(n, [1 / n] * n, RESAMPLES)
+    return np.ascontiguousarray(drawn.T, dtype=np.float64)
+
+
+def median_intervals(d: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+    """The ends of the median's interval by order statistics: at n = 20 the 6th and the 15th.
+
+    Args:
+        d: float[..., n]; infinite numbers are allowed.
+        level: the coverage.
+
+    Returns:
+        Low and high, float[...] each; infinite below 6 numbers at .95.
+    """
+    n = d.shape[-1]
+    rank = int(stats.binom.ppf((1 - level) / 2, n, 0.5)) if n else 0
+    if rank == 0:
+        return np.full(d.shape[:-1], -np.inf), np.full(d.shape[:-1], np.inf)
+    ordered = np.sort(d, axis=-1)
+    return ordered[..., rank - 1], ordered[..., n - rank]
+
+
 def _mean_interval(d: Floats, variance_factor: float, level: float) -> Interval:
     if d.size < 2:
         return -math.inf, math.inf
-    half = stats.t.ppf((1 + level) / 2, d.size - 1) * d.std(ddof=1) * math.sqrt(variance_factor)
-    return float(d.mean() - half), float(d.mean() + half)
+    low, high = mean_intervals(d, variance_factor, level)
+    return float(low), float(high)
 
 
-def _skewness(d: Floats) -> float | None:
+def skewness(d: Floats) -> float | None:
     """Adjusted Fisher–Pearson skewness; None below three values or where they are all but equal."""
-    if d.size < 3 or np.ptp(d) <= 1e-9 * np.abs(d).max():
+    if d.size < 3:
         return None
-    skewness = float(stats.skew(d / np.abs(d).max(), bias=False))
-    return skewness if math.isfinite(skewness) else None
+    found = float(skewnesses(d))
+    return None if math.isnan(found) else found
 
 
-def _within(interval: Interval, effect: float) -> bool:
-    return -effect <= interval[0] and interval[1] <= effect
+def skewnesses(d: Floats) -> Floats:
+    """Adjusted Fisher–Pearson skewness of float[..., n], n ≥ 3; NaN where the numbers are all but equal."""
+    largest = np.abs(d).max(-1, keepdims=True)
+    told_apart = np.ptp(d, axis=-1) > 1e-9 * largest[..., 0]
+    scaled = np.where(told_apart[..., None], d / np.where(largest > 0, largest, 1), np.arange(d.shape[-1]))
+    return np.where(told_apart, stats.skew(scaled, axis=-1, bias=False), np.nan)
 
 
 def _bounded(interval: Interval) -> Interval | None:

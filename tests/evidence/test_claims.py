@@ -3,7 +3,7 @@ from itertools import groupby
 import pytest
 
 from studies.evidence import claims
-from studies.evidence.claims import load_claims, load_notes, load_slips
+from studies.evidence.claims import load_claims, load_notes, load_parts, load_slips
 
 HEADINGS = {
     "A": {"Fast.ai Lesson 5 notes — Part 1 v3", "Review from the last lesson", "Fine-tuning", "Weight decay"},
@@ -39,9 +39,30 @@ def test_only_our_own_claims_have_no_note():
     assert all(slip.note != "ours" for slip in load_slips())
 
 
-def test_claims_with_an_exact_and_a_measured_half_say_both():
-    assert {claim.id for claim in load_claims() if claim.kinds == ("exact", "measured")} == {51, 84}
-    assert {claim.id for claim in load_claims() if "cited" in claim.kinds} == {71}
+def test_parts_of_several_kinds_stand_side_by_side():
+    assert {claim.id for claim in load_claims() if {"exact", "measured"} <= set(claim.kinds)} == {51, 66, 72, 84}
+    assert {part.id for part in load_parts().values() if part.kind == "cited"} == {"7a", "44c", "71"}
+
+
+def test_what_is_true_of_our_own_port_alone_says_so():
+    ported = {part.id for part in load_parts().values() if part.kind == "by construction"}
+    assert ported == {"11", "19", "23", "35", "49", "75"}
+
+
+def test_false_sentences_have_a_true_form_beside_them():
+    weaker = {part.id for part in load_parts().values() if part.role == "weaker"}
+    assert weaker == {"2a", "4c", "5b", "14b", "20a", "21b", "37b", "51a", "66c", "70b", "72b", "77b", "79a"}
+
+
+def test_a_claim_of_one_sentence_is_its_own_part():
+    (part,) = load_claims()[47].parts
+    assert (part.id, part.kind, part.says) == ("48", "measured", load_claims()[47].claim)
+    assert part.conditions == ("movielens", "digits", "adult", "flights")
+    assert [part.id for part in load_claims()[46].parts] == ["47a", "47b", "47c", "47d"]
+
+
+def test_a_measured_part_names_the_data_it_asks_for():
+    assert all(part.conditions for part in load_parts().values() if part.kind == "measured")
 
 
 @pytest.mark.parametrize("entry", [*load_claims(), *load_slips()], ids=lambda e: f"{type(e).__name__}{e.id}")
@@ -65,12 +86,41 @@ def test_each_note_has_a_title():
 
 
 def _entry(**changes):
-    return {"id": 1, "sections": {}, "kinds": ["exact"], "topic": "Loss", "claim": "c", "check": "k"} | changes
+    return {"id": 1, "sections": {}, "kind": "exact", "topic": "Loss", "claim": "c", "check": "k"} | changes
+
+
+def _part(part_id="1a", **changes):
+    return {"id": part_id, "kind": "exact", "says": "s", "check": "k"} | changes
+
+
+def _of(*parts):
+    return {"id": 1, "sections": {}, "topic": "Loss", "claim": "c", "part": list(parts)}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (_of(_part("1a"), _part("1c")), "its parts are 1a, 1c"),
+        (_of(_part("1a")), "its parts are 1a"),
+        (_of(_part("1", role="extra")), "no part of it is core"),
+        (_of(), "part"),
+        (_entry(kind="cited"), "cited needs a source"),
+        (_entry(kind="by construction"), "needs a source"),
+        (_entry(conditions=["movielens"]), "conditions are for measured parts"),
+        (_of(_part("1", role="main")), "role"),
+    ],
+    ids=str,
+)
+def test_parts_that_do_not_fit_their_claim_are_refused(monkeypatch, entry, message):
+    monkeypatch.setattr(claims, "N_CLAIMS", 1)
+    monkeypatch.setattr(claims, "_read", lambda: {"claim": [entry]})
+    with pytest.raises(ValueError, match=message):
+        load_claims()
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"kinds": ["guessed"]}, {"kinds": []}, {"topic": "Cooking"}, {"sections": {"C": "x"}}, {"claim": ""}, {"z": 1}],
+    [{"kind": "guessed"}, {"topic": "Cooking"}, {"sections": {"C": "x"}}, {"claim": ""}, {"z": 1}],
     ids=str,
 )
 def test_a_word_that_is_not_known_is_refused(monkeypatch, wrong):

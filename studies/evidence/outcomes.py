@@ -1,0 +1,397 @@
+"""From numbers to an outcome: what a study finds of a part of a claim.
+
+A part is one number a seed, d = Σ weight · arm − value, scored so that + is good. Its 95 % interval [L, U] decides, the
+same interval for every form, and m > 0 is the margin:
+
+- superior: yes if L > 0 (by more than the margin: L > m), else no if U < m;
+- noninferior: yes if L > −m, no if U < −m;
+- equivalent: yes if −m < L and U < m, no if L > m or U < −m;
+- different: yes if L > 0 or U < 0, else no if −m < L and U < m;
+- best: yes if noninferior to every rival, no if inferior to any, Holm over the rivals.
+
+Otherwise it is inconclusive. Where seeds re-split one data set the interval is the corrected t (Nadeau & Bengio 2003),
+which speaks of data like these; else it is a t or, of skewed numbers, a bootstrap-t interval. Where a run diverged or
+missed its target d is infinite, and the interval is the median's by order statistics.
+`python -m studies.calibration` measures how often all this is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from studies.evidence.parts import Form, Metric, Part, declared, metric_of
+from studies.evidence.schema import Found, IntervalKind, Outcome, PartFound, Reason, Rival
+from studies.evidence.statistics import (
+    Floats,
+    bootstrap_t_intervals,
+    mean_intervals,
+    median_intervals,
+    skewnesses,
+)
+
+MIN_SEEDS = 8  # fewer are a smoke run, without a verdict
+LEVEL = 0.95
+# A sample's skewness is smaller than its population's: at 1 half the samples of ten exponential numbers would pass for
+# symmetric. With this bound and level the wrong decisions stay below .05 on either side (studies.calibration).
+SKEWED = 0.5
+SKEWED_LEVEL = 0.97
+ROUNDING = 8 * float(np.finfo(np.float32).eps)
+
+Values = Mapping[str, Mapping[str, Mapping[int, float | None]]]
+Rule = tuple[Any, Outcome, Reason]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A part's number for each seed that all its arms ran, in the seeds' order.
+
+    Attributes:
+        d: float[n], scored so that + is good; infinite where an arm diverged or missed.
+        scale: mean size of what was measured.
+        diverged: of these seeds, those in which a run diverged.
+        missed: those in which none diverged and one missed its target.
+        dropped: further seeds, in which arms on either side failed.
+    """
+
+    d: Floats = field(default_factory=lambda: np.empty(0))
+    scale: float = 0.0
+    diverged: int = 0
+    missed: int = 0
+    dropped: int = 0
+
+
+class Deciding(NamedTuple):
+    """The deciding interval of a part's numbers."""
+
+    estimate: float
+    low: float
+    high: float
+    kind: IntervalKind
+
+
+def judge_part(
+    part: Part,
+    values: Values,
+    metrics: Mapping[str, Metric],
+    *,
+    overlap: Mapping[str, float] | None = None,
+    diverged: Mapping[str, Collection[int]] | None = None,
+    regular: int | None = None,
+) -> PartFound:
+    """Judge one part by its arms alone: no other arm or part changes what is found.
+
+    Args:
+        part: as declared; `parts.check_parts` has passed it.
+        values: by metric, arm and seed. None, or no finite number, is a run that missed its target or diverged.
+        metrics: by name, the first the study's own.
+        overlap: n_valid/n_train by arm, where each seed re-splits one data set; None where the seeds' data do not
+            overlap.
+        diverged: by arm, the seeds whose run diverged; the others without a value missed their target.
+        regular: seeds of the regular profile, after a quick one: the half-width to expect of it is given.
+    """
+    name = metric_of(part, metrics)
+    metric = metrics[name]
+    of_metric = values.get(name, {})
+    margin = _margin(part, metric, of_metric)
+    ratio = max((overlap[arm] for arm in part.weights if arm in overlap), default=None) if overlap else None
+    ratio = ratio if metric.resplit else None
+    pairs = _pairs(part)
+    numbers, found = [], []
+    for weights in pairs.values():
+        numbers.append(numbers_of(weights, part.against, of_metric, metric, diverged or {}))
+        found.append(judge(part.form, numbers[-1], margin, ratio, by=part.by, arms=len(weights)))
+    rivals: list[Rival] = []
+    if part.form == "best":
+        rivals = _over_rivals(list(pairs), numbers, found, margin, ratio)
+        found = [_worst(rivals)]
+    widths = [expected_half_width(_sd(n.d), regular, ratio) for n in numbers] if regular else []
+    return PartFound(
+        **found[0].model_dump(include=set(Found.model_fields)),
+        part=part.id,
+        says=part.says,
+        form=part.form,
+        by=part.by,
+        metric=name,
+        better=metric.better or "lower",
+        weights=dict(part.weights),
+        against=part.against,
+        margin=None if math.isnan(margin) else margin,
+        rivals=rivals,
+        expected_half_width=max((width for width in widths if math.isfinite(width)), default=None),
+        declared=declared(part, metrics),
+    )
+
+
+def judge(form: Form, numbers: Numbers, margin: float, overlap: float | None, *, by: bool = False, arms: int) -> Found:
+    """Hold one part's numbers to a form.
+
+    Args:
+        form: "best" is held as noninferior, to one rival.
+        numbers: the part's.
+        margin: in the metric's unit; NaN where nothing was measured of which it is a share.
+        overlap: n_valid/n_train where the seeds re-split one data set.
+        by: superior by more than the margin.
+        arms: how many the part weighs.
+    """
+    n = numbers.d.size
+    outcome: Outcome = "inconclusive"
+    reason: Reason = "nothing measured"
+    if n == 0 or math.isnan(margin):
+        deciding = _NOTHING
+    elif arms > 2 and not np.isfinite(numbers.d).all():
+        deciding, reason = _NOTHING, "divergence in a part of several arms"
+    else:
+        deciding = deciding_interval(numbers.d, overlap, numbers.scale)
+        reason = "too few seeds"
+        if n >= MIN_SEEDS:
+            outcome, reason = decide(form, deciding.low, deciding.high, margin, by=by)
+    return Found(
+        estimate=_finite(deciding.estimate),
+        low=_finite(deciding.low),
+        high=_finite(deciding.high),
+        n=n,
+        diverged=numbers.diverged,
+        missed=numbers.missed,
+        dropped=numbers.dropped,
+        interval=deciding.kind,
+        outcome=outcome,
+        reason=reason,
+    )
+
+
+_NOTHING = Deciding(math.nan, -math.inf, math.inf, "none")
+
+
+def decide(form: Form, low: float, high: float, margin: float, *, by: bool = False) -> tuple[Outcome, Reason]:
+    """The outcome of a form, and why.
+
+    Example:
+        >>> decide("superior", 0.0004, 0.0015, 0.002)
+        ('yes', 'by less than m')
+        >>> decide("noninferior", -0.003, 0.001, 0.002)
+        ('inconclusive', 'the interval reaches the margin')
+    """
+    for holds, outcome, reason in rules(form, low, high, margin, by=by):
+        if holds:
+            return outcome, reason
+    return "inconclusive", "the interval reaches the margin"
+
+
+def rules(form: Form, low: Any, high: Any, margin: float, *, by: bool = False) -> list[Rule]:
+    """The outcomes of a form, of which the first that holds counts; none is inconclusive.
+
+    Args:
+        form: what is asked.
+        low: an end of the interval, or float[...] of many.
+        high: the other end.
+        margin: m.
+        by: superior by more than the margin.
+    """
+    inside = (low > -margin) & (high < margin)
+    if form == "superior":
+        yes: list[Rule] = [(low > margin, "yes", "by more than m")]
+        if not by:
+            yes += [((low > 0) & (high < margin), "yes", "by less than m"), (low > 0, "yes", "by more than 0")]
+        return [
+            *yes,
+            (high < -margin, "no", "worse by more than m"),
+            ((high <= 0) & (low < 0), "no", "reversed"),
+            (high < margin, "no", "less than m"),
+        ]
+    if form == "equivalent":
+        return [
+            (inside, "yes", "within m"),
+            (low > margin, "no", "by more than m"),
+            (high < -margin, "no", "worse by more than m"),
+        ]
+    if form == "different":
+        apart = (low > 0) | (high < 0)
+        return [
+            (apart & inside, "yes", "differs by less than m"),
+            ((low > margin) | (high < -margin), "yes", "differs by more than m"),
+            (apart, "yes", "differs"),
+            (inside, "no", "no difference beyond m"),
+        ]
+    return [(low > -margin, "yes", "not worse by m"), (high < -margin, "no", "worse by more than m")]
+
+
+def deciding_interval(d: Floats, overlap: float | None, scale: float = 0.0, level: float = LEVEL) -> Deciding:
+    """The interval that decides, of a mean, or of a median where numbers are infinite.
+
+    Args:
+        d: float[n], n ≥ 1.
+        overlap: n_valid/n_train where the seeds re-split one data set.
+        scale: mean size of what d is a difference of: what is only rounding of it is 0.
+        level: the coverage.
+    """
+    if not np.isfinite(d).all():
+        low, high = median_intervals(d, level)
+        return Deciding(_median(d), float(low), float(high), "median")
+    if d.size < 2:
+        return Deciding(float(d[0]), -math.inf, math.inf, "one run")
+    if np.abs(d).max() <= ROUNDING * scale:
+        return Deciding(0.0, 0.0, 0.0, "t" if overlap is None else "corrected t")
+    lows, highs, skewed = deciding_intervals(d[None], overlap, level)
+    kind: IntervalKind = "corrected t" if overlap is not None else "bootstrap t" if skewed[0] else "t"
+    return Deciding(float(d.mean()), float(lows[0]), float(highs[0]), kind)
+
+
+def deciding_intervals(d: Floats, overlap: float | None, level: float = LEVEL) -> tuple[Floats, Floats, Any]:
+    """The ends of the deciding intervals of many studies' finite numbers, and which are bootstrap-t intervals.
+
+    Args:
+        d: float[studies, n], n ≥ 2.
+        overlap: n_valid/n_train where the seeds re-split one data set.
+        level: the coverage.
+    """
+    n = d.shape[-1]
+    low, high = mean_intervals(d, 1 / n + (overlap or 0), level)
+    skewed = np.zeros(len(d), dtype=bool)
+    if overlap is None and n >= MIN_SEEDS:
+        skewed = np.abs(np.nan_to_num(skewnesses(d))) > SKEWED
+        wider = 1 - (1 - level) * (1 - SKEWED_LEVEL) / (1 - LEVEL)
+        low[skewed], high[skewed] = bootstrap_t_intervals(d[skewed], wider)
+    return low, high, skewed
+
+
+def expected_half_width(sd: float, n: int, overlap: float | None) -> float:
+    """Half the deciding interval's width to expect of n seeds whose numbers have the standard deviation `sd`.
+
+    Args:
+        sd: of a part's numbers.
+        n: seeds; with ever more of them a corrected interval keeps 1.96·sd·√overlap.
+        overlap: n_valid/n_train where the seeds re-split one data set.
+
+    Example:
+        >>> round(expected_half_width(1.0, 10, 1 / 9), 2), round(expected_half_width(1.0, 20, 1 / 9), 2)
+        (1.04, 0.84)
+    """
+    if n < 2:
+        return math.inf
+    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * sd * math.sqrt(1 / n + (overlap or 0)))
+
+
+def numbers_of(
+    weights: Mapping[str, float],
+    against: float,
+    values: Mapping[str, Mapping[int, float | None]],
+    metric: Metric,
+    diverged: Mapping[str, Collection[int]],
+) -> Numbers:
+    """The weighted sum of arms, minus a value, for each seed that all of them ran.
+
+    A run that diverged or missed counts as infinitely bad. Where runs on either side did, nothing can be said of the
+    seed: it is dropped and counted.
+
+    Args:
+        weights: by arm.
+        against: what is subtracted.
+        values: by arm and seed.
+        metric: says which way is better.
+        diverged: by arm, the seeds whose run diverged.
+    """
+    if any(arm not in values for arm in weights):
+        return Numbers()
+    seeds = sorted(set.intersection(*(set(values[arm]) for arm in weights)))
+    if not seeds:
+        return Numbers()
+    table = np.array([[_number(values[arm][seed]) for seed in seeds] for arm in weights])
+    weight = np.array(list(weights.values()), dtype=np.float64)
+    sign = 1 if metric.better == "higher" else -1
+    failed = np.isnan(table)
+    d = sign * (weight @ np.where(failed, 0, table) - against)
+    bad_for = (failed & (weight[:, None] > 0)).any(0)
+    good_for = (failed & (weight[:, None] < 0)).any(0)
+    d[bad_for], d[good_for] = -math.inf, math.inf
+    kept = ~(bad_for & good_for)
+    lost = np.array([[seed in diverged.get(arm, ()) for seed in seeds] for arm in weights]) & failed
+    scale = float(np.abs(table[~failed]).mean()) if not failed.all() else 0.0
+    return Numbers(
+        d=d[kept],
+        scale=scale,
+        diverged=int((lost.any(0) & kept).sum()),
+        missed=int((failed.any(0) & ~lost.any(0) & kept).sum()),
+        dropped=int((~kept).sum()),
+    )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None or not math.isfinite(value) else value
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _median(d: Floats) -> float:
+    """The median; NaN where it lies between −∞ and ∞."""
+    middle = np.sort(d)[[(d.size - 1) // 2, d.size // 2]]
+    return math.nan if middle[0] == -middle[1] and np.isinf(middle[0]) else float(middle.mean())
+
+
+def _sd(d: Floats) -> float:
+    finite = d[np.isfinite(d)]
+    return float(finite.std(ddof=1)) if finite.size > 1 else math.nan
+
+
+def _pairs(part: Part) -> dict[str, Mapping[str, float]]:
+    """What is weighed against what: of "best" the arm against each rival, by rival."""
+    if part.form != "best":
+        return {"": part.weights}
+    (arm,) = (arm for arm, weight in part.weights.items() if weight > 0)
+    return {rival: {arm: 1.0, rival: -1.0} for rival in part.weights if rival != arm}
+
+
+def _margin(part: Part, metric: Metric, values: Mapping[str, Mapping[int, float | None]]) -> float:
+    """The margin in the metric's unit; NaN where it is a share of nothing.
+
+    A share is one of the mean of the arms that the part's arm is held against, if any; of "best" it is the arm's own.
+    """
+    reference = [arm for arm, weight in part.weights.items() if (weight > 0) == (part.form == "best")]
+    numbers = np.array([_number(v) for arm in reference or part.weights for v in values.get(arm, {}).values()])
+    found = numbers[~np.isnan(numbers)]
+    margin = metric.margin(float(found.mean()) if found.size else math.nan)
+    return margin if margin > 0 else math.nan
+
+
+def _over_rivals(
+    names: list[str], numbers: list[Numbers], found: list[Found], margin: float, overlap: float | None
+) -> list[Rival]:
+    """What is found of each rival, "no" only where that stands after Holm's correction over the rivals."""
+    better = [i for i, one in enumerate(found) if one.outcome == "no"]
+    beaten: set[int] = set()
+    while True:
+        level = 1 - (1 - LEVEL) / (len(names) - len(beaten) or 1)
+        step = {
+            i
+            for i in better
+            if i not in beaten and deciding_interval(numbers[i].d, overlap, numbers[i].scale, level).high < -margin
+        }
+        if not step:
+            break
+        beaten |= step
+    rivals = []
+    for i, (name, one) in enumerate(zip(names, found, strict=True)):
+        rival = Rival(arm=name, **one.model_dump())
+        if i in better and i not in beaten:
+            rival.outcome, rival.reason = "inconclusive", "not after correction over the rivals"
+        rivals.append(rival)
+    return rivals
+
+
+def _worst(rivals: list[Rival]) -> Found:
+    """One finding of all rivals, with the figures of the one that speaks most against the arm."""
+    severity: dict[Outcome, int] = {"no": 0, "inconclusive": 1, "yes": 2}
+    worst = min(rivals, key=lambda rival: (severity[rival.outcome], -math.inf if rival.low is None else rival.low))
+    reasons: dict[Outcome, Reason] = {
+        "no": "a rival better by m",
+        "inconclusive": worst.reason,
+        "yes": "no rival better by m",
+    }
+    return Found(**worst.model_dump(exclude={"arm", "reason"}), reason=reasons[worst.outcome])
