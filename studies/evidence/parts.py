@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -88,6 +89,21 @@ class Part:
     metric: str | None = None
     against: float = 0.0
     by: bool = False
+
+    @property
+    def claim(self) -> int | None:
+        """The claim's id: 47 of "47a"; None where no claim asks."""
+        return claim_of(self.id)
+
+
+def claim_of(part: str) -> int | None:
+    """The claim of a part.
+
+    >>> claim_of("47a"), claim_of("")
+    (47, None)
+    """
+    digits = part.rstrip(string.ascii_lowercase)
+    return int(digits) if digits else None
 
 
 def beats(

@@ -17,7 +17,6 @@ import errno
 import json
 import math
 import os
-import string
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -27,7 +26,7 @@ from typing import Annotated, Final, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from studies.evidence.outside import printable
-from studies.evidence.parts import Better, Form
+from studies.evidence.parts import Better, Form, claim_of
 
 SCHEMA_VERSION: Final = 2
 SUMMARY, RUNS, CURVES = "summary.json", "runs.parquet", "curves.parquet"
@@ -272,8 +271,7 @@ class PartFound(Found):
     @property
     def claim(self) -> int | None:
         """The claim's id: 47 of "47a"."""
-        digits = self.part.rstrip(string.ascii_lowercase)
-        return int(digits) if digits else None
+        return claim_of(self.part)
 
     @property
     def reaches_margin(self) -> bool:

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from studies.evidence.outside import without_password
-from studies.lab.source import Source
-from studies.lab.spec import Profile, Settings, Study
+from studies.lab.source import Source, own_options, reading_options
+from studies.lab.spec import Profile, Settings, Study, arm_name, beats
 
 
 class UsageError(ValueError):
@@ -33,25 +33,48 @@ def checked_path(option: str, text: str) -> Path:
     return Path(text)
 
 
-def checked_source(ratings: str | None, options: Mapping[str, str | None]) -> Source:
-    """The data: MovieLens 100k, or one's own ratings as the options say how to read them.
+def checked_sources(study: Study, names: str | None, own: Mapping[str, str | None]) -> list[Source]:
+    """The data: the study's, those of them that are named, or the user's own as the options say how to read them.
+
+    Args:
+        study: the declaration.
+        names: of `--data`, with commas.
+        own: what the options for the user's own data say, by their names.
 
     Raises:
-        UsageError: an option without ratings, or a path that is none.
+        UsageError: data that the study does not have, options without data to read, or a path that is none.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    if ratings is None:
-        for name in given:
-            raise UsageError(f"--{name}: says how to read a file of your own; name that by --ratings")
-        return Source()
-    return Source(checked_path("--ratings", ratings), given)
+    given = {name: value for name, value in own.items() if value is not None}
+    options = own_options(study)
+    named = [name for name in given if name in options]
+    for name in given:
+        if not any(name in (option, *reading_options(option)) for option in named):
+            files = " or ".join(f"--{option}" for option in options)
+            raise UsageError(f"--{name}: says how to read a file of your own; name that by {files}")
+    if named and names is not None:
+        raise UsageError(f"--data {names} and --{named[0]}: choose one")
+    if named:
+        return [
+            Source(
+                options[option],
+                checked_path(f"--{option}", given[option]),
+                {name: value for name, value in given.items() if name in reading_options(option)},
+            )
+            for option in named
+        ]
+    if names is None:
+        return [Source(key) for key in study.data]
+    asked = [name.strip() for name in names.split(",")]
+    if unknown := [name for name in asked if name not in study.data]:
+        raise UsageError(f"--data {without_password(unknown[0])}: {study.name} has {', '.join(study.data)}")
+    return [Source(name) for name in dict.fromkeys(asked)]
 
 
 def chosen_profile(study: Study, name: str, seeds: int | None, trials: int | None) -> Profile:
     """The profile, with other seeds and trials where they are given."""
     if name not in study.profiles:
         raise UsageError(f"--profile {without_password(name)}: there are {', '.join(study.profiles)}")
-    if trials and study.tuned is None:
+    if trials and not study.tuned:
         raise UsageError(f"--trials {trials}: {study.name} tunes nothing")
     if trials == 1:
         raise UsageError("--trials 1: that is the default alone, which is no choice; 0 keeps it, 2 and more tune")
@@ -64,36 +87,46 @@ def chosen_profile(study: Study, name: str, seeds: int | None, trials: int | Non
 
 
 def with_values(study: Study, text: str) -> Study:
-    """The study with other arms; it asks another question where its primary arm is not among them."""
-    shown = without_password(text)
-    if study.value is None:
+    """The study with other arms; it asks another question where no part's arms are all among them."""
+    shown, setting = without_password(text), study.swept
+    if setting is None:
         raise UsageError(f"--values {shown}: the arms of {study.name} are {', '.join(study.arms)}, no values")
     words = [word.strip() for word in text.split(",")]
     for before, word in zip(["", *words], words, strict=False):
         if re.match(r"[+-]?0\d", word):
             decimal = f"{before}.{word}" if re.fullmatch(r"[+-]?\d+", before) else f"0.{word.lstrip('+-0')}"
             raise UsageError(f"--values {shown}: is {word} half of a decimal? Write {decimal}; commas part values")
+    arms: dict[str, Settings] = {} if study.baseline is None else {study.baseline: study.arms[study.baseline]}
+    some = next(iter(study.arms.values()))
     try:
-        arms: dict[str, Settings] = dict(study.value(_finite(word)) for word in words)
+        for word in words:
+            value = _number(word, whole=isinstance(some[setting], int) and not isinstance(some[setting], bool))
+            arms[arm_name(setting, value)] = {**some, setting: value}
     except ValueError as error:
         raise UsageError(
             f"--values {shown}: {without_password(str(error))}; numbers with commas between are needed"
         ) from None
-    arms = {study.baseline: study.arms[study.baseline], **arms}
     if len(arms) < 2:
-        raise UsageError(f"--values {shown}: nothing to compare with the baseline {study.baseline}")
-    if study.primary in arms:
-        return dataclasses.replace(study, arms=arms)
-    others = [arm for arm in arms if arm != study.baseline]
-    question = f"Is {' or '.join(others)} better than {study.baseline}?"
-    return dataclasses.replace(study, arms=arms, primary=others[0], question=question)
+        raise UsageError(f"--values {shown}: there is nothing to compare; name another value")
+    parts = tuple(part for part in study.parts if part.weights.keys() <= arms.keys())
+    names = {name: said for name, said in study.names.items() if name in study.settings or name in arms}
+    if parts:
+        return dataclasses.replace(study, arms=arms, parts=parts, names=names)
+    first, *others = arms
+    return dataclasses.replace(
+        study,
+        arms=arms,
+        names=names,
+        question=f"Is {' or '.join(others)} better than {first}?",
+        parts=tuple(beats("", other, first) for other in others),
+    )
 
 
-def _finite(word: str) -> float:
+def _number(word: str, whole: bool) -> float | int:
     value = float(word)
     if not math.isfinite(value):
         raise ValueError(f"{word} is no finite number")
-    return value
+    return int(value) if whole and value.is_integer() else value
 
 
 def checked_device(text: str) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import scipy.stats
 
-from lesson.data import Ratings
-from studies.evidence import provenance
-from studies.evidence.schema import Summary, Tuning
+from studies.evidence.schema import Summary
 from studies.lab import results
 from studies.lab.replacing import by_default_name
-from studies.lab.results import Kind, Planned
-from studies.lab.spec import TUNING_SEEDS_FROM, Range, Run, Settings, Study, counted
+from studies.lab.results import Asked, Kind, Planned
+from studies.lab.spec import TUNING_SEEDS_FROM, Range, Run, Settings, Study, Value
 from studies.lab.storage import SweepError
 from studies.lab.sweep import Sweep
 
@@ -23,10 +23,9 @@ class Experiment:
 
     Args:
         study: the declaration.
-        ratings: the data.
+        data: the data set, with its origin.
         sweep: where its runs are.
-        backend: which implementation trains.
-        device: where.
+        device: where runs are made.
         threads: of one run.
         do: does planned runs and returns why some failed; does nothing for an export.
     """
@@ -34,21 +33,22 @@ class Experiment:
     def __init__(
         self,
         study: Study,
-        ratings: Ratings,
+        data: Any,
         sweep: Sweep,
         *,
-        backend: str,
         device: str,
         threads: int,
         do: Callable[[Sequence[Run], str], list[str]],
     ) -> None:
-        self.study, self.ratings, self.sweep = study, ratings, sweep
-        self.backend, self.device, self.threads, self.do = backend, device, threads, do
+        self.study, self.data, self.sweep = study, data, sweep
+        self.device, self.threads, self.do = device, threads, do
 
-    def answer(
-        self, *, profile: str, seeds: int, trials: int, command: str, workers: int, notes: list[str]
-    ) -> tuple[Summary, pd.DataFrame, pd.DataFrame]:
+    def answer(self, asked: Asked, earlier: Iterable[Summary] = ()) -> tuple[Summary, pd.DataFrame, pd.DataFrame]:
         """Tune where there are trials, confirm on fresh seeds, and judge.
+
+        Args:
+            asked: by the command.
+            earlier: results of this study on these data, whatever their profile.
 
         Returns:
             The summary, and the tables of runs and curves.
@@ -56,74 +56,106 @@ class Experiment:
         Raises:
             SweepError: no run of an arm that the answer needs has finished.
         """
-        study = self.study
+        study, seeds = self.study, range(asked.seeds)
+        tuning = self._tuning(asked) if asked.trials else []
+        self._do(tuning, f"{study.name}, tuning {' and '.join(study.tuned)}", asked)
         arms: dict[str, Settings] = dict(study.arms)
-        tuning: list[Planned] = []
-        tunings: list[Tuning] = []
-        if study.tuned is not None and trials:
-            setting, searched = study.tuned
-            tuning, tunings = self._tune(setting, searched, trials)
-            arms = {tuned.arm: {**study.arms[tuned.arm], **tuned.chosen} for tuned in tunings}
-            if arms[study.baseline] != study.arms[study.baseline]:
-                arms[by_default_name(study.baseline, setting)] = study.arms[study.baseline]
-        plan = [self._planned(arm, "run", arms[arm], seed) for seed in range(seeds) for arm in arms]
-        plan += [self._planned(study.baseline, "again", arms[study.baseline], seed) for seed in range(seeds)]
-        self._do(plan, study.name)
-        plan = tuning + plan
-        done = self.sweep.outcomes()
-        missing = sum(planned.run.key not in done for planned in plan)
-        return results.summarize(
-            study,
-            arms,
-            plan,
-            self.sweep,
-            self.ratings,
-            profile=profile,
-            tuning=tunings,
-            command=command,
-            workers=workers,
-            limits=study.limits(self.ratings.name, bool(tunings))
-            + notes
-            + ([f"Missing: {missing} of {counted(len(plan), 'run')}."] if missing else []),
-        )
-
-    def _tune(self, setting: str, searched: Range, trials: int) -> tuple[list[Planned], list[Tuning]]:
-        study = self.study
+        chosen = self._chosen(tuning)
         plan = [
-            self._planned(arm, "tuning", {**settings, setting: value}, TUNING_SEEDS_FROM + seed)
-            for arm, settings in study.arms.items()
-            for value in candidates(float(settings[setting]), searched.low, searched.high, trials)
-            for seed in range(study.tuning_seeds)
+            self._planned(arm, "run", {**settings, **chosen.get((arm, seed), {})}, seed, asked)
+            for seed in seeds
+            for arm, settings in arms.items()
         ]
-        self._do(plan, f"{study.name}, tuning {setting}")
-        return plan, results.choose(study, setting, plan, self.sweep.outcomes())
+        if study.baseline is not None:
+            settings = study.arms[study.baseline]
+            plan += [
+                self._planned(
+                    study.baseline, "again", {**settings, **chosen.get((study.baseline, seed), {})}, seed, asked
+                )
+                for seed in seeds
+            ]
+            if tuning:
+                untuned = by_default_name(study.baseline, study.tuned)
+                arms[untuned] = settings
+                plan += [self._planned(untuned, "run", settings, seed, asked) for seed in seeds]
+        self._do(plan, study.name, asked)
+        if tuning:  # each seed has its own choice, which its row of the runs holds
+            arms = {
+                arm: {name: value for name, value in settings.items() if name not in study.tuned or arm not in study.arms}
+                for arm, settings in arms.items()
+            }
+        return results.summarize(study, arms, tuning + plan, self.sweep, self.data, asked, earlier)
 
-    def _planned(self, arm: str, kind: Kind, settings: Settings, seed: int) -> Planned:
+    def _tuning(self, asked: Asked) -> list[Planned]:
+        """Every choice that each seed tries for each arm, on tuning seeds of its own."""
+        study = self.study
+        return [
+            self._planned(arm, "tuning", {**settings, **choice}, tuning_seed, asked)
+            for seed in range(asked.seeds)
+            for arm, settings in study.arms.items()
+            for choice in candidates({name: settings[name] for name in study.tuned}, study.tuned, asked.trials)
+            for tuning_seed in self._tuning_seeds(seed)
+        ]
+
+    def _tuning_seeds(self, seed: int) -> range:
+        first = TUNING_SEEDS_FROM + seed * self.study.tuning_seeds
+        return range(first, first + self.study.tuning_seeds)
+
+    def _chosen(self, tuning: Sequence[Planned]) -> dict[tuple[str, int], Settings]:
+        """The best choice of each arm and seed."""
+        if not tuning:
+            return {}
+        runs, _ = results.tables(self.study, tuning, self.sweep.outcomes())
+        of_seed = (runs["seed"] - TUNING_SEEDS_FROM) // self.study.tuning_seeds
+        chosen: dict[tuple[str, int], Settings] = {}
+        for seed, own in runs.groupby(of_seed):
+            for arm, choice in results.choose(self.study, own).items():
+                chosen[arm, int(str(seed))] = choice
+        return chosen
+
+    def _planned(self, arm: str, kind: Kind, settings: Settings, seed: int, asked: Asked) -> Planned:
         run = Run(
             study=self.study.name,
-            settings=dict(settings),
+            recipe=self.study.recipe,
+            data=asked.source.key,
+            checksum=self.data.origin.checksum,
+            settings=settings,
             seed=seed,
             replicate=int(kind == "again"),
-            data=provenance.digest([self.ratings.checksum, self.ratings.y_range]),
-            backend=self.backend,
             device=self.device,
             threads=self.threads,
-            recipe=self.study.recipe,
         )
         return Planned(arm, kind, run)
 
-    def _do(self, plan: Sequence[Planned], what: str) -> None:
+    def _do(self, plan: Sequence[Planned], what: str, asked: Asked) -> None:
+        """Do the runs, and be sure that each arm which the answer needs has one."""
+        if not plan:
+            return
         failures = self.do([planned.run for planned in plan], what)
         done = self.sweep.outcomes()
         finished = {planned.arm for planned in plan if planned.kind != "again" and planned.run.key in done}
-        for arm in (self.study.baseline, self.study.primary):
+        needed = dict.fromkeys([*self.study.parts[0].weights] if self.study.parts else self.study.arms)
+        for arm in needed:
             if arm not in finished:
                 # A traceback's last line is the error itself.
                 reason = failures[0].strip().splitlines()[-1] if failures else "nor is any stored here for these data"
-                raise SweepError(f"{what}: none of {arm} finished: {reason}")
+                raise SweepError(f"{what}, {asked.source.name}: none of {arm} finished: {reason}")
 
 
-def candidates(default: float, low: float, high: float, count: int) -> list[float]:
-    """The default and `count` − 1 quasi-random values, evenly spread in the logarithm; the same for every arm."""
-    drawn = scipy.stats.qmc.Halton(1, rng=0).random(count - 1)[:, 0]
-    return [default, *(float(f"{low * (high / low) ** u:.4g}") for u in drawn)]
+def candidates(default: Settings, tuned: dict[str, Range] | Any, count: int) -> list[dict[str, Value]]:
+    """The default and `count` − 1 quasi-random choices, evenly spread in the logarithm; the same for every arm.
+
+    What is a whole number by default stays one.
+
+    >>> candidates({"lr": 5e-3}, {"lr": Range(5e-4, 5e-2)}, 3)
+    [{'lr': 0.005}, {'lr': 0.002463}, {'lr': 0.02463}]
+    """
+    drawn = scipy.stats.qmc.Halton(len(tuned), rng=0).random(count - 1)
+    choices: list[dict[str, Value]] = [dict(default)]
+    for point in np.atleast_2d(drawn):
+        choice: dict[str, Value] = {}
+        for (name, searched), place in zip(tuned.items(), point, strict=True):
+            value = float(f"{searched.low * (searched.high / searched.low) ** place:.4g}")
+            choice[name] = max(1, round(value)) if isinstance(default[name], int) else value
+        choices.append(choice)
+    return choices

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 
+from studies.evidence.outcomes import MIN_SEEDS
 from studies.evidence.schema import CURVES, RUNS, SUMMARY, ResultsError, Summary, read_summary
-from studies.evidence.statistics import MIN_PAIRS
 from studies.lab.spec import Study, counted
 
 OUR_COLUMNS = {"key", "arm", "kind", "seed"}  # of both tables
@@ -32,7 +32,7 @@ class Extent:
     Attributes:
         profile: its name.
         seeds: replicates an arm.
-        trials: values of the tuned setting tried for each arm; 0 where nothing was tuned.
+        trials: choices of the tuned settings tried for each arm; 0 where nothing was tuned.
         arms: their names, but for that of the untuned baseline beside the tuned one.
     """
 
@@ -44,7 +44,7 @@ class Extent:
     @classmethod
     def of(cls, summary: Summary) -> Extent:
         """The extent of a result."""
-        by_default = {by_default_name(summary.baseline, name) for tuned in summary.tuning for name in tuned.chosen}
+        by_default = {by_default_name(str(summary.baseline), tuned.chosen) for tuned in summary.tuning}
         return cls(
             profile=summary.profile,
             seeds=len(summary.provenance.seeds),
@@ -52,29 +52,23 @@ class Extent:
             arms=frozenset(summary.arms.keys() - by_default),
         )
 
-    def exceeds(self, other: Extent, profiles: Sequence[str]) -> bool:
-        """Whether it holds anything that the other lacks; `profiles` are all names, the lowest first.
+    def exceeds(self, other: Extent) -> bool:
+        """Whether it holds anything that the other, of the same profile, lacks.
 
-        A preview, with too few seeds for a verdict, holds nothing against a result that has one.
+        A smoke run, with too few seeds for a verdict, holds nothing against a result that has one.
         """
-        if self.seeds < MIN_PAIRS <= other.seeds:
+        if self.seeds < MIN_SEEDS <= other.seeds:
             return False
-        rank = {name: place for place, name in enumerate(profiles)}
-        return (
-            rank.get(self.profile, len(rank)) > rank.get(other.profile, len(rank))
-            or self.seeds > other.seeds
-            or self.trials > other.trials
-            or not self.arms <= other.arms
-        )
+        return self.seeds > other.seeds or self.trials > other.trials or not self.arms <= other.arms
 
     def __str__(self) -> str:
         tuned = f"tuned by {counted(self.trials, 'trial')} an arm" if self.trials else "nothing tuned"
         return f"profile {self.profile}, {counted(self.seeds, 'seed')}, {tuned}, {counted(len(self.arms), 'arm')}"
 
 
-def by_default_name(baseline: str, setting: str) -> str:
-    """What the baseline with the untuned setting is called where it stands beside the tuned one."""
-    return f"{baseline}, {setting} as by default"
+def by_default_name(baseline: str, tuned: Iterable[str]) -> str:
+    """What the baseline with the untuned settings is called where it stands beside the tuned one."""
+    return f"{baseline}, {' and '.join(tuned)} as by default"
 
 
 def require_replaceable(folder: Path, study: Study, checksum: str, extent: Extent, advice: str) -> None:
@@ -104,10 +98,10 @@ def require_replaceable(folder: Path, study: Study, checksum: str, extent: Exten
     if earlier.study != study.name:
         raise ReplaceError(f"{folder} holds results of another study, {earlier.study}; {advice}")
     if earlier.data.checksum != checksum:
-        theirs = f"{earlier.data.name}, {earlier.data.ratings:,} of them"
-        raise ReplaceError(f"{folder} holds results for other ratings ({theirs}); {advice}")
+        theirs = ", ".join([earlier.data.name, *(f"{count:,} {what}" for what, count in earlier.data.size.items())])
+        raise ReplaceError(f"{folder} holds results for other data ({theirs}); {advice}")
     there = Extent.of(earlier)
-    if there.exceeds(extent, list(study.profiles)):
+    if there.exceeds(extent):
         lacking = f", without {', '.join(sorted(there.arms - extent.arms))}" if there.arms - extent.arms else ""
         raise GreaterResultError(
             f"{folder} holds more ({there}) than this run would leave ({extent}{lacking}); {advice}"

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from lesson.data import Ratings
-from studies.evidence import provenance, schema, statistics
-from studies.lab.spec import Run, Settings, Study
+from studies.evidence import outcomes, provenance, schema, statistics
+from studies.lab.source import Source
+from studies.lab.spec import Outcome, Run, Settings, Study
 from studies.lab.sweep import Sweep
 
 Kind = Literal["run", "again", "tuning"]
+
+IDENTITY = ["key", "arm", "kind", "seed"]
 
 
 @dataclass(frozen=True)
@@ -31,61 +34,112 @@ class Planned:
     run: Run
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a command asked for: its words, its profile and what that spends."""
+
+    command: str
+    profile: str
+    seeds: int
+    trials: int
+    workers: int
+    source: Source
+    notes: tuple[str, ...] = ()
+
+
 def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Finished runs, a row a run; and their curves, a row a run and epoch. See `studies.evidence.schema`."""
+    """Finished runs, a row a run; and their curves, a row a run, curve and place. See `studies.evidence.schema`."""
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     for planned in plan:
         run, trial = planned.run, done.get(planned.run.key)
         if trial is None:
             continue
-        outcome = trial.user_attrs["outcome"]
-        identity = {"key": run.key, "arm": planned.arm, "kind": planned.kind, "seed": run.seed}
+        outcome = Outcome.restored(trial.user_attrs["outcome"])
+        identity = dict(zip(IDENTITY, (run.key, planned.arm, planned.kind, run.seed), strict=True))
         rows.append(
             identity
-            | run.settings
-            | {
-                study.metric: np.nan if outcome["value"] is None else outcome["value"],
-                "diverged": outcome["value"] is None,
-                "seconds": outcome["seconds"],
-                "backend": run.backend,
-                "threads": run.threads,
-                "commit": outcome["commit"],
-            }
-            | {name: outcome.get("measures", {}).get(name) for name in study.measures}
+            | {"data": run.checksum}
+            | {f"setting.{name}": value for name, value in run.settings.items()}
+            | {f"metric.{name}": outcome.values.get(name) for name in study.metrics}
+            | {name: getattr(outcome, name) for name in ("diverged", "seconds", "n_train", "n_valid")}
+            | {"device": run.device, "threads": run.threads, "commit": trial.user_attrs["outcome"]["commit"]}
         )
-        for epoch, losses in enumerate(zip(outcome["train_loss"], outcome["valid_loss"], strict=True), start=1):
-            curves.append(identity | {"epoch": epoch, "train_loss": losses[0], "valid_loss": losses[1]})
-    columns = ["key", "arm", "kind", "seed", "epoch", "train_loss", "valid_loss"]
-    return pd.DataFrame(rows), pd.DataFrame(curves, columns=columns)
+        curves += [
+            identity | {"x": float(place), "curve": name, "value": value}
+            for name, values in outcome.curves.items()
+            for place, value in enumerate(values, start=1)
+        ]
+    runs = pd.DataFrame(rows)
+    for name in study.metrics:
+        runs[f"metric.{name}"] = runs[f"metric.{name}"].astype(float) if len(runs) else []
+    return runs, pd.DataFrame(curves, columns=[*IDENTITY, "x", "curve", "value"])
 
 
-def choose(study: Study, setting: str, plan: Sequence[Planned], done: Mapping[str, FrozenTrial]) -> list[schema.Tuning]:
-    """The tuned setting of each arm: the best mean over the tuning seeds; a diverged run counts as the worst."""
-    frame, _ = tables(study, plan, done)
-    sign = 1 if study.direction == "minimize" else -1
-    tunings = []
-    for arm, runs in frame.groupby("arm", sort=False):
-        means = runs.groupby(setting, sort=False)[study.metric].agg(lambda values: values.mean(skipna=False))
-        ranked = (sign * means).fillna(np.inf)
-        best = float(cast(float, ranked.idxmin()))
-        tried = sorted(ranked.index)
-        tunings.append(
+def by_seed(runs: pd.DataFrame, metric: str) -> dict[str, dict[int, float | None]]:
+    """What a metric was by arm and seed: None where the run diverged or missed; nothing to measure is left out."""
+    values: dict[str, dict[int, float | None]] = {str(arm): {} for arm in runs["arm"].unique()}
+    for arm, seed, value, diverged in runs[["arm", "seed", f"metric.{metric}", "diverged"]].itertuples(index=False):
+        if diverged or math.isinf(value):
+            values[arm][int(seed)] = None
+        elif not math.isnan(value):
+            values[arm][int(seed)] = float(value)
+    return values
+
+
+def choose(study: Study, runs: pd.DataFrame) -> dict[str, Settings]:
+    """Of each arm, the choice with the best mean over these tuning runs; what diverged or missed counts as the worst."""
+    return {
+        str(arm): dict(zip(study.tuned, ranked(study, of_arm).index[0], strict=True))
+        for arm, of_arm in runs.groupby("arm", sort=False)
+    }
+
+
+def ranked(study: Study, runs: pd.DataFrame) -> pd.Series[Any]:
+    """Means of the first metric, scored so that low is good, by choice, the best first; of equals the first tried."""
+    return tried(study, runs).sort_values(kind="stable")
+
+
+def tried(study: Study, runs: pd.DataFrame) -> pd.Series[Any]:
+    """As `ranked`, in the order in which choices were tried."""
+    name, metric = next(iter(study.metrics.items()))
+    score = runs[f"metric.{name}"] * (-1 if metric.better == "higher" else 1)
+    score = score.mask(runs["diverged"] | score.isna(), math.inf)
+    choices = [tuple(row) for row in runs[[f"setting.{setting}" for setting in study.tuned]].itertuples(index=False)]
+    return score.groupby(pd.Series(choices, index=runs.index, dtype=object), sort=False).mean()
+
+
+def tuning_found(study: Study, runs: pd.DataFrame) -> list[schema.Tuning]:
+    """How settings were chosen for each arm, over all tuning seeds together."""
+    settings = list(study.tuned)
+    name, metric = next(iter(study.metrics.items()))
+    sign = -1 if metric.better == "higher" else 1
+    found = []
+    for arm, of_arm in runs.groupby("arm", sort=False):
+        scores = tried(study, of_arm)
+        best = ranked(study, of_arm).index[0]
+        values = {setting: sorted({choice[place] for choice in scores.index}) for place, setting in enumerate(settings)}
+        finite = scores[np.isfinite(scores)]
+        # The first is the default, which nobody drew; divergence counts as the worst seen.
+        drawn = scores.iloc[1:].replace(math.inf, finite.max() if len(finite) else math.nan).dropna()
+        found.append(
             schema.Tuning(
                 arm=str(arm),
-                chosen={setting: best},
-                on_edge=len(tried) > 1 and best in (tried[0], tried[-1]),
-                trials=[
-                    {setting: float(cast(float, value)), study.metric: None if np.isnan(mean) else float(mean)}
-                    for value, mean in means.items()
+                chosen=dict(zip(settings, map(float, best), strict=True)),
+                on_edge=[
+                    setting
+                    for place, setting in enumerate(settings)
+                    if len(values[setting]) > 1 and best[place] in (values[setting][0], values[setting][-1])
                 ],
-                # The first is the untuned default, which nobody drew; divergence counts as the worst seen.
-                best_of_k=statistics.expected_best_of_k(
-                    means.iloc[1:].fillna(sign * (sign * means).max()).dropna(), study.direction
-                ),
+                trials=[
+                    dict(zip(settings, map(float, choice), strict=True))
+                    | {name: None if math.isinf(score) else sign * float(score)}
+                    for choice, score in scores.items()
+                ],
+                best_of_k=statistics.expected_best_of_k(sign * drawn, metric.better or "lower"),
             )
         )
-    return tunings
+    return found
 
 
 def summarize(
@@ -93,105 +147,99 @@ def summarize(
     arms: Mapping[str, Settings],
     plan: Sequence[Planned],
     sweep: Sweep,
-    ratings: Ratings,
-    *,
-    profile: str,
-    tuning: list[schema.Tuning],
-    command: str,
-    workers: int,
-    limits: list[str],
+    data: Any,
+    asked: Asked,
+    earlier: Iterable[schema.Summary] = (),
 ) -> tuple[schema.Summary, pd.DataFrame, pd.DataFrame]:
     """Judge the finished runs.
+
+    Args:
+        study: the declaration.
+        arms: settings by arm, as they were confirmed where nothing was tuned.
+        plan: all runs.
+        sweep: where they are.
+        data: the data set, of which its origin is told.
+        asked: by the command.
+        earlier: results of this study on these data, whatever their profile.
 
     Returns:
         The summary, and the tables of runs and curves.
     """
     done = sweep.outcomes()
     frame, curves = tables(study, plan, done)
-    outcomes = [done[key].user_attrs["outcome"] for key in frame["key"]]
     confirmed = frame[frame["kind"] == "run"]
-    n_train, n_valid = outcomes[-1]["n_train"], outcomes[-1]["n_valid"]
-    values = {arm: _by_seed(study, runs) for arm in arms if len(runs := confirmed[confirmed["arm"] == arm])}
-    again = _by_seed(study, frame[frame["kind"] == "again"])
-    # Declared for ratings from 1 to 5.
-    smallest_effect = study.smallest_effect * float(np.ptp(ratings.rating)) / 4
-    contrasts = statistics.judge(
-        values,
-        baseline=study.baseline,
-        metric=study.metric,
-        direction=study.direction,
-        smallest_effect=smallest_effect,
-        n_train=n_train,
-        n_valid=n_valid,
-    )
-    measures = {
-        name: schema.Measure(
-            title=measure.title, logarithmic=measure.logarithmic, arms=_measured(study, confirmed, name, list(values))
-        )
-        for name, measure in study.measures.items()
-    }
-    keys = {planned.run.key for planned in plan}
-    standing = [trial for key, trial in sweep.standing().items() if key in keys]
-    failed = [trial for trial in sweep.trials(TrialState.FAIL) if trial.user_attrs["key"] in keys]
-    finished = (done[key] for key in frame["key"])
-    under_way = [(t.datetime_start, t.datetime_complete) for t in finished if t.datetime_start and t.datetime_complete]
-    commit, dirty = provenance.commit()
-    labels = {outcome["commit"] for outcome in outcomes if outcome["commit"]}
-    some = plan[0].run
+    values = {name: by_seed(confirmed, name) for name in study.metrics}
+    name, metric = next(iter(study.metrics.items()))
+    overlap = _overlap(confirmed) if study.resplits else None
+    diverged = {str(arm): set(runs.loc[runs["diverged"], "seed"]) for arm, runs in confirmed.groupby("arm")}
+    regular = study.profiles["regular"].seeds if asked.profile == "quick" and "regular" in study.profiles else None
+    there = {arm: settings for arm, settings in arms.items() if arm in values[name]}
+    parts = [
+        outcomes.judge_part(part, values, study.metrics, overlap=overlap, diverged=diverged, regular=regular)
+        for part in study.parts
+        if part.weights.keys() <= there.keys()
+    ]
+    origin, missing = data.origin, sum(planned.run.key not in done for planned in plan)
+    tuning = tuning_found(study, frame[frame["kind"] == "tuning"]) if asked.trials else []
     summary = schema.Summary(
         study=study.name,
         title=study.title,
         question=study.question,
-        claims=list(study.claims),
-        metric=study.metric,
-        direction=study.direction,
-        smallest_effect=smallest_effect,
+        profile=asked.profile,
+        own=asked.source.path is not None,
+        protocol="stand-in" if asked.source.key in study.stand_in else "as stated",
+        metrics={key: schema.MetricUsed(**_plain(one)) for key, one in study.metrics.items()},
+        arms={arm: _arm(study, confirmed[confirmed["arm"] == arm], settings) for arm, settings in there.items()},
+        names=dict(study.names),
+        x=study.x,
         baseline=study.baseline,
-        primary=study.primary,
-        profile=profile,
-        arms={arm: _arm(values[arm], arms[arm]) for arm in values},
-        contrasts=contrasts,
-        measures=measures,
-        noise_floor=statistics.noise_floor(study.baseline, values.get(study.baseline, {}), again),
+        contrasts=statistics.describe(
+            values[name], baseline=study.baseline, metric=name, better=metric.better, overlap=overlap
+        )
+        if study.baseline in there
+        else [],
+        measures={
+            key: schema.Measure(
+                title=one.title, logarithmic=one.logarithmic, arms=_measured(study, confirmed, key, list(there))
+            )
+            for key, one in study.metrics.items()
+            if key != name and study.baseline in there
+        },
+        parts=parts,
+        noise_floor=_noise_floor(study, values[name], frame),
         tuning=tuning,
-        evidence=study.evidence(contrasts, bool(tuning), measures),
-        limits=limits,
+        preliminary=asked.profile == "quick" or asked.seeds < schema.FEW_SEEDS,
+        limits=limits(study, origin.name, asked),
+        notes=[*asked.notes, *([f"Missing: {missing} of {len(plan):,} runs."] if missing else [])],
         data=schema.DataUsed(
-            name=ratings.name,
-            checksum=ratings.checksum,
-            ratings=len(ratings),
-            users=len(ratings.user_ids),
-            items=len(ratings.item_ids),
-            n_train=n_train,
-            n_valid=n_valid,
-            terms=ratings.terms,
-            citation=ratings.citation,
+            key=asked.source.key if asked.source.path is None else asked.source.name,
+            name=origin.name,
+            checksum=origin.checksum,
+            size=dict(origin.size),
+            terms=origin.terms,
+            citation=origin.citation,
         ),
-        provenance=schema.Provenance(
-            command=command,
-            commit=commit,
-            dirty=True if any(label.endswith("-dirty") for label in labels) else dirty,
-            commits=sorted({label.removesuffix("-dirty") for label in labels}),
-            spec_hash=provenance.digest(study.declared()),
-            recipe=study.recipe,
-            backend=some.backend,
-            threads=some.threads,
-            workers=workers,
-            seeds=sorted(confirmed["seed"].unique().tolist()),
-            trials=dict(sorted(Counter(trial.state.name for trial in standing + failed).items())),
-            seconds=float(frame.drop_duplicates("key")["seconds"].sum()),
-            wall_seconds=covered(under_way),
-            started=min(began for began, _ in under_way).isoformat("T", "seconds"),
-            finished=max(ended for _, ended in under_way).isoformat("T", "seconds"),
-            gpu=None if some.device == "cpu" else _gpu(some.device),
-            **provenance.machine(),
-        ),
+        provenance=_provenance(study, plan, sweep, frame, asked),
     )
-    return summary, frame, curves
+    return schema.since(summary, earlier), frame, curves
+
+
+def limits(study: Study, data: str, asked: Asked) -> list[str]:
+    """What the answer does not say."""
+    splits = "re-split and re-seeded" if study.resplits else "re-seeded"
+    said = [f"It speaks of {data}, {splits}.", *study.limits]
+    if asked.source.key in study.stand_in and asked.source.path is None:
+        said.append(f"These data are {study.stand_in[asked.source.key]}: a stand-in neither proves nor refutes a claim.")
+    tuning_profiles = [name for name, profile in study.profiles.items() if profile.trials]
+    if study.tuned and not asked.trials and tuning_profiles:
+        settings = " and ".join(study.names.get(name, name) for name in study.tuned)
+        said.append(f"Every arm has the default {settings}; the {tuning_profiles[0]} profile retunes it for each.")
+    return said
 
 
 def write(folder: Path, summary: schema.Summary, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
     """Leave the three files in `folder`, each whole or not at all, and none if one cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
         aside = Path(name)
         for frame, file in ((runs, schema.RUNS), (curves, schema.CURVES)):
@@ -202,17 +250,51 @@ def write(folder: Path, summary: schema.Summary, runs: pd.DataFrame, curves: pd.
             (aside / file).replace(folder / file)
 
 
+def _plain(metric: Any) -> dict[str, Any]:
+    return {name: getattr(metric, name) for name in schema.MetricUsed.model_fields}
+
+
+def _overlap(runs: pd.DataFrame) -> dict[str, float]:
+    """By arm, the largest n_valid/n_train of its runs."""
+    rows = runs[(runs["n_train"] > 0) & (runs["n_valid"] > 0)]
+    return {str(arm): float((of["n_valid"] / of["n_train"]).max()) for arm, of in rows.groupby("arm")}
+
+
+def _arm(study: Study, runs: pd.DataFrame, settings: Settings) -> schema.Arm:
+    rows = {name: int(runs[name].max()) or None for name in ("n_train", "n_valid")}
+    first = runs[f"metric.{next(iter(study.metrics))}"]
+    measured = {}
+    for name in study.metrics:
+        finite = runs.loc[~runs["diverged"], f"metric.{name}"].replace(math.inf, math.nan).dropna()
+        measured[name] = schema.Measurement(
+            mean=float(finite.mean()) if len(finite) else None,
+            sd=float(finite.std(ddof=1)) if len(finite) > 1 else None,
+            n=len(finite),
+        )
+    return schema.Arm(
+        settings=dict(settings),
+        n=len(runs),
+        diverged=int(runs["diverged"].sum()),
+        missed=int(np.isinf(first[~runs["diverged"]]).sum()),
+        n_train=rows["n_train"],
+        n_valid=rows["n_valid"],
+        metrics=measured,
+    )
+
+
 def _measured(study: Study, runs: pd.DataFrame, name: str, arms: list[str]) -> dict[str, schema.Measured]:
-    """One measurement of each arm, and its paired differences from the baseline."""
-    by_seed = {str(arm): rows.set_index("seed")[name].astype(float) for arm, rows in runs.groupby("arm")}
+    """One further metric of each arm, and its paired differences from the baseline."""
+    column = runs[f"metric.{name}"].replace(math.inf, math.nan)
+    of = {str(arm): values for arm, values in column.groupby(runs["arm"])}
+    by_arm = {arm: values.set_axis(runs.loc[values.index, "seed"]).dropna() for arm, values in of.items()}
     measured = {}
     for arm in arms:
-        found = by_seed[arm].dropna()
+        found = by_arm[arm]
         mean = float(found.mean()) if len(found) else None
         if arm == study.baseline:
             measured[arm] = schema.Measured(mean=mean, n=len(found))
             continue
-        differences = (found - by_seed[study.baseline]).dropna()
+        differences = (found - by_arm[str(study.baseline)]).dropna()
         low, high = statistics.t_interval(differences)
         measured[arm] = schema.Measured(
             mean=mean,
@@ -223,22 +305,45 @@ def _measured(study: Study, runs: pd.DataFrame, name: str, arms: list[str]) -> d
     return measured
 
 
-def _arm(values: Mapping[int, float | None], settings: Settings) -> schema.Arm:
-    finite = np.array([value for value in values.values() if value is not None])
-    return schema.Arm(
-        mean=float(finite.mean()) if len(finite) else None,
-        sd=float(finite.std(ddof=1)) if len(finite) > 1 else None,
-        n=len(values),
-        diverged=len(values) - len(finite),
-        settings=dict(settings),
+def _noise_floor(
+    study: Study, values: Mapping[str, Mapping[int, float | None]], frame: pd.DataFrame
+) -> schema.NoiseFloor | None:
+    again = frame[frame["kind"] == "again"]
+    if study.baseline is None or again.empty:
+        return None
+    second = by_seed(again, next(iter(study.metrics)))
+    return statistics.noise_floor(study.baseline, values.get(study.baseline, {}), second.get(study.baseline, {}))
+
+
+def _provenance(
+    study: Study, plan: Sequence[Planned], sweep: Sweep, frame: pd.DataFrame, asked: Asked
+) -> schema.Provenance:
+    keys = {planned.run.key for planned in plan}
+    standing = [trial for key, trial in sweep.standing().items() if key in keys]
+    failed = [trial for trial in sweep.trials(TrialState.FAIL) if trial.user_attrs["key"] in keys]
+    finished = [trial for trial in standing if trial.state == TrialState.COMPLETE]
+    under_way = [(t.datetime_start, t.datetime_complete) for t in finished if t.datetime_start and t.datetime_complete]
+    commit, dirty = provenance.commit()
+    labels = {label for label in frame["commit"].unique() if label}
+    some = plan[0].run
+    return schema.Provenance(
+        command=asked.command,
+        commit=commit,
+        dirty=True if any(label.endswith("-dirty") for label in labels) else dirty,
+        commits=sorted({label.removesuffix("-dirty") for label in labels}),
+        spec_hash=provenance.digest(study.declared()),
+        recipe=study.recipe,
+        threads=some.threads,
+        workers=asked.workers,
+        seeds=sorted(int(seed) for seed in frame.loc[frame["kind"] == "run", "seed"].unique()),
+        trials=dict(sorted(Counter(trial.state.name for trial in standing + failed).items())),
+        seconds=float(frame.drop_duplicates("key")["seconds"].sum()),
+        wall_seconds=covered(under_way),
+        started=min(began for began, _ in under_way).isoformat("T", "seconds"),
+        finished=max(ended for _, ended in under_way).isoformat("T", "seconds"),
+        gpu=None if some.device == "cpu" else _gpu(some.device),
+        **provenance.machine(),
     )
-
-
-def _by_seed(study: Study, runs: pd.DataFrame) -> dict[int, float | None]:
-    return {
-        int(seed): None if diverged else float(value)
-        for seed, value, diverged in runs[["seed", study.metric, "diverged"]].itertuples(index=False)
-    }
 
 
 def covered(spans: Iterable[tuple[datetime, datetime]]) -> float:

@@ -1,88 +1,103 @@
-"""Where a study's ratings come from: read once by the command, and once more by each worker."""
+"""Where a study's data come from: opened once by the command, and once more by each worker."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lesson.data import DataError, Ratings, open_movielens, open_ratings, split
-from lesson.data.ratings import data_name
-from studies.lab.spec import Outcome, Run
+from lesson import DataError, DivergenceError
+from lesson.data import CATALOG, OWN
+from lesson.data.table import data_name
+from studies.lab.spec import Outcome, Run, Study
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """MovieLens 100k, or a file or folder of one's own.
+    """A data set of the catalog, or the user's own in its place.
 
     Attributes:
-        path: of the file or folder; None for MovieLens 100k.
-        options: how to read the file: user, item, rating (columns), sep and encoding, those that are given.
+        key: its name in the catalog.
+        path: of the user's own file or folder; None for the catalog's.
+        options: how to read that, by the names that its opener has for them.
     """
 
+    key: str
     path: Path | None = None
-    options: dict[str, str] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def folder_name(self) -> str:
-        """The folder of its results: its name, of which no part leads out of them; none for MovieLens 100k."""
+    @property
+    def name(self) -> str:
+        """Of the folder of its results, of which no part leads out of them: the catalog's name, or that of the file."""
         if self.path is None:
-            return ""
+            return self.key
         name = data_name(os.path.realpath(self.path))
-        return "ratings" if name in ("", ".", "..") else name
+        if name in ("", ".", ".."):
+            name = "data"
+        return f"own {name}" if name in CATALOG else name
 
-    def read(self) -> Ratings:
-        """The ratings.
+    def open(self) -> Any:
+        """The data, with their `origin`.
 
         Raises:
             DataError: they cannot be read.
         """
-        return open_movielens() if self.path is None else open_ratings(self.path, **self.options)
+        if self.path is None:
+            return CATALOG[self.key].open()
+        return CATALOG[self.key].open_own(self.path, **self.options)
 
 
-def open_source(source: Source) -> tuple[Ratings, list[str]]:
-    """The ratings, and what to know of them.
+def own_options(study: Study) -> dict[str, str]:
+    """The options that take the user's own data in the place of the study's: what each opens, by its name."""
+    return {CATALOG[key].option.removeprefix("--"): key for key in study.data}
+
+
+def reading_options(option: str) -> list[str]:
+    """How the files of an option may be read: what its opener takes by name."""
+    parameters = inspect.signature(OWN[f"--{option}"]).parameters.values()
+    return [one.name for one in parameters if one.kind == one.KEYWORD_ONLY and "str" in str(one.annotation)]
+
+
+def open_source(source: Source, seeds: int) -> tuple[Any, list[str]]:
+    """The data, and what to know of them before the first run.
 
     Raises:
-        DataError: they cannot be read.
+        DataError: they cannot be read, or nothing can be learnt of them in the splits of these seeds.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        table = source.read()
-    return table, [str(warning.message) for warning in caught]
-
-
-def told_of_learnable(table: Ratings, seeds: int) -> str:
-    """A sentence: of how many validation rows training has seen the user and the item.
-
-    Raises:
-        DataError: of none, in no split.
-    """
-    first = split(table, seed=0)
-    if not any(split(table, seed=seed).learnable_rows for seed in range(seeds)):
-        raise DataError(
-            f"{table.name}: training has seen both user and item of 0 of {len(first.valid):,} validation rows, so that "
-            "nothing can be learnt of them and no verdict given; ratings that share users and items are needed"
-        )
-    return (
-        f"Training has seen both user and item of {first.learnable_rows:,} of {len(first.valid):,} validation rows (in "
-        "the first split)."
-    )
+        data = source.open()
+    notes = [str(warning.message) for warning in caught]
+    return data, [*notes, *data.learnable(seeds)]
 
 
 def prepare(
     run: Callable[[Run, Any], Outcome], source: Source, checksum: str, threads: int
 ) -> Callable[[tuple[int, Run]], Outcome]:
-    """In a worker: read the data once, then do runs."""
+    """In a worker: open the data once, then make runs."""
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", RuntimeWarning)  # of overflows: that a run diverges is its outcome, not a warning
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the command has told
-        table = source.read()
-    if table.checksum != checksum:
-        raise DataError(f"{source.path or table.name}: changed since the sweep began; start it again")
-    return lambda job: run(job[1], table)
+        data = source.open()
+    if data.origin.checksum != checksum:
+        raise DataError(f"{source.path or source.name}: changed since the sweep began; start it again")
+    return lambda job: outcome_of(run, job[1], data)
+
+
+def outcome_of(run: Callable[[Run, Any], Outcome], job: Run, data: Any) -> Outcome:
+    """One run. A training that diverges is an outcome, of which the epochs before are kept."""
+    began = time.perf_counter()
+    try:
+        return run(job, data)
+    except DivergenceError as error:
+        seconds = time.perf_counter() - began
+        curves = {name: [getattr(epoch, name) for epoch in error.history] for name in ("train_loss", "valid_loss")}
+        return Outcome({}, curves, seconds, diverged=True)

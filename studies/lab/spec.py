@@ -1,22 +1,59 @@
-"""What a study declares before it runs, and what a single run is."""
+"""What a study declares before it runs, what a single run is, and what it leaves behind."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from itertools import product
+from typing import Any
 
+from studies.evidence.parts import (
+    Metric,
+    Part,
+    beats,
+    best,
+    check_parts,
+    differs,
+    effect,
+    equals,
+    exceeds,
+    not_worse,
+)
 from studies.evidence.provenance import digest
-from studies.evidence.schema import Contrast, Evidence
-from studies.evidence.schema import Measure as Measurements
 
-Settings = Mapping[str, float | str]
+__all__ = [
+    "Metric",
+    "Outcome",
+    "Part",
+    "Profile",
+    "Range",
+    "Run",
+    "Study",
+    "beats",
+    "best",
+    "counted",
+    "differs",
+    "effect",
+    "equals",
+    "exceeds",
+    "factorial",
+    "not_worse",
+    "sweep",
+]
+
+Value = float | int | str | bool
+Settings = Mapping[str, Value]
+
 TUNING_SEEDS_FROM = 1_000_000  # far from the seeds that confirm
 
 
 def counted(count: int, noun: str) -> str:
-    """A count with its noun: 1 seed, 2 seeds."""
+    """A count with its noun.
+
+    >>> counted(1, "seed"), counted(2_000, "seed")
+    ('1 seed', '2,000 seeds')
+    """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
@@ -26,7 +63,7 @@ class Profile:
 
     Attributes:
         seeds: replicates an arm.
-        trials: learning rates tried for each arm, the default among them; 0 leaves the rate alone.
+        trials: choices of the tuned settings that each seed tries for each arm, the default among them; 0 tunes nothing.
         cost: what to expect on two cores, for people.
     """
 
@@ -44,133 +81,172 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """What a run measures beside the metric, to be described and not judged.
-
-    Attributes:
-        title: what a reader calls it, with its unit where it has one.
-        logarithmic: whether it spans decades, so that its axis should.
-    """
-
-    title: str
-    logarithmic: bool = False
-
-
-@dataclass(frozen=True)
 class Study:
     """A question and how it is answered, declared before anything runs.
 
     Attributes:
         name: of the module, its results and its page.
         title: a heading.
-        question: one sentence.
-        claims: ids of the ledger's claims it speaks of.
-        metric: what a run measures.
-        direction: which way is better.
-        arms: settings by arm.
-        baseline: the arm all others are compared with.
-        primary: the arm whose contrast answers the question.
-        smallest_effect: differences below this are not worth knowing, for ratings from 1 to 5.
-        profiles: by name.
-        recipe: version of how a run is made; a higher one makes earlier runs unusable.
+        question: one sentence; the first part answers it.
         run: makes one run from it and the data; a function of the module, as it travels to workers.
-        evidence: what the contrasts, whether the setting was tuned, and the further measurements say of the claims.
-        limits: sentences that bound the answer, from the data set's name and whether the setting was tuned.
-        tuned: the setting that profiles with trials retune for every arm, and its range.
-        tuning_seeds: how many seeds each trial is averaged over; they are never confirmed on.
-        measures: what a run measures beside the metric, by name.
-        value: how an arm of `--values` is named and set, where arms are values of one setting.
-        backend: the only one that can make its runs; None where any can.
+        data: names in `lesson.data.CATALOG`; each is a condition of its own.
+        arms: settings by arm; `sweep` and `factorial` make them.
+        metrics: what a run measures, by name. The first is drawn and described against the baseline.
+        parts: the parts of claims that it decides, as numbers; see `studies.evidence.parts`.
+        profiles: by name, the lowest first.
+        recipe: version of how a run is made; a higher one makes earlier runs unusable.
+        baseline: the arm that others are drawn against, and that runs twice for the noise floor; None without one.
+        tuned: the settings that profiles with trials retune for every arm, and their ranges.
+        tuning_seeds: the seeds over which a trial is averaged. Each seed tunes on its own, so that the variance of the
+            tuning is in every interval; none of them is confirmed on.
+        resplits: whether each seed re-splits one data set, so that splits overlap. False where seeds draw their data
+            afresh, or share a given test set.
+        alone: whether it takes times: then one run is made at a time.
+        stand_in: by data set, for what it stands in: a stand-in neither proves nor refutes.
+        cpu_only: whether its runs cannot be made on a GPU.
+        x: the axis of the curves.
+        names: what a reader calls settings and arms.
+        limits: sentences that bound the answer.
+
+    Raises:
+        ValueError: a part or the baseline names what is not there, or a name stands twice.
     """
 
     name: str
     title: str
     question: str
-    claims: tuple[int, ...]
-    metric: str
-    direction: Literal["minimize", "maximize"]
-    arms: Mapping[str, Settings]
-    baseline: str
-    primary: str
-    smallest_effect: float
-    profiles: dict[str, Profile]
-    recipe: int
     run: Callable[[Run, Any], Outcome] = field(repr=False)
-    evidence: Callable[[Sequence[Contrast], bool, Mapping[str, Measurements]], list[Evidence]] = field(repr=False)
-    limits: Callable[[str, bool], list[str]] = field(repr=False)
-    tuned: tuple[str, Range] | None = None
-    tuning_seeds: int = 0
-    measures: Mapping[str, Measure] = field(default_factory=dict)
-    value: Callable[[float], tuple[str, dict[str, float]]] | None = field(default=None, repr=False)
-    backend: str | None = None
+    data: tuple[str, ...]
+    arms: Mapping[str, Settings]
+    metrics: Mapping[str, Metric]
+    parts: tuple[Part, ...]
+    profiles: Mapping[str, Profile]
+    recipe: int = 1
+    baseline: str | None = None
+    tuned: Mapping[str, Range] = field(default_factory=dict)
+    tuning_seeds: int = 1
+    resplits: bool = True
+    alone: bool = False
+    stand_in: Mapping[str, str] = field(default_factory=dict)
+    cpu_only: bool = False
+    x: str = "epoch"
+    names: Mapping[str, str] = field(default_factory=dict)
+    limits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            self._check()
+        except ValueError as error:
+            raise ValueError(f"study {self.name}: {error}") from None
+
+    def _check(self) -> None:
+        if not (self.data and self.arms and self.profiles):
+            raise ValueError("it needs data, arms and profiles")
+        check_parts(self.parts, self.arms, self.metrics)
+        if self.baseline is not None and self.baseline not in self.arms:
+            raise ValueError(f"the baseline {self.baseline!r} is none of the arms {', '.join(self.arms)}")
+        if unknown := self.stand_in.keys() - set(self.data):
+            raise ValueError(f"{sorted(unknown)[0]!r} stands in for something, but is none of its data")
+        for setting in self.tuned:
+            if lacking := [arm for arm, settings in self.arms.items() if setting not in settings]:
+                raise ValueError(f"{setting} is tuned, but the arm {lacking[0]!r} has no default for it")
+        if unknown := self.names.keys() - self.settings - self.arms.keys():
+            raise ValueError(f"{sorted(unknown)[0]!r} has a name for readers, but is no setting and no arm")
+
+    @property
+    def settings(self) -> set[str]:
+        """The names of all settings."""
+        return {name for settings in self.arms.values() for name in settings}
+
+    @property
+    def claims(self) -> list[int]:
+        """The claims whose parts it decides."""
+        return sorted({part.claim for part in self.parts if part.claim is not None})
+
+    @property
+    def swept(self) -> str | None:
+        """The setting whose values are the arms; None where arms are something else."""
+        differing = [
+            name for name in self.settings if len({settings.get(name) for settings in self.arms.values()}) > 1
+        ]
+        if len(differing) != 1:
+            return None
+        name = differing[0]
+        return name if all(arm_name(name, settings[name]) == arm for arm, settings in self.arms.items()) else None
 
     def claims_named(self) -> str:
         """The claims' ids, for people."""
+        if not self.claims:
+            return "no claim"
         return f"{'claim' if len(self.claims) == 1 else 'claims'} {', '.join(map(str, self.claims))}"
 
     def costs(self) -> list[str]:
         """What each profile spends, for people."""
+        retuned = " and ".join(self.tuned)
         return [
             f"{name}: {counted(profile.seeds, 'seed')}"
-            + (f", {self.tuned[0]} retuned by {profile.trials} trials an arm" if self.tuned and profile.trials else "")
+            + (f", {retuned} retuned by {profile.trials} trials an arm and seed" if profile.trials else "")
             + f", {profile.cost}"
             for name, profile in self.profiles.items()
         ]
 
     def declared(self) -> dict[str, Any]:
-        """The declaration as plain data; its digest stands in every report."""
-        declared: dict[str, Any] = {
-            "name": self.name,
-            "question": self.question,
-            "claims": self.claims,
-            "metric": self.metric,
-            "direction": self.direction,
-            "arms": self.arms,
-            "baseline": self.baseline,
-            "primary": self.primary,
-            "smallest_effect": self.smallest_effect,
-            "profiles": {name: [profile.seeds, profile.trials] for name, profile in self.profiles.items()},
-            "recipe": self.recipe,
+        """The declaration as plain data; every report shows its digest."""
+        words = {"title", "run", "names", "limits"}  # they decide nothing
+        return {
+            name: {key: asdict(value) if hasattr(value, "__dataclass_fields__") else value for key, value in it.items()}
+            if isinstance(it := getattr(self, name), Mapping)
+            else [asdict(part) for part in it]
+            if name == "parts"
+            else it
+            for name in self.__dataclass_fields__
+            if name not in words
         }
-        if self.tuned is not None:
-            declared |= {"tuned": [self.tuned[0], asdict(self.tuned[1])], "tuning_seeds": self.tuning_seeds}
-        if self.measures:
-            declared["measures"] = {name: measure.title for name, measure in self.measures.items()}
-        return declared
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training, and all that determines its outcome.
+    """One run, and all that determines its outcome.
+
+    `job["wd"]` is a setting of the arm, as the study declares it.
 
     Attributes:
         study: its name.
-        settings: of the arm, such as {"wd": 0.1, "lr": 0.005}.
-        seed: of the split; initialization and batch order follow from it and `replicate`.
+        recipe: version of how a run is made.
+        data: the data set's name in the catalog, or what the user's own is called.
+        checksum: of the data and of how they are read.
+        settings: of the arm.
+        seed: of the split.
         replicate: 0; 1 draws another initialization and order on the same split, for the noise floor.
-        data: digest of the ratings and of how they are read.
-        backend: which implementation trains.
         device: where.
         threads: of one run.
-        recipe: version of how a run is made.
     """
 
     study: str
-    settings: dict[str, float | str]
-    seed: int
-    replicate: int
-    data: str
-    backend: str
-    device: str
-    threads: int
     recipe: int
+    data: str
+    checksum: str
+    settings: Settings
+    seed: int
+    replicate: int = 0
+    device: str = "cpu"
+    threads: int = 1
+
+    def __getitem__(self, setting: str) -> Any:
+        return self.settings[setting]
+
+    @property
+    def draw(self) -> int:
+        """The seed of initialization, order and dropout: no seed's second draw is another seed's first."""
+        return 2 * self.seed + self.replicate
 
     @property
     def key(self) -> str:
-        """The run's name in storage: the same for the same run, on any machine."""
-        # 0 and 0.0 have one key; what a run is given stays what it is.
-        settings = {name: value if isinstance(value, str) else float(value) for name, value in self.settings.items()}
-        return digest(asdict(self) | {"settings": settings})
+        """The run's name in storage: the same for the same run, on any machine. 0 and 0.0 have one key."""
+        settings = {
+            name: value if isinstance(value, (str, bool)) else float(value) for name, value in self.settings.items()
+        }
+        return digest({**asdict(self), "settings": settings})
 
 
 @dataclass(frozen=True)
@@ -178,26 +254,89 @@ class Outcome:
     """What a run measured: plain data, stored once.
 
     Attributes:
-        value: the metric; None where training diverged.
-        train_loss: mean squared error of each epoch's batches.
-        valid_loss: mean squared error on the validation rows after each epoch.
+        values: by metric. Infinite: the run missed its target. None, or no value: these data have nothing to measure.
+        curves: by name, a number for each place on the study's x axis.
         seconds: of training.
-        n_train: training rows.
+        n_train: training rows; 0 where there are none.
         n_valid: validation rows.
-        measures: the study's further measurements; None where these data have nothing to measure.
+        diverged: whether training left the finite numbers; then there are no values.
     """
 
-    value: float | None
-    train_loss: list[float]
-    valid_loss: list[float]
-    seconds: float
-    n_train: int
-    n_valid: int
-    measures: dict[str, float | None] = field(default_factory=dict)
+    values: Mapping[str, float | None]
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    n_train: int = 0
+    n_valid: int = 0
+    diverged: bool = False
 
     def __post_init__(self) -> None:
-        if self.value is not None and not math.isfinite(self.value):
-            raise ValueError(f"value={self.value}: a run that diverged has the value None")
-        for name, value in self.measures.items():
-            if value is not None and not math.isfinite(value):
-                raise ValueError(f"measures: {name} is {value}; None says that there is nothing to measure")
+        for name, value in self.values.items():
+            if value is not None and (math.isnan(value) or value == -math.inf):
+                raise ValueError(f"{name} is {value}; a run that diverged raises DivergenceError or has diverged=True")
+
+    @classmethod
+    def of(cls, learn: Any, **values: float | None) -> Outcome:
+        """Of a learner that has trained: its losses, its time, and what was measured."""
+        history = learn.history
+        curves = {name: [getattr(epoch, name) for epoch in history] for name in ("train_loss", "valid_loss")}
+        seconds = sum(epoch.seconds for epoch in history)
+        return cls(values, curves, seconds, len(learn.data.train), len(learn.data.valid))
+
+    def stored(self) -> dict[str, Any]:
+        """As JSON can hold it, which has no infinity."""
+        values = {name: "missed" if value == math.inf else value for name, value in self.values.items()}
+        return {**asdict(self), "values": values}
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any]) -> Outcome:
+        """Of what `stored` gave."""
+        values = {name: math.inf if value == "missed" else value for name, value in stored["values"].items()}
+        return cls(**{name: stored[name] for name in cls.__dataclass_fields__ if name in stored} | {"values": values})
+
+
+def arm_name(setting: str, value: Value) -> str:
+    """What the arm of a setting's value is called.
+
+    >>> arm_name("wd", 0.1), arm_name("rule", "dense")
+    ('wd=0.1', 'dense')
+    """
+    if isinstance(value, (str, bool)):
+        return f"{setting}={value}" if isinstance(value, bool) else value
+    return f"{setting}={abs(value) if value == 0 else value:.12g}"  # -0.0 is 0
+
+
+def sweep(setting: str, values: Sequence[Value], **fixed: Value) -> dict[str, Settings]:
+    """An arm for each value of a setting.
+
+    >>> sweep("wd", (0, 0.1), lr=5e-3)
+    {'wd=0': {'wd': 0, 'lr': 0.005}, 'wd=0.1': {'wd': 0.1, 'lr': 0.005}}
+
+    Raises:
+        ValueError: a value stands twice.
+    """
+    arms: dict[str, Settings] = {}
+    for value in values:
+        name = arm_name(setting, value)
+        if name in arms:
+            raise ValueError(f"{name} stands twice")
+        arms[name] = {setting: value, **fixed}
+    return arms
+
+
+def factorial(**factors: Mapping[str, Settings]) -> dict[str, Settings]:
+    """An arm for each combination of the factors' levels.
+
+    >>> list(factorial(wd={"decay": {"wd": 0.1}, "no decay": {"wd": 0}}, bn={"norm": {"bn": 1}, "plain": {"bn": 0}}))
+    ['decay, norm', 'decay, plain', 'no decay, norm', 'no decay, plain']
+
+    Raises:
+        ValueError: two combinations are called the same, or two factors set the same setting.
+    """
+    arms: dict[str, Settings] = {}
+    for levels in product(*(factor.items() for factor in factors.values())):
+        name = ", ".join(level for level, _ in levels)
+        settings = {key: value for _, chosen in levels for key, value in chosen.items()}
+        if name in arms or len(settings) < sum(len(chosen) for _, chosen in levels):
+            raise ValueError(f"{name!r}: two combinations have this name, or two factors set the same setting")
+        arms[name] = settings
+    return arms

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -33,19 +33,22 @@ class SweepError(RuntimeError):
     """A sweep that cannot go on: the message says why and what to do."""
 
 
-def open_storage(folder: Path, url: str | None, fresh: bool = False) -> contextlib.AbstractContextManager[BaseStorage]:
+def open_storage(
+    folder: Path, url: str | None, fresh: bool = False, results: Path | None = None
+) -> contextlib.AbstractContextManager[BaseStorage]:
     """The trials' storage: any SQLAlchemy URL, or by default a file in `folder`, which then is ours alone.
 
     Args:
-        folder: of the results, made if it is not there; where the file is.
+        folder: made if it is not there; where the file is.
         url: of a database that machines share.
-        fresh: set the file and the results beside it aside first.
+        fresh: set the file, and the files of the folder `results`, aside first.
+        results: the folder of the results to come.
 
     Raises:
         SweepError: the file is in use by another sweep or damaged, or the URL leads nowhere or to memory.
     """
     _mask_logs()
-    return _file(folder, fresh) if url is None else _database(folder, url)
+    return _file(folder, fresh, results) if url is None else _database(folder, url)
 
 
 def _make(folder: Path) -> None:
@@ -116,7 +119,7 @@ def _is_in_memory(storage: RDBStorage) -> bool:
 
 
 @contextlib.contextmanager
-def _file(folder: Path, fresh: bool) -> Iterator[BaseStorage]:
+def _file(folder: Path, fresh: bool, results: Path | None) -> Iterator[BaseStorage]:
     busy = (
         f"another sweep is writing to {folder}: wait for it, name another folder by --results, or give both a shared "
         "database by --storage"
@@ -124,7 +127,7 @@ def _file(folder: Path, fresh: bool) -> Iterator[BaseStorage]:
     _make(folder)
     with locked(folder / ".lock", busy):
         if fresh:
-            _set_aside(folder)
+            _set_aside([folder / JOURNAL, *((results or folder) / name for name in (SUMMARY, RUNS, CURVES))])
         journal = folder / JOURNAL
         _mend(journal)
         yield _read(journal)
@@ -156,13 +159,12 @@ def locked(path: Path, busy: str | None = None) -> Iterator[None]:
         lock.release()
 
 
-def _set_aside(folder: Path) -> None:
+def _set_aside(paths: Sequence[Path]) -> None:
     """Rename what earlier sweeps have left, so that none of it is lost and none in the way."""
-    for name in (JOURNAL, SUMMARY, RUNS, CURVES):
-        path = folder / name
+    for path in paths:
         if os.path.lexists(path):
             aside = path.rename(_aside(path, "until"))
-            print(f"{name} is set aside as {aside.name}", file=sys.stderr)
+            print(f"{path.name} is set aside as {aside.name}", file=sys.stderr)
 
 
 def _mend(journal: Path) -> None:

@@ -7,11 +7,12 @@ claimed by a change of state that only one claimer can make, and end with their 
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from datetime import timedelta
 from typing import NoReturn
 
@@ -27,7 +28,7 @@ from studies.lab.spec import Outcome, Run, Study
 from studies.lab.storage import HEARTBEAT, SweepError
 from studies.lab.workers import Prepare, WorkerError, Workers
 
-OUTCOME = {field.name for field in fields(Outcome) if field.default_factory is MISSING}
+OUTCOME = {field.name for field in fields(Outcome)}
 ATTEMPTS = 3  # a run that takes its worker down with it this often is a failure of the run
 
 
@@ -45,16 +46,22 @@ class Sweep:
     def __init__(self, study: Study, storage: BaseStorage) -> None:
         self.declaration, self.storage = study, storage
         self.study = optuna.create_study(
-            study_name=study.name, storage=storage, direction=study.direction, load_if_exists=True
+            study_name=study.name, storage=storage, direction=self._direction, load_if_exists=True
         )
         self.study_id = storage.get_study_id_from_name(study.name)
         directions = [direction.name.lower() for direction in self.study.directions]
-        if directions != [study.direction]:
-            self._refuse(f"it is to {' and '.join(directions)}, not to {study.direction}")
+        if directions != [self._direction]:
+            self._refuse(f"it is to {' and '.join(directions)}, not to {self._direction}")
         self.trials()
         commit, dirty = provenance.commit()
         self.commit = f"{commit}-dirty" if dirty else commit
         self._beaten = 0.0
+
+    @property
+    def _direction(self) -> str:
+        """Of the first metric, for those who look at the storage with Optuna's tools."""
+        metric = next(iter(self.declaration.metrics.values()))
+        return "maximize" if metric.better == "higher" else "minimize"
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """All trials, or those in some states, as stored now."""
@@ -176,13 +183,13 @@ class Sweep:
         return False
 
     def _complete(self, trial_id: int, outcome: Outcome) -> None:
-        worst = 1e9 if self.declaration.direction == "minimize" else -1e9  # Optuna takes no NaN
+        value = outcome.values.get(next(iter(self.declaration.metrics)))
+        if value is None or value == math.inf:  # Optuna takes no NaN, and has no word for what was not measured
+            value = 1e9 if self._direction == "minimize" else -1e9
         # A machine that slept through its heartbeats has lost the run to another.
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self.storage.set_trial_user_attr(trial_id, "outcome", asdict(outcome) | {"commit": self.commit})
-            self.storage.set_trial_state_values(
-                trial_id, TrialState.COMPLETE, [worst if outcome.value is None else outcome.value]
-            )
+            self.storage.set_trial_user_attr(trial_id, "outcome", outcome.stored() | {"commit": self.commit})
+            self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
 
     def _fail(self, trial_id: int, reason: str) -> None:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):

@@ -1,0 +1,91 @@
+"""Times and memory within one run: two trainings in turns, calls in turns, and the bytes that a call allocates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from statistics import median
+from typing import Any
+
+from torch import profiler
+
+_END = object()
+
+
+class InTurns:
+    """Two trainings that take turns, epoch by epoch; either goes first in every other turn.
+
+    Args:
+        ours: does an epoch each time it is asked for the next, as `Learner.epochs` does.
+        theirs: another, of as many epochs.
+
+    Attributes:
+        seconds: of our epochs, and of theirs.
+
+    >>> turns = InTurns(iter("abc"), iter("xyz"))
+    >>> list(turns), len(turns.seconds[0])
+    ([('a', 'x'), ('b', 'y'), ('c', 'z')], 3)
+    """
+
+    def __init__(self, ours: Iterable[Any], theirs: Iterable[Any]) -> None:
+        self.both = iter(ours), iter(theirs)
+        self.seconds: tuple[list[float], list[float]] = ([], [])
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        """What both gave, turn by turn; what is done in between is not timed.
+
+        Raises:
+            ValueError: one has more epochs than the other.
+        """
+        while True:
+            gave: list[Any] = [None, None]
+            took = [0.0, 0.0]
+            for side in (0, 1) if len(self.seconds[0]) % 2 == 0 else (1, 0):
+                began = time.perf_counter()
+                gave[side] = next(self.both[side], _END)
+                took[side] = time.perf_counter() - began
+            if _END in gave:
+                if gave != [_END, _END]:
+                    raise ValueError("one of the two trainings has more epochs than the other")
+                return
+            for side in (0, 1):
+                self.seconds[side].append(took[side])
+            yield gave[0], gave[1]
+
+    @property
+    def ratio(self) -> float:
+        """The median of our time over theirs, turn by turn."""
+        return median(ours / theirs for ours, theirs in zip(*self.seconds, strict=True))
+
+
+def seconds_of(calls: Mapping[str, Callable[[], object]], rounds: int = 7, at_least: float = 2e-3) -> dict[str, float]:
+    """Seconds of each call: the best of several rounds, in each of which every call has its turn.
+
+    A turn is as many calls as take `at_least` so many seconds.
+    """
+    counts = {}
+    for name, call in calls.items():
+        call()  # warms up
+        began = time.perf_counter()
+        call()
+        counts[name] = max(1, round(at_least / max(time.perf_counter() - began, 1e-7)))
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(rounds):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            for _ in range(counts[name]):
+                call()
+            best[name] = min(best[name], (time.perf_counter() - began) / counts[name])
+    return best
+
+
+def bytes_of(call: Callable[[], object]) -> int:
+    """Bytes that a call allocates through torch on a CPU, its results included, freed again or not.
+
+    >>> import torch
+    >>> bytes_of(lambda: torch.zeros(1000))
+    4000
+    """
+    with profiler.profile(activities=[profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    return sum(max(0, op.self_cpu_memory_usage) for op in profile.key_averages())
