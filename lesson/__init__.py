@@ -8,20 +8,33 @@
 """
 
 from kernels import FASTAI, TORCH
-from lesson.data import DataError, RepeatedRatingsWarning, UnknownIdsWarning, load_movielens, load_ratings
-from lesson.learner import DivergenceError, Learner, collab_learner
+from lesson.collab import CollabLearner, collab_learner
+from lesson.data import (
+    DataBunch,
+    DataError,
+    RepeatedRatingsWarning,
+    UnknownIdsWarning,
+    load_digits,
+    load_movielens,
+    load_ratings,
+)
+from lesson.learner import DivergenceError, Epoch, Learner
 from lesson.models import EmbeddingDotBias, sigmoid_range
 
 __all__ = [
     "FASTAI",
     "TORCH",
+    "CollabLearner",
+    "DataBunch",
     "DataError",
     "DivergenceError",
     "EmbeddingDotBias",
+    "Epoch",
     "Learner",
     "RepeatedRatingsWarning",
     "UnknownIdsWarning",
     "collab_learner",
+    "load_digits",
     "load_movielens",
     "load_ratings",
     "sigmoid_range",

@@ -1,94 +1,207 @@
-"""The learner: data, model and training in the lesson's words."""
+"""The learner: data, model and training in the lesson's words. Every model of the lesson is trained by this loop."""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
+import itertools
+import math
 import time
-import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch import Tensor, nn
 
-from kernels import FASTAI, AdamConstants, adam_step_, backends
-from kernels.trainer import Trainer
-from lesson import checks
-from lesson.checks import DataError, printable, shown
-from lesson.data import CollabData, UnknownIdsWarning, Vocab
-from lesson.data.ids import listed, spelled
-from lesson.data.table import as_path, reason
-from lesson.models import EmbeddingDotBias
-from lesson.schedules import Schedule, constant, one_cycle
+from lesson import checks, saving
+from lesson.checks import DataError, shown
+from lesson.optimizers import AdamW
+from lesson.schedules import Policy, Schedule, constant, one_cycle
 
-if TYPE_CHECKING:
-    import pandas as pd
+Loss = Callable[[Tensor, Tensor], Tensor]
+Metric = Callable[[Tensor, Tensor], Tensor | float]
+OptFunc = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
-    Id = str | int | float
-    Ids = list[Any] | tuple[Any, ...] | np.ndarray | Tensor | pd.Series[Any] | pd.Index[Any]
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Epoch(NamedTuple):
-    """What an epoch left behind: 1-based number, mean squared errors, seconds of training."""
+    """What an epoch left behind: 1-based number, mean losses, seconds of training, metrics by name."""
 
     epoch: int
     train_loss: float
     valid_loss: float
     seconds: float
+    metrics: dict[str, float]
+
+
+class Recorder(NamedTuple):
+    """fastai's name for what training leaves behind: the loss of every batch, the loss and metrics of every epoch."""
+
+    losses: list[float]
+    val_losses: list[float]
+    metrics: list[dict[str, float]]
 
 
 class DivergenceError(FloatingPointError):
-    """Training left the finite numbers; `learn.history` holds the epochs before."""
+    """Training left the finite numbers; `history` holds the epochs before."""
+
+    def __init__(self, message: str, history: Sequence[Epoch] = ()) -> None:
+        super().__init__(message)
+        self.history = list(history)
 
 
 def stream(seed: int, name: str) -> torch.Generator:
-    """A generator of its own for each purpose, so that one more draw here moves nothing there."""
+    """A generator of its own for each purpose, so that one more draw here moves nothing there.
+
+    Args:
+        seed: at least 0.
+        name: "initialization" or "order".
+    """
     purpose = ("initialization", "order").index(name)
     state = np.random.SeedSequence([checks.whole("seed", seed), purpose]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> 1))
 
 
 class Learner:
-    """A model, its data, and how to train it; made by `collab_learner`.
+    """A model, its data, and how to train it.
+
+    Args:
+        data: has `train` and `valid`, datasets that a tensor of row numbers indexes and that then give
+            (inputs …, target), as `torch.utils.data.TensorDataset` does.
+        model: called with the inputs of a batch.
+        loss_func: of predictions and target; a mean over rows.
+        opt_func: makes an optimizer of parameter groups: one of `lesson.optimizers` or of torch's, other constants by
+            `functools.partial`.
+        metrics: functions of predictions and target, measured on the validation rows after each epoch.
+        layer_groups: the model's parts from first to last, for freezing and for rates of their own; None is one group.
+        wd: weight decay of each group, as the optimizer understands it.
+        bn_wd: whether biases and BatchNorm decay too. A bias is what has "bias" at the end of its name or its layer's.
+        train_bn: whether BatchNorm goes on training in frozen layer groups (fastai's default).
+        divisor: by what slice(lr) divides the rate of all groups but the last.
+        bs: rows a batch; None takes the data's own `bs`, or 64.
+        seed: of the order of rows.
+        quiet: print no line an epoch.
 
     Attributes:
         history: an `Epoch` for each epoch trained so far.
+
+    Raises:
+        DataError: an argument makes no sense.
+
+    >>> from torch.nn.functional import mse_loss
+    >>> from lesson.data import DataBunch
+    >>> x = torch.linspace(-1, 1, 128)[:, None]
+    >>> rows = torch.utils.data.TensorDataset(x, 3 * x)
+    >>> learn = Learner(DataBunch.create(rows, rows), nn.Linear(1, 1), mse_loss, quiet=True)
+    >>> for epoch in learn.epochs(100, lr=0.1):
+    ...     if epoch.valid_loss < 0.01:
+    ...         break
+    >>> learn.validate() < 0.01
+    True
     """
+
+    valid_bs = 1024  # rows that are validated at a time, so that a large validation set needs no memory for all
 
     def __init__(
         self,
-        data: CollabData,
-        model: EmbeddingDotBias,
-        wd: float,
-        bs: int,
-        adam: AdamConstants,
-        seed: int,
-        quiet: bool,
+        data: Any,
+        model: nn.Module,
+        loss_func: Loss,
+        *,
+        opt_func: OptFunc = AdamW,
+        metrics: Sequence[Metric] = (),
+        layer_groups: Sequence[nn.Module] | None = None,
+        wd: float = 0.01,
+        bn_wd: bool = True,
+        train_bn: bool = True,
+        divisor: float = 3,
+        bs: int | None = None,
+        seed: int = 0,
+        quiet: bool = False,
     ) -> None:
-        self.data, self.model, self.wd, self.bs, self.adam, self.quiet = data, model, wd, bs, adam, quiet
+        if not all(hasattr(data, part) and len(getattr(data, part)) for part in ("train", "valid")):
+            raise DataError(f"data={shown(data)}: train and valid are needed, with a row each at least")
+        for name, function in (("loss_func", loss_func), ("opt_func", opt_func), *(("metrics", m) for m in metrics)):
+            if not callable(function):
+                raise DataError(f"{name}={shown(function)}: a function is needed")
+        self.data, self.model, self.loss_func, self.opt_func = data, model, loss_func, opt_func
+        self.metrics = {getattr(metric, "__name__", type(metric).__name__): metric for metric in metrics}
+        if len(self.metrics) < len(metrics):
+            raise DataError(f"metrics: two have one name; there are {', '.join(self.metrics)}")
+        self.layer_groups = [model] if layer_groups is None else list(layer_groups)
+        _check_parts(model, self.layer_groups)
+        self.wd, self.bn_wd, self.train_bn = checks.number("wd", wd, least=0), bn_wd, train_bn
+        self.divisor = checks.number("divisor", divisor, above=0)
+        self.bs = checks.whole("bs", getattr(data, "bs", 64) if bs is None else bs, least=1)
+        self.quiet = quiet
         self.history: list[Epoch] = []
+        self._losses: list[float] = []
+        self._frozen = 0  # layer groups
         self._order = stream(seed, "order")
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.u_weight.weight.device
+        return next(self.model.parameters()).device
 
     @property
-    def backend(self) -> str:
-        """Which implementation trains."""
-        return backends.choose(self.model.backend, self.device, self.model.u_weight.weight.dtype)
+    def recorder(self) -> Recorder:
+        """The losses of all training so far."""
+        epochs = self.history
+        return Recorder(list(self._losses), [one.valid_loss for one in epochs], [one.metrics for one in epochs])
+
+    # Freezing and rates
+
+    def freeze_to(self, n: int) -> None:
+        """Train the layer groups from the n-th on (claims 14, 16).
+
+        BatchNorm trains everywhere; where `train_bn` is False it stands still in frozen groups, its running means too.
+
+        Args:
+            n: the first group that trains, counted from 0; a negative one from the end.
+
+        Raises:
+            DataError: there is no such group.
+        """
+        n = checks.whole("n", n, least=-len(self.layer_groups), most=len(self.layer_groups) - 1)
+        self._frozen = n % len(self.layer_groups)
+        for place, group in enumerate(self.layer_groups):
+            for layer in group.modules():
+                trains = place >= self._frozen or (self.train_bn and isinstance(layer, NORMS))
+                for param in layer.parameters(recurse=False):
+                    param.requires_grad_(trains)
+
+    def freeze(self) -> None:
+        """Train the last layer group alone."""
+        self.freeze_to(-1)
+
+    def unfreeze(self) -> None:
+        """Train every layer."""
+        self.freeze_to(0)
+
+    # Training
+
+    def fit(self, epochs: int, lr: float | slice = 3e-3) -> None:
+        """Train with a constant rate.
+
+        Args:
+            epochs: how often to go through the training rows.
+            lr: a rate for all layer groups, or a slice; see `group_rates`.
+
+        Raises:
+            DivergenceError: the loss is no finite number any more.
+        """
+        for _ in self.epochs(epochs, lr):
+            pass
 
     def fit_one_cycle(
         self,
         epochs: int,
-        lr: float | slice = 5e-3,
+        lr: float | slice = 3e-3,
         moms: tuple[float, float] = (0.95, 0.85),
         div_factor: float = 25.0,
         pct_start: float = 0.3,
@@ -97,7 +210,7 @@ class Learner:
 
         Args:
             epochs: how often to go through the training rows.
-            lr: the highest rate; of slice(a, b), b.
+            lr: the highest rate for all layer groups, or a slice; see `group_rates`.
             moms: momentum at both ends, and in the middle.
             div_factor: how much lower the first rate is.
             pct_start: the share of the steps in which the rate grows.
@@ -105,376 +218,206 @@ class Learner:
         Raises:
             DivergenceError: the loss is no finite number any more.
         """
-        epochs = checks.whole("epochs", epochs, least=1)
-        self._fit(epochs, one_cycle(epochs * self._batches, _last_rate(lr), moms, div_factor, pct_start))
+        policy = partial(one_cycle, moms=moms, div_factor=div_factor, pct_start=pct_start)
+        for _ in self.epochs(epochs, lr, policy):
+            pass
 
-    def fit(self, epochs: int, lr: float | slice = 3e-3) -> None:
-        """Train with a constant rate. The model has one layer group: of slice(a, b) it gets b (claim 23).
+    def epochs(self, epochs: int, lr: float | slice = 3e-3, policy: Policy = constant) -> Iterator[Epoch]:
+        """Train one epoch each time the next is asked for: to stop early, look at weights, or train two in turns.
+
+        Between epochs the model holds what has been trained so far, and whoever changes it then is heard. A training
+        that is left early keeps what it has.
+
+        Args:
+            epochs: how many there are at most; the schedule is for all of them.
+            lr: the (highest) rate for all layer groups, or a slice; see `group_rates`.
+            policy: makes a schedule for a number of steps and a rate: `constant`, `one_cycle`, or your own.
 
         Raises:
-            DivergenceError: the loss is no finite number any more.
+            DataError: an argument makes no sense, or all layers are frozen.
+            DivergenceError: (while training) the loss is no finite number any more.
+
+        >>> for epoch in learn.epochs(20, lr=1e-3):  # doctest: +SKIP
+        ...     if epoch.valid_loss > best:
+        ...         break
         """
         epochs = checks.whole("epochs", epochs, least=1)
-        self._fit(epochs, constant(epochs * self._batches, _last_rate(lr), self.adam.beta1))
+        rates = group_rates(lr, len(self.layer_groups), self.divisor)
+        steps = epochs * -(-len(self.data.train) // self.bs)
+        schedule = policy(steps, rates[-1])
+        if len(schedule.lr) != steps:
+            raise DataError(f"policy={shown(policy)}: {len(schedule.lr)} rates for {steps} steps")
+        return self._epochs(epochs, self._training(self.opt_func(self._param_groups(rates)), schedule))
 
-    @property
-    def _batches(self) -> int:
-        return -(-len(self.data.train) // self.bs)
-
-    def _fit(self, epochs: int, schedule: Schedule) -> None:
-        train, valid = self.data.train, self.data.valid
-        trainer = (_NativeTraining if self.backend == "native" else _OpsTraining)(self, schedule)
-        try:
+    def _epochs(
+        self, epochs: int, training: AbstractContextManager[Callable[[Tensor], Tensor]]
+    ) -> Iterator[Epoch]:  # fmt: skip
+        with training as train:
             for _ in range(epochs):
-                order = torch.randperm(len(train), generator=self._order)
+                order = torch.randperm(len(self.data.train), generator=self._order)
                 began = time.perf_counter()
-                train_loss = trainer.epoch(order).mean().item()
+                losses = train(order)
                 seconds = time.perf_counter() - began
-                valid_loss = _error(trainer.scores(valid.users, valid.items), valid.ratings)
-                self._record(Epoch(len(self.history) + 1, train_loss, valid_loss, seconds))
-        finally:
-            trainer.finish()
+                self._losses += losses.tolist()
+                out, target = self.get_preds()
+                loss = self.loss_func(out, target).item()
+                metrics = {name: float(metric(out, target)) for name, metric in self.metrics.items()}
+                yield self._record(Epoch(len(self.history) + 1, losses.mean().item(), loss, seconds, metrics))
 
-    def _record(self, record: Epoch) -> None:
-        if not np.isfinite([record.train_loss, record.valid_loss]).all():
+    def _training(
+        self, optimizer: torch.optim.Optimizer, schedule: Schedule
+    ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        """A training: what it gives goes through rows int64[n] once, and returns the losses float64[batches]."""
+        momenta = itertools.repeat(None) if schedule.momentum is None else schedule.momentum.tolist()
+        steps = zip(schedule.lr.tolist(), momenta, strict=False)
+        optimizer.zero_grad()
+
+        def train(order: Tensor) -> Tensor:
+            self._train_mode()
+            losses = []
+            for rows, (lr, momentum) in zip(order.split(self.bs), steps, strict=False):
+                _set_hypers(optimizer, lr, momentum)
+                *inputs, target = (column.to(self.device) for column in self.data.train[rows])
+                loss = self.loss_func(self.model(*inputs), target)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                losses.append(loss.detach())
+            return torch.stack(losses).double().cpu()
+
+        return nullcontext(train)
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        if not self.train_bn:
+            for group in self.layer_groups[: self._frozen]:
+                for layer in group.modules():
+                    layer.train(not isinstance(layer, NORMS))
+
+    def _param_groups(self, rates: Sequence[float]) -> list[dict[str, Any]]:
+        """The optimizer's groups: one a layer group, two where biases and BatchNorm do not decay."""
+        plain = _plain_params(self.model)
+        found = []
+        for group, rate in zip(self.layer_groups, rates, strict=True):
+            for wd, decays in ((self.wd, True), (0.0, False)):
+                params = [p for p in group.parameters() if p.requires_grad and (p in plain or self.bn_wd) == decays]
+                if params:
+                    found.append({"params": params, "lr": rate, "share": rate / rates[-1], "weight_decay": wd})
+        if not found:
+            raise DataError("every parameter is frozen: call unfreeze() or freeze_to() first")
+        return found
+
+    def _record(self, record: Epoch) -> Epoch:
+        if not (math.isfinite(record.train_loss) and math.isfinite(record.valid_loss)):
             raise DivergenceError(
                 f"the loss left the finite numbers in epoch {record.epoch} "
-                f"(training {record.train_loss}, validation {record.valid_loss}); try a smaller rate"
+                f"(training {record.train_loss}, validation {record.valid_loss}); try a smaller rate",
+                self.history,
             )
         self.history.append(record)
         if not self.quiet:
+            names = ["train_loss", "valid_loss", *record.metrics]
+            values = [record.train_loss, record.valid_loss, *record.metrics.values()]
             if record.epoch == 1:
-                print("epoch  train_loss  valid_loss    time")
-            print(f"{record.epoch:5}  {record.train_loss:10.6f}  {record.valid_loss:10.6f}  {record.seconds:5.2f}s")
+                print("epoch", *(f"{name:>10}" for name in names), "   time", sep="  ")
+            columns = (f"{value:{max(10, len(name))}.6f}" for name, value in zip(names, values, strict=True))
+            print(f"{record.epoch:5}", *columns, f"{record.seconds:5.2f}s", sep="  ")
+        return record
+
+    # What the model says
 
     @torch.no_grad()
+    def get_preds(self) -> tuple[Tensor, Tensor]:
+        """The predictions for the validation rows [rows, …], and their targets [rows, …]."""
+        self.model.eval()
+        out, targets = [], []
+        for rows in torch.arange(len(self.data.valid)).split(self.valid_bs):
+            *inputs, target = (column.to(self.device) for column in self.data.valid[rows])
+            out.append(self.model(*inputs))
+            targets.append(target)
+        return torch.cat(out), torch.cat(targets)
+
     def validate(self) -> float:
-        """The mean squared error on the validation rows."""
-        valid = self.data.valid
-        return _error(self.model(valid.users.to(self.device), valid.items.to(self.device)), valid.ratings)
-
-    def bias(self, arr: Ids, is_item: bool = True) -> Tensor:
-        """Biases float32[len(arr)] of items (ids or titles), or of users (claim 39).
-
-        Args:
-            arr: ids, in a list, an array, a tensor or a Series.
-            is_item: whether they are items; users otherwise.
-
-        Raises:
-            DataError: an id that training did not see.
-        """
-        table = self.model.i_bias if is_item else self.model.u_bias
-        return table.weight.detach().cpu()[self._vocab(is_item).seen(arr), 0]
-
-    def weight(self, arr: Ids, is_item: bool = True) -> Tensor:
-        """Latent factors float32[len(arr), n_factors] of items (ids or titles), or of users.
-
-        Args:
-            arr: ids, in a list, an array, a tensor or a Series.
-            is_item: whether they are items; users otherwise.
-
-        Raises:
-            DataError: an id that training did not see.
-        """
-        table = self.model.i_weight if is_item else self.model.u_weight
-        return table.weight.detach().cpu()[self._vocab(is_item).seen(arr)]
-
-    def _vocab(self, is_item: bool) -> Vocab:
-        return self.data.items if is_item else self.data.users
-
-    @overload
-    def predict(self, user: Id, item: Id) -> float: ...
-    @overload
-    def predict(self, user: Ids, item: Ids) -> Tensor: ...
-    def predict(self, user: Id | Ids, item: Id | Ids) -> float | Tensor:
-        """The predicted rating of an item by a user, or of pairs of two lists of ids.
-
-        Ids that training never saw get the reserved row, as in fastai: their factors and bias are near zero, so an
-        unseen user is predicted from the item's bias. `data.users.known(ids)` says which ids are known.
-
-        Args:
-            user: an id, or several in a list, an array, a tensor or a Series.
-            item: an id or title, or as many.
-
-        Returns:
-            A float, or float32[pairs].
-
-        Raises:
-            DataError: None or NaN for an id, or lists that are not equally long.
-
-        Warns:
-            UnknownIdsWarning: some of the ids training never saw.
-        """
-        (users, single), (items, single_item) = listed(user), listed(item)
-        if single != single_item or len(users) != len(items):
-            told = ["one" if alone else len(ids) for ids, alone in ((users, single), (items, single_item))]
-            raise DataError(f"{told[0]} users and {told[1]} items: pairs are needed")
-        rows = [self.data.users.rows(users), self.data.items.rows(items)]
-        _warn_of_unknown([("user", users, rows[0]), ("item", items, rows[1])])
-        with torch.no_grad():
-            scores = self.model(*(torch.from_numpy(ids).to(self.device) for ids in rows)).cpu()
-        return scores.item() if single else scores
-
-    def recommend(self, user: Id, n: int = 10) -> pd.DataFrame:
-        """The `n` items of the highest predicted rating among those the user has not rated in training.
-
-        Returns:
-            Columns item, title, prediction, best first; ties go by id. Fewer rows where there are fewer items.
-
-        Raises:
-            DataError: a user that training did not see.
-        """
-        import pandas as pd  # half a second, for whoever asks for no recommendation
-
-        n, row = checks.whole("n", n, least=1), self.data.users.row(user)
-        items = torch.arange(1, len(self.data.items))
-        seen = self.data.train.items[self.data.train.users == row]
-        items = items[~torch.isin(items, seen)].to(self.device)
-        with torch.no_grad():
-            scores = self.model(torch.full_like(items, row), items)
-        best = torch.sort(scores, descending=True, stable=True).indices[:n]
-        keys = [self.data.items.key(item) for item in items[best].tolist()]
-        return pd.DataFrame(
-            {
-                "item": keys,
-                "title": [self.data.title(key) for key in keys],
-                "prediction": scores[best].cpu().numpy(),
-            }
-        )
+        """The loss on the validation rows."""
+        return self.loss_func(*self.get_preds()).item()
 
     def save(self, path: str | Path) -> None:
-        """Save the model with its vocabularies as a safetensors file; the whole file or none of it.
+        """Save the model as a safetensors file; the whole file or none of it.
 
         Raises:
             DataError: the folder does not exist or cannot be written to, or a folder has this name.
         """
-        path = as_path(path)
-        try:
-            if path.is_dir():
-                raise IsADirectoryError("a folder has this name")
-            handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            os.close(handle)
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-            raise DataError(f"{printable(path)}: cannot be written ({reason(error)})") from error
-        try:
-            state = {name: table.detach().cpu().contiguous() for name, table in self.model.state_dict().items()}
-            safetensors.torch.save_file(state, aside, metadata=self._identity())
-            Path(aside).chmod(0o644)
-            Path(aside).replace(path)
-        except BaseException:
-            Path(aside).unlink(missing_ok=True)
-            raise
+        saving.save(self.model, path, self._identity())
 
-    def load(self, path: str | Path) -> Learner:
-        """Take over the tables of a saved model that has these vocabularies, width and range.
+    def load(self, path: str | Path) -> Self:
+        """Take over the state of a saved model that fits this one.
 
         Raises:
             DataError: no such file, or one that does not fit this learner.
         """
-        shown_path = printable(as_path(path))
-        try:
-            with safetensors.safe_open(as_path(path), framework="pt") as file:
-                saved = file.metadata() or {}
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (OSError, ValueError, safetensors.SafetensorError) as error:  # ValueError: a zero byte in the name
-            raise DataError(f"{shown_path}: not a saved model that can be read ({reason(error)})") from error
-        for name, own in self._identity().items():
-            if saved.get(name) != own:
-                theirs = saved.get(name, "nothing")
-                raise DataError(
-                    f"{shown_path}: saved with other {name} ({theirs:.60} where this learner has {own:.60}); "
-                    "make the learner from the same data, split and arguments"
-                )
-        tables = self.model.state_dict()
-        for name in sorted(tables.keys() | state.keys()):
-            if name not in tables or name not in state:
-                raise DataError(f"{shown_path}: {name} is {'missing' if name in tables else 'no table of this model'}")
-            for what in ("shape", "dtype"):
-                saved_as, needed = (getattr(table[name], what) for table in (state, tables))
-                if saved_as != needed:
-                    raise DataError(f"{shown_path}: {name} has {what} {_plain(saved_as)}, not {_plain(needed)}")
-            if not state[name].isfinite().all():
-                raise DataError(f"{shown_path}: {name} holds numbers that are not finite")
-        self.model.load_state_dict(state)
+        saving.load(self.model, path, self._identity())
         return self
 
     def _identity(self) -> dict[str, str]:
-        return {
-            "users": json.dumps(self.data.users.ids.tolist()),
-            "items": json.dumps(self.data.items.ids.tolist()),
-            "n_factors": str(self.model.u_weight.embedding_dim),
-            "y_range": json.dumps(self.model.y_range),
-        }
+        """What a saved model must share with this learner besides the shapes of its tables."""
+        return {}
 
 
-class _NativeTraining:
-    """A fit by the fused trainer, which owns the tables until `finish`: both would be 17 bytes a parameter."""
-
-    def __init__(self, learn: Learner, schedule: Schedule) -> None:
-        self.learn = learn
-        self.trainer = Trainer(
-            *learn.model.tables(),
-            lr=schedule.lr,
-            momentum=schedule.momentum,
-            weight_decay=learn.wd,
-            beta2=learn.adam.beta2,
-            eps=learn.adam.eps,
-            y_range=learn.model.y_range,
-        )
-        for layer in learn.model.layers():
-            layer.weight.data = layer.weight.new_empty(0)
-
-    def epoch(self, order: Tensor) -> Tensor:
-        train = self.learn.data.train
-        return self.trainer.epoch(train.users, train.items, train.ratings, order, self.learn.bs)
-
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
-        return self.trainer.scores(users, items)
-
-    def finish(self) -> None:
-        for layer, table in zip(self.learn.model.layers(), self.trainer.weights(), strict=True):
-            layer.weight.data = table.reshape(len(table), -1).clone(memory_format=torch.contiguous_format)
-
-
-class _OpsTraining:
-    """A fit batch by batch, through autograd and the ops: the definition, and the way to a GPU."""
-
-    def __init__(self, learn: Learner, schedule: Schedule) -> None:
-        self.learn, self.schedule = learn, schedule
-        self.tables = [layer.weight.detach() for layer in learn.model.layers()]
-        self.means, self.squares = ([torch.zeros_like(table) for table in self.tables] for _ in range(2))
-        self.steps = 0
-
-    def epoch(self, order: Tensor) -> Tensor:
-        learn, train = self.learn, self.learn.data.train
-        batches = (
-            column[order].to(learn.device).split(learn.bs) for column in (train.users, train.items, train.ratings)
-        )
-        losses = []
-        for users, items, ratings in zip(*batches, strict=True):
-            loss = mse_loss(learn.model(users, items), ratings)
-            loss.backward()
-            losses.append(loss.detach())
-            self._step()
-        return torch.stack(losses).double().cpu()
-
-    def _step(self) -> None:
-        learn = self.learn
-        lr, momentum = float(self.schedule.lr[self.steps]), float(self.schedule.momentum[self.steps])
-        self.steps += 1
-        for layer, table, mean, square in zip(learn.model.layers(), self.tables, self.means, self.squares, strict=True):
-            assert layer.weight.grad is not None
-            adam_step_(
-                table,
-                layer.weight.grad,
-                mean,
-                square,
-                lr=lr,
-                beta1=momentum,
-                beta2=learn.adam.beta2,
-                eps=learn.adam.eps,
-                weight_decay=learn.wd,
-                step=self.steps,
-                backend=learn.model.backend,
-            )
-            layer.weight.grad = None
-
-    @torch.no_grad()
-    def scores(self, users: Tensor, items: Tensor) -> Tensor:
-        return self.learn.model(users.to(self.learn.device), items.to(self.learn.device))
-
-    def finish(self) -> None:
-        """Nothing: the steps changed the model in place."""
-
-
-def _error(scores: Tensor, ratings: Tensor) -> float:
-    return mse_loss(scores.double().cpu(), ratings.double()).item()
-
-
-def collab_learner(
-    data: CollabData,
-    n_factors: int = 50,
-    y_range: tuple[float, float] | None = None,
-    wd: float = 0.01,
-    *,
-    bs: int = 64,
-    adam: AdamConstants = FASTAI,
-    seed: int = 0,
-    backend: str | None = None,
-    device: str | torch.device = "cpu",
-    quiet: bool = False,
-) -> Learner:
-    """A learner for collaborative filtering: EmbeddingDotBias under AdamW (claims 35, 49, 75).
+def group_rates(lr: float | slice, groups: int, divisor: float = 3) -> list[float]:
+    """A rate for each layer group, the first layers first (claims 18 to 20).
 
     Args:
-        data: from `load_movielens` or `load_ratings`.
-        n_factors: width of the embeddings.
-        y_range: range of the sigmoid on the score, as wide as the ratings or wider; None leaves it out.
-        wd: weight decay, decoupled: each step shrinks every parameter by 1 − lr·wd.
-        bs: ratings a batch.
-        adam: β1 (for `fit`; one-cycle moves it), β2 and eps: `FASTAI` or `TORCH`, or your own.
-        seed: of initialization and batch order. The same seed, backend and thread count give the same bits.
-        backend: "native" (default on a CPU), "reference" or "triton" (default on a GPU).
-        device: where the model lives. The CPU is the default: at the lesson's sizes it is the faster place.
-        quiet: print no line an epoch.
+        lr: a number goes to all; slice(b) gives the last group b and all others b / divisor; slice(a, b) goes from a
+            to b in equal ratios. A single group gets b.
+        groups: how many there are.
+        divisor: 3 as in the lesson; fastai takes 10 since 1.0.29.
 
     Raises:
-        BackendError: the backend cannot run on this device.
-        DataError: an argument makes no sense.
+        DataError: a rate that is none.
+
+    >>> group_rates(slice(1e-3), 3)
+    [0.0003333333333333333, 0.0003333333333333333, 0.001]
+    >>> [round(rate, 8) for rate in group_rates(slice(1e-5, 1e-3), 3)]
+    [1e-05, 0.0001, 0.001]
     """
-    if not isinstance(data, CollabData):
-        raise DataError(
-            f"data={shown(data)}: what load_ratings or load_movielens returns is needed, "
-            "as in collab_learner(load_ratings('ratings.csv'))"
-        )
-    checks.text("backend", backend)
-    bs, wd = checks.whole("bs", bs, least=1), checks.number("wd", wd, least=0)
-    adam = checks.adam_constants("adam", adam)
-    generator, place = stream(seed, "initialization"), _device(device)
-    model = EmbeddingDotBias(n_factors, len(data.users), len(data.items), y_range, generator, backend).to(place)
-    low, high = data.ratings.rating.min(), data.ratings.rating.max()
-    if model.y_range is not None and not (model.y_range[0] <= low and high <= model.y_range[1]):
-        warnings.warn(
-            f"y_range={model.y_range} does not reach all ratings, which go from {low:g} to {high:g}; "
-            f"data.y_range does: {data.y_range}",
-            stacklevel=2,
-        )
-    backends.choose(backend, model.u_weight.weight.device, model.u_weight.weight.dtype)
-    return Learner(data, model, wd, bs, adam, seed, quiet)
-
-
-def _device(device: Any) -> torch.device:
-    try:
-        place = torch.device(device)
-        torch.zeros((), device=place).item()  # "meta" has no numbers
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        known = "'cpu' is needed, or 'cuda' where there is a GPU"
-        raise DataError(f"device={shown(device)}: {known} ({reason(error)})") from None
-    return place
-
-
-def _warn_of_unknown(asked: list[tuple[str, list[Any], np.ndarray]]) -> None:
-    """Say once which ids training never saw."""
-    names = ((kind, spelled(keys[k])) for kind, keys, rows in asked for k in np.flatnonzero(rows == 0))
-    unknown = list(dict.fromkeys(names))
-    if unknown:
-        some = ", ".join(f"{kind} {key!r}" for kind, key in unknown[:3]) + (" …" if len(unknown) > 3 else "")
-        warnings.warn(
-            f"no training rating has {some} ({len(unknown):,} in all); the reserved row answers. "
-            "data.users.known(ids) and data.items.known(ids) say which ids are known",
-            UnknownIdsWarning,
-            stacklevel=3,
-        )
-
-
-def _plain(value: Any) -> str:
-    return str(list(value)) if isinstance(value, torch.Size) else str(value).removeprefix("torch.")
-
-
-def _last_rate(lr: float | slice) -> float:
-    """The rate of the last layer group, which is the only one."""
     if not isinstance(lr, slice):
-        return checks.number("lr", lr, above=0)
-    if lr.start is not None:
-        checks.number("lr", lr.start, above=0)
-    return checks.number("lr", lr.stop, above=0)
+        return [checks.number("lr", lr, above=0)] * groups
+    if lr.step is not None:
+        raise DataError(f"lr={shown(lr)}: slice(b) or slice(a, b) is needed")
+    last = checks.number("lr", lr.stop, above=0)
+    if lr.start is None:
+        return [last / divisor] * (groups - 1) + [last]
+    first = checks.number("lr", lr.start, above=0)
+    rates: list[float] = np.geomspace(first, last, groups).tolist()
+    return [*rates[:-1], last]
+
+
+def _check_parts(model: nn.Module, groups: Sequence[nn.Module]) -> None:
+    """Every parameter belongs to one layer group."""
+    if not all(isinstance(group, nn.Module) for group in groups):
+        raise DataError("layer_groups: a list of modules is needed, from the first layers to the last")
+    owners = Counter(param for group in groups for param in group.parameters())
+    for name, param in model.named_parameters():
+        if owners[param] != 1:
+            raise DataError(f"layer_groups: {name} is in {owners[param]} of them; every parameter belongs to one")
+
+
+def _plain_params(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters that are neither biases nor BatchNorm's."""
+    norms = {param for layer in model.modules() if isinstance(layer, NORMS) for param in layer.parameters()}
+    named = {param for name, param in model.named_parameters() if not _is_bias(name)}
+    return named - norms
+
+
+def _is_bias(name: str) -> bool:
+    return any(part.endswith("bias") for part in name.split(".")[-2:])
+
+
+def _set_hypers(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
+    """This step's rate, as each group has its share of it, and its momentum where the optimizer has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["share"]
+        if momentum is not None and "betas" in group:
+            group["betas"] = (momentum, group["betas"][1])
+        elif momentum is not None and group.get("momentum"):
+            group["momentum"] = momentum

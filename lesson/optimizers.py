@@ -1,6 +1,14 @@
 """The lesson's optimizers: each is a list of small steps, so that an ablation is a list with one item changed.
 
-A step is a function of a parameter, its state and the hyper-parameters; it changes parameter or state in place.
+A step is a function of a parameter, its state and the hyper-parameters of its group, by name. It changes parameter or
+state in place; `state["grad"]` is the gradient as the steps before have left it. All else is `torch.optim.Optimizer`:
+parameter groups, `state_dict`, schedulers.
+
+>>> param = torch.nn.Parameter(torch.ones(1))
+>>> param.grad = torch.full((1,), 0.5)
+>>> Optimizer([param], [weight_decay, sgd_step], lr=0.1, weight_decay=1.0).step()
+>>> param.item()  # 1 · (1 − .1 · 1) − .1 · .5
+0.85...
 """
 
 from __future__ import annotations
@@ -12,151 +20,196 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import FASTAI, AdamConstants
+from kernels import FASTAI
 from lesson import checks
 from lesson.checks import DataError
 
 State = dict[str, Any]
-Step = Callable[[Tensor, State, "Optimizer"], None]
+Step = Callable[..., None]
+Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
-def weight_decay(param: Tensor, state: State, opt: Optimizer) -> None:
+def weight_decay(param: Tensor, state: State, *, lr: float, weight_decay: float, **_: Any) -> None:
     """Decoupled decay: the parameter shrinks by 1 − lr·wd (claim 53)."""
-    param.mul_(1 - opt.lr * opt.wd)
+    param.mul_(1 - lr * weight_decay)
 
 
-def l2_reg(param: Tensor, state: State, opt: Optimizer) -> None:
+def l2_reg(param: Tensor, state: State, *, weight_decay: float, **_: Any) -> None:
     """Decay inside the gradient: it grows by wd·w (claims 46, 50)."""
-    state["grad"] = state["grad"].add(param, alpha=opt.wd)
+    state["grad"] = state["grad"].add(param, alpha=weight_decay)
 
 
-def average_grad(param: Tensor, state: State, opt: Optimizer) -> None:
-    """Exponentially weighted mean of the gradient (claim 68)."""
-    mean = state.setdefault("exp_avg", torch.zeros_like(param))
-    mean.lerp_(state["grad"], 1 - opt.momentum)
+def average_grad(param: Tensor, state: State, *, betas: tuple[float, float], **_: Any) -> None:
+    """Exponentially weighted mean of the gradient: m ← β1·m + (1 − β1)·g (claim 68)."""
+    _zeros(state, "exp_avg", param).lerp_(state["grad"], 1 - betas[0])
 
 
-def average_sqr_grad(param: Tensor, state: State, opt: Optimizer) -> None:
-    """Exponentially weighted mean of the squared gradient."""
-    mean = state.setdefault("exp_avg_sq", torch.zeros_like(param))
-    mean.mul_(opt.beta2).addcmul_(state["grad"], state["grad"], value=1 - opt.beta2)
+def accumulate_grad(param: Tensor, state: State, *, momentum: float, **_: Any) -> None:
+    """The velocity of torch's momentum: m ← μ·m + g (claim 69)."""
+    _zeros(state, "exp_avg", param).mul_(momentum).add_(state["grad"])
 
 
-def accumulate_grad(param: Tensor, state: State, opt: Optimizer) -> None:
-    """The velocity of torch's momentum: v ← μv + g (claim 69)."""
-    velocity = state.setdefault("velocity", torch.zeros_like(param))
-    velocity.mul_(opt.momentum).add_(state["grad"])
+def average_sqr_grad(param: Tensor, state: State, *, betas: tuple[float, float], **_: Any) -> None:
+    """Exponentially weighted mean of the squared gradient: v ← β2·v + (1 − β2)·g²."""
+    _zeros(state, "exp_avg_sq", param).mul_(betas[1]).addcmul_(state["grad"], state["grad"], value=1 - betas[1])
 
 
-def sgd_step(param: Tensor, state: State, opt: Optimizer) -> None:
-    """Step: w −= lr · gradient (claim 3)."""
-    param.sub_(state["grad"], alpha=opt.lr)
+def sgd_step(param: Tensor, state: State, *, lr: float, **_: Any) -> None:
+    """Step: w −= lr·g (claim 3)."""
+    param.sub_(state["grad"], alpha=lr)
 
 
-def momentum_step(param: Tensor, state: State, opt: Optimizer) -> None:
-    """Step: w −= lr · velocity."""
-    param.sub_(state["velocity"], alpha=opt.lr)
+def momentum_step(param: Tensor, state: State, *, lr: float, **_: Any) -> None:
+    """Step: w −= lr·m, of either mean (claim 69)."""
+    param.sub_(state["exp_avg"], alpha=lr)
 
 
-def rms_prop_step(param: Tensor, state: State, opt: Optimizer) -> None:
-    """Step: w −= lr · gradient / (√(mean square) + eps) (claim 70)."""
-    param.addcdiv_(state["grad"], state["exp_avg_sq"].sqrt().add_(opt.eps), value=-opt.lr)
+def rms_prop_step(param: Tensor, state: State, *, lr: float, eps: float, **_: Any) -> None:
+    """Step: w −= lr·g / (√v + eps) (claim 70)."""
+    param.addcdiv_(state["grad"], state["exp_avg_sq"].sqrt().add_(eps), value=-lr)
 
 
-def adam_step(param: Tensor, state: State, opt: Optimizer) -> None:
-    """Step: w −= lr · mean / (√(mean square) + eps), both corrected for their start at zero (claim 73)."""
-    root = state["exp_avg_sq"].sqrt() / math.sqrt(1 - opt.beta2 ** state["step"])
-    param.addcdiv_(state["exp_avg"], root.add_(opt.eps), value=-opt.lr / (1 - opt.momentum ** state["step"]))
+def adam_step(
+    param: Tensor, state: State, *, lr: float, betas: tuple[float, float], eps: float, **_: Any
+) -> None:  # fmt: skip
+    """Step: w −= lr·m / (√v + eps), both corrected for their start at zero (claim 73)."""
+    root = state["exp_avg_sq"].sqrt().div_(math.sqrt(1 - betas[1] ** state["step"]))
+    param.addcdiv_(state["exp_avg"], root.add_(eps), value=-lr / (1 - betas[0] ** state["step"]))
 
 
-class Optimizer:
+def sign_step(param: Tensor, state: State, *, lr: float, **_: Any) -> None:
+    """Step: w −= lr·sign(g): what Adam does that is made anew for each batch (claim 66)."""
+    param.sub_(state["grad"].sign(), alpha=lr)
+
+
+def _zeros(state: State, name: str, param: Tensor) -> Tensor:
+    """The state of this name, zeros at first."""
+    if name not in state:
+        state[name] = torch.zeros_like(param)
+    mean: Tensor = state[name]
+    return mean
+
+
+class Optimizer(torch.optim.Optimizer):
     """Runs a list of steps over parameters.
 
     Args:
-        params: the parameters.
+        params: the parameters, or groups of them: dictionaries with "params" and what else is their own.
         steps: what happens to each of them, in order.
-        lr: learning rate; may be set anew before each step.
-        momentum: μ, or Adam's β1; likewise.
-        beta2: decay of the mean square.
-        eps: keeps the division finite.
-        wd: weight decay.
+        lr: learning rate.
+        hypers: what else the steps ask for: weight_decay, momentum, betas, eps.
 
     Raises:
-        DataError: no parameters, or a number that makes no sense.
+        DataError: a list of steps or a number that makes no sense.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Tensor],
-        steps: list[Step],
-        lr: float,
-        momentum: float = 0.9,
-        beta2: float = 0.99,
-        eps: float = 1e-5,
-        wd: float = 0.0,
-    ) -> None:
-        self.params = [] if isinstance(params, Tensor) or not isinstance(params, Iterable) else list(params)
-        if not self.params or not all(isinstance(param, Tensor) for param in self.params):
-            raise DataError("params: a list of parameters is needed, with one at least")
-        if not isinstance(steps, list | tuple) or not all(map(callable, steps)):
+    def __init__(self, params: Params, steps: list[Step], lr: float = 1e-3, **hypers: Any) -> None:
+        if not isinstance(steps, list | tuple) or not steps or not all(map(callable, steps)):
             raise DataError(f"steps={checks.shown(steps)}: a list of steps is needed, such as [sgd_step]")
         self.steps = list(steps)
-        self.lr, self.wd = checks.number("lr", lr, least=0), checks.number("wd", wd, least=0)
-        self.momentum, self.beta2 = checks.below_one("momentum", momentum), checks.below_one("beta2", beta2)
-        self.eps = checks.number("eps", eps, above=0)
-        self.state: list[State] = [{"step": 0} for _ in self.params]
+        try:
+            super().__init__(params, {"lr": lr, **hypers})
+        except (TypeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"params: a list of parameters is needed, with one at least ({error})") from None
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take over more parameters.
+
+        Raises:
+            DataError: a number that makes no sense.
+        """
+        super().add_param_group(param_group)
+        for name, value in self.param_groups[-1].items():
+            if name in CHECKS:
+                CHECKS[name](name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "steps": self.steps}  # torch's copies leave out what it does not know
 
     @torch.no_grad()
-    def step(self) -> None:
-        """One step of every parameter that has a gradient."""
-        for param, state in zip(self.params, self.state, strict=True):
-            if param.grad is None:
-                continue
-            state["step"] += 1
-            state["grad"] = param.grad
-            for step in self.steps:
-                step(param, state, self)
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of every parameter that has a gradient.
 
-    def zero_grad(self) -> None:
-        """Forget the gradients; without this they add up (claim 67)."""
-        for param in self.params:
-            param.grad = None
+        Args:
+            closure: computes loss and gradients; what it returns is returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            hypers = {name: value for name, value in group.items() if name != "params"}
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                state = self.state[param]
+                state["step"] = state.get("step", 0) + 1
+                state["grad"] = param.grad
+                for step in self.steps:
+                    step(param, state, **hypers)
+                del state["grad"]
+        return loss
 
 
-def SGD(params: Iterable[Tensor], lr: float, wd: float = 0.0) -> Optimizer:  # noqa: N802
+def _two_shares(name: str, value: Any) -> None:
+    for share in checks.pair(name, value):
+        checks.below_one(name, share)
+
+
+CHECKS: dict[str, Callable[[str, Any], object]] = {
+    "lr": lambda name, value: checks.number(name, value, least=0),
+    "weight_decay": lambda name, value: checks.number(name, value, least=0),
+    "momentum": checks.below_one,
+    "betas": _two_shares,
+    "eps": lambda name, value: checks.number(name, value, above=0),
+}
+
+
+SGD_STEPS: list[Step] = [weight_decay, sgd_step]
+MOMENTUM_STEPS: list[Step] = [weight_decay, accumulate_grad, momentum_step]
+RMSPROP_STEPS: list[Step] = [weight_decay, average_sqr_grad, rms_prop_step]
+ADAM_STEPS: list[Step] = [l2_reg, average_grad, average_sqr_grad, adam_step]
+ADAMW_STEPS: list[Step] = [weight_decay, *ADAM_STEPS[1:]]
+
+
+def SGD(params: Params, lr: float = 1e-3, weight_decay: float = 0.0) -> Optimizer:  # noqa: N802
     """Plain stochastic gradient descent."""
-    return Optimizer(params, [weight_decay, sgd_step], lr, wd=wd)
+    return Optimizer(params, SGD_STEPS, lr, weight_decay=weight_decay)
 
 
-def Momentum(params: Iterable[Tensor], lr: float, momentum: float = 0.9, wd: float = 0.0) -> Optimizer:  # noqa: N802
+def Momentum(  # noqa: N802
+    params: Params, lr: float = 1e-3, momentum: float = 0.9, weight_decay: float = 0.0
+) -> Optimizer:
     """SGD with torch's momentum."""
-    return Optimizer(params, [weight_decay, accumulate_grad, momentum_step], lr, momentum, wd=wd)
+    return Optimizer(params, MOMENTUM_STEPS, lr, momentum=momentum, weight_decay=weight_decay)
 
 
 def RMSprop(  # noqa: N802
-    params: Iterable[Tensor], lr: float, beta2: float = 0.99, eps: float = 1e-8, wd: float = 0.0
+    params: Params, lr: float = 1e-3, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0
 ) -> Optimizer:
-    """RMSprop (Hinton's course) as torch has it: with the root, and eps outside it."""
-    return Optimizer(params, [weight_decay, average_sqr_grad, rms_prop_step], lr, beta2=beta2, eps=eps, wd=wd)
+    """RMSprop (Hinton's course) as torch has it: with the root, and eps outside it; its alpha is Adam's β2."""
+    return Optimizer(params, RMSPROP_STEPS, lr, betas=(0.0, alpha), eps=eps, weight_decay=weight_decay)
 
 
-def Adam(params: Iterable[Tensor], lr: float, constants: AdamConstants = FASTAI, wd: float = 0.0) -> Optimizer:  # noqa: N802
-    """Adam with the decay inside the gradient (Kingma & Ba 2015)."""
-    return Optimizer(
-        params,
-        [l2_reg, average_grad, average_sqr_grad, adam_step],
-        lr,
-        *checks.adam_constants("constants", constants),
-        wd=wd,
-    )
+def Adam(  # noqa: N802
+    params: Params,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = FASTAI[:2],
+    eps: float = FASTAI.eps,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """Adam with the decay inside the gradient (Kingma & Ba 2015); the constants are fastai's, not torch's."""
+    return Optimizer(params, ADAM_STEPS, lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
 
-def AdamW(params: Iterable[Tensor], lr: float, constants: AdamConstants = FASTAI, wd: float = 0.0) -> Optimizer:  # noqa: N802
-    """Adam with decoupled decay (Loshchilov & Hutter 2019): fastai's default."""
-    return Optimizer(
-        params,
-        [weight_decay, average_grad, average_sqr_grad, adam_step],
-        lr,
-        *checks.adam_constants("constants", constants),
-        wd=wd,
-    )
+def AdamW(  # noqa: N802
+    params: Params,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = FASTAI[:2],
+    eps: float = FASTAI.eps,
+    weight_decay: float = 0.01,
+) -> Optimizer:
+    """Adam with decoupled decay (Loshchilov & Hutter 2019): the learner's default, with fastai's constants."""
+    return Optimizer(params, ADAMW_STEPS, lr, betas=betas, eps=eps, weight_decay=weight_decay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +11,13 @@ from lesson import checks
 
 
 class Schedule(NamedTuple):
-    """A rate and a momentum for each step, float64[steps]."""
+    """A rate and a momentum for each step, float64[steps]; no momentum leaves the optimizer its own."""
 
     lr: np.ndarray
-    momentum: np.ndarray
+    momentum: np.ndarray | None
+
+
+Policy = Callable[[int, float], Schedule]  # of the number of steps and the highest rate
 
 
 def cosine(start: float, end: float, steps: int) -> np.ndarray:
@@ -43,6 +47,10 @@ def one_cycle(
 
     Raises:
         DataError: an argument makes no sense.
+
+    >>> lr, momentum = one_cycle(1000, lr_max=5e-3)
+    >>> [float(lr[step].round(6)) for step in (0, 300, 999)]
+    [0.0002, 0.005, 0.0]
     """
     steps, lr_max = checks.whole("steps", steps, least=1), checks.number("lr_max", lr_max, above=0)
     outer, inner = (checks.below_one("moms", momentum) for momentum in checks.pair("moms", moms))
@@ -57,8 +65,13 @@ def one_cycle(
     )
 
 
-def constant(steps: int, lr: float, momentum: float = 0.9) -> Schedule:
-    """The same rate and momentum at every step."""
+def constant(steps: int, lr: float, momentum: float | None = None) -> Schedule:
+    """The same rate and momentum at every step.
+
+    >>> constant(3, 0.1).lr
+    array([0.1, 0.1, 0.1])
+    """
     steps, lr = checks.whole("steps", steps, least=1), checks.number("lr", lr, above=0)
-    momentum = checks.below_one("momentum", momentum)
-    return Schedule(np.full(steps, lr), np.full(steps, momentum))
+    return Schedule(
+        np.full(steps, lr), None if momentum is None else np.full(steps, checks.below_one("momentum", momentum))
+    )

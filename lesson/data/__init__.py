@@ -1,21 +1,28 @@
-"""The lesson's data: MovieLens, your ratings, and the split. `python -m lesson.data` says what is here."""
+"""The lesson's data: MovieLens, MNIST, your own, and the split. `python -m lesson.data` says what is here."""
 
 from lesson.checks import DataError
+from lesson.data.bunch import DataBunch
 from lesson.data.collab import CollabData, Rows, load_movielens, load_ratings, open_ratings, split
+from lesson.data.digits import Digits, load_digits
 from lesson.data.ids import UnknownIdsWarning, Vocab
 from lesson.data.movielens import open_movielens
+from lesson.data.origin import Origin
 from lesson.data.ratings import Ratings, RepeatedRatingsWarning, read_ratings
 from lesson.data.table import Table, read_table
 
 __all__ = [
     "CollabData",
+    "DataBunch",
     "DataError",
+    "Digits",
+    "Origin",
     "Ratings",
     "RepeatedRatingsWarning",
     "Rows",
     "Table",
     "UnknownIdsWarning",
     "Vocab",
+    "load_digits",
     "load_movielens",
     "load_ratings",
     "open_movielens",

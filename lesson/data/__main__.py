@@ -9,15 +9,22 @@ import subprocess
 import sys
 
 from lesson.checks import DataError
-from lesson.data.movielens import DATA_REQUIREMENTS, open_movielens
+from lesson.data.catalog import CATALOG, Entry
+from lesson.data.origin import DATA_REQUIREMENTS, Origin
+
+OWN = """\
+Other MovieLens sets: load_movielens('folder') reads GroupLens' files (100k, 1M, 10M, 20M, 32M).
+All of MNIST: load_digits('folder') reads its IDX files, gzipped or plain.
+Your ratings: load_ratings('file.csv') reads CSV, TSV and Parquet, also as .gz or .zip.
+Studies take yours by --ratings FILE, --digits FOLDER or --table FILE, each where it asks for such data."""
 
 
 def main() -> int:
-    """List the data sets; install the carrier package where it is missing."""
-    about = "Say which data sets are here, from where, under which terms; install MovieLens 100k where it is missing."
+    """List the data sets; install the carrier packages where one is missing."""
+    about = "Say which data sets are here, from where, under which terms; install those that are missing."
     argparse.ArgumentParser("python -m lesson.data", description=about, allow_abbrev=False).parse_args()
     try:
-        ratings = open_movielens()
+        origins = [entry.open().origin for entry in CATALOG.values()]
     except DataError as error:
         print(error)
         print(f"Installing it from {DATA_REQUIREMENTS.name} …", flush=True)
@@ -26,22 +33,26 @@ def main() -> int:
             return 2
         importlib.invalidate_caches()
         try:
-            ratings = open_movielens()
+            origins = [entry.open().origin for entry in CATALOG.values()]
         except DataError as again:
             print(f"error: {again}", file=sys.stderr)
             return 2
-    print(
-        f"{ratings.name}: {len(ratings):,} ratings, {len(ratings.user_ids):,} users, "
-        f"{len(ratings.item_ids):,} films\n"
-        f"  from      package recbole {importlib.metadata.version('recbole')}, ml-100k.inter\n"
-        f"  sha256    {ratings.checksum}\n"
-        f"  terms     {ratings.terms}\n"
-        f"  citation  {ratings.citation}\n"
-        "  in Python load_movielens()\n"
-        "Other MovieLens sets: load_movielens('folder') reads GroupLens' files (100k, 1M, 10M, 20M, 32M).\n"
-        "Your ratings: load_ratings('file.csv') reads CSV, TSV and Parquet, also as .gz or .zip."
-    )
+    for entry, origin in zip(CATALOG.values(), origins, strict=True):
+        print(told(entry, origin))
+    print(OWN)
     return 0
+
+
+def told(entry: Entry, origin: Origin) -> str:
+    """A data set in a few lines."""
+    return (
+        f"{origin.name}: {origin.counted()}\n"
+        f"  from      package {entry.carrier} {importlib.metadata.version(entry.carrier)}\n"
+        f"  sha256    {origin.checksum}\n"
+        f"  terms     {origin.terms}\n"
+        f"  citation  {origin.citation}\n"
+        f"  in Python {entry.python}"
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from lesson import checks
 from lesson.checks import DataError, printable, shown
 from lesson.data.ids import Vocab
 from lesson.data.movielens import open_movielens
+from lesson.data.origin import Origin
 from lesson.data.ratings import Ratings, read_ratings
 from lesson.data.table import as_path
 
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rows:
-    """Ratings as a model reads them: `users`, `items` int64[rows] of the tables, `ratings` float32[rows]."""
+    """Ratings as a model reads them: `users`, `items` int64[rows] of the tables, `ratings` float32[rows].
+
+    Indexed by row numbers or a slice it gives (users, items, ratings) of these rows.
+    """
 
     users: torch.Tensor
     items: torch.Tensor
@@ -32,6 +36,9 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.ratings)
+
+    def __getitem__(self, rows: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.users[rows], self.items[rows], self.ratings[rows]
 
     def __repr__(self) -> str:
         return f"<{len(self):,} rows>"
@@ -66,6 +73,11 @@ class CollabData:
             f"<{self.name}: {len(self.train):,} ratings to train and {len(self.valid):,} to validate, "
             f"{len(self.users.ids):,} users, {len(self.items.ids):,} items, y_range {self.y_range}>"
         )
+
+    @property
+    def origin(self) -> Origin:
+        """Where the ratings come from."""
+        return self.ratings.origin
 
     @cached_property
     def rated(self) -> torch.Tensor:

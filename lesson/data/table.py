@@ -26,6 +26,7 @@ import pyarrow.parquet
 from lesson import checks
 from lesson.checks import DataError, printable, shown
 from lesson.data.ids import narrowed, spelled
+from lesson.data.origin import Origin
 
 # What separates fields, by how the name ends. RecBole names its files .inter and .item, GroupLens u.data, ratings.dat.
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".inter": "\t", ".item": "\t", ".data": "\t", ".dat": "::"}
@@ -57,6 +58,11 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.columns)
+
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from."""
+        return Origin(data_name(self.path), self.checksum, {"rows": len(self), "columns": len(self.names)})
 
     def place(self, row: int) -> str:
         """Where a row stands, in the words of an error."""
@@ -355,6 +361,11 @@ def as_path(path: Any) -> Path:
         return Path(path)
     except TypeError:
         raise DataError(f"path={shown(path)}: the path of a file is needed") from None
+
+
+def data_name(path: str | Path) -> str:
+    """What reports call the data of a file: its name without endings."""
+    return printable(Path(re.sub(r"\.(gz|zip)$", "", as_path(path).name, flags=re.IGNORECASE)).stem)
 
 
 def reason(error: Exception) -> str:

@@ -268,6 +268,6 @@ def test_the_command_refuses_what_it_does_not_know(argument, monkeypatch, capsys
 
 def test_the_command_says_from_where_and_under_which_terms():
     told = subprocess.run([sys.executable, "-m", "lesson.data"], check=True, capture_output=True, text=True)
-    assert "100,000 ratings, 943 users, 1,682 films" in told.stdout
+    assert "100,000 ratings, 943 users, 1,682 items" in told.stdout
     assert "no redistribution" in told.stdout
     assert told.stderr == ""

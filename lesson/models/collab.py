@@ -1,4 +1,4 @@
-"""The lesson's models, written in full."""
+"""The lesson's model for collaborative filtering, written in full."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from lesson import checks
 
 
 def sigmoid_range(x: Tensor, low: float, high: float) -> Tensor:
-    """A sigmoid stretched to the range (low, high)."""
+    """A sigmoid stretched to the range (low, high).
+
+    >>> sigmoid_range(torch.tensor([-50.0, 0.0, 50.0]), 1, 3)
+    tensor([1., 2., 3.])
+    """
     low, high = checks.score_range("low, high", (low, high))
     return torch.sigmoid(x) * (high - low) + low
 
@@ -35,6 +39,10 @@ class EmbeddingDotBias(nn.Module):
 
     Raises:
         DataError: a size or a range that makes no sense.
+
+    >>> model = EmbeddingDotBias(n_factors=40, n_users=944, n_items=1683, y_range=(0, 5.5))
+    >>> model(torch.tensor([1, 1]), torch.tensor([50, 51])).shape
+    torch.Size([2])
     """
 
     def __init__(

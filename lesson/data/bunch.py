@@ -1,0 +1,48 @@
+"""Training and validation rows together, by the lesson's name for that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from lesson import checks
+
+
+@dataclass(frozen=True)
+class DataBunch:
+    """Two data sets and the rows a batch; a learner needs nothing else.
+
+    Attributes:
+        train: a data set that row numbers index, such as `torch.utils.data.TensorDataset` (claim 57).
+        valid: another.
+        bs: rows a batch.
+    """
+
+    train: Any
+    valid: Any
+    bs: int = 64
+
+    @classmethod
+    def create(cls, train_ds: Any, valid_ds: Any, bs: int = 64) -> DataBunch:
+        """What the lesson calls it.
+
+        >>> import torch
+        >>> rows = torch.utils.data.TensorDataset(torch.rand(100, 784), torch.randint(10, (100,)))
+        >>> data = DataBunch.create(rows, rows, bs=64)
+        >>> x, y = next(iter(data.train_dl))
+        >>> x.shape, y.shape
+        (torch.Size([64, 784]), torch.Size([64]))
+        """
+        return cls(train_ds, valid_ds, checks.whole("bs", bs, least=1))
+
+    @property
+    def train_dl(self) -> DataLoader[Any]:
+        """Batches of training rows, shuffled (claim 58)."""
+        return DataLoader(self.train, self.bs, shuffle=True)
+
+    @property
+    def valid_dl(self) -> DataLoader[Any]:
+        """Batches of validation rows, in order."""
+        return DataLoader(self.valid, self.bs)

