@@ -6,7 +6,7 @@ Of each kind the faster one counts: one-hot vectors built before, built anew or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from itertools import product
 from math import log10
@@ -22,35 +22,76 @@ from studies.lab.timing import bytes_of, seconds_of
 
 BATCHES, WIDTH = (64, 4_096), 40
 LOOKUPS = ("embedding", "index_select")
-ONE_HOTS = {"one_hot_matmul": None, "prebuilt_one_hot_matmul": lookup.one_hot, "sparse_one_hot_matmul": lookup.sparse_one_hot}
+# What each way is given in the place of ids.
+WAYS = {
+    "embedding": None,
+    "index_select": None,
+    "one_hot_matmul": None,
+    "prebuilt_one_hot_matmul": lookup.one_hot,
+    "sparse_one_hot_matmul": lookup.sparse_one_hot,
+}
 
 
-def run(job: Run, made: Made) -> Outcome:
+def run(job: Run, _made: Made) -> Outcome:
     """Every corner of one number of classes, the ways taking turns."""
     torch.manual_seed(job.draw)
     times, sizes = [], []
     for batch, learns in product(BATCHES, (False, True)):
-        ways = calls(job["classes"], batch, learns)
-        seconds = seconds_of(ways)
-        taken = {name: bytes_of(call) for name, call in ways.items()}
-        times.append(ratio(seconds))
-        sizes.append(ratio(taken))
+        ids, weight = torch.randint(job["classes"], (batch,)), torch.randn(job["classes"], WIDTH, requires_grad=learns)
+        given = {way: ids if build is None else build(ids, job["classes"]) for way, build in WAYS.items()}
+        calls = {way: partial(once, way, given[way], weight) for way in WAYS}
+        times.append(ratio(seconds_of(calls)))
+        sizes.append(ratio({way: bytes_of(call) + stored(given[way]) for way, call in calls.items()}))
     return Outcome({"time": min(times), "memory": min(sizes)})
 
 
-def calls(classes: int, batch: int, learns: bool) -> dict[str, Callable[[], object]]:
-    """Every way to the rows of a batch, and to the table's gradient where it learns."""
-    ids, weight = torch.randint(classes, (batch,)), torch.randn(classes, WIDTH, requires_grad=learns)
-    made = {name: ids if build is None else build(ids, classes) for name, build in ONE_HOTS.items()}
-    return {name: partial(once, getattr(lookup, name), made.get(name, ids), weight) for name in (*LOOKUPS, *ONE_HOTS)}
-
-
-def once(way: Callable[[Tensor, Tensor], Tensor], batch: Tensor, weight: Tensor) -> Tensor:
-    """One call, and its backward pass where the table learns."""
-    rows = way(batch, weight)
+def once(way: str, batch: Tensor, weight: Tensor) -> Tensor:
+    """The rows of a batch, or where the table learns its gradient."""
+    rows = getattr(lookup, way)(batch, weight)
     return torch.autograd.grad(rows.sum(), weight)[0] if weight.requires_grad else rows
 
 
-def ratio(taken: dict[str, float] | dict[str, int]) -> float:
+def stored(batch: Tensor) -> int:
+    """Bytes of what is there before the call: ids, or one-hot vectors in their place."""
+    return stored(batch.indices()) + stored(batch.values()) if batch.is_sparse else batch.nbytes
+
+
+def ratio(taken: Mapping[str, float]) -> float:
     """log10 of what the thriftiest one-hot product takes over the thriftiest lookup."""
-    return log10(min(taken[name] for name in ONE_HOTS) / min(taken[name] for name in LOOKUPS))
+    return log10(min(taken[way] for way in WAYS if way not in LOOKUPS) / min(taken[way] for way in LOOKUPS))
+
+
+STUDY = Study(
+    name="lookup",
+    title="One-hot product against lookup",
+    question="Is the lookup faster than every product with one-hot vectors, however few the classes?",
+    run=run,
+    data=("made",),
+    arms=sweep("classes", (2, 10, 100, 1_000, 10_000)),
+    metrics={
+        "time": Metric("log10 of one-hot over lookup, time", better="higher", smallest=log10(1.05), resplit=False),
+        "memory": Metric("log10 of one-hot over lookup, bytes", better="higher", smallest=log10(1.05), resplit=False),
+    },
+    parts=(
+        exceeds("26a", "classes=2", 0, says="the lookup is faster, even of two classes"),
+        exceeds("26b", "classes=2", 0, "it takes less memory, even of two classes", metric="memory"),
+        exceeds("", "classes=1000", 0, says="of a thousand classes it is faster"),
+    ),
+    profiles={
+        "quick": Profile(seeds=10, trials=0, cost="two minutes"),
+        "regular": Profile(seeds=20, trials=0, cost="four minutes"),
+        "full": Profile(seeds=40, trials=0, cost="eight minutes"),
+    },
+    resplits=False,
+    alone=True,
+    cpu_only=True,
+    limits=(
+        f"Batches of {BATCHES[0]} and {BATCHES[1]:,}, width {WIDTH}, one thread of this processor. The ratio is that "
+        "of the corner that is worst for the lookup.",
+    ),
+)
+
+main = command(STUDY)
+
+if __name__ == "__main__":
+    main()

@@ -33,9 +33,10 @@ def run(job: Run, ratings: Ratings) -> Outcome:
     data = split(ratings, seed=job.seed)
     ours = trainer(data, job.draw, job["rule"], torch.float32)
     dense, exact = (trainer(data, job.draw, "dense", dtype) for dtype in (torch.float32, torch.float64))
-    turns, history = InTurns(epochs(ours, data, job.draw), epochs(dense, data, job.draw)), []
+    history: list[Epoch] = []
+    turns = InTurns(epochs(ours, data, job.draw), epochs(dense, data, job.draw))
     for loss, _ in turns:
-        history.append(Epoch(len(history) + 1, loss, error(ours, data), {}, turns.seconds[0][-1]))
+        history.append(Epoch(len(history) + 1, loss, error(ours, data), turns.seconds[0][-1], {}))
     if not torch.isfinite(torch.tensor([history[-1].train_loss, history[-1].valid_loss])).all():
         raise DivergenceError(f"{job['rule']} left the finite numbers", history)
     for _ in epochs(exact, data, job.draw):
@@ -124,7 +125,7 @@ STUDY = Study(
     cpu_only=True,
     names={"virtual": "deferred", "hugectr": "HugeCTR-like", "caffe2": "caffe2-like"},
     limits=(
-        f"The recipe: {N_FACTORS} factors, {EPOCHS} epochs, batches of {BATCH}, weight decay {WD:g}, tuned for no rule.",
+        f"The recipe: {N_FACTORS} factors, {EPOCHS} epochs, batches of {BATCH}, weight decay {WD:g}; nothing is tuned.",
         "HugeCTR-like and caffe2-like steps are not those systems' own code.",
         "“skip” stops momentum as well as decay; “skip decay” and “skip momentum” stop one of them.",
         "Times are of tables this small, and of runs side by side unless --workers is 1: description, no benchmark.",

@@ -5,6 +5,7 @@ from lesson.data.bunch import DataBunch
 from lesson.data.collab import CollabData, Rows, load_movielens, load_ratings, open_ratings, split
 from lesson.data.digits import Digits, load_digits
 from lesson.data.ids import UnknownIdsWarning, Vocab
+from lesson.data.made import Made
 from lesson.data.movielens import open_movielens
 from lesson.data.origin import Origin
 from lesson.data.ratings import Ratings, RepeatedRatingsWarning, read_ratings
@@ -15,6 +16,7 @@ __all__ = [
     "DataBunch",
     "DataError",
     "Digits",
+    "Made",
     "Origin",
     "Ratings",
     "RepeatedRatingsWarning",

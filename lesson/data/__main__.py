@@ -12,6 +12,7 @@ from lesson.checks import DataError
 from lesson.data.catalog import CATALOG, Entry
 from lesson.data.origin import DATA_REQUIREMENTS, Origin
 
+CARRIED = [entry for entry in CATALOG.values() if entry.carrier is not None]
 OWN = """\
 Other MovieLens sets: load_movielens('folder') reads GroupLens' files (100k, 1M, 10M, 20M, 32M).
 All of MNIST: load_digits('folder') reads its IDX files, gzipped or plain.
@@ -24,7 +25,7 @@ def main() -> int:
     about = "Say which data sets are here, from where, under which terms; install those that are missing."
     argparse.ArgumentParser("python -m lesson.data", description=about, allow_abbrev=False).parse_args()
     try:
-        origins = [entry.open().origin for entry in CATALOG.values()]
+        origins = [entry.open().origin for entry in CARRIED]
     except DataError as error:
         print(error)
         print(f"Installing it from {DATA_REQUIREMENTS.name} …", flush=True)
@@ -33,11 +34,11 @@ def main() -> int:
             return 2
         importlib.invalidate_caches()
         try:
-            origins = [entry.open().origin for entry in CATALOG.values()]
+            origins = [entry.open().origin for entry in CARRIED]
         except DataError as again:
             print(f"error: {again}", file=sys.stderr)
             return 2
-    for entry, origin in zip(CATALOG.values(), origins, strict=True):
+    for entry, origin in zip(CARRIED, origins, strict=True):
         print(told(entry, origin))
     print(OWN)
     return 0
@@ -47,7 +48,7 @@ def told(entry: Entry, origin: Origin) -> str:
     """A data set in a few lines."""
     return (
         f"{origin.name}: {origin.counted()}\n"
-        f"  from      package {entry.carrier} {importlib.metadata.version(entry.carrier)}\n"
+        f"  from      package {entry.carrier} {importlib.metadata.version(str(entry.carrier))}\n"
         f"  sha256    {origin.checksum}\n"
         f"  terms     {origin.terms}\n"
         f"  citation  {origin.citation}\n"

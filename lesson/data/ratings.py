@@ -74,6 +74,30 @@ class Ratings:
         size = {"ratings": len(self), "users": len(self.user_ids), "items": len(self.item_ids)}
         return Origin(self.name, self.checksum, size, self.terms, self.citation)
 
+    def learnable(self, seeds: int) -> list[str]:
+        """What to know before the first run: of how many validation rows training has seen both the user and the item.
+
+        Args:
+            seeds: the splits of seeds 0 … seeds − 1 will be trained on.
+
+        Raises:
+            DataError: of none, in no split; or all ratings are the same.
+        """
+        from lesson.data.collab import split  # it splits these
+
+        if self.rating.min() == self.rating.max():
+            raise DataError(f"{self.name}: every rating is {self.rating.min():g}, so that there is nothing to learn")
+        first = split(self, seed=0)
+        if not any(split(self, seed=seed).learnable_rows for seed in range(seeds)):
+            raise DataError(
+                f"{self.name}: training has seen both user and item of 0 of {len(first.valid):,} validation rows, so "
+                "that nothing can be learnt of them and no verdict given; ratings that share users and items are needed"
+            )
+        return [
+            f"Training has seen both user and item of {first.learnable_rows:,} of {len(first.valid):,} validation rows "
+            "(in the first split)."
+        ]
+
     def __repr__(self) -> str:
         return (
             f"<{self.name}: {len(self):,} ratings from {self.rating.min():g} to {self.rating.max():g}, "

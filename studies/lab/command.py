@@ -15,7 +15,7 @@ import typer.core
 import typer.exceptions
 
 from lesson import DataError
-from lesson.data import OWN
+from lesson.data.catalog import OWN
 from studies.evidence import provenance
 from studies.evidence.outside import printable, storage_name, without_password
 from studies.evidence.schema import CURVES, CUSTOM, RUNS, SUMMARY, PartFound, Summary, find_summaries, read_summary
@@ -56,8 +56,8 @@ def command(study: Study) -> Callable[[], None]:
         help=f"{study.question} ({study.claims_named()})\n\n"
         f"Compares {', '.join(study.arms)}{baseline}. Every run is stored under what determines it: stop with Ctrl-C "
         "and start again at will, finished runs are kept and never repeated.\n\n"
-        f"Leaves DIR/{study.name}/DATA/PROFILE/summary.json, runs.parquet and curves.parquet; `python -m reports` draws "
-        "the pages. Other seeds, trials or values than a profile's go to a folder of their own, which replaces no "
+        f"Leaves DIR/{study.name}/DATA/PROFILE/summary.json, runs.parquet and curves.parquet; `python -m reports` "
+        "draws the pages. Other seeds, trials or values than a profile's go to a folder of their own, which replaces no "
         "profile's result.",
     )(run)
     return app
@@ -70,9 +70,7 @@ def _options(study: Study) -> list[inspect.Parameter]:
     several = len(study.data) > 1
     options = [
         _option("profile", str, next(iter(study.profiles)), f"How much to spend. {profiles}."),
-        _option(
-            "seeds", int, None, "Replicates an arm; fewer than 8 give no verdict.", min=1, max=TUNING_SEEDS_FROM
-        ),
+        _option("seeds", int, None, "Replicates an arm; fewer than 8 give no verdict.", min=1, max=TUNING_SEEDS_FROM),
         _option(
             "trials",
             int,
@@ -103,7 +101,7 @@ def _options(study: Study) -> list[inspect.Parameter]:
             "storage",
             str,
             None,
-            "A database for Optuna, such as postgresql://…, that several machines share; default: a file in the results.",
+            "A database for Optuna, such as postgresql://…, that machines share; default: a file in the results.",
         ),
         _option("results", str, "results", "Where to.", metavar="DIR"),
         _option("device", str, "cpu", "cpu, or cuda for runs on a GPU.", hidden=study.cpu_only),
@@ -114,7 +112,7 @@ def _options(study: Study) -> list[inspect.Parameter]:
 
 def _option(name: str, kind: Any, default: Any, text: str, flag: bool = False, **how: Any) -> inspect.Parameter:
     names = [f"--{name}"] if flag else []
-    annotation = Annotated[kind if default is not None else kind | None, typer.Option(*names, help=text, **how)]
+    annotation: Any = Annotated[kind if default is not None else kind | None, typer.Option(*names, help=text, **how)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

@@ -81,7 +81,9 @@ class Experiment:
         self._do(plan, study.name, asked)
         if tuning:  # each seed has its own choice, which its row of the runs holds
             arms = {
-                arm: {name: value for name, value in settings.items() if name not in study.tuned or arm not in study.arms}
+                arm: {
+                    name: value for name, value in settings.items() if name not in study.tuned or arm not in study.arms
+                }
                 for arm, settings in arms.items()
             }
         return results.summarize(study, arms, tuning + plan, self.sweep, self.data, asked, earlier)
@@ -117,7 +119,7 @@ class Experiment:
         run = Run(
             study=self.study.name,
             recipe=self.study.recipe,
-            data=asked.source.key,
+            data=asked.source.key if asked.source.path is None else f"own {asked.source.key}",
             checksum=self.data.origin.checksum,
             settings=settings,
             seed=seed,

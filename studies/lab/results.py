@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -61,7 +61,7 @@ def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial
             identity
             | {"data": run.checksum}
             | {f"setting.{name}": value for name, value in run.settings.items()}
-            | {f"metric.{name}": outcome.values.get(name) for name in study.metrics}
+            | {f"metric.{name}": outcome.metrics.get(name) for name in study.metrics}
             | {name: getattr(outcome, name) for name in ("diverged", "seconds", "n_train", "n_valid")}
             | {"device": run.device, "threads": run.threads, "commit": trial.user_attrs["outcome"]["commit"]}
         )
@@ -88,7 +88,7 @@ def by_seed(runs: pd.DataFrame, metric: str) -> dict[str, dict[int, float | None
 
 
 def choose(study: Study, runs: pd.DataFrame) -> dict[str, Settings]:
-    """Of each arm, the choice with the best mean over these tuning runs; what diverged or missed counts as the worst."""
+    """Of each arm, the choice with the best mean over these runs; what diverged or missed counts as the worst."""
     return {
         str(arm): dict(zip(study.tuned, ranked(study, of_arm).index[0], strict=True))
         for arm, of_arm in runs.groupby("arm", sort=False)
@@ -132,7 +132,7 @@ def tuning_found(study: Study, runs: pd.DataFrame) -> list[schema.Tuning]:
                     if len(values[setting]) > 1 and best[place] in (values[setting][0], values[setting][-1])
                 ],
                 trials=[
-                    dict(zip(settings, map(float, choice), strict=True))
+                    dict(zip(settings, map(float, cast(tuple[float, ...], choice)), strict=True))
                     | {name: None if math.isinf(score) else sign * float(score)}
                     for choice, score in scores.items()
                 ],
@@ -229,7 +229,9 @@ def limits(study: Study, data: str, asked: Asked) -> list[str]:
     splits = "re-split and re-seeded" if study.resplits else "re-seeded"
     said = [f"It speaks of {data}, {splits}.", *study.limits]
     if asked.source.key in study.stand_in and asked.source.path is None:
-        said.append(f"These data are {study.stand_in[asked.source.key]}: a stand-in neither proves nor refutes a claim.")
+        said.append(
+            f"These data are {study.stand_in[asked.source.key]}: a stand-in neither proves nor refutes a claim."
+        )
     tuning_profiles = [name for name, profile in study.profiles.items() if profile.trials]
     if study.tuned and not asked.trials and tuning_profiles:
         settings = " and ".join(study.names.get(name, name) for name in study.tuned)

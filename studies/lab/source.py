@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lesson import DataError, DivergenceError
-from lesson.data import CATALOG, OWN
+from lesson.data.catalog import CATALOG, OWN
 from lesson.data.table import data_name
 from studies.lab.spec import Outcome, Run, Study
 
@@ -56,7 +56,7 @@ class Source:
 
 def own_options(study: Study) -> dict[str, str]:
     """The options that take the user's own data in the place of the study's: what each opens, by its name."""
-    return {CATALOG[key].option.removeprefix("--"): key for key in study.data}
+    return {option.removeprefix("--"): key for key in study.data if (option := CATALOG[key].option)}
 
 
 def reading_options(option: str) -> list[str]:

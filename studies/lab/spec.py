@@ -63,7 +63,7 @@ class Profile:
 
     Attributes:
         seeds: replicates an arm.
-        trials: choices of the tuned settings that each seed tries for each arm, the default among them; 0 tunes nothing.
+        trials: choices of the tuned settings that each seed tries for each arm, the default among them; or 0.
         cost: what to expect on two cores, for people.
     """
 
@@ -165,11 +165,10 @@ class Study:
 
     @property
     def swept(self) -> str | None:
-        """The setting whose values are the arms; None where arms are something else."""
-        differing = [
-            name for name in self.settings if len({settings.get(name) for settings in self.arms.values()}) > 1
-        ]
-        if len(differing) != 1:
+        """The setting whose numbers are the arms; None where arms are something else."""
+        by_setting = {name: [settings.get(name) for settings in self.arms.values()] for name in self.settings}
+        differing = [name for name, values in by_setting.items() if len(set(values)) > 1]
+        if len(differing) != 1 or any(isinstance(value, (str, bool, type(None))) for value in by_setting[differing[0]]):
             return None
         name = differing[0]
         return name if all(arm_name(name, settings[name]) == arm for arm, settings in self.arms.items()) else None
@@ -254,15 +253,15 @@ class Outcome:
     """What a run measured: plain data, stored once.
 
     Attributes:
-        values: by metric. Infinite: the run missed its target. None, or no value: these data have nothing to measure.
+        metrics: by name. Infinite: the run missed its target. None, or no number: these data have nothing to measure.
         curves: by name, a number for each place on the study's x axis.
         seconds: of training.
         n_train: training rows; 0 where there are none.
         n_valid: validation rows.
-        diverged: whether training left the finite numbers; then there are no values.
+        diverged: whether training left the finite numbers; then there are no metrics.
     """
 
-    values: Mapping[str, float | None]
+    metrics: Mapping[str, float | None]
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
     seconds: float = 0.0
     n_train: int = 0
@@ -270,28 +269,28 @@ class Outcome:
     diverged: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in self.values.items():
+        for name, value in self.metrics.items():
             if value is not None and (math.isnan(value) or value == -math.inf):
                 raise ValueError(f"{name} is {value}; a run that diverged raises DivergenceError or has diverged=True")
 
     @classmethod
-    def of(cls, learn: Any, **values: float | None) -> Outcome:
+    def of(cls, learn: Any, **metrics: float | None) -> Outcome:
         """Of a learner that has trained: its losses, its time, and what was measured."""
         history = learn.history
         curves = {name: [getattr(epoch, name) for epoch in history] for name in ("train_loss", "valid_loss")}
         seconds = sum(epoch.seconds for epoch in history)
-        return cls(values, curves, seconds, len(learn.data.train), len(learn.data.valid))
+        return cls(metrics, curves, seconds, len(learn.data.train), len(learn.data.valid))
 
     def stored(self) -> dict[str, Any]:
         """As JSON can hold it, which has no infinity."""
-        values = {name: "missed" if value == math.inf else value for name, value in self.values.items()}
-        return {**asdict(self), "values": values}
+        metrics = {name: "missed" if value == math.inf else value for name, value in self.metrics.items()}
+        return {**asdict(self), "metrics": metrics}
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Outcome:
         """Of what `stored` gave."""
-        values = {name: math.inf if value == "missed" else value for name, value in stored["values"].items()}
-        return cls(**{name: stored[name] for name in cls.__dataclass_fields__ if name in stored} | {"values": values})
+        metrics = {name: math.inf if value == "missed" else value for name, value in stored["metrics"].items()}
+        return cls(**{name: stored[name] for name in cls.__dataclass_fields__} | {"metrics": metrics})
 
 
 def arm_name(setting: str, value: Value) -> str:

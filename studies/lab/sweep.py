@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import timedelta
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -58,7 +58,7 @@ class Sweep:
         self._beaten = 0.0
 
     @property
-    def _direction(self) -> str:
+    def _direction(self) -> Literal["minimize", "maximize"]:
         """Of the first metric, for those who look at the storage with Optuna's tools."""
         metric = next(iter(self.declaration.metrics.values()))
         return "maximize" if metric.better == "higher" else "minimize"
@@ -183,7 +183,7 @@ class Sweep:
         return False
 
     def _complete(self, trial_id: int, outcome: Outcome) -> None:
-        value = outcome.values.get(next(iter(self.declaration.metrics)))
+        value = outcome.metrics.get(next(iter(self.declaration.metrics)))
         if value is None or value == math.inf:  # Optuna takes no NaN, and has no word for what was not measured
             value = 1e9 if self._direction == "minimize" else -1e9
         # A machine that slept through its heartbeats has lost the run to another.

@@ -1,0 +1,15 @@
+"""Data that every run makes for itself: random ids and tables, functions of one variable."""
+
+from __future__ import annotations
+
+from lesson.data.origin import Origin
+
+
+class Made:
+    """Nothing to read: whoever asks for these data draws them from its seed."""
+
+    origin = Origin("data made by each run", "made")
+
+    def learnable(self, seeds: int) -> list[str]:  # noqa: ARG002 - as other data have it
+        """What to know before the first run: nothing."""
+        return []
