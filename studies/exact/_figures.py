@@ -20,7 +20,7 @@ def close(a: Tensor, b: Tensor, what: str, tolerance: float = 1e-12) -> Found:
     """
     assert a.shape == b.shape, f"{tuple(a.shape)} beside {tuple(b.shape)}"
     apart = (a - b).abs().max().item()
-    return Found(apart < tolerance, f"largest difference of {what}: {apart:.0e}" if apart else f"{what}: equal bits")
+    return Found(apart <= tolerance, f"largest difference of {what}: {apart:.0e}" if apart else f"{what}: equal bits")
 
 
 def listed(values: Iterable[float], digits: int = 3) -> str:

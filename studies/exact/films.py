@@ -1,22 +1,25 @@
-"""Films: the encoding of their file, their mean ratings, the most rated, their factors in 3 dimensions: 33, 38, 42, 43."""
+"""Films: the encoding of their file, their mean ratings, the most rated, their factors' PCA: 33, 38, 42, 43."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lesson import DataError, load_movielens
+from lesson import DataError
 from lesson.data.movielens import FILM_COLUMNS, open_movielens
 from lesson.data.ratings import Ratings
 from lesson.data.table import read_text
 from studies.exact import Found, exact
 from studies.exact._figures import listed
 
+NOTEBOOK = "fastai/course-v3, nbs/dl1/lesson4-collab.ipynb: groupby(title).count(), the first 1000"
 U_ITEM = "GroupLens, ml-100k/README and u.item: 24 fields with | between them"
 
 WORST = {
@@ -55,8 +58,18 @@ BEST = {
 }
 
 
+@cache
 def _films() -> Ratings:
     return open_movielens()
+
+
+@cache
+def _by_title() -> pd.DataFrame:
+    """Count and mean of the ratings of each title, most rated first, as the lecture's notebook takes them."""
+    ratings = _films()
+    titles = [ratings.titles[key] for key in ratings.item_ids[ratings.item].tolist()]
+    table = pd.Series(ratings.rating.astype(np.float64)).groupby(titles).agg(["count", "mean"])
+    return table.sort_values("count", ascending=False)
 
 
 def _u_item() -> bytes:
@@ -103,22 +116,22 @@ def a_wrong_encoding_is_named_with_another_to_try() -> Found:
 
 @exact("33d", expected=False)
 def the_file_of_films_that_the_package_carries_is_no_utf_8() -> Found:
-    """The films that RecBole carries are not valid UTF-8 either."""
-    titles = _films().titles.values()
-    accented = [title for title in titles if not title.isascii()]
-    return Found("\ufffd" in "".join(titles), f"{len(accented)} titles with accents, read as UTF-8: {accented[0]}")
+    """The file of films that RecBole carries cannot be read as UTF-8 either."""
+    path = importlib.metadata.distribution("recbole").locate_file("recbole/dataset_example/ml-100k/ml-100k.item")
+    raw = Path(str(path)).read_bytes()
+    title = next(line.split(b"\t")[1] for line in raw.splitlines() if not line.isascii())
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Found(True, f"byte 0x{raw[error.start]:02x}")
+    return Found(False, f"it is UTF-8: {title.decode()}, which latin-1 would turn into {title.decode('latin-1')}")
 
 
 def _means(said: dict[str, float]) -> Found:
-    ratings = _films()
-    table = pd.DataFrame({"film": ratings.item, "rating": ratings.rating.astype(np.float64)})
-    of_film = table.groupby("film")["rating"].mean()
-    of_title = {ratings.titles[key]: float(of_film[row]) for row, key in enumerate(ratings.item_ids.tolist())}
+    of_title = _by_title()["mean"]
     same = [title for title, mean in said.items() if of_title[title] == mean]
     first = next(iter(said))
-    return Found(
-        len(same) == len(said), f"{len(same)} of {len(said)} equal to the last digit; {first} {of_title[first]}"
-    )
+    return Found(len(same) == len(said), f"{len(same)} of {len(said)} to the last digit; {first} {of_title[first]}")
 
 
 @exact("38a", source="note B: the films of the lowest biases")
@@ -137,7 +150,7 @@ def _reduced() -> tuple[torch.Tensor, torch.Tensor]:
     """Film vectors [1000, 40], and their three principal components [1000, 3] as fastai makes them."""
     weights = torch.randn(1000, 40, dtype=torch.float64) @ torch.diag(torch.linspace(2, 0.1, 40, dtype=torch.float64))
     centred = weights - weights.mean(0)
-    left, _, _ = torch.svd(centred.T)
+    left, _, _ = torch.linalg.svd(centred.T, full_matrices=False)
     return weights, centred @ left[:, :3]
 
 
@@ -160,29 +173,23 @@ def the_3_numbers_are_those_of_a_singular_value_decomposition() -> Found:
     return Found(apart < 1e-10 and falling, f"largest difference {apart:.0e}; variances {listed(variances.tolist())}")
 
 
-def _counts() -> np.ndarray:
-    """Ratings of each film, most rated first."""
-    return np.sort(np.bincount(_films().item))[::-1]
-
-
-@exact("43a")
+@exact("43a", source=NOTEBOOK)
 def the_1000_most_rated_films_hold_the_30_listed() -> Found:
-    """The top films are 1000 in number, each rated at least as often as any other; the 30 films listed are among them."""
-    ratings, cut = _films(), _counts()[1000]
-    count_of = dict(
-        zip((ratings.titles[key] for key in ratings.item_ids.tolist()), np.bincount(ratings.item), strict=True)
-    )
-    least = min(count_of[title] for title in [*WORST, *BEST])
-    return Found(bool(least > cut), f"film 1001 has {cut} ratings; of the 30, the least rated has {least}")
-
-
-@exact("43b", expected=False)
-def the_1000_most_rated_films_are_one_set() -> Found:
-    """Which 1000 films are the most rated is settled by the ratings alone."""
-    counts = _counts()
-    tied = int((counts == counts[999]).sum())
+    """The top films are the 1000 titles with the most ratings; the 30 films listed are among them, however ties go."""
+    counts = _by_title()["count"]
+    least = counts[[*WORST, *BEST]].min()
     return Found(
-        bool(counts[999] > counts[1000]), f"{tied} films have {counts[999]} ratings, as the 1000th and the 1001st"
+        bool(least > counts.iloc[1000]), f"the 1001st has {counts.iloc[1000]} ratings, of the 30 each {least} or more"
+    )
+
+
+@exact("43b", expected=False, source=NOTEBOOK)
+def the_1000_most_rated_films_are_one_set() -> Found:
+    """Which 1000 titles have the most ratings is settled by the ratings alone."""
+    counts = _by_title()["count"]
+    cut, beyond = counts.iloc[999], counts.iloc[1000]
+    return Found(
+        bool(cut > beyond), f"{(counts == cut).sum()} titles have {cut} ratings, as the 1000th; the 1001st has {beyond}"
     )
 
 

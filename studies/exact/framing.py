@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from studies.exact._figures import close, listed
 class Origins(TorchDispatchMode):
     """Counts where the numbers that operations read come from, by their storage."""
 
-    def __init__(self, parameters: list[Tensor], inputs: list[Tensor]) -> None:
+    def __init__(self, parameters: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         super().__init__()
         self.keep: list[Tensor] = [*parameters, *inputs]  # storages that live cannot be given out twice
         self.kind = {_storage(p): "parameter" for p in parameters} | {_storage(x): "input" for x in inputs}
@@ -46,7 +46,7 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _told(net: nn.Module) -> tuple[dict[str, int], str]:
+def _kinds_read(net: nn.Module) -> tuple[dict[str, int], str]:
     x = torch.randn(8, 6)
     parameters = list(net.parameters())
     with torch.no_grad(), Origins(parameters, [x]) as origins:
@@ -58,14 +58,14 @@ def _told(net: nn.Module) -> tuple[dict[str, int], str]:
 @exact("2a")
 def every_number_of_the_lessons_net_is_a_parameter_an_activation_or_the_input() -> Found:
     """Whatever the operations of two linear layers and a ReLU read is a parameter, an activation or the input."""
-    counts, told = _told(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    counts, told = _kinds_read(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
     return Found(counts["neither"] == 0 and counts["parameter"] == 4 and counts["input"] == 1, f"tensors read: {told}")
 
 
 @exact("2b", expected=False)
 def every_number_of_a_net_with_batch_norm_is_a_parameter_an_activation_or_the_input() -> Found:
     """Whatever the operations of a net with BatchNorm read is a parameter, an activation or the input."""
-    counts, told = _told(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).eval())
+    counts, told = _kinds_read(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).eval())
     return Found(counts["neither"] == 0, f"tensors read: {told}: BatchNorm's running mean and variance")
 
 
@@ -86,11 +86,10 @@ def autograd_gives_the_gradient_of_the_loss_for_every_parameter() -> Found:
 
 @exact("3b")
 def subtracting_rate_times_gradient_is_a_step_of_sgd() -> Found:
-    """w − lr · gradient is what torch.optim.SGD makes of the parameters, and lowers the loss."""
+    """`w − lr · gradient` is what torch.optim.SGD makes of the parameters, and lowers the loss."""
     w = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
     before = _loss(w)
-    before.backward()
-    assert w.grad is not None
+    (w.grad,) = torch.autograd.grad(before, w)
     by_hand = w.detach() - 0.1 * w.grad
     torch.optim.SGD([w], lr=0.1).step()
     after = _loss(w)
@@ -101,16 +100,14 @@ def subtracting_rate_times_gradient_is_a_step_of_sgd() -> Found:
 @exact("4a")
 def sub_with_an_underscore_is_a_step_of_sgd_in_place() -> Found:
     """`a.sub_(lr * a.grad)` changes `a` where it lies, as `a -= lr * a.grad` and torch.optim.SGD do."""
-    a, b, c = (torch.ones(5, requires_grad=True) for _ in range(3))
-    for w in (a, b, c):
-        w.grad = torch.arange(5.0)
+    a, b, c = (torch.ones(5) for _ in range(3))
     addresses = [w.data_ptr() for w in (a, b, c)]
+    gradient = c.grad = torch.arange(5.0)
+    a.sub_(0.5 * gradient)
+    b -= 0.5 * gradient
     torch.optim.SGD([c], lr=0.5).step()
-    with torch.no_grad():
-        a.sub_(0.5 * torch.arange(5.0))
-        b -= 0.5 * torch.arange(5.0)
     same = [w.data_ptr() for w in (a, b, c)] == addresses
-    return Found(same and torch.equal(a, b) and torch.equal(a, c), f"same address, equal bits: {a.tolist()}")
+    return Found(same and torch.equal(a, b) and torch.equal(a, c), f"same address, equal bits: {listed(a.tolist())}")
 
 
 METHODS = [name for name in dir(Tensor) if name.endswith("_") and not name.startswith("_")]
@@ -235,27 +232,32 @@ def a_product_of_matrices_fills_a_block_of_cells() -> Found:
     return Found(same and np.size(cells) > 1, f"{len(cells)} × {len(cells[0])} cells, equal to NumPy's product")
 
 
+def _line(xs: list[float]) -> tuple[float, float]:
+    """Slope and intercept after a step of gradient descent a row, with numbers alone, as in cells."""
+    slope, intercept = 1.0, 1.0
+    for x in xs:
+        error = slope * x + intercept - (2 * x + 30)
+        slope, intercept = slope - 1e-4 * 2 * error * x, intercept - 1e-4 * 2 * error
+    return slope, intercept
+
+
 @exact("9b")
 def gradient_descent_fits_in_cells() -> Found:
     """Steps of gradient descent on a line, written with numbers alone, are those of torch.optim.SGD."""
     xs = [14.0, 86.0, 28.0, 51.0, 29.0, 72.0]
-    slope, intercept = 1.0, 1.0
-    line = torch.tensor([slope, intercept], dtype=torch.float64, requires_grad=True)
+    line = torch.ones(2, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([line], lr=1e-4)
     for x in xs:
-        error = slope * x + intercept - (2 * x + 30)
-        slope, intercept = slope - 1e-4 * 2 * error * x, intercept - 1e-4 * 2 * error
-        optimizer.zero_grad()
-        (line[0] * x + line[1] - (2 * x + 30)).square().backward()
+        (line.grad,) = torch.autograd.grad((line[0] * x + line[1] - (2 * x + 30)).square(), line)
         optimizer.step()
-    apart = max(abs(line[0].item() - slope), abs(line[1].item() - intercept))
-    return Found(apart < 1e-12, f"after {len(xs)} rows of y = 2x + 30: slope {slope:.4f}, intercept {intercept:.4f}")
+    agree = close(line.detach(), torch.tensor(_line(xs), dtype=torch.float64), "slope and intercept")
+    return Found(agree.holds, f"y = 2x + 30, {len(xs)} rows, {listed(line.tolist(), 5)}: {agree.figure}")
 
 
 @exact("slip 8")
 def the_input_is_a_kind_of_its_own() -> Found:
     """The input is no parameter, and no operation of the net made it: it is an activation only by another word."""
-    counts, told = _told(nn.Linear(6, 3))
+    counts, told = _kinds_read(nn.Linear(6, 3))
     return Found(counts["input"] == 1 and counts["neither"] == 0, f"tensors read: {told}")
 
 
