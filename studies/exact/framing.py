@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -102,12 +102,12 @@ def sub_with_an_underscore_is_a_step_of_sgd_in_place() -> Found:
     """`a.sub_(lr * a.grad)` changes `a` where it lies, as `a -= lr * a.grad` and torch.optim.SGD do."""
     a, b, c = (torch.ones(5) for _ in range(3))
     addresses = [w.data_ptr() for w in (a, b, c)]
-    gradient = c.grad = torch.arange(5.0)
-    a.sub_(0.5 * gradient)
-    b -= 0.5 * gradient
+    c.grad = torch.arange(5.0)
+    a.sub_(0.5 * c.grad)
+    b -= 0.5 * c.grad
     torch.optim.SGD([c], lr=0.5).step()
     same = [w.data_ptr() for w in (a, b, c)] == addresses
-    return Found(same and torch.equal(a, b) and torch.equal(a, c), f"same address, equal bits: {listed(a.tolist())}")
+    return Found(same and torch.equal(a, b) and torch.equal(a, c), f"addresses kept: {same}; {listed(a.tolist())}")
 
 
 METHODS = [name for name in dir(Tensor) if name.endswith("_") and not name.startswith("_")]
@@ -228,8 +228,8 @@ def a_product_of_matrices_fills_a_block_of_cells() -> Found:
     """A matrix product is a block of cells, each the SUMPRODUCT of a row and a column; so it is entered as an array."""
     a, b = np.arange(12.0).reshape(4, 3), np.arange(6.0).reshape(3, 2) - 2
     cells = [[sum(x * y for x, y in zip(row, column, strict=True)) for column in b.T.tolist()] for row in a.tolist()]
-    same = np.array_equal(cells, a @ b)
-    return Found(same and np.size(cells) > 1, f"{len(cells)} × {len(cells[0])} cells, equal to NumPy's product")
+    agree = close(torch.tensor(cells), torch.tensor(a @ b), "cells and NumPy's product", tolerance=0)
+    return Found(agree.holds and np.size(cells) > 1, f"{len(cells)} × {len(cells[0])} cells; {agree.figure}")
 
 
 def _line(xs: list[float]) -> tuple[float, float]:

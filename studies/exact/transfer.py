@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+from torch.nn import functional as F  # noqa: N812
 
 from studies.exact import Found, exact
 
@@ -89,14 +89,15 @@ def _moved(frozen: bool) -> dict[str, bool]:
 
 
 def _is_batch_norm(name: str) -> bool:
-    return name.startswith("body") and not (name.endswith("0.weight"))
+    return name.startswith("body") and not name.endswith("0.weight")
 
 
 @exact("14a", expected=False, source=FREEZE)
 def frozen_layers_do_not_change() -> Found:
     """With the body frozen, as create_cnn leaves it, nothing in the body changes."""
     body = {name: moved for name, moved in _moved(frozen=True).items() if name.startswith("body")}
-    return Found(not any(body.values()), f"{sum(body.values())} of {len(body)} tensors change: those of BatchNorm")
+    norms = sum(moved and _is_batch_norm(name) for name, moved in body.items())
+    return Found(not any(body.values()), f"{sum(body.values())} of {len(body)} tensors change, {norms} of BatchNorm")
 
 
 @exact("14b", source=FREEZE)
@@ -106,7 +107,7 @@ def frozen_layers_other_than_batch_norm_do_not_change() -> Found:
     still = [name for name, one in moved.items() if not one]
     convolutions = [name for name in moved if name.startswith("body") and not _is_batch_norm(name)]
     return Found(
-        still == convolutions, f"{len(still)} of {len(moved)} tensors stay: the {len(convolutions)} convolutions"
+        still == convolutions, f"{len(still)} of {len(moved)} tensors stay; there are {len(convolutions)} convolutions"
     )
 
 
