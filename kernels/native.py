@@ -51,6 +51,7 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 compiled = _compiled(fastmath=FASTMATH)
 # Written out where it is called, which for a few lines is compiled sooner than a call.
 inlined = _compiled(fastmath=FASTMATH, inline="always")
-# Rounded as it is written, nothing reordered or fused: so replayed steps give the bits of dense ones.
-rounded = _compiled()
-rounded_inlined = _compiled(inline="always")
+# Rounded as it is written, nothing reordered or fused: so replayed steps give the bits of dense ones. Where fastmath is
+# not said to be off, Numba takes over that of whichever caller is compiled first.
+rounded = _compiled(fastmath=False)
+rounded_inlined = _compiled(fastmath=False, inline="always")

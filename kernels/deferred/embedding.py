@@ -33,32 +33,75 @@ def eager(function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-# What clipping asks of a gradient. Of a sparse one it may be asked of its values alone: zeros add nothing, stay zeros.
-OF_VALUES: set[Callable[..., Any]] = {
-    torch.linalg.vector_norm, torch.linalg.norm, torch.norm, Tensor.norm, torch._foreach_norm,
+# What clipping and scaling ask of a gradient. A sparse one may be asked of its values alone where zeros add nothing to
+# the answer, and stay zeros.
+MULTIPLIES: set[Callable[..., Any]] = {torch.mul, Tensor.mul, Tensor.mul_, torch._foreach_mul_}
+CLAMPS: set[Callable[..., Any]] = {
     torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_, torch._foreach_clamp_min_, torch._foreach_clamp_max_,
-    torch.mul, Tensor.mul, Tensor.mul_, torch._foreach_mul_, torch.isfinite, Tensor.isfinite, torch.isnan, Tensor.isnan,
+}  # fmt: skip
+NORMS: set[Callable[..., Any]] = {
+    torch.linalg.vector_norm, torch.linalg.norm, torch.norm, Tensor.norm, torch._foreach_norm,
+}  # fmt: skip
+TESTS: set[Callable[..., Any]] = {torch.isfinite, Tensor.isfinite, torch.isnan, Tensor.isnan}
+IN_PLACE: set[Callable[..., Any]] = {
+    Tensor.mul_, torch._foreach_mul_, torch.clamp_, Tensor.clamp_, torch._foreach_clamp_min_,
+    torch._foreach_clamp_max_,
 }  # fmt: skip
 
 
 class RowGradient(Tensor):
-    """A coalesced sparse gradient, which torch can clip: see `OF_VALUES`."""
+    """A coalesced sparse gradient, which torch can clip and scale, and whose norm it can take."""
 
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
-            if func in OF_VALUES:
-                first = args[0]
-                values = [_values(grad) for grad in first] if isinstance(first, list | tuple) else _values(first)
-                found = func(values, *args[1:], **(kwargs or {}))
-                return first if found is values else found
-            return func(*args, **(kwargs or {}))
+            if func not in MULTIPLIES | CLAMPS | NORMS | TESTS:
+                return func(*args, **kwargs)
+            grads = args[0]
+            if _zeros_say_nothing(func, args[1:], kwargs):
+                values = [_values(grad) for grad in grads] if isinstance(grads, list | tuple) else _values(grads)
+                found = func(values, *args[1:], **kwargs)
+                if func in IN_PLACE:
+                    return grads
+                return found if func in NORMS else _sparse(grads, found)
+            if func in IN_PLACE:  # torch says what it cannot do to a sparse gradient
+                return func(*args, **kwargs)
+            dense = [grad.to_dense() for grad in grads] if isinstance(grads, list | tuple) else grads.to_dense()
+            return func(dense, *args[1:], **kwargs)
+
+
+def _zeros_say_nothing(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether what a function does to the rows of a gradient that are not zero is what it does to the whole of it."""
+    if func in MULTIPLIES:
+        factors = args[0] if args else kwargs["other"]
+        factors = factors if isinstance(factors, list | tuple) else [factors]
+        return all(not isinstance(factor, Tensor) or factor.ndim == 0 for factor in factors)
+    if func in CLAMPS:
+        bounds = [*args, *kwargs.values()]
+        if any(isinstance(bound, Tensor | list | tuple) for bound in bounds):
+            return False
+        if func in (torch._foreach_clamp_min_, torch._foreach_clamp_max_):
+            return bounds[0] <= 0 if func is torch._foreach_clamp_min_ else bounds[0] >= 0
+        low, high = (kwargs.get(name, args[k] if len(args) > k else None) for k, name in enumerate(("min", "max")))
+        return (low is None or low <= 0) and (high is None or high >= 0)
+    if func in NORMS:
+        order = kwargs.get("ord", kwargs.get("p", args[0] if args else 2))
+        whole = len(args) < 2 and kwargs.get("dim") is None
+        return whole and (order is None or order == "fro" or (not isinstance(order, str) and order >= 0))
+    return False
 
 
 def _values(grad: Tensor) -> Tensor:
     return grad._values() if grad.is_sparse else grad
+
+
+def _sparse(grad: Tensor, values: Tensor) -> Tensor:
+    """The gradient with other values."""
+    like = torch.sparse_coo_tensor(grad._indices(), values, grad.shape, is_coalesced=True, check_invariants=False)
+    return Tensor._make_subclass(RowGradient, like)
 
 
 class DeferredParameter(nn.Parameter):

@@ -208,6 +208,9 @@ def _check(group: dict[str, Any]) -> None:
     wrong = [name for name in NOT_DEFERRED if group.get(name)]
     if "alpha" in group and group["momentum"]:
         wrong.append("momentum")
+    for param in group["params"]:
+        if isinstance(param, DeferredParameter) and param.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"deferred steps need a float32 or float64 table, not {param.dtype}: use nn.Embedding")
     tiny = max(torch.finfo(param.dtype).tiny for param in group["params"] if isinstance(param, DeferredParameter))
     if not group.get("eps", 1) >= tiny:  # a denormal number counts as zero
         wrong.append(f"eps={group['eps']}")

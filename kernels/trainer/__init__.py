@@ -318,6 +318,11 @@ def _schedule(
         raise ValueError(f"{optimizer} needs a momentum for each of {len(rates)} steps, not {given}")
     if not ((momenta >= 0) & (momenta < 1)).all():
         raise ValueError(f"momentum: from {momenta.min()} to {momenta.max()}, but each must lie in [0, 1)")
+    if optimizer == "momentum" and momenta.any() and not momenta.all():
+        raise ValueError(
+            "momentum: 0 in some steps and not in others; torch leaves its buffer alone at 0, which this trainer does "
+            "not do. Give a small number in the place of 0"
+        )
     return rates, momenta
 
 
