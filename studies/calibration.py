@@ -1,7 +1,8 @@
 """`python -m studies.calibration`: how often the rules that judge studies are wrong, on simulated studies.
 
 A study's numbers are drawn with a known mean, where a form's "yes" or "no" is only just false: at 0 and at the margin.
-Every shape is drawn as it is and mirrored. All cells stand in the file, the bad ones too.
+Every shape is drawn as it is and mirrored. All cells stand in the file, the bad ones too. 20,000 studies take six
+minutes.
 """
 
 from __future__ import annotations

@@ -278,7 +278,7 @@ class PartFound(Found):
     @property
     def reaches_margin(self) -> bool:
         """Whether it holds, and yet the interval leaves open that the effect is less than the margin."""
-        return self.outcome == "yes" and self.reason == "by more than 0"
+        return self.reason in ("by more than 0", "differs")
 
 
 class NoiseFloor(Record):

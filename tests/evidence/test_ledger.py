@@ -135,7 +135,7 @@ class TestStrength:
             ({"profile": "regular"}, {"profile": "full"}),
             ({"profile": "full", "tuned": False}, {"profile": "quick", "tuned": True}),
             ({"n": 20}, {"n": 30}),
-            ({"profile": "custom", "n": 400}, {"profile": "quick", "n": 10}),
+            ({"profile": "custom", "n": 400}, {"profile": "quick", "n": 10, "tuned": False}),
             ({"profile": "full", "n": 5, "reason": "too few seeds"}, {"profile": "quick", "n": 10}),
         ],
         ids=str,

@@ -91,7 +91,7 @@ class TestIntervals:
 
     @pytest.mark.filterwarnings("error")
     def test_a_level_beyond_the_resamples_is_not_bounded(self):
-        low, high = bootstrap_t_intervals(np.array([[0.0, 0, 0, 0, 0, 0, 0, 1]]), 0.95)
+        _, high = bootstrap_t_intervals(np.array([[0.0, 0, 0, 0, 0, 0, 0, 1]]), 0.95)
         assert high[0] > 1e4  # many resamples draw only zeros
         assert bootstrap_t_intervals(np.arange(8.0)[None], 0.9999) == (-np.inf, np.inf)
 
