@@ -110,6 +110,10 @@ class TestTheInterval:
         assert (found.low, found.high) == pytest.approx(corrected_interval(-NOISE, 0.25))
         assert found.interval == "corrected t"
 
+    def test_without_the_ratio_of_any_of_its_arms_it_is_refused_rather_than_too_narrow(self):
+        with pytest.raises(ValueError, match="part 1: n_valid/n_train of a, b is not given"):
+            judged(beats("1", "a", "b"), overlap={}, a=BASE, b=BASE)
+
     def test_where_they_do_not_it_is_the_t_interval(self):
         d = np.linspace(-1, 1, 20)
         found = judged(beats("1", "a", "b"), a=BASE - d, b=BASE)
