@@ -26,6 +26,7 @@ import numpy as np
 from scipy import stats
 
 from studies.evidence.parts import Form, Metric, Part, declared, metric_of
+from studies.evidence.provenance import digest
 from studies.evidence.schema import Found, IntervalKind, Outcome, PartFound, Reason, Rival
 from studies.evidence.statistics import (
     Floats,
@@ -94,13 +95,15 @@ def judge_part(
             overlap.
         diverged: by arm, the seeds whose run diverged; the others without a value missed their target.
         regular: seeds of the regular profile, after a quick one: the half-width to expect of it is given.
+
+    Raises:
+        ValueError: `overlap` names none of the part's arms: without it the interval would be too narrow.
     """
     name = metric_of(part, metrics)
     metric = metrics[name]
     of_metric = values.get(name, {})
     margin = _margin(part, metric, of_metric)
-    ratio = max((overlap[arm] for arm in part.weights if arm in overlap), default=None) if overlap else None
-    ratio = ratio if metric.resplit else None
+    ratio = _ratio(part, overlap) if metric.resplit and overlap is not None else None
     pairs = _pairs(part)
     numbers, found = [], []
     for weights in pairs.values():
@@ -166,6 +169,55 @@ def judge(form: Form, numbers: Numbers, margin: float, overlap: float | None, *,
 
 
 _NOTHING = Deciding(math.nan, -math.inf, math.inf, "none")
+
+
+def judge_ratio(
+    part: str,
+    says: str,
+    metric: str,
+    arms: tuple[str, str],
+    ratio: tuple[float, float | None, float | None],
+    n: int,
+    *,
+    margin: float,
+    missed: int = 0,
+) -> PartFound:
+    """Judge a ratio of times or bytes that comes with its own interval: is it above one?
+
+    It is held as the decimal logarithm, so that 0 is equal and −1 a tenth.
+
+    Args:
+        part: id; "" where no claim asks.
+        says: the sentence.
+        metric: its name.
+        arms: what stands above and what below.
+        ratio: it, and the ends of its 95 % interval; None where that is not bounded.
+        n: pairs of timings; 1 of what is counted, such as bytes, whose interval has no width.
+        margin: the smallest ratio worth knowing, above 1.
+        missed: pairs that never reached their target: their ratio is infinite.
+    """
+    estimate = _log10(ratio[0])
+    low = -math.inf if ratio[1] is None else _log10(ratio[1])
+    high = math.inf if ratio[2] is None else _log10(ratio[2])
+    outcome, reason = decide("superior", low, high, math.log10(margin))
+    return PartFound(
+        part=part,
+        says=says,
+        form="superior",
+        metric=metric,
+        better="higher",
+        weights={arms[0]: 1.0, arms[1]: -1.0},
+        margin=math.log10(margin),
+        estimate=_finite(estimate),
+        low=_finite(low),
+        high=_finite(high),
+        n=n,
+        missed=missed,
+        interval="counted" if low == high else "median",
+        outcome=outcome,
+        reason=reason,
+        declared=digest([part, metric, arms, margin]),
+    )
 
 
 def decide(form: Form, low: float, high: float, margin: float, *, by: bool = False) -> tuple[Outcome, Reason]:
@@ -325,6 +377,10 @@ def _number(value: float | None) -> float:
     return math.nan if value is None or not math.isfinite(value) else value
 
 
+def _log10(ratio: float) -> float:
+    return math.log10(ratio) if ratio > 0 else -math.inf
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -346,6 +402,16 @@ def _pairs(part: Part) -> dict[str, Mapping[str, float]]:
         return {"": part.weights}
     (arm,) = (arm for arm, weight in part.weights.items() if weight > 0)
     return {rival: {arm: 1.0, rival: -1.0} for rival in part.weights if rival != arm}
+
+
+def _ratio(part: Part, overlap: Mapping[str, float]) -> float:
+    """The largest n_valid/n_train of the part's arms."""
+    known = [overlap[arm] for arm in part.weights if arm in overlap]
+    if not known:
+        raise ValueError(
+            f"part {part.id or repr(part.says)}: n_valid/n_train of {', '.join(part.weights)} is not given"
+        )
+    return max(known)
 
 
 def _margin(part: Part, metric: Metric, values: Mapping[str, Mapping[int, float | None]]) -> float:

@@ -36,7 +36,7 @@ FEW_SEEDS: Final = 20  # below it a verdict is preliminary
 
 Protocol = Literal["as stated", "stand-in"]
 Outcome = Literal["yes", "no", "inconclusive"]
-IntervalKind = Literal["corrected t", "t", "bootstrap t", "median", "one run", "none"]
+IntervalKind = Literal["corrected t", "t", "bootstrap t", "median", "counted", "one run", "none"]
 Reason = Literal[
     "by more than 0",
     "by less than m",
@@ -90,7 +90,7 @@ def require_inside(what: str, estimate: float | None, *intervals: tuple[float, f
         ValueError: it is outside one of `intervals`.
     """
     for low, high in filter(None, intervals):
-        rounding = 1e-9 * max(abs(low), abs(high))
+        rounding = 1e-9 * max(abs(end) for end in (low, high, 0.0) if math.isfinite(end))
         if estimate is not None and not low - rounding <= estimate <= high + rounding:
             raise ValueError(f"the {what} {estimate:g} lies outside its interval [{low:g}, {high:g}]")
 
@@ -276,7 +276,7 @@ class PartFound(Found):
     @property
     def reaches_margin(self) -> bool:
         """Whether it holds, and yet the interval leaves open that the effect is less than the margin."""
-        return self.outcome == "yes" and self.reason == "by more than 0"
+        return self.reason in ("by more than 0", "differs")
 
 
 class NoiseFloor(Record):
