@@ -27,9 +27,9 @@ BETAS = {"betas": (FASTAI.beta1, FASTAI.beta2), "eps": FASTAI.eps}
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], Callable[..., Any], dict[str, Any]]] = {
     "SGD": (torch.optim.SGD, {}, optimizers.SGD, {}),
     "momentum": (torch.optim.SGD, {"momentum": 0.9}, optimizers.Momentum, {"momentum": 0.9}),
-    "RMSprop": (torch.optim.RMSprop, {"alpha": 0.99}, optimizers.RMSprop, {"beta2": 0.99}),
+    "RMSprop": (torch.optim.RMSprop, {"alpha": 0.99}, optimizers.RMSprop, {"alpha": 0.99}),
     "Adam": (torch.optim.Adam, BETAS, optimizers.Adam, {}),
-    "AdamW": (torch.optim.AdamW, BETAS | {"weight_decay": WD}, optimizers.AdamW, {"wd": WD}),
+    "AdamW": (torch.optim.AdamW, BETAS | {"weight_decay": WD}, optimizers.AdamW, {"weight_decay": WD}),
 }
 TORCH = {"torch fused": {"fused": True}, "torch foreach": {"foreach": True}, "torch loop": {"foreach": False}}
 BASELINE = ("AdamW", "torch fused")

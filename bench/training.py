@@ -1,7 +1,7 @@
 """The lesson's model trained on drawn ratings, by eager PyTorch and by the native trainer: the same steps for all.
 
 Eager is what one would write after the lesson, made quick: nn.Embedding, batches by index, no DataLoader, fused AdamW.
-What is native is `kernels.trainer.Trainer`, its checks and copies included; both include the shuffle.
+What is native is the learner's fused trainer, its checks and copies included; both include the shuffle.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from bench.eager import ITEMS, USERS, Y_RANGE, EmbeddingDotBias, popular
+from bench.eager import ITEMS, USERS, WIDTH, Y_RANGE, EmbeddingDotBias, popular
 from bench.harness import Check
 from kernels.adam import FASTAI
-from kernels.trainer import Mode, Trainer
+from kernels.trainer import Mode
+from lesson.collab import fused_trainer, seeded_model
+from lesson.learner import stream
 from lesson.schedules import Schedule, constant
 
 LR, WD = 5e-3, 0.1
@@ -64,15 +66,12 @@ def training(
         tables: how many users and items there are.
         dtype: of the tables.
     """
-    torch.manual_seed(0)
-    model = EmbeddingDotBias(*tables)
-    for param in model.parameters():
-        torch.nn.init.normal_(param, std=0.01)
-    model.to(dtype)
-    parameters = list(model.parameters())
-    order = torch.Generator().manual_seed(0)
+    start = seeded_model(WIDTH, *tables, Y_RANGE)
+    order = stream(0, "order")
 
     if implementation == "eager":
+        model = EmbeddingDotBias.of(list(start.tables())).to(dtype)
+        parameters = list(model.parameters())
         optimizer = torch.optim.AdamW(
             parameters, LR, (FASTAI.beta1, FASTAI.beta2), FASTAI.eps, weight_decay=WD, fused=True
         )
@@ -91,16 +90,7 @@ def training(
 
         return lambda: parameters, eager_epoch
 
-    trainer = Trainer(
-        *(table.detach().squeeze(1) if table.shape[1] == 1 else table for table in parameters),
-        lr=schedule.lr,
-        momentum=schedule.momentum,
-        beta2=FASTAI.beta2,
-        eps=FASTAI.eps,
-        weight_decay=WD,
-        y_range=Y_RANGE,
-        mode=MODES[implementation],
-    )
+    trainer = fused_trainer(start, schedule, wd=WD, mode=MODES[implementation], dtype=dtype)
 
     def native_epoch(ratings: Ratings) -> None:
         users, items, stars = ratings[0], ratings[1], ratings[2].to(dtype)

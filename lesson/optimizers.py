@@ -7,8 +7,8 @@ parameter groups, `state_dict`, schedulers.
 >>> param = torch.nn.Parameter(torch.ones(1))
 >>> param.grad = torch.full((1,), 0.5)
 >>> Optimizer([param], [weight_decay, sgd_step], lr=0.1, weight_decay=1.0).step()
->>> param.item()  # 1 · (1 − .1 · 1) − .1 · .5
-0.85...
+>>> param.data  # 1 · (1 − .1 · 1) − .1 · .5
+tensor([0.8500])
 """
 
 from __future__ import annotations

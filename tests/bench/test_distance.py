@@ -22,7 +22,7 @@ def test_native_code_is_as_near_the_float64_trajectory_as_eager():
 
 
 def test_nothing_is_shown_where_the_float64_trajectories_are_two(monkeypatch):
-    right = training.Trainer
-    monkeypatch.setattr(training, "Trainer", lambda *args, **kwargs: right(*args, **(kwargs | {"eps": 1.1e-5})))
+    right = training.fused_trainer
+    monkeypatch.setattr(training, "fused_trainer", lambda *args, **kwargs: right(*args, **(kwargs | {"eps": 1.1e-5})))
     with pytest.raises(InaccurateError, match=r"eager float64 is .* from native float64"):
         distance.distances(training.drawn_ratings(160, TABLES), TABLES, batch=16)

@@ -145,9 +145,9 @@ def test_an_approximation_of_adam_is_refused_where_dense_adam_is_promised(monkey
         check_accuracy(training.accuracy("native", 64, training.drawn_ratings(640)))
 
 
-@pytest.mark.parametrize("slip", [{"beta2": 0.999}, {"weight_decay": 0.0}, {"eps": 1e-3}])
+@pytest.mark.parametrize("slip", [{"beta2": 0.999}, {"wd": 0.0}, {"eps": 1e-3}])
 def test_an_epoch_with_another_constant_is_refused(monkeypatch, slip):
-    right = training.Trainer
-    monkeypatch.setattr(training, "Trainer", lambda *args, **kwargs: right(*args, **(kwargs | slip)))
+    right = training.fused_trainer
+    monkeypatch.setattr(training, "fused_trainer", lambda *args, **kwargs: right(*args, **(kwargs | slip)))
     with pytest.raises(InaccurateError):
         check_accuracy(training.accuracy("native", 64, training.drawn_ratings(640)))

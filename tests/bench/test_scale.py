@@ -39,8 +39,10 @@ def test_before_deferred_steps_are_timed_every_row_has_been_read(tables, least):
 
 def test_a_warm_epoch_is_in_the_steps_that_fold(monkeypatch):
     made = []
-    right = training.Trainer
-    monkeypatch.setattr(training, "Trainer", lambda *args, **kwargs: made.append(right(*args, **kwargs)) or made[-1])
+    right = training.fused_trainer
+    monkeypatch.setattr(
+        training, "fused_trainer", lambda *args, **kwargs: made.append(right(*args, **kwargs)) or made[-1]
+    )
     epoch = training.warm_epoch("native deferred", 16, (90, 50), steps=7)
     (trainer,) = made
     assert trainer.foldable_from <= trainer.steps_done
@@ -51,13 +53,13 @@ def test_a_warm_epoch_is_in_the_steps_that_fold(monkeypatch):
 
 def test_eager_stops_where_its_schedule_ends():
     ratings = training.drawn_ratings(100, (9, 5))
-    short, epoch = training.training("eager", 10, training.constant(3, training.LR), (9, 5))
+    short, epoch = training.training("eager", 10, training.constant(3, training.LR, 0.9), (9, 5))
     epoch(ratings)
-    long, epoch = training.training("eager", 10, training.constant(10, training.LR), (9, 5))
+    long, epoch = training.training("eager", 10, training.constant(10, training.LR, 0.9), (9, 5))
     epoch(ratings)
     assert not torch.equal(short()[0], long()[0])
     with pytest.raises(ValueError, match="an epoch of 10 steps"):
-        training.training("native", 10, training.constant(3, training.LR), (9, 5))[1](ratings)
+        training.training("native", 10, training.constant(3, training.LR, 0.9), (9, 5))[1](ratings)
 
 
 @linux

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.nn.functional import l1_loss
 
-from kernels import TORCH, BackendError
+from kernels import FASTAI, TORCH, BackendError
 from lesson import (
     DataError,
     DivergenceError,
@@ -18,7 +19,20 @@ from lesson import (
     sigmoid_range,
 )
 from lesson.models import EmbeddingDotBias
-from lesson.optimizers import AdamW
+from lesson.optimizers import (
+    ADAM_STEPS,
+    SGD,
+    Adam,
+    AdamW,
+    Momentum,
+    Optimizer,
+    RMSprop,
+    accumulate_grad,
+    l2_reg,
+    momentum_step,
+    sign_step,
+)
+from lesson.schedules import constant
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +121,149 @@ def test_the_triton_backend_walks_with_the_native_one(small):
         learn.fit(2, 1e-2)
     for mine, theirs in zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def tables(learn):
+    return [table.clone() for table in learn.model.state_dict().values()]
+
+
+def assert_close(some, others):
+    for one, other in zip(some, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "opt_func",
+    [
+        SGD,
+        Momentum,
+        RMSprop,
+        Adam,
+        AdamW,
+        partial(Optimizer, steps=ADAM_STEPS[1:], betas=(0.8, 0.95), eps=1e-6),  # no decay
+        partial(Optimizer, steps=[l2_reg, accumulate_grad, momentum_step], momentum=0.8),
+    ],
+)
+@pytest.mark.parametrize("train", ["fit", "fit_one_cycle"])
+def test_the_fused_trainer_takes_the_steps_of_the_lessons_optimizers(small, opt_func, train, monkeypatch):
+    learners = [learner(small, opt_func=opt_func, wd=0.1, backend=backend) for backend in ("native", "reference")]
+    monkeypatch.setattr("lesson.learner._set_hypers", lambda *_: pytest.fail("not fused"))
+    getattr(learners[0], train)(2, 1e-2)
+    monkeypatch.undo()
+    getattr(learners[1], train)(2, 1e-2)
+    assert_close(*map(tables, learners))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"opt_func": partial(torch.optim.AdamW, betas=FASTAI[:2], eps=FASTAI.eps)},
+        {"opt_func": partial(Optimizer, steps=[sign_step])},
+        {"bn_wd": False},
+    ],
+)
+def test_what_the_fused_trainer_does_not_know_goes_through_the_loop(small, how, monkeypatch):
+    one, other = (learner(small, wd=0.5, backend=backend, **how) for backend in ("native", "reference"))
+    for learn in (one, other):
+        learn.fit(1, 1e-3)
+    assert_close(tables(one), tables(other))
+    with pytest.raises(DataError, match="mode='replay': only the fused trainer has modes"):
+        learner(small, mode="replay", **how).fit(1)
+
+
+def test_frozen_tables_do_not_move_on_any_backend(small):
+    for backend in ("native", "reference"):
+        learn = learner(small, backend=backend)
+        learn.model.u_bias.requires_grad_(False)
+        before = learn.model.state_dict()["u_bias.weight"].clone(), learn.model.state_dict()["i_bias.weight"].clone()
+        learn.fit(1, 1e-2)
+        assert torch.equal(learn.model.u_bias.weight, before[0])
+        assert not torch.equal(learn.model.i_bias.weight, before[1])
+
+
+def test_biases_decay_or_not(small):
+    norms = []
+    for bn_wd in (True, False):
+        learn = learner(small, wd=20.0, bn_wd=bn_wd)
+        learn.fit(5, 1e-2)
+        norms.append([learn.model.i_bias.weight.norm().item(), learn.model.i_weight.weight.norm().item()])
+    (decayed, factors), (kept, factors_too) = norms
+    assert kept > 1.5 * decayed
+    assert factors_too == pytest.approx(factors, rel=0.5)
+
+
+def test_another_loss_is_what_is_trained(small):
+    ours, theirs = (learner(small, backend=backend) for backend in ("native", "reference"))
+    for learn in (ours, theirs):
+        learn.loss_func = l1_loss
+        learn.fit(1, 1e-2)
+    assert ours.history[0].train_loss == pytest.approx(theirs.history[0].train_loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["dense", "replay", "virtual"])
+def test_between_epochs_the_model_holds_what_is_trained_so_far(small, mode):
+    fused, loop = learner(small, mode=mode), learner(small, backend="reference")
+    policy = partial(constant, momentum=0.9)
+    for ours, theirs in zip(fused.epochs(3, 1e-2, policy), loop.epochs(3, 1e-2, policy), strict=True):
+        assert_close(tables(fused), tables(loop))
+        assert fused.validate() == pytest.approx(ours.valid_loss)
+        assert ours.valid_loss == pytest.approx(theirs.valid_loss, rel=1e-4)
+        assert fused.bias([3]).item() == fused.model.i_bias.weight[small.items.row(3), 0].item()
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_training_that_is_left_early_keeps_what_it_has(small, backend, tmp_path):
+    whole, left = (learner(small, backend=backend) for _ in range(2))
+    whole_epochs, left_epochs = (learn.epochs(5, 1e-2) for learn in (whole, left))
+    for _ in range(2):
+        next(whole_epochs)
+        next(left_epochs)
+    left_epochs.close()
+    assert all(map(torch.equal, tables(whole), tables(left)))
+    assert left.model.u_weight.weight.is_contiguous()
+    before = tables(left)
+    next(whole_epochs)
+    assert all(map(torch.equal, before, tables(left)))
+    left.fit(1, 1e-2)
+    assert [epoch.epoch for epoch in left.history] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_training_that_fails_leaves_the_model_as_it_was_then(small, backend, monkeypatch):
+    learn = learner(small, backend=backend)
+    epochs = learn.epochs(3, 1e-2)
+    next(epochs)
+    before = tables(learn)
+    monkeypatch.setattr(learn, "get_preds", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(epochs)
+    assert all(table.isfinite().all() for table in tables(learn))
+    assert not any(map(torch.equal, before, tables(learn)))
+    assert learn.model.u_weight.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_who_changes_the_model_between_epochs_is_heard(small, backend, in_place):
+    learn = learner(small, backend=backend, wd=0.0, opt_func=SGD)
+    epochs = learn.epochs(2, 1e-4)
+    next(epochs)
+    weight = learn.model.u_bias.weight
+    if in_place:
+        with torch.no_grad():
+            weight.fill_(7.0)
+    else:
+        weight.data = torch.full_like(weight.data, 7.0, memory_format=torch.contiguous_format)
+    next(epochs)
+    assert (learn.model.u_bias.weight - 7).abs().max() < 0.1
+
+
+def test_two_trainings_of_one_model_in_turns_both_move_it(small):
+    learners = [learner(small, backend=backend) for backend in ("native", "reference")]
+    for learn in learners:
+        list(zip(learn.epochs(2, 1e-2), learn.epochs(2, 1e-3), strict=True))
+        assert len(learn.history) == 4
+    assert_close(*map(tables, learners))
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])

@@ -1,9 +1,13 @@
+import copy
+import io
+import pickle
+
 import pytest
 import torch
 
 from kernels import TORCH
-from lesson import optimizers
-from lesson.optimizers import Optimizer
+from lesson import DataError, optimizers
+from lesson.optimizers import AdamW, Optimizer
 
 
 def walk(make, steps=30):
@@ -49,3 +53,90 @@ def test_a_parameter_without_gradient_stays():
     param = torch.ones(3)
     optimizers.SGD([param], 0.1, weight_decay=0.1).step()
     assert torch.equal(param, torch.ones(3))
+
+
+def small_net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
+
+
+def take_steps(model, opt, steps, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        opt.zero_grad()
+        model(torch.randn(8, 3, generator=generator)).square().mean().backward()
+        opt.step()
+
+
+@pytest.mark.parametrize("make", [optimizers.SGD, optimizers.Momentum, optimizers.RMSprop, optimizers.Adam, AdamW])
+@pytest.mark.parametrize("way", ["state_dict", "deepcopy", "pickle"])
+def test_a_stopped_training_goes_on_where_it_was(make, way):
+    whole, model = small_net(), small_net()
+    one, opt = make(whole.parameters(), 0.01), make(model.parameters(), 0.01)
+    take_steps(whole, one, 3)
+    take_steps(model, opt, 3)
+    if way == "state_dict":
+        saved = io.BytesIO()
+        torch.save(opt.state_dict(), saved)
+        saved.seek(0)
+        opt = make(model.parameters(), 1.0)
+        opt.load_state_dict(torch.load(saved, weights_only=True))
+    elif way == "deepcopy":
+        model, opt = copy.deepcopy((model, opt))
+    else:
+        model, opt = pickle.loads(pickle.dumps((model, opt)))
+    take_steps(whole, one, 3, seed=1)
+    take_steps(model, opt, 3, seed=1)
+    for ours, theirs in zip(model.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_each_group_has_its_own_numbers():
+    fast, slow = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    opt = optimizers.SGD([{"params": [fast], "lr": 0.5}, {"params": [slow], "weight_decay": 0.5}], lr=0.1)
+    fast.grad, slow.grad = torch.ones(2), torch.ones(2)
+    opt.step()
+    torch.testing.assert_close(fast.data, torch.full((2,), 0.5))
+    torch.testing.assert_close(slow.data, torch.full((2,), 1 - 0.1 * 0.5 - 0.1))
+    with pytest.raises(DataError, match="lr=-1"):
+        opt.add_param_group({"params": [torch.ones(1)], "lr": -1})
+
+
+def test_torchs_schedulers_move_its_rate():
+    opt = optimizers.SGD([torch.ones(1, requires_grad=True)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(opt, 0.5)
+    opt.step()
+    scheduler.step()
+    assert opt.param_groups[0]["lr"] == 0.5
+
+
+def test_the_mean_of_gradients_is_torchs_momentum_at_a_smaller_rate():
+    """Claim 69: at lr in the one and lr·(1 − μ) in the other, the same steps."""
+    mean = walk(lambda p: Optimizer(p, [optimizers.average_grad, optimizers.momentum_step], 0.1, betas=(0.8, 0.0)))
+    torch.testing.assert_close(mean, walk(lambda p: torch.optim.SGD(p, 0.1 * 0.2, momentum=0.8)))
+
+
+def test_sign_descent_takes_steps_of_one_size():
+    param = torch.tensor([1.0, 1.0, 1.0], requires_grad=True)
+    param.grad = torch.tensor([-1e-6, 0.0, 100.0])
+    Optimizer([param], [optimizers.sign_step], lr=0.25).step()
+    assert param.tolist() == [1.25, 1.0, 0.75]
+
+
+def test_a_step_changes_no_gradient():
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.ones(3)
+    optimizers.Adam([param], 0.1, weight_decay=0.5).step()
+    assert torch.equal(param.grad, torch.ones(3))
+
+
+def test_a_closure_is_called_with_gradients_on():
+    param = torch.ones(1, requires_grad=True)
+
+    def closure():
+        loss = param.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizers.SGD([param], 0.1).step(closure).item() == 1
+    assert param.item() == pytest.approx(0.8)

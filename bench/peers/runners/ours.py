@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from protocol import serve
 
-from kernels import FASTAI
-from kernels.trainer import Trainer
+from lesson.collab import fused_trainer, seeded_model
 from lesson.learner import stream
-from lesson.models import EmbeddingDotBias
 from lesson.schedules import one_cycle
 
 
@@ -22,18 +20,10 @@ def train(columns, seed, epochs, settings, after_epoch):
     batches = -(-len(stars) // settings["bs"])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # trunc_normal_ is many small operations, each of which would wait for the other threads
-    model = EmbeddingDotBias(settings["n_factors"], *size, generator=stream(seed, "initialization"))
+    model = seeded_model(settings["n_factors"], *size, tuple(settings["y_range"]), seed)
     torch.set_num_threads(threads)
     schedule = one_cycle(epochs * batches, settings["lr"], pct_start=settings["pct_start"])
-    trainer = Trainer(
-        *(table.detach() for table in model.tables()),
-        lr=schedule.lr,
-        momentum=schedule.momentum,
-        weight_decay=settings["wd"],
-        beta2=FASTAI.beta2,
-        eps=FASTAI.eps,
-        y_range=tuple(settings["y_range"]),
-    )
+    trainer = fused_trainer(model, schedule, wd=settings["wd"])
     order = stream(seed, "order")
     for epoch in range(1, epochs + 1):
         trainer.epoch(users, items, stars, torch.randperm(len(stars), generator=order), settings["bs"])

@@ -8,7 +8,7 @@ from torch.nn.functional import mse_loss
 
 from bench.eager import EmbeddingDotBias
 from kernels import FASTAI
-from lesson import models
+from lesson.collab import seeded_model
 from lesson.learner import stream
 from lesson.schedules import one_cycle
 
@@ -28,9 +28,7 @@ def prepare(ratings, settings):
 def start_over(model, n_factors, seed):
     """The tables that dotbias starts from."""
     layers = model.user_weight, model.item_weight, model.user_bias, model.item_bias
-    drawn = models.EmbeddingDotBias(
-        n_factors, len(layers[0].weight), len(layers[1].weight), generator=stream(seed, "initialization")
-    )
+    drawn = seeded_model(n_factors, len(layers[0].weight), len(layers[1].weight), seed=seed)
     for layer, start in zip(layers, drawn.layers(), strict=True):
         layer.weight.copy_(start.weight)
 

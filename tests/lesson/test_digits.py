@@ -1,0 +1,149 @@
+import gzip
+
+import numpy as np
+import pytest
+import torch
+
+from lesson import DataError, load_digits
+from lesson.data.digits import Digits
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_digits()
+
+
+def idx(values):
+    return bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.tobytes()
+
+
+def write(folder, part="train", n=6, zipped=False, dot=False, seed=0):
+    """IDX files of drawn images and the digits 0, 1, 2 …"""
+    folder.mkdir(exist_ok=True)
+    images = np.random.default_rng(seed).integers(0, 256, (n, 28, 28), dtype=np.uint8)
+    for kind, values in (("images-idx3", images), ("labels-idx1", np.arange(n, dtype=np.uint8) % 10)):
+        name = f"{part}-{kind}-ubyte"
+        if dot:
+            name = name.replace("-idx", ".idx")
+        content = idx(values)
+        (folder / (name + ".gz" * zipped)).write_bytes(gzip.compress(content) if zipped else content)
+    return images
+
+
+def test_the_carried_digits_are_mnists(digits):
+    assert digits.x.shape == (5000, 784)
+    assert (digits.x.dtype, digits.y.dtype) == (torch.float32, torch.int64)
+    assert digits.y.bincount().tolist() == [500] * 10
+    assert (digits.x.min(), digits.x.max()) == (0, 1)
+    assert digits.x.mean().item() == pytest.approx(0.1307, abs=0.002)  # the mean of all of MNIST
+    assert digits.origin.size == {"digits": 5000}
+    assert digits.checksum == "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"
+
+
+def test_digits_look_like_themselves(digits):
+    """The mean image of each digit names three of four images: labels and pixels belong together."""
+    means = torch.stack([digits.x[digits.y == digit].mean(0) for digit in range(10)])
+    assert (torch.cdist(digits.x, means).argmin(1) == digits.y).float().mean() > 0.75
+    assert digits.x[digits.y == 0].mean(0).view(28, 28)[13:15, 13:15].mean() < 0.15  # a nought is empty in the middle
+    assert digits.x[digits.y == 1].mean(0).view(28, 28).sum(0).argmax().item() in range(12, 16)  # a one is upright
+
+
+def test_a_split_is_the_seeds_and_every_digit_is_on_one_side(digits):
+    data, again, other = digits.split(seed=3), digits.split(seed=3), digits.split(seed=4)
+    assert (len(data.train), len(data.valid)) == (4000, 1000)
+    rows = torch.cat([data.train[:][0], data.valid[:][0]])
+    assert torch.equal(rows.sum(1).sort().values, digits.x.sum(1).sort().values)
+    assert torch.equal(data.valid[:][1], again.valid[:][1])
+    assert not torch.equal(data.valid[:][1], other.valid[:][1])
+    x, y = data.train[torch.tensor([5, 2])]
+    assert (x.shape, y.shape) == ((2, 784), (2,))
+
+
+def test_a_split_leaves_torchs_generator_alone(digits):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    digits.split(seed=1)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [({"seed": -1}, "seed="), ({"valid_pct": 1}, "valid_pct="), ({"valid_pct": 1e-9}, "0 for validation")],
+)
+def test_a_split_that_cannot_be_is_refused(digits, how, said):
+    with pytest.raises(DataError, match=said):
+        digits.split(**({"seed": 0} | how))
+
+
+@pytest.mark.parametrize("how", [{}, {"zipped": True}, {"dot": True}, {"zipped": True, "dot": True}])
+def test_idx_files_are_read_plain_or_gzipped(tmp_path, how):
+    images = write(tmp_path / "mine", **how)
+    mine = load_digits(tmp_path / "mine")
+    assert mine.name == "mine"
+    assert torch.equal(mine.y, torch.arange(6))
+    np.testing.assert_allclose(mine.x, images.reshape(6, 784) / 255, rtol=1e-6)
+    write(tmp_path / "plain")
+    assert mine.checksum == load_digits(tmp_path / "plain").checksum
+
+
+def test_the_test_set_comes_behind_the_training_set(tmp_path):
+    write(tmp_path / "d")
+    alone = load_digits(tmp_path / "d").checksum
+    write(tmp_path / "d", part="t10k", n=2, zipped=True, seed=1)
+    both = load_digits(str(tmp_path / "d"))
+    assert both.y.tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
+    assert both.checksum != alone
+
+
+def damage(folder, name, change):
+    file = folder / name
+    content = file.read_bytes()
+    file.unlink()
+    changed = change(content)
+    if changed is not None:
+        file.write_bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("train-images-idx3-ubyte", lambda raw: None, "no train-images-idx3-ubyte there"),
+        ("train-labels-idx1-ubyte", lambda raw: None, "no train-labels-idx1-ubyte there"),
+        ("train-images-idx3-ubyte", lambda raw: raw[:-1], "ubyte: not an IDX file of 28 × 28 images, or not all of it"),
+        ("train-images-idx3-ubyte", lambda raw: raw[:9], "not an IDX file of 28 × 28 images"),
+        ("train-images-idx3-ubyte", lambda raw: b"", "not an IDX file"),
+        ("train-images-idx3-ubyte", lambda raw: raw.replace(b"\0\0\0\x1c", b"\0\0\0\x1d", 1), "not an IDX file"),
+        ("train-labels-idx1-ubyte", lambda raw: raw + b"\0", "not an IDX file of labels"),
+        ("train-labels-idx1-ubyte", lambda raw: raw[:4] + b"\0\0\0\x05" + raw[8:-1], "6 images .* and 5 digits"),
+        ("train-labels-idx1-ubyte", lambda raw: raw[:-1] + b"\x0a", "a label is 10; digits go from 0 to 9"),
+        ("train-labels-idx1-ubyte", lambda raw: b"\x1f\x8bxxxx", "cannot be decompressed"),
+    ],
+)
+def test_files_that_are_not_that_are_one_line(tmp_path, name, change, said):
+    write(tmp_path)
+    damage(tmp_path, name, change)
+    with pytest.raises(DataError, match=said) as error:
+        load_digits(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", ["none", "a\0b", 3])
+def test_a_folder_is_needed(path):
+    with pytest.raises(DataError):
+        load_digits(path)
+
+
+def test_without_the_carrier_it_is_said_how_to_get_it(monkeypatch):
+    import importlib.metadata
+
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(DataError, match=r"MNIST 5k is not installed: run `python -m lesson.data`"):
+        load_digits()
+
+
+def test_digits_are_shown_on_one_line():
+    assert repr(Digits("few", "", torch.zeros(3, 784), torch.zeros(3).long())) == "<few: 3 digits>"
