@@ -132,8 +132,10 @@ def tuning_found(study: Study, runs: pd.DataFrame) -> list[schema.Tuning]:
                     if len(values[setting]) > 1 and best[place] in (values[setting][0], values[setting][-1])
                 ],
                 trials=[
-                    dict(zip(settings, map(float, cast(tuple[float, ...], choice)), strict=True))
-                    | {name: None if math.isinf(score) else sign * float(score)}
+                    {
+                        **dict(zip(settings, map(float, cast(tuple[float, ...], choice)), strict=True)),
+                        name: None if math.isinf(score) else sign * float(score),
+                    }
                     for choice, score in scores.items()
                 ],
                 best_of_k=statistics.expected_best_of_k(sign * drawn, metric.better or "lower"),
