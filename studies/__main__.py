@@ -14,7 +14,8 @@ from typing import Annotated, NoReturn
 import typer
 
 import studies
-from studies.evidence.claims import N_CLAIMS, load_claims
+from studies.evidence.claims import N_CLAIMS
+from studies.evidence.ledger import Condition, Evidence, LedgerRow, PartRow, make_ledger, read_ledger
 from studies.evidence.outside import printable, without_password
 from studies.evidence.schema import ResultsError, find_summaries, read_summary
 from studies.lab.arguments import UsageError, checked_path
@@ -36,7 +37,7 @@ def find_studies() -> list[Study]:
     """
     found = []
     for module in pkgutil.iter_modules(studies.__path__):
-        if module.name.startswith("_"):
+        if module.name.startswith("_") or module.ispkg:
             continue
         study = getattr(importlib.import_module(f"studies.{module.name}"), "STUDY", None)
         if not isinstance(study, Study):
@@ -50,13 +51,13 @@ def find_studies() -> list[Study]:
 
 
 def describe(study: Study, results: Path, summaries: Sequence[Path]) -> str:
-    """A study's entry in the list, with those results that are in a folder of its name."""
+    """A study's entry in the list, with its results."""
     lines = [
         f"{study.name}  {study.question}",
-        f"  {study.claims_named()}; profiles",
+        f"  {study.claims_named()}; data: {', '.join(study.data)}; profiles",
         *(f"    {cost}" for cost in study.costs()),
     ]
-    own = [path for path in summaries if path.parent.name == study.name]
+    own = [path for path in summaries if study.name in path.parts[-4:-1]]
     for path in own:
         try:
             summary = read_summary(path)
@@ -72,9 +73,53 @@ def describe(study: Study, results: Path, summaries: Sequence[Path]) -> str:
     return "\n".join(map(printable, lines))
 
 
+def describe_claim(row: LedgerRow, found: Sequence[Study]) -> str:
+    """A claim: its parts, what speaks of each, what is missing, and the command that would run it."""
+    doubts = ", ".join(row.certainty.doubts) if row.certainty else ""
+    certain = f" (certainty {row.certainty.level}{f': {doubts}' if doubts else ''})" if row.certainty else ""
+    lines = [f"Claim {row.claim.id}: {row.claim.claim}", f"  {row.words}{certain}", ""]
+    for part in row.parts:
+        lines += _part(part, [study for study in found if part.part.id in {one.id for one in study.parts}])
+    lines += [f"Slip {slip.id}: {slip.slip} Right is: {slip.correction}" for slip in row.slips]
+    return "\n".join(map(printable, lines))
+
+
+def _part(row: PartRow, found: Sequence[Study]) -> list[str]:
+    part = row.part
+    role = "" if part.role == "core" else f", {part.role}"
+    lines = [f"  {part.id} ({part.kind}{role}): {part.says}", f"     check: {part.check}", f"     {row.words}"]
+    if row.exact is not None:
+        lines.append(f"     found: {row.exact.figure} ({row.exact.check})")
+    for condition in (*row.conditions, *row.own):
+        lines.append(f"     {_found(condition)}")
+        lines += [f"       superseded: {_evidence(one)}" for one in condition.superseded]
+    if row.missing:
+        lines.append(f"     missing: {', '.join(row.missing)}")
+    if part.kind in ("exact", "by construction"):
+        lines.append("     run: python -m studies.exact")
+    elif part.kind == "measured":
+        commands = [f"python -m studies.{study.name} --profile regular" for study in found]
+        lines.append(f"     run: {' ; '.join(commands) or 'no study has this part yet'}")
+    return [*lines, ""]
+
+
+def _found(condition: Condition) -> str:
+    where = " (your own data)" if condition.used.own else " (a stand-in)" if condition.protocol == "stand-in" else ""
+    return f"on {condition.used.title}{where}: {_evidence(condition.used)}"
+
+
+def _evidence(one: Evidence) -> str:
+    found = one.found
+    ends = ("−∞" if found.low is None else f"{found.low:.4g}", "∞" if found.high is None else f"{found.high:.4g}")
+    estimate = "" if found.estimate is None else f" {found.estimate:.4g}"
+    return f"{found.outcome}, {found.reason}{estimate} [{', '.join(ends)}], n = {found.n} ({one.source}, {one.profile})"
+
+
 @app.command(cls=Command, help=__doc__)
 def main(
-    claim: Annotated[int | None, typer.Option(min=1, max=N_CLAIMS, help="Only studies of this claim.")] = None,
+    claim: Annotated[
+        int | None, typer.Option(min=1, max=N_CLAIMS, help="A claim: its parts, what speaks of them, what is missing.")
+    ] = None,
     run_all: Annotated[bool, typer.Option("--all", help="Run them, one after the other.")] = False,
     profile: Annotated[str | None, typer.Option(help="With --all: how much to spend.  [default: quick]")] = None,
     results: Annotated[str, typer.Option(metavar="DIR", help="Where results are.")] = "results",
@@ -87,23 +132,25 @@ def main(
         found = find_studies()
     except (StudyError, UsageError) as error:
         _fail(str(error))
+    if folder.exists() and not folder.is_dir():
+        _fail(f"--results {folder}: not a folder")
     if claim is not None:
+        ledger = read_ledger(folder) if folder.exists() else make_ledger([])
+        typer.echo(describe_claim(ledger.rows[claim - 1], found))
         found = [study for study in found if claim in study.claims]
-        about = load_claims()[claim - 1]
-        typer.echo(f"Claim {claim} ({', '.join(about.kinds)}): {about.claim}\n")
-        if not found:
-            typer.echo("No study speaks of it yet.")
-    if not run_all:
-        if profile is not None:
-            _fail("--profile says how to run the studies: add --all")
-        if folder.exists() and not folder.is_dir():
-            _fail(f"--results {folder}: not a folder")
-        summaries, problems = find_summaries(folder) if folder.exists() else ([], [])
-        typer.echo("\n\n".join(describe(study, folder, summaries) for study in found))
-        for problem in problems:
-            typer.echo(f"problem: {printable(problem)}", err=True)
+    if run_all:
+        _run_all(found, profile or "quick", folder)
         return
-    profile = profile or "quick"
+    if profile is not None:
+        _fail("--profile says how to run the studies: add --all")
+    summaries, problems = find_summaries(folder) if folder.exists() else ([], [])
+    if claim is None:
+        typer.echo("\n\n".join(describe(study, folder, summaries) for study in found))
+    for problem in problems:
+        typer.echo(f"problem: {printable(problem)}", err=True)
+
+
+def _run_all(found: Sequence[Study], profile: str, folder: Path) -> None:
     for study in found:
         if profile not in study.profiles:
             _fail(f"--profile {without_password(profile)}: {study.name} has {', '.join(study.profiles)}")
@@ -114,9 +161,8 @@ def main(
 
 
 def _run(study: Study, profile: str, results: Path) -> int:
-    """Run a study by its own command, which a failure of another cannot harm; returns its exit status."""
-    options = ["--profile", profile, "--results", str(results), "--keep"]
-    command = [sys.executable, "-m", f"studies.{study.name}", *options]
+    """Run a study by its own command, so that its failure stops no other; returns its exit status."""
+    command = [sys.executable, "-m", f"studies.{study.name}", "--profile", profile, "--results", str(results)]
     with subprocess.Popen(command) as process:  # noqa: S603 - this interpreter, one of our modules
         try:
             return process.wait()
