@@ -93,10 +93,13 @@ def prepare(
 
 
 def outcome_of(run: Callable[[Run, Any], Outcome], job: Run, data: Any) -> Outcome:
-    """One run. A training that diverges is an outcome, of which the epochs before are kept."""
+    """One run, timed where it does not time itself. Divergence is an outcome, of which the epochs before are kept."""
     began = time.perf_counter()
     try:
-        return run(job, data)
+        outcome = run(job, data)
+        if outcome.seconds:
+            return outcome
+        return dataclasses.replace(outcome, seconds=time.perf_counter() - began)
     except DivergenceError as error:
         seconds = time.perf_counter() - began
         curves = {name: [getattr(epoch, name) for epoch in error.history] for name in ("train_loss", "valid_loss")}
