@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from kernels import AdamConstants
-
 NUMBERS = (int, float, np.integer, np.floating)
 
 
@@ -109,18 +107,6 @@ def score_range(name: str, value: Any) -> tuple[float, float]:
     if low >= high:
         raise DataError(f"{name}={shown(value)}: two numbers are needed, the smaller one first")
     return low, high
-
-
-def adam_constants(name: str, value: Any) -> AdamConstants:
-    """β1 and β2 from 0 to below 1, and a positive eps.
-
-    Raises:
-        DataError: they are not.
-    """
-    if not isinstance(value, tuple) or len(value) != 3:
-        raise DataError(f"{name}={shown(value)}: FASTAI or TORCH is needed, or AdamConstants(beta1, beta2, eps)")
-    beta1, beta2, eps = value
-    return AdamConstants(below_one("beta1", beta1), below_one("beta2", beta2), number("eps", eps, above=0))
 
 
 def below_one(name: str, value: Any) -> float:

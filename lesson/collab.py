@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, overload
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from lesson.checks import DataError, shown
 from lesson.data import CollabData, UnknownIdsWarning, Vocab
 from lesson.data.ids import listed, spelled
 from lesson.data.table import reason
-from lesson.learner import Learner, OptFunc, stream
+from lesson.learner import Learner, Metric, OptFunc, stream
 from lesson.models import EmbeddingDotBias
 from lesson.optimizers import AdamW, Optimizer
 from lesson.schedules import Schedule
@@ -124,12 +124,26 @@ class CollabLearner(Learner):
     On a CPU the fused trainer does whole epochs where it knows the optimizer: the lesson's SGD, Momentum, RMSprop, Adam
     and AdamW, over all four tables. Other optimizers, frozen tables and `bn_wd=False` go through the learner's loop,
     which takes many times as long.
+
+    Args:
+        data: ratings, split.
+        model: embedding-dot-bias, on the tables of these data.
+        mode: of the fused trainer, what happens to rows that a batch does not read; see `kernels.trainer`.
+        how: as for `Learner`.
+
+    Raises:
+        DataError: an argument makes no sense.
     """
 
     data: CollabData
     model: EmbeddingDotBias
     valid_bs = 1 << 16
-    mode: Mode | None = None
+
+    def __init__(self, data: CollabData, model: EmbeddingDotBias, *, mode: Mode | None = None, **how: Any) -> None:
+        if mode not in (None, *get_args(Mode)):
+            raise DataError(f"mode={shown(mode)}: there are {', '.join(get_args(Mode))}, and None")
+        super().__init__(data, model, mse_loss, **how)
+        self.mode = mode
 
     @property
     def backend(self) -> str:
@@ -174,12 +188,12 @@ class CollabLearner(Learner):
         if type(optimizer) is not Optimizer or not whole or self.loss_func is not mse_loss:
             return None
         group = optimizer.param_groups[0]
-        beta1, beta2 = group.get("betas", (group.get("momentum", 0.0), FASTAI.beta2))
         for kind, steps in KINDS.items():
             for decay, first in DECAYS.items():
                 if first + steps == optimizer.steps:
-                    eps = group.get("eps", FASTAI.eps)
-                    return Rule(kind, decay, group.get("weight_decay", 0.0), beta1, beta2, eps)
+                    beta1, beta2 = group.get("betas", FASTAI[:2])
+                    beta1 = group["momentum"] if kind == "momentum" else beta1
+                    return Rule(kind, decay, group.get("weight_decay", 0.0), beta1, beta2, group.get("eps", FASTAI.eps))
         return None
 
     def bias(self, arr: Ids, is_item: bool = True) -> Tensor:
@@ -294,6 +308,7 @@ def collab_learner(
     *,
     bs: int = 64,
     opt_func: OptFunc = AdamW,
+    metrics: Sequence[Metric] = (),
     bn_wd: bool = True,
     seed: int = 0,
     backend: str | None = None,
@@ -310,6 +325,7 @@ def collab_learner(
         wd: weight decay; under AdamW each step shrinks every parameter by 1 − lr·wd.
         bs: ratings a batch.
         opt_func: makes the optimizer; one of `lesson.optimizers`, other constants by `functools.partial`.
+        metrics: functions of predictions and ratings, such as `lesson.metrics.rmse`.
         bn_wd: whether the tables of biases decay too (claim 55).
         seed: of initialization and batch order. The same seed, backend and thread count give the same bits.
         backend: "native" (default on a CPU), "reference" or "triton" (default on a GPU).
@@ -342,9 +358,8 @@ def collab_learner(
             stacklevel=2,
         )
     backends.choose(backend, model.u_weight.weight.device, model.u_weight.weight.dtype)
-    learn = CollabLearner(data, model, mse_loss, opt_func=opt_func, wd=wd, bn_wd=bn_wd, bs=bs, seed=seed, quiet=quiet)
-    learn.mode = mode
-    return learn
+    how = {"opt_func": opt_func, "metrics": metrics, "wd": wd, "bn_wd": bn_wd, "bs": bs, "seed": seed, "quiet": quiet}
+    return CollabLearner(data, model, mode=mode, **how)
 
 
 def _device(device: Any) -> torch.device:

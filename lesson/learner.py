@@ -201,7 +201,7 @@ class Learner:
     def fit_one_cycle(
         self,
         epochs: int,
-        lr: float | slice = 3e-3,
+        lr: float | slice = 5e-3,
         moms: tuple[float, float] = (0.95, 0.85),
         div_factor: float = 25.0,
         pct_start: float = 0.3,
@@ -236,10 +236,6 @@ class Learner:
         Raises:
             DataError: an argument makes no sense, or all layers are frozen.
             DivergenceError: (while training) the loss is no finite number any more.
-
-        >>> for epoch in learn.epochs(20, lr=1e-3):  # doctest: +SKIP
-        ...     if epoch.valid_loss > best:
-        ...         break
         """
         epochs = checks.whole("epochs", epochs, least=1)
         rates = group_rates(lr, len(self.layer_groups), self.divisor)
@@ -249,9 +245,7 @@ class Learner:
             raise DataError(f"policy={shown(policy)}: {len(schedule.lr)} rates for {steps} steps")
         return self._epochs(epochs, self._training(self.opt_func(self._param_groups(rates)), schedule))
 
-    def _epochs(
-        self, epochs: int, training: AbstractContextManager[Callable[[Tensor], Tensor]]
-    ) -> Iterator[Epoch]:  # fmt: skip
+    def _epochs(self, epochs: int, training: AbstractContextManager[Callable[[Tensor], Tensor]]) -> Iterator[Epoch]:
         with training as train:
             for _ in range(epochs):
                 order = torch.randperm(len(self.data.train), generator=self._order)
@@ -419,5 +413,5 @@ def _set_hypers(optimizer: torch.optim.Optimizer, lr: float, momentum: float | N
         group["lr"] = lr * group["share"]
         if momentum is not None and "betas" in group:
             group["betas"] = (momentum, group["betas"][1])
-        elif momentum is not None and group.get("momentum"):
+        if momentum is not None and group.get("momentum"):
             group["momentum"] = momentum

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -69,9 +70,7 @@ def rms_prop_step(param: Tensor, state: State, *, lr: float, eps: float, **_: An
     param.addcdiv_(state["grad"], state["exp_avg_sq"].sqrt().add_(eps), value=-lr)
 
 
-def adam_step(
-    param: Tensor, state: State, *, lr: float, betas: tuple[float, float], eps: float, **_: Any
-) -> None:  # fmt: skip
+def adam_step(param: Tensor, state: State, *, lr: float, betas: tuple[float, float], eps: float, **_: Any) -> None:
     """Step: w −= lr·m / (√v + eps), both corrected for their start at zero (claim 73)."""
     root = state["exp_avg_sq"].sqrt().div_(math.sqrt(1 - betas[1] ** state["step"]))
     param.addcdiv_(state["exp_avg"], root.add_(eps), value=-lr / (1 - betas[0] ** state["step"]))
@@ -118,12 +117,16 @@ class Optimizer(torch.optim.Optimizer):
         """Take over more parameters.
 
         Raises:
-            DataError: a number that makes no sense.
+            DataError: a number that makes no sense, or one that a step asks for and does not get.
         """
         super().add_param_group(param_group)
-        for name, value in self.param_groups[-1].items():
-            if name in CHECKS:
-                CHECKS[name](name, value)
+        group = self.param_groups[-1]
+        for name in CHECKS.keys() & group.keys():
+            CHECKS[name](name, group[name])
+        for step in self.steps:
+            for name, asked in signature(step).parameters.items():
+                if asked.kind is Parameter.KEYWORD_ONLY and asked.default is Parameter.empty and name not in group:
+                    raise DataError(f"{name}: the step {step.__name__} asks for it; give it to the optimizer by name")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "steps": self.steps}  # torch's copies leave out what it does not know

@@ -10,7 +10,7 @@ from lesson import DataError, EmbeddingDotBias, collab_learner, load_ratings, si
 from lesson.data import split
 from lesson.learner import stream
 from lesson.models import embedding
-from lesson.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop, sgd_step
+from lesson.optimizers import SGD, Adam, AdamW, Momentum, Optimizer, RMSprop, average_grad, sgd_step
 from lesson.schedules import constant, cosine, one_cycle
 
 NAN, INF = float("nan"), float("inf")
@@ -79,6 +79,7 @@ def learner(data, **how):
         of(learner, "wd", [*NO_NUMBER, -1]),
         of(learner, "seed", [*NO_NUMBER, -1, 0.5]),
         of(learner, "y_range", NO_RANGE),
+        of(learner, "mode", ["fast", 5, "", True]),
         of(learner, "opt_func", [None, "AdamW", 5]),
         of(learner, "device", [None, "nonsense", "meta", "", 1.5, torch.ones(2, 2), [1]]),
         of(learner, "backend", [5, np.ones(2), torch.ones(2)]),
@@ -144,6 +145,7 @@ def learner(data, **how):
         of(lambda data, **how: Optimizer(weights(), [sgd_step], 1, **how), "betas", NO_BETAS),
         of(lambda data, **how: Optimizer(weights(), [sgd_step], 1, **how), "eps", [*NO_NUMBER, 0, -1]),
         of(lambda data, **how: Optimizer(weights(), [sgd_step], 1, **how), "weight_decay", [*NO_NUMBER, -1]),
+        of(lambda data, betas: Optimizer(weights(), [average_grad]), "betas", [None]),  # a step asks for them
         of(lambda data, **how: SGD(weights(), **how), "lr", [NAN, -1]),
         of(lambda data, **how: Momentum(weights(), 1, **how), "momentum", NO_SHARE),
         of(lambda data, **how: RMSprop(weights(), 1, **how), "eps", [0, -1, NAN]),

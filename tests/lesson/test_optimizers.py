@@ -123,11 +123,13 @@ def test_sign_descent_takes_steps_of_one_size():
     assert param.tolist() == [1.25, 1.0, 0.75]
 
 
-def test_a_step_changes_no_gradient():
+def test_a_step_changes_no_gradient_and_keeps_none():
     param = torch.ones(3, requires_grad=True)
     param.grad = torch.ones(3)
-    optimizers.Adam([param], 0.1, weight_decay=0.5).step()
+    opt = optimizers.Adam([param], 0.1, weight_decay=0.5)
+    opt.step()
     assert torch.equal(param.grad, torch.ones(3))
+    assert opt.state[param].keys() == {"step", "exp_avg", "exp_avg_sq"}
 
 
 def test_a_closure_is_called_with_gradients_on():
