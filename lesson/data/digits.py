@@ -27,6 +27,10 @@ MNIST_CITATION = (
     "Y. LeCun, L. Bottou, Y. Bengio and P. Haffner (1998). Gradient-based learning applied to document recognition. "
     "Proceedings of the IEEE 86(11), 2278-2324."
 )
+MNIST = "MNIST"
+# How many there are of each digit, by which MNIST's files are told from others of their size, such as Fashion-MNIST's.
+MNIST_TRAIN = np.array([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])
+MNIST_TEST = np.array([980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009])
 PIXELS = 784
 IDX = ("train", "t10k")  # the two parts of MNIST; the second may be missing
 
@@ -56,7 +60,8 @@ class Digits:
     @property
     def origin(self) -> Origin:
         """Where they come from."""
-        return Origin(self.name, self.checksum, {"digits": len(self)}, MNIST_TERMS, MNIST_CITATION)
+        key = "mnist" if self.name == MNIST else None
+        return Origin(self.name, self.checksum, {"digits": len(self)}, MNIST_TERMS, MNIST_CITATION, key)
 
     def learnable(self, seeds: int) -> list[str]:  # noqa: ARG002 - as other data have it
         """What to know before the first run: nothing, where there are digits of several kinds.
@@ -142,7 +147,9 @@ def _idx_folder(folder: Path) -> Digits:
             raise DataError(f"{printable(folder / labels)}: a label is {y.max()}; digits go from 0 to 9")
         parts.append((x.reshape(-1, PIXELS), y))
     x, y = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    name = "MNIST" if len(y) in (60_000, 70_000) else data_name(folder.resolve())
+    counts = np.bincount(y, minlength=10)
+    is_mnist = any((counts == known).all() for known in (MNIST_TRAIN, MNIST_TRAIN + MNIST_TEST))
+    name = MNIST if is_mnist else data_name(folder.resolve())
     return _digits(name, digest.hexdigest(), x, y)
 
 

@@ -21,6 +21,7 @@ class Origin:
         size: how many there are, by what is counted.
         terms: under which it may be used.
         citation: what to cite when publishing with it.
+        key: by which claims ask for the data, where they are known whoever opens them.
 
     >>> from lesson.data import open_movielens
     >>> open_movielens().origin.size
@@ -32,6 +33,7 @@ class Origin:
     size: dict[str, int] = field(default_factory=dict)
     terms: str | None = None
     citation: str | None = None
+    key: str | None = None
 
     def counted(self) -> str:
         """The size in words.

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from lesson.data import Origin
 from studies.evidence import outcomes, provenance, schema, statistics
 from studies.lab.source import Source
 from studies.lab.spec import Outcome, Run, Settings, Study
@@ -188,8 +189,8 @@ def summarize(
         title=study.title,
         question=study.question,
         profile=asked.profile,
-        own=asked.source.path is not None,
-        protocol="stand-in" if asked.source.key in study.stand_in else "as stated",
+        own=asked.source.path is not None and origin.key is None,
+        protocol="stand-in" if _stands_in(study, origin, asked) else "as stated",
         metrics={key: schema.MetricUsed(**_plain(one)) for key, one in study.metrics.items()},
         arms={arm: _arm(study, confirmed[confirmed["arm"] == arm], settings) for arm, settings in there.items()},
         names=dict(study.names),
@@ -211,10 +212,10 @@ def summarize(
         noise_floor=_noise_floor(study, values[name], frame),
         tuning=tuning,
         preliminary=asked.profile == "quick" or asked.seeds < schema.FEW_SEEDS,
-        limits=limits(study, origin.name, asked),
+        limits=limits(study, origin, asked),
         notes=[*asked.notes, *([f"Missing: {missing} of {len(plan):,} runs."] if missing else [])],
         data=schema.DataUsed(
-            key=asked.source.key if asked.source.path is None else asked.source.name,
+            key=origin.key or asked.source.name,
             name=origin.name,
             checksum=origin.checksum,
             size=dict(origin.size),
@@ -226,11 +227,11 @@ def summarize(
     return schema.since(summary, earlier), frame, curves
 
 
-def limits(study: Study, data: str, asked: Asked) -> list[str]:
+def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
     """What the answer does not say."""
     splits = "re-split and re-seeded" if study.resplits else "re-seeded"
-    said = [f"It speaks of {data}, {splits}.", *study.limits]
-    if asked.source.key in study.stand_in and asked.source.path is None:
+    said = [f"It speaks of {origin.name}, {splits}.", *study.limits]
+    if _stands_in(study, origin, asked):
         said.append(
             f"These data are {study.stand_in[asked.source.key]}: a stand-in neither proves nor refutes a claim."
         )
@@ -239,6 +240,10 @@ def limits(study: Study, data: str, asked: Asked) -> list[str]:
         settings = " and ".join(study.names.get(name, name) for name in study.tuned)
         said.append(f"Every arm has the default {settings}; the {tuning_profiles[0]} profile retunes it for each.")
     return said
+
+
+def _stands_in(study: Study, origin: Origin, asked: Asked) -> bool:
+    return asked.source.key in study.stand_in and asked.source.path is None and origin.key is None
 
 
 def write(folder: Path, summary: schema.Summary, runs: pd.DataFrame, curves: pd.DataFrame) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lesson import DataError, load_digits
-from lesson.data.digits import Digits
+from lesson.data.digits import MNIST_TEST, MNIST_TRAIN, Digits
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +147,16 @@ def test_without_the_carrier_it_is_said_how_to_get_it(monkeypatch):
 
 def test_digits_are_shown_on_one_line():
     assert repr(Digits("few", "", torch.zeros(3, 784), torch.zeros(3).long())) == "<few: 3 digits>"
+
+
+def test_mnist_is_known_by_how_many_it_has_of_each_digit_and_not_by_its_size(tmp_path, monkeypatch):
+    write(tmp_path / "all", n=12)
+    write(tmp_path / "all", "t10k", n=3)
+    assert load_digits(tmp_path / "all").origin.key is None
+    counts = {n: np.bincount(np.arange(n) % 10, minlength=10) for n in (12, 3)}
+    monkeypatch.setattr("lesson.data.digits.MNIST_TRAIN", counts[12])
+    monkeypatch.setattr("lesson.data.digits.MNIST_TEST", counts[3])
+    known = load_digits(tmp_path / "all").origin
+    assert (known.name, known.key) == ("MNIST", "mnist")
+    assert MNIST_TRAIN.sum() == 60_000
+    assert MNIST_TEST.sum() == 10_000
