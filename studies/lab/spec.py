@@ -269,9 +269,19 @@ class Outcome:
     diverged: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in self.metrics.items():
+        # Plain numbers alone travel from workers and are stored: NumPy's and torch's become Python's.
+        metrics = {name: None if value is None else _number(name, value) for name, value in self.metrics.items()}
+        curves = {name: [_number(name, value) for value in curve] for name, curve in self.curves.items()}
+        for name, value in metrics.items():
             if value is not None and (math.isnan(value) or value == -math.inf):
                 raise ValueError(f"{name} is {value}; a run that diverged raises DivergenceError or has diverged=True")
+        for name, curve in curves.items():
+            if not all(map(math.isfinite, curve)):
+                raise ValueError(f"the curve {name} holds what is no finite number; leave such places out")
+        if self.diverged and metrics:
+            raise ValueError(f"a run that diverged has no metrics; this one has {', '.join(metrics)}")
+        object.__setattr__(self, "metrics", metrics)
+        object.__setattr__(self, "curves", curves)
 
     @classmethod
     def of(cls, learn: Any, **metrics: float | None) -> Outcome:
@@ -291,6 +301,13 @@ class Outcome:
         """Of what `stored` gave."""
         metrics = {name: math.inf if value == "missed" else value for name, value in stored["metrics"].items()}
         return cls(**{name: stored[name] for name in cls.__dataclass_fields__} | {"metrics": metrics})
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: {value!r} is no number") from None
 
 
 def arm_name(setting: str, value: Value) -> str:
