@@ -189,7 +189,7 @@ def summarize(
         question=study.question,
         profile=asked.profile,
         own=asked.source.path is not None,
-        protocol="stand-in" if asked.source.key in study.stand_in else "as stated",
+        protocol="stand-in" if _stands_in(study, asked.source) else "as stated",
         metrics={key: schema.MetricUsed(**_plain(one)) for key, one in study.metrics.items()},
         arms={arm: _arm(study, confirmed[confirmed["arm"] == arm], settings) for arm, settings in there.items()},
         names=dict(study.names),
@@ -230,7 +230,7 @@ def limits(study: Study, data: str, asked: Asked) -> list[str]:
     """What the answer does not say."""
     splits = "re-split and re-seeded" if study.resplits else "re-seeded"
     said = [f"It speaks of {data}, {splits}.", *study.limits]
-    if asked.source.key in study.stand_in and asked.source.path is None:
+    if _stands_in(study, asked.source):
         said.append(
             f"These data are {study.stand_in[asked.source.key]}: a stand-in neither proves nor refutes a claim."
         )
@@ -254,14 +254,21 @@ def write(folder: Path, summary: schema.Summary, runs: pd.DataFrame, curves: pd.
             (aside / file).replace(folder / file)
 
 
+def _stands_in(study: Study, source: Source) -> bool:
+    """Whether the data stand in for others; the user's own are what they are."""
+    return source.path is None and source.key in study.stand_in
+
+
 def _plain(metric: Any) -> dict[str, Any]:
     return {name: getattr(metric, name) for name in schema.MetricUsed.model_fields}
 
 
 def _overlap(runs: pd.DataFrame) -> dict[str, float]:
-    """By arm, the largest n_valid/n_train of its runs."""
+    """By arm, the largest n_valid/n_train of its runs; of an arm that always diverged that of all arms."""
     rows = runs[(runs["n_train"] > 0) & (runs["n_valid"] > 0)]
-    return {str(arm): float((of["n_valid"] / of["n_train"]).max()) for arm, of in rows.groupby("arm")}
+    known = {str(arm): float((of["n_valid"] / of["n_train"]).max()) for arm, of in rows.groupby("arm")}
+    lost = [str(arm) for arm, diverged in runs.groupby("arm")["diverged"].all().items() if diverged]
+    return dict.fromkeys(lost, max(known.values(), default=0.0)) | known
 
 
 def _arm(study: Study, runs: pd.DataFrame, settings: Settings) -> schema.Arm:
