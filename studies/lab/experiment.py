@@ -145,7 +145,7 @@ def candidates(default: Settings, tuned: dict[str, Range] | Any, count: int) -> 
     What is a whole number by default stays one; a choice that is drawn again is left out.
 
     >>> candidates({"lr": 5e-3}, {"lr": Range(5e-4, 5e-2)}, 3)
-    [{'lr': 0.005}, {'lr': 0.002463}, {'lr': 0.02463}]
+    [{'lr': 0.005}, {'lr': 0.01298}, {'lr': 0.001298}]
     """
     drawn = scipy.stats.qmc.Halton(len(tuned), rng=0).random(count - 1)
     choices: list[dict[str, Value]] = [dict(default)]

@@ -79,4 +79,11 @@ def test_bytes_are_what_a_call_allocates_whether_freed_again_or_not() -> None:
     assert bytes_of(lambda: (x + 1).sum()) == 4000 + 4  # the sum within, and its result
     assert bytes_of(lambda: [torch.zeros(500, dtype=torch.float64) for _ in range(3)]) == 3 * 4000
     assert bytes_of(lambda: x[:10].view(2, 5)) == 0
-    assert bytes_of(lambda: x.add_(1)) == 0
+    assert bytes_of(lambda: x.add_(x)) == 0
+
+
+def test_bytes_that_one_operation_allocates_and_frees_count() -> None:
+    x, weight = torch.ones(8, 6), torch.ones(6, 5, requires_grad=True)
+    product, gradient = 4 * 8 * 5, 4 * 6 * 5
+    # To multiply by it, the backward of the product writes out the sum's gradient, of which there is one number.
+    assert bytes_of(lambda: torch.autograd.grad((x @ weight).sum(), weight)) >= 2 * product + gradient
