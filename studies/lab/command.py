@@ -15,12 +15,11 @@ import typer.core
 import typer.exceptions
 
 from lesson import DataError
-from lesson.data.catalog import OWN
 from studies.evidence import provenance
 from studies.evidence.outside import printable, storage_name, without_password
 from studies.evidence.schema import CURVES, CUSTOM, RUNS, SUMMARY, PartFound, Summary, find_summaries, read_summary
 from studies.lab.arguments import UsageError, checked_device, checked_path, checked_sources, chosen_profile, with_values
-from studies.lab.source import Source, open_source, own_options, prepare, reading_options
+from studies.lab.source import Source, open_source, opener, own_options, prepare, reading_options
 from studies.lab.spec import TUNING_SEEDS_FROM, Run, Study, counted
 
 THREADS = 1  # a run's: many small runs side by side beat one on many threads
@@ -89,7 +88,7 @@ def _options(study: Study) -> list[inspect.Parameter]:
         _option("data", str, None, f"Some of {', '.join(study.data)}.  [default: all]", hidden=not several),
     ]
     for option in own_options(study):
-        opens = OWN[f"--{option}"]
+        opens = opener(option)
         options.append(_option(option, str, None, f"Your own {option}: {_described(opens, 'path')}", metavar="PATH"))
         options += [
             _option(name, str, None, f"Of --{option}: {_described(opens, name)}") for name in reading_options(option)

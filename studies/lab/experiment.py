@@ -60,19 +60,16 @@ class Experiment:
         tuning = self._tuning(asked) if asked.trials else []
         self._do(tuning, f"{study.name}, tuning {' and '.join(study.tuned)}", asked)
         arms: dict[str, Settings] = dict(study.arms)
-        chosen = self._chosen(tuning)
+        chosen = self._chosen(tuning) if tuning else {(arm, seed): {} for seed in seeds for arm in arms}
         plan = [
-            self._planned(arm, "run", {**settings, **chosen.get((arm, seed), {})}, seed, asked)
-            for seed in seeds
-            for arm, settings in arms.items()
+            self._planned(arm, "run", {**arms[arm], **choice}, seed, asked) for (arm, seed), choice in chosen.items()
         ]
         if study.baseline is not None:
             settings = study.arms[study.baseline]
             plan += [
-                self._planned(
-                    study.baseline, "again", {**settings, **chosen.get((study.baseline, seed), {})}, seed, asked
-                )
-                for seed in seeds
+                self._planned(arm, "again", {**settings, **choice}, seed, asked)
+                for (arm, seed), choice in chosen.items()
+                if arm == study.baseline
             ]
             if tuning:
                 untuned = by_default_name(study.baseline, study.tuned)
@@ -104,9 +101,7 @@ class Experiment:
         return range(first, first + self.study.tuning_seeds)
 
     def _chosen(self, tuning: Sequence[Planned]) -> dict[tuple[str, int], Settings]:
-        """The best choice of each arm and seed."""
-        if not tuning:
-            return {}
+        """The best choice of each arm and seed; where no trial of theirs has finished there is none."""
         runs, _ = results.tables(self.study, tuning, self.sweep.outcomes())
         of_seed = (runs["seed"] - TUNING_SEEDS_FROM) // self.study.tuning_seeds
         chosen: dict[tuple[str, int], Settings] = {}
@@ -145,12 +140,12 @@ class Experiment:
 
 
 def candidates(default: Settings, tuned: dict[str, Range] | Any, count: int) -> list[dict[str, Value]]:
-    """The default and `count` − 1 quasi-random choices, evenly spread in the logarithm; the same for every arm.
+    """The default and up to `count` − 1 quasi-random choices, evenly spread in the logarithm; the same for every arm.
 
-    What is a whole number by default stays one.
+    What is a whole number by default stays one; a choice that is drawn again is left out.
 
     >>> candidates({"lr": 5e-3}, {"lr": Range(5e-4, 5e-2)}, 3)
-    [{'lr': 0.005}, {'lr': 0.002463}, {'lr': 0.02463}]
+    [{'lr': 0.005}, {'lr': 0.01298}, {'lr': 0.001298}]
     """
     drawn = scipy.stats.qmc.Halton(len(tuned), rng=0).random(count - 1)
     choices: list[dict[str, Value]] = [dict(default)]
@@ -159,5 +154,6 @@ def candidates(default: Settings, tuned: dict[str, Range] | Any, count: int) -> 
         for (name, searched), place in zip(tuned.items(), point, strict=True):
             value = float(f"{searched.low * (searched.high / searched.low) ** place:.4g}")
             choice[name] = max(1, round(value)) if isinstance(default[name], int) else value
-        choices.append(choice)
+        if choice not in choices:  # whole numbers in a short range come again
+            choices.append(choice)
     return choices

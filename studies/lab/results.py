@@ -243,6 +243,7 @@ def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
 
 
 def _stands_in(study: Study, origin: Origin, asked: Asked) -> bool:
+    """Whether the data stand in for others; the user's own are what they are."""
     return asked.source.key in study.stand_in and asked.source.path is None and origin.key is None
 
 
@@ -264,9 +265,11 @@ def _plain(metric: Any) -> dict[str, Any]:
 
 
 def _overlap(runs: pd.DataFrame) -> dict[str, float]:
-    """By arm, the largest n_valid/n_train of its runs."""
+    """By arm, the largest n_valid/n_train of its runs; of an arm that always diverged that of all arms."""
     rows = runs[(runs["n_train"] > 0) & (runs["n_valid"] > 0)]
-    return {str(arm): float((of["n_valid"] / of["n_train"]).max()) for arm, of in rows.groupby("arm")}
+    known = {str(arm): float((of["n_valid"] / of["n_train"]).max()) for arm, of in rows.groupby("arm")}
+    lost = [str(arm) for arm, diverged in runs.groupby("arm")["diverged"].all().items() if diverged]
+    return dict.fromkeys(lost, max(known.values(), default=0.0)) | known
 
 
 def _arm(study: Study, runs: pd.DataFrame, settings: Settings) -> schema.Arm:

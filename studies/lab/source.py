@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lesson import DataError, DivergenceError
+from lesson.data import load_ratings
 from lesson.data.catalog import CATALOG, OWN
 from lesson.data.table import data_name
 from studies.lab.spec import Outcome, Run, Study
@@ -59,9 +60,14 @@ def own_options(study: Study) -> dict[str, str]:
     return {option.removeprefix("--"): key for key in study.data if (option := CATALOG[key].option)}
 
 
+def opener(option: str) -> Callable[..., Any]:
+    """The function whose parameters and docstring say how the files of an option may be read."""
+    return load_ratings if option == "ratings" else OWN[f"--{option}"]  # `open_ratings` names its parameters there
+
+
 def reading_options(option: str) -> list[str]:
     """How the files of an option may be read: what its opener takes by name."""
-    parameters = inspect.signature(OWN[f"--{option}"]).parameters.values()
+    parameters = inspect.signature(opener(option)).parameters.values()
     return [one.name for one in parameters if one.kind == one.KEYWORD_ONLY and "str" in str(one.annotation)]
 
 
@@ -97,9 +103,7 @@ def outcome_of(run: Callable[[Run, Any], Outcome], job: Run, data: Any) -> Outco
     began = time.perf_counter()
     try:
         outcome = run(job, data)
-        if outcome.seconds:
-            return outcome
-        return dataclasses.replace(outcome, seconds=time.perf_counter() - began)
+        return outcome if outcome.seconds else dataclasses.replace(outcome, seconds=time.perf_counter() - began)
     except DivergenceError as error:
         seconds = time.perf_counter() - began
         curves = {name: [getattr(epoch, name) for epoch in error.history] for name in ("train_loss", "valid_loss")}

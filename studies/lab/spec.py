@@ -150,6 +150,8 @@ class Study:
         for setting in self.tuned:
             if lacking := [arm for arm, settings in self.arms.items() if setting not in settings]:
                 raise ValueError(f"{setting} is tuned, but the arm {lacking[0]!r} has no default for it")
+        if both := self.metrics.keys() & self.tuned.keys():  # a trial has them side by side
+            raise ValueError(f"{sorted(both)[0]!r} is both a metric and a setting that is tuned")
         if unknown := self.names.keys() - self.settings - self.arms.keys():
             raise ValueError(f"{sorted(unknown)[0]!r} has a name for readers, but is no setting and no arm")
 
@@ -255,7 +257,7 @@ class Outcome:
     Attributes:
         metrics: by name. Infinite: the run missed its target. None, or no number: these data have nothing to measure.
         curves: by name, a number for each place on the study's x axis.
-        seconds: of training.
+        seconds: of training; where it is 0, those of the whole run are stored.
         n_train: training rows; 0 where there are none.
         n_valid: validation rows.
         diverged: whether training left the finite numbers; then there are no metrics.

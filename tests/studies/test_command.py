@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import math
 import os
 import sys
 import time
@@ -14,41 +15,62 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
+from lesson import DataError, DivergenceError
 from lesson.data import Ratings, open_ratings, split
+from lesson.data.catalog import CATALOG
 from studies.evidence import provenance, schema
-from studies.evidence.schema import Summary, read_summary
+from studies.evidence.outcomes import expected_half_width
+from studies.evidence.schema import Summary, find_summaries, read_summary
 from studies.lab import storage
 from studies.lab.command import command
 from studies.lab.replacing import Extent
 from studies.lab.results import covered
-from studies.lab.source import Source, open_source, prepare
-from studies.lab.spec import Outcome, Run
+from studies.lab.source import Source, open_source, outcome_of, prepare
+from studies.lab.spec import TUNING_SEEDS_FROM, Metric, Outcome, Range, Run, Study, beats, exceeds
 from tests.studies import toy
 
 Trained = Callable[[], list[str]]
+FILES = ("summary.json", "runs.parquet", "curves.parquet")
 
 
 class Command:
-    """`python -m tests.studies.toy`, with workers in this process."""
+    """`python -m tests.studies.toy --ratings small.csv`, with workers in this process.
+
+    Attributes:
+        study: what is run.
+        data: the options that say on which data.
+        folder: of all profiles' results on the small ratings.
+        custom: of those of other seeds, trials or values.
+    """
 
     def __init__(self, ratings: Path, results: Path) -> None:
-        self.ratings, self.results, self.study = ratings, results, toy.STUDY
-        self.folder = results / "toy"
+        self.study, self.ratings, self.results = toy.STUDY, ratings, results
+        self.data = ["--ratings", str(ratings)]
+        self.folder = results / "toy" / "small"
+        self.custom = self.folder / "custom"
 
     def __call__(self, *arguments: str) -> Result:
-        given = ["--ratings", str(self.ratings), "--results", str(self.results), "--workers", "1", *arguments]
+        given = [*self.data, "--results", str(self.results), "--workers", "1", *arguments]
         return CliRunner().invoke(command(self.study), given)
 
-    def summary(self) -> Summary:
-        return read_summary(self.folder / "summary.json")
+    def done(self, *arguments: str) -> Result:
+        """The same, of a command that succeeds."""
+        result = self(*arguments)
+        assert result.exit_code == 0, result.output
+        return result
 
-    def runs(self) -> pd.DataFrame:
-        return pd.read_parquet(self.folder / "runs.parquet")
+    def summary(self, profile: str = "custom", data: str = "small") -> Summary:
+        return read_summary(self.results / "toy" / data / profile / "summary.json")
 
-    def run_by(self, run: Callable[[Run, object], Outcome]) -> None:
-        self.study = dataclasses.replace(self.study, run=run)
+    def runs(self, profile: str = "custom") -> pd.DataFrame:
+        return pd.read_parquet(self.folder / profile / "runs.parquet")
+
+    def change(self, **fields: Any) -> None:
+        """Declare the study otherwise."""
+        self.study: Study = dataclasses.replace(self.study, **fields)
 
 
 @pytest.fixture
@@ -61,41 +83,66 @@ def refused(result: Result) -> str:
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
-    (line,) = [line for line in result.stderr.splitlines() if not line.startswith(("toy: ", "note: "))]
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith(("toy: ", "toy, ", "note: "))]
     assert line.startswith("error: ")
     return line
 
 
+def one_line(text: str, start: str) -> str:
+    """The line that starts so."""
+    (line,) = [line for line in text.splitlines() if line.strip().startswith(start)]
+    return line
+
+
 def test_a_sweep_leaves_runs_curves_and_a_summary(sweep: Command) -> None:
-    result = sweep()
-    assert result.exit_code == 0, result.output
-    summary, runs = sweep.summary(), sweep.runs()
+    result = sweep.done()
+    summary, runs = sweep.summary("quick"), sweep.runs("quick")
     assert list(summary.arms) == ["x=0", "x=1", "x=2"]
-    assert [(c.arm, c.verdict, c.n) for c in summary.contrasts] == [("x=1", "worse", 10), ("x=2", "worse", 10)]
-    assert summary.contrasts[0].difference == pytest.approx(1)
+    assert [(c.arm, c.difference, c.n) for c in summary.contrasts] == [
+        ("x=1", pytest.approx(1), 10),
+        ("x=2", pytest.approx(4), 10),
+    ]
+    (part,) = summary.parts
+    assert (part.part, part.outcome, part.reason, part.n) == ("47", "no", "worse by more than m", 10)
+    assert (part.estimate, part.interval, summary.preliminary) == (pytest.approx(-1), "corrected t", True)
+    assert (summary.data.key, summary.data.size, summary.own) == (
+        "small",
+        {"ratings": 300, "users": 20, "items": 30},
+        True,
+    )
     assert summary.noise_floor is not None
     assert summary.provenance.trials == {"COMPLETE": 40}
     assert summary.provenance.seconds == 40 * 0.25
     assert runs["key"].is_unique
+    assert list(runs) == [
+        *("key", "arm", "kind", "seed", "data", "setting.x", "setting.lr", "metric.rmse", "diverged", "seconds"),
+        *("n_train", "n_valid", "device", "threads", "commit"),
+    ]
     assert runs.groupby(["kind", "arm"]).size().to_dict() == {
         ("run", "x=0"): 10,
         ("run", "x=1"): 10,
         ("run", "x=2"): 10,
         ("again", "x=0"): 10,
     }
-    assert len(pd.read_parquet(sweep.folder / "curves.parquet")) == 2 * len(runs)
-    assert "x=1" in result.stdout
-    assert str(sweep.folder) in result.stdout
+    curves = pd.read_parquet(sweep.folder / "quick" / "curves.parquet")
+    assert list(curves) == ["key", "arm", "kind", "seed", "x", "curve", "value"]
+    assert curves.groupby("curve")["x"].value_counts().to_dict() == {
+        (curve, place): len(runs) for curve in ("train_loss", "valid_loss") for place in (1, 2)
+    }
+    last = curves[(curves["curve"] == "train_loss") & (curves["x"] == 2)].set_index("key")["value"]
+    assert last.to_dict() == runs.set_index("key")["metric.rmse"].to_dict()
+    assert "claim 47: x=1 beats x=0: no, worse by more than m -1 [-1, -1]" in result.stdout
+    assert str(sweep.folder / "quick") in result.stdout
 
 
 def test_the_same_storage_gives_the_same_bytes(sweep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "commit", lambda: ("0123456789ab", False))
-    files = [sweep.folder / name for name in ("summary.json", "runs.parquet", "curves.parquet")]
+    files = [sweep.custom / name for name in FILES]
     sweep("--seeds", "3")
     before = [path.read_bytes() for path in files]
     for path in files:
         path.unlink()
-    assert sweep("--seeds", "3").exit_code == 0
+    sweep.done("--seeds", "3")
     assert [path.read_bytes() for path in files] == before
 
 
@@ -112,11 +159,21 @@ def test_runs_of_a_dirty_tree_say_so_for_ever(sweep: Command, monkeypatch: pytes
 def test_an_export_rebuilds_the_files_and_trains_nothing(sweep: Command, trained: Trained) -> None:
     sweep("--seeds", "3")
     before, n_trained = sweep.runs(), len(trained())
-    (sweep.folder / "runs.parquet").unlink()
-    assert sweep("--seeds", "4", "--export").exit_code == 0
+    (sweep.custom / "runs.parquet").unlink()
+    sweep.done("--seeds", "4", "--export")
     pd.testing.assert_frame_equal(sweep.runs(), before)
-    assert sweep.summary().limits[-1] == "Missing: 4 of 16 runs."
+    assert sweep.summary().notes[-1] == "Missing: 4 of 16 runs."
     assert len(trained()) == n_trained
+
+
+def test_an_export_takes_no_untuned_run_for_a_tuned_one(sweep: Command) -> None:
+    sweep()  # leaves runs with the default rate
+    sweep("--profile", "regular", "--seeds", "2")
+    sweep.done("--profile", "regular", "--export")
+    runs = sweep.runs("regular")
+    assert set(runs.loc[runs["arm"] == "x=1", "seed"]) - {*range(TUNING_SEEDS_FROM, TUNING_SEEDS_FROM + 4)} == {0, 1}
+    assert sweep.summary("regular").arms["x=1"].n == 2
+    assert "Missing: " in sweep.summary("regular").notes[-1]
 
 
 def test_more_seeds_arms_and_profiles_reuse_what_is_done(sweep: Command, trained: Trained) -> None:
@@ -124,86 +181,406 @@ def test_more_seeds_arms_and_profiles_reuse_what_is_done(sweep: Command, trained
     assert len(trained()) == 8
     sweep("--seeds", "3", "--values", "0,1,2,5")
     assert len(trained()) == 8 + 4 + 3
-    (sweep.folder / "summary.json").unlink()
-    sweep("--profile", "regular", "--seeds", "2")
-    tuned = 3 * 4 * 2
+    (sweep.custom / "summary.json").unlink()
+    sweep.done("--profile", "regular", "--seeds", "2")
     runs = sweep.runs()
-    assert (runs["kind"] == "tuning").sum() == tuned
+    assert (runs["kind"] == "tuning").sum() == 2 * 3 * 4 * 2  # seeds, arms, trials, tuning seeds of each seed
     assert len(set(trained())) == len(trained())
     n_trained = len(trained())
-    sweep("--profile", "regular", "--seeds", "3", "--trials", "6")
-    assert len(trained()) - n_trained <= 3 * 2 * 2 + 4 * 3 + 3  # two more trials on two seeds, then confirmation
+    sweep.done("--profile", "regular", "--seeds", "3", "--trials", "6")
+    tuning = 2 * 3 * 2 * 2 + 3 * 6 * 2  # two more trials of two seeds; all of a third
+    assert tuning <= len(trained()) - n_trained <= tuning + 3 * 5  # and what is confirmed
 
 
 def test_values_are_the_same_however_they_are_written(sweep: Command, trained: Trained) -> None:
     sweep("--seeds", "1", "--values", "1,2")
     sweep("--seeds", "1", "--values", "1.0,2e0,2")
-    sweep.study = dataclasses.replace(sweep.study, arms={f"x={x}": {"x": x, "lr": 0.1} for x in (0, 1, 2)})
+    sweep.change(arms={f"x={x}": {"x": x, "lr": 0.1} for x in (0, 1, 2)})
     sweep("--seeds", "1")
     assert len(trained()) == 4
     assert list(sweep.summary().arms) == ["x=0", "x=1", "x=2"]
 
 
-def test_tuning_chooses_for_every_arm_on_seeds_that_are_not_confirmed_on(sweep: Command) -> None:
-    sweep("--profile", "regular")
-    summary, runs = sweep.summary(), sweep.runs()
-    tuned = {tuning.arm: tuning.chosen["lr"] for tuning in summary.tuning}
-    assert tuned == dict.fromkeys(["x=0", "x=1", "x=2"], min(runs.loc[runs["kind"] == "tuning", "lr"]))
-    assert summary.arms["x=1"].settings == {"x": 1.0, "lr": tuned["x=1"]}
+def test_other_seeds_trials_and_values_are_a_result_of_their_own(sweep: Command) -> None:
+    sweep.done()
+    before = files(sweep.folder / "quick")
+    for arguments in (
+        ["--seeds", "11"],
+        ["--trials", "2"],
+        ["--values", "1,5"],
+        ["--profile", "regular", "--seeds", "3"],
+    ):
+        sweep.done(*arguments, "--fresh")
+        assert sweep.summary().profile == "custom"
+    assert files(sweep.folder / "quick") == before
+    sweep.done("--seeds", "10", "--trials", "0")  # which are the profile's own
+    assert sorted(path.name for path in sweep.folder.iterdir() if path.is_dir()) == ["custom", "quick"]
+
+
+def test_quick_and_regular_both_stay_and_every_look_is_counted(sweep: Command) -> None:
+    for _ in range(2):
+        sweep.done()
+    assert sweep.summary("quick").looks == 1  # the same runs again show nothing new
+    sweep.done("--profile", "regular")
+    assert (sweep.summary("regular").looks, sweep.summary("quick").looks) == (2, 1)
+    sweep.done("--seeds", "14")
+    assert sweep.summary().looks == 3
+
+
+def test_a_part_that_is_changed_after_a_look_is_marked_and_keeps_its_first_digest(sweep: Command) -> None:
+    sweep.done()
+    first = sweep.summary("quick").parts[0]
+    sweep.change(parts=(beats("47", "x=1", "x=0", by=True), beats("", "x=1", "x=2")))
+    sweep.done("--seeds", "3")
+    found = sweep.summary().parts
+    assert [part.changed for part in (first, *found)] == [False, True, True]
+    assert found[0].declared == first.declared
+
+
+def test_the_quick_profile_says_how_wide_the_regular_ones_interval_will_be(sweep: Command) -> None:
+    def run(job: Run, data: object) -> Outcome:
+        """The arms' noise is their own, so that their differences spread."""
+        return dataclasses.replace(
+            toy.run(job), metrics={"rmse": toy.run(dataclasses.replace(job, replicate=int(job["x"]))).metrics["rmse"]}
+        )
+
+    sweep.change(run=run)
+    told = one_line(sweep.done().stdout, "claim 47")
+    values = sweep.runs("quick").query("kind == 'run'").pivot(index="seed", columns="arm", values="metric.rmse")
+    width = expected_half_width((values["x=1"] - values["x=0"]).std(), 12, 10 / 90)
+    assert sweep.summary("quick").parts[0].expected_half_width == pytest.approx(width)
+    assert told.endswith(f"the regular profile's interval will reach about {width:.2g} to each side")
+    assert "regular profile" not in sweep.done("--seeds", "11").stdout
+
+
+def best_rate(seed: int) -> float:
+    """What the test of tuning makes the best rate for a confirming seed."""
+    return 0.02 if seed % 2 else 0.5
+
+
+def tuned_by_seed(job: Run, data: object) -> Outcome:
+    """A run whose best rate goes by the seed that it tunes for."""
+    best = best_rate((job.seed - TUNING_SEEDS_FROM) // 2)
+    return Outcome({"rmse": job["x"] + abs(math.log(job["lr"] / best))}, n_train=90, n_valid=10)
+
+
+def test_each_seed_tunes_for_itself_on_seeds_of_its_own(sweep: Command) -> None:
+    sweep.change(run=tuned_by_seed)
+    sweep.done("--profile", "regular")
+    summary, runs = sweep.summary("regular"), sweep.runs("regular")
+    tuning, confirmed = runs[runs["kind"] == "tuning"], runs[runs["kind"] == "run"]
+    assert sorted(tuning["seed"].unique()) == list(range(TUNING_SEEDS_FROM, TUNING_SEEDS_FROM + 12 * 2))
+    tried = tuning["setting.lr"].unique()
+    assert len(tried) == 4
+    for row in confirmed[confirmed["arm"].isin(sweep.study.arms)].itertuples():
+        assert row[confirmed.columns.get_loc("setting.lr") + 1] == min(
+            tried, key=lambda lr: abs(math.log(lr / best_rate(row.seed)))
+        )
+    again = runs[runs["kind"] == "again"].set_index("seed")["setting.lr"]
+    assert again.to_dict() == confirmed[confirmed["arm"] == "x=0"].set_index("seed")["setting.lr"].to_dict()
+    assert again.nunique() == 2
+    assert summary.arms["x=1"].settings == {"x": 1.0}  # the rate is each seed's own
     assert summary.arms["x=0, lr as by default"].settings == {"x": 0.0, "lr": 0.1}
-    assert all(tuning.on_edge and len(tuning.trials) == 4 for tuning in summary.tuning)
-    seeds = runs.groupby("kind")["seed"].unique()
-    assert not set(seeds["tuning"]) & (set(seeds["run"]) | set(seeds["again"]))
+    assert set(confirmed.loc[confirmed["arm"] == "x=0, lr as by default", "setting.lr"]) == {0.1}
+
+
+def test_a_summary_says_how_each_arm_was_tuned(sweep: Command) -> None:
+    sweep.done("--profile", "regular")
+    tuning = sweep.runs("regular").query("kind == 'tuning'")
+    found = sweep.summary("regular").tuning
+    assert [one.arm for one in found] == ["x=0", "x=1", "x=2"]
+    for one in found:
+        of_arm = tuning[tuning["arm"] == one.arm]
+        assert one.chosen == {"lr": of_arm["setting.lr"].min()}  # of the toy the lowest is the best
+        assert one.on_edge == ["lr"]
+        means = of_arm.groupby("setting.lr")["metric.rmse"].mean()
+        assert {trial["lr"]: trial["rmse"] for trial in one.trials} == pytest.approx(means.to_dict())
+        assert one.trials[0]["lr"] == 0.1
+        assert one.best_of_k[-1] == pytest.approx(means.drop(0.1).min())
+
+
+def test_where_higher_is_better_the_highest_is_chosen(sweep: Command) -> None:
+    sweep.change(metrics={"rmse": Metric("reward", better="higher", smallest=0.01)})
+    sweep.done("--profile", "regular", "--seeds", "2")
+    rates = sweep.runs().query("kind == 'tuning'")["setting.lr"]
+    assert sweep.summary().tuning[0].chosen == {"lr": rates.max()}
+    assert sweep.summary().parts[0].estimate == pytest.approx(1)
+
+
+def test_several_settings_are_tuned_together_and_whole_numbers_stay_whole(sweep: Command) -> None:
+    seen: list[Any] = []
+
+    def run(job: Run, data: object) -> Outcome:
+        seen.append(job["n"])
+        return Outcome(
+            {"rmse": job["x"] + abs(math.log(job["lr"] / 0.3)) + abs(math.log(job["n"] / 30))}, n_train=90, n_valid=10
+        )
+
+    arms = {arm: {**settings, "n": 10} for arm, settings in toy.STUDY.arms.items()}
+    sweep.change(run=run, arms=arms, tuned={"lr": Range(0.01, 1), "n": Range(2, 200)})
+    result = sweep.done("--seeds", "2", "--trials", "9")
+    assert {type(n) for n in seen} == {int}
+    summary, runs = sweep.summary(), sweep.runs()
+    tried = runs.query("kind == 'tuning'")[["setting.lr", "setting.n"]].drop_duplicates()
+    lr, n = min(
+        tried.itertuples(index=False), key=lambda pair: abs(math.log(pair[0] / 0.3)) + abs(math.log(pair[1] / 30))
+    )
+    assert summary.tuning[1].chosen == {"lr": lr, "n": n}
+    chosen = runs[(runs["arm"] == "x=1") & (runs["kind"] == "run")]
+    assert set(zip(chosen["setting.lr"], chosen["setting.n"], strict=True)) == {(lr, n)}
+    assert summary.arms["x=0, lr and n as by default"].settings == {"x": 0.0, "lr": 0.1, "n": 10}
+    assert "toy, tuning lr and n: " in result.stderr
+
+
+def diverging(x: float) -> Callable[[Run, object], Outcome]:
+    """The toy's run, in which the arm of a value always diverges."""
+
+    def run(job: Run, data: object) -> Outcome:
+        if job["x"] == x:
+            raise DivergenceError("as told")
+        return toy.run(job)
+
+    return run
 
 
 def test_an_arm_that_diverges_at_every_rate_is_shown_as_that(sweep: Command) -> None:
-    def run(job: Run, ratings: object) -> Outcome:
-        outcome = toy.run(job)
-        return dataclasses.replace(outcome, value=None) if job.settings["x"] == 2 else outcome
-
-    sweep.run_by(run)
-    result = sweep("--profile", "regular")
-    assert result.exit_code == 0, result.output
-    summary = sweep.summary()
-    assert (summary.arms["x=2"].mean, summary.arms["x=2"].diverged) == (None, 12)
-    assert [c.verdict for c in summary.contrasts if c.arm == "x=2"] == ["worse"]
-    assert "diverged: 12, baseline 0" in result.stdout
-    assert {trial["valid_rmse"] for trial in summary.tuning[2].trials} == {None}
+    sweep.change(run=diverging(2), parts=(beats("", "x=1", "x=2"), beats("", "x=2", "x=1")))
+    result = sweep.done("--profile", "regular")
+    summary = sweep.summary("regular")
+    assert (summary.arms["x=2"].metrics["rmse"].mean, summary.arms["x=2"].diverged) == (None, 12)
+    assert [(part.outcome, part.diverged, part.estimate) for part in summary.parts] == [
+        ("yes", 12, None),
+        ("no", 12, None),
+    ]
+    assert one_line(result.stdout, "x=2  ").endswith("n = 12, 12 diverged")
+    assert {trial["rmse"] for trial in summary.tuning[2].trials} == {None}
 
 
-def test_one_seed_is_a_preview_and_not_called_diverged(sweep: Command) -> None:
-    result = sweep("--seeds", "1")
-    assert result.exit_code == 0, result.output
-    assert "preview" in result.stdout
+def test_a_part_whose_only_arm_always_diverges_is_decided_by_that(sweep: Command) -> None:
+    sweep.change(run=diverging(1), parts=(exceeds("64", "x=1", 0.85), beats("47", "x=1", "x=0")))
+    sweep.done()
+    alone, against = sweep.summary("quick").parts
+    assert (alone.outcome, alone.diverged) == ("no", 10)
+    assert (against.outcome, against.diverged) == ("no", 10)
+
+
+def test_a_missed_target_and_a_divergence_are_told_apart(sweep: Command) -> None:
+    def run(job: Run, data: object) -> Outcome:
+        if job["x"] == 1 and job.seed < 2:
+            raise DivergenceError("as told")
+        if job["x"] == 1 and job.seed < 5:
+            return dataclasses.replace(toy.run(job), metrics={"rmse": math.inf})
+        return toy.run(job)
+
+    sweep.change(run=run)
+    result = sweep.done()
+    arm = sweep.summary("quick").arms["x=1"]
+    assert (arm.n, arm.diverged, arm.missed, arm.metrics["rmse"].n) == (10, 2, 3, 5)
+    (part,) = sweep.summary("quick").parts
+    assert (part.n, part.diverged, part.missed, part.interval, part.outcome) == (10, 2, 3, "median", "no")
+    assert one_line(result.stdout, "x=1  ").endswith("n = 10, 2 diverged, 3 missed")
+
+
+def test_data_with_nothing_to_measure_are_neither_missed_nor_diverged(sweep: Command) -> None:
+    def run(job: Run, data: object) -> Outcome:
+        rare = None if job.seed == 0 else job["x"]
+        return dataclasses.replace(toy.run(job), metrics={**toy.run(job).metrics, "rare": rare})
+
+    rare = Metric("rare", better="lower", smallest=0.1)
+    sweep.change(run=run, metrics=toy.STUDY.metrics | {"rare": rare}, parts=(beats("", "x=1", "x=0", metric="rare"),))
+    sweep.done()
+    summary = sweep.summary("quick")
+    assert (summary.parts[0].n, summary.parts[0].missed, summary.arms["x=1"].missed) == (9, 0, 0)
+    assert summary.arms["x=1"].metrics["rare"].n == 9
+    assert (summary.measures["rare"].arms["x=1"].difference, summary.measures["rare"].arms["x=1"].n) == (1, 9)
+
+
+def test_what_diverges_keeps_the_epochs_before_and_its_time() -> None:
+    outcome = outcome_of(toy.run, dataclasses.replace(toy.planned(3), settings={"x": 0.0, "lr": 2.0}), None)
+    assert (outcome.diverged, outcome.metrics) == (True, {})
+    assert {name: len(curve) for name, curve in outcome.curves.items()} == {"train_loss": 1, "valid_loss": 1}
+    assert outcome.seconds > 0
+
+
+def test_each_arm_has_the_rows_of_its_own_and_the_fewest_decide_how_splits_overlap(sweep: Command) -> None:
+    def run(job: Run, data: object) -> Outcome:
+        rows = {0: 90, 1: 45, 2: 10}[job["x"]]
+        spread = 0.1 * job["x"] * (job.seed % 3)
+        return Outcome({"rmse": job["x"] + spread}, n_train=rows, n_valid=10)
+
+    sweep.change(run=run, parts=(beats("47", "x=1", "x=0"),))
+    sweep.done()
+    summary = sweep.summary("quick")
+    assert {arm: (found.n_train, found.n_valid) for arm, found in summary.arms.items()} == {
+        "x=0": (90, 10),
+        "x=1": (45, 10),
+        "x=2": (10, 10),
+    }
+    (part,) = summary.parts
+    gap = pd.Series([1 + 0.1 * (seed % 3) for seed in range(10)])
+    assert part.high is not None
+    assert part.low is not None
+    assert (part.high - part.low) / 2 == pytest.approx(expected_half_width(gap.std(), 10, 10 / 45))
+
+
+def test_a_study_whose_seeds_draw_their_data_afresh_needs_no_rows_and_says_so(sweep: Command) -> None:
+    sweep.change(resplits=False, run=lambda job, data: Outcome({"rmse": job["x"] + 0.1 * (job.seed % 2)}))
+    sweep.done()
+    summary = sweep.summary("quick")
+    assert (summary.parts[0].interval, summary.arms["x=1"].n_train) == ("t", None)
+    assert summary.limits[0] == "It speaks of small, re-seeded."
+    assert summary.provenance.seconds > 0  # where a run does not say what it trained, all of it counts
+
+
+def test_a_study_without_a_baseline_compares_nothing_and_has_no_noise_floor(sweep: Command) -> None:
+    sweep.change(baseline=None, parts=(exceeds("64", "x=0", 2.0), exceeds("", "x=2", 2.0)))
+    result = sweep.done()
+    summary, runs = sweep.summary("quick"), sweep.runs("quick")
+    assert (summary.baseline, summary.noise_floor, summary.contrasts, summary.measures) == (None, None, [], {})
+    assert [part.outcome for part in summary.parts] == ["yes", "no"]
+    assert set(runs["kind"]) == {"run"}
+    assert "claim 64: x=0 is better than 2: yes" in result.stdout
+    assert "baseline" not in sweep("--help").stdout
+    sweep.done("--profile", "regular", "--seeds", "2")
+    assert list(sweep.summary().arms) == ["x=0", "x=1", "x=2"]
+    sweep.done("--seeds", "2", "--values", "3,4", "--fresh")
+    assert sweep.summary().question == "Is x=4 better than x=3?"
+    assert list(sweep.summary().arms) == ["x=3", "x=4"]
+
+
+def test_a_study_without_parts_describes(sweep: Command) -> None:
+    sweep.change(parts=())
+    sweep.done()
+    assert sweep.summary("quick").parts == []
+    assert [contrast.arm for contrast in sweep.summary("quick").contrasts] == ["x=1", "x=2"]
+
+
+def test_what_takes_times_is_run_alone(sweep: Command, trained: Trained) -> None:
+    sweep.change(alone=True)
+    line = refused(sweep("--workers", "2"))
+    assert line == "error: --workers 2: toy takes times, so its runs are made one at a time"
+    assert trained() == []
+    sweep.done("--seeds", "1")
+    result = CliRunner().invoke(command(sweep.study), [*sweep.data, "--results", str(sweep.results), "--seeds", "2"])
+    assert result.exit_code == 0
+    assert sweep.summary().provenance.workers == 1
+    assert "--workers" not in sweep("--help").stdout
+
+
+def test_runs_that_only_a_cpu_can_make_are_refused_a_gpu(sweep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    sweep.change(cpu_only=True)
+    assert refused(sweep("--device", "cuda")) == "error: --device cuda: the runs of toy are made on a CPU alone"
+    assert "--device" not in sweep("--help").stdout
+
+
+@pytest.fixture
+def catalog(sweep: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The toy study on two data sets of the catalog, one of which the small ratings stand for."""
+    entry = CATALOG["movielens"]._replace(open=lambda: open_ratings(sweep.ratings))
+    monkeypatch.setitem(CATALOG, "movielens", entry)
+    sweep.change(data=("movielens", "made"))
+    sweep.data = []
+    return sweep
+
+
+def test_several_data_sets_are_run_one_after_the_other_each_a_result_of_its_own(
+    catalog: Command, trained: Trained
+) -> None:
+    result = catalog.done("--seeds", "2")
+    paths, _ = find_summaries(catalog.results)
+    assert [str(path.relative_to(catalog.results)) for path in paths] == [
+        "toy/made/custom/summary.json",
+        "toy/movielens/custom/summary.json",
+    ]
+    made, movielens = map(read_summary, paths)
+    assert [(summary.data.key, summary.own, summary.looks) for summary in (movielens, made)] == [
+        ("movielens", False, 1),
+        ("made", False, 1),
+    ]
+    assert len(set(trained())) == len(trained()) == 2 * 8
+    assert ("toy, movielens: 0 of 8 runs" in result.stderr, "toy, made: 0 of 8 runs" in result.stderr) == (True, True)
+    assert result.stdout.count("Is 1 better than 0?") == 2
+
+
+def test_some_of_the_data_sets_are_named_and_others_refused(catalog: Command, trained: Trained) -> None:
+    catalog.done("--seeds", "1", "--data", "made, made")
+    assert [path.name for path in (catalog.results / "toy").iterdir()] == ["made"]
+    assert "--data digits: toy has movielens, made" in refused(catalog("--data", "made,digits"))
+    assert "choose one" in refused(catalog("--data", "made", "--ratings", str(catalog.ratings)))
+    assert len(trained()) == 4
+    assert "--data" in catalog("--help").stdout
+    catalog.change(data=("movielens",))
+    assert "--data" not in catalog("--help").stdout
+
+
+def test_ones_own_data_take_the_place_of_all_others(catalog: Command) -> None:
+    catalog.done("--seeds", "1", "--ratings", str(catalog.ratings))
+    assert [path.name for path in (catalog.results / "toy").iterdir()] == ["small"]
+    assert catalog.summary().own
+
+
+def test_ones_own_file_that_is_called_as_a_data_set_is_kept_apart_from_it(catalog: Command, tmp_path: Path) -> None:
+    path = tmp_path / "movielens.csv"
+    path.write_bytes(catalog.ratings.read_bytes())
+    catalog.done("--seeds", "1", "--ratings", str(path))
+    assert [path.name for path in (catalog.results / "toy").iterdir()] == ["own movielens"]
+
+
+def test_data_that_stand_in_for_others_say_so_and_ones_own_do_not(catalog: Command) -> None:
+    catalog.change(data=("movielens",), stand_in={"movielens": "300 of its ratings"})
+    catalog.done("--seeds", "1")
+    there = catalog.summary(data="movielens")
+    assert there.protocol == "stand-in"
+    assert "These data are 300 of its ratings: a stand-in neither proves nor refutes a claim." in there.limits
+    catalog.done("--seeds", "1", "--ratings", str(catalog.ratings))
+    assert catalog.summary().protocol == "as stated"
+    assert "stand-in" not in " ".join(catalog.summary().limits)
+
+
+def test_where_nothing_was_tuned_and_could_have_been_it_says_so(sweep: Command) -> None:
+    sweep.change(names={"lr": "learning rate"}, limits=("A toy.",))
+    sweep.done("--seeds", "1")
+    said = "Every arm has the default learning rate; the regular profile retunes it for each."
+    assert sweep.summary().limits == ["It speaks of small, re-split and re-seeded.", "A toy.", said]
+    sweep.done("--seeds", "1", "--trials", "2")
+    assert said not in sweep.summary().limits
+
+
+def test_one_seed_is_no_verdict_and_not_called_diverged(sweep: Command) -> None:
+    result = sweep.done("--seeds", "1")
+    assert "inconclusive, too few seeds" in result.stdout
     assert "diverged" not in result.stdout
 
 
 def test_runs_that_raise_are_left_out_told_and_end_with_status_1(sweep: Command) -> None:
-    def run(job: Run, ratings: object) -> Outcome:
+    def run(job: Run, data: object) -> Outcome:
         if job.seed == 1:
             raise ArithmeticError("seed 1 is unlucky")
         return toy.run(job)
 
-    sweep.run_by(run)
+    sweep.change(run=run)
     result = sweep("--seeds", "3")
     assert result.exit_code == 1
     assert "left out: 4 runs that failed; the first:" in result.stderr
     assert "ArithmeticError: seed 1 is unlucky" in result.stderr
     assert sweep.summary().provenance.trials == {"COMPLETE": 8, "FAIL": 4}
-    assert sweep.summary().limits[-1] == "Missing: 4 of 12 runs."
-    sweep.run_by(toy.run)
-    assert sweep("--seeds", "3").exit_code == 0
+    assert sweep.summary().notes[-1] == "Missing: 4 of 12 runs."
+    sweep.change(run=toy.run)
+    sweep.done("--seeds", "3")
 
 
-def test_a_baseline_that_never_finishes_is_one_line_and_leaves_no_summary(sweep: Command) -> None:
-    def run(job: Run, ratings: object) -> Outcome:
-        if job.settings["x"] == 0:
+def test_an_arm_of_the_answer_that_never_finishes_is_one_line_and_leaves_no_summary(sweep: Command) -> None:
+    def run(job: Run, data: object) -> Outcome:
+        if job["x"] == 0:
             raise ArithmeticError("no baseline today")
         return toy.run(job)
 
-    sweep.run_by(run)
-    assert "none of x=0 finished: ArithmeticError: no baseline today" in refused(sweep("--seeds", "2"))
-    assert not (sweep.folder / "summary.json").exists()
+    sweep.change(run=run)
+    result = sweep("--seeds", "2")
+    assert result.exit_code == 2
+    assert "error: toy, small: none of x=0 finished: ArithmeticError: no baseline today" in result.stderr
+    assert not (sweep.custom / "summary.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -212,8 +589,8 @@ def test_a_baseline_that_never_finishes_is_one_line_and_leaves_no_summary(sweep:
         ("--profile nonsense", "--profile nonsense: there are quick, regular"),
         ("--values a,b", "could not convert string to float: 'a'"),
         ("--values=", "could not convert string to float"),
-        ("--values 0", "nothing to compare with the baseline"),
-        ("--values 0,0.0", "nothing to compare with the baseline"),
+        ("--values 0", "there is nothing to compare"),
+        ("--values 0,0.0", "there is nothing to compare"),
         ("--device nonsense", "--device nonsense: "),
         ("--ratings /no/such/file.csv", "/no/such/file.csv: cannot be read"),
         ("--device mps", "--device mps: runs are made on cpu, or on cuda"),
@@ -255,14 +632,14 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_result_that_holds_more_is_not_replaced(sweep: Command, trained: Trained) -> None:
     sweep("--seeds", "3")
-    before, n_trained = files(sweep.folder), len(trained())
+    before, n_trained = files(sweep.custom), len(trained())
     line = refused(sweep("--seeds", "2", "--values", "1,5"))
     assert line == (
-        f"error: {sweep.folder} holds more (profile quick, 3 seeds, nothing tuned, 3 arms) than this run would leave "
-        "(profile quick, 2 seeds, nothing tuned, 3 arms, without x=2); name another folder by --results, or set that "
+        f"error: {sweep.custom} holds more (profile custom, 3 seeds, nothing tuned, 3 arms) than this run would leave "
+        "(profile custom, 2 seeds, nothing tuned, 3 arms, without x=2); name another folder by --results, or set that "
         "aside by --fresh"
     )
-    assert files(sweep.folder) == before
+    assert files(sweep.custom) == before
     assert len(trained()) == n_trained
 
 
@@ -270,24 +647,22 @@ def test_a_result_that_holds_more_is_not_replaced(sweep: Command, trained: Train
     ("change", "is_greater"),
     [
         ({}, False),
-        ({"profile": "regular"}, True),
-        ({"profile": "renamed since"}, True),
         ({"seeds": 11}, True),
         ({"trials": 5}, True),
         ({"arms": frozenset("abc")}, True),
         ({"arms": frozenset("a")}, False),
-        ({"seeds": 9, "profile": "regular", "trials": 5, "arms": frozenset("abc")}, False),  # a preview has no verdict
+        ({"seeds": 7, "trials": 5, "arms": frozenset("abc")}, False),  # a preview has no verdict
     ],
 )
 def test_a_result_is_greater_that_holds_anything_another_lacks(change: dict[str, Any], is_greater: bool) -> None:
     one = Extent(profile="quick", seeds=10, trials=4, arms=frozenset("ab"))
-    assert dataclasses.replace(one, **change).exceeds(one, ["quick", "regular"]) is is_greater
+    assert dataclasses.replace(one, **change).exceeds(one) is is_greater
 
 
 def test_of_two_previews_the_greater_stays() -> None:
     one = Extent(profile="quick", seeds=2, trials=0, arms=frozenset("ab"))
-    assert dataclasses.replace(one, seeds=3).exceeds(one, ["quick"])
-    assert not one.exceeds(dataclasses.replace(one, seeds=3), ["quick"])
+    assert dataclasses.replace(one, seeds=3).exceeds(one)
+    assert not one.exceeds(dataclasses.replace(one, seeds=3))
 
 
 def test_a_tuned_result_replaces_an_untuned_one_and_itself_and_not_the_other_way_round(sweep: Command) -> None:
@@ -298,55 +673,46 @@ def test_a_tuned_result_replaces_an_untuned_one_and_itself_and_not_the_other_way
     assert "tuned by 3 trials an arm, 3 arms) than this run would leave" in refused(sweep("--seeds", "2"))
 
 
-def test_who_asks_to_keep_has_the_greater_result_kept_and_no_error(sweep: Command, trained: Trained) -> None:
-    assert sweep("--seeds", "3", "--keep").exit_code == 0
-    before, n_trained = files(sweep.folder), len(trained())
-    result = sweep("--seeds", "2", "--keep")
-    assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"kept what is there: {sweep.folder} holds more (profile quick, 3 seeds")
-    assert files(sweep.folder) == before
-    assert len(trained()) == n_trained == 12
-
-
 def test_fresh_runs_set_the_earlier_result_aside_whatever_it_holds(sweep: Command) -> None:
     sweep("--seeds", "3")
-    before = files(sweep.folder)
+    before = files(sweep.custom) | files(sweep.folder)
     assert sweep("--seeds", "2", "--fresh").exit_code == 0
     assert sweep.summary().provenance.seeds == [0, 1]
-    aside = {path.name.split(".until-")[0]: path.read_bytes() for path in sweep.folder.glob("*.until-*")}
+    aside = {path.name.split(".until-")[0]: path.read_bytes() for path in sweep.folder.rglob("*.until-*")}
     assert aside == before
 
 
 def test_a_greater_result_that_another_leaves_meanwhile_stays(sweep: Command, tmp_path: Path) -> None:
     sweep("--seeds", "3", "--results", str(tmp_path / "other"))
-    theirs = (tmp_path / "other" / "toy" / "summary.json").read_bytes()
+    theirs = (tmp_path / "other" / "toy" / "small" / "custom" / "summary.json").read_bytes()
 
-    def run(job: Run, ratings: object) -> Outcome:
-        (sweep.folder / "summary.json").write_bytes(theirs)
+    def run(job: Run, data: object) -> Outcome:
+        sweep.custom.mkdir(parents=True, exist_ok=True)
+        (sweep.custom / "summary.json").write_bytes(theirs)
         return toy.run(job)
 
-    sweep.run_by(run)
-    assert "holds more (profile quick, 3 seeds" in refused(sweep("--seeds", "2"))
-    assert (sweep.folder / "summary.json").read_bytes() == theirs
-    assert not (sweep.folder / "runs.parquet").exists()
+    sweep.change(run=run)
+    assert "holds more (profile custom, 3 seeds" in refused(sweep("--seeds", "2"))
+    assert (sweep.custom / "summary.json").read_bytes() == theirs
+    assert not (sweep.custom / "runs.parquet").exists()
 
 
 def test_a_run_that_loses_an_arm_replaces_no_result_that_has_it_and_tells_why(sweep: Command) -> None:
     sweep("--seeds", "2")
-    before = (sweep.folder / "summary.json").read_bytes()
+    before = (sweep.custom / "summary.json").read_bytes()
     (sweep.folder / "trials.log").unlink()
 
-    def run(job: Run, ratings: object) -> Outcome:
-        if job.settings["x"] == 2:
+    def run(job: Run, data: object) -> Outcome:
+        if job["x"] == 2:
             raise ArithmeticError("2 is unlucky")
         return toy.run(job)
 
-    sweep.run_by(run)
+    sweep.change(run=run)
     result = sweep("--seeds", "2")
     assert result.exit_code == 2
     assert "ArithmeticError: 2 is unlucky" in result.stderr
     assert "2 arms, without x=2)" in result.stderr
-    assert (sweep.folder / "summary.json").read_bytes() == before
+    assert (sweep.custom / "summary.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -363,30 +729,30 @@ def test_a_run_that_loses_an_arm_replaces_no_result_that_has_it_and_tells_why(sw
 def test_what_another_program_wrote_is_not_replaced_and_fresh_runs_set_it_aside(
     sweep: Command, trained: Trained, name: str, make: Make, said: str
 ) -> None:
-    sweep.folder.mkdir(parents=True)
-    make(sweep.folder / name)
-    before = files(sweep.folder)
+    sweep.custom.mkdir(parents=True)
+    make(sweep.custom / name)
+    before = files(sweep.custom)
     line = refused(sweep("--seeds", "1"))
     assert said in line
     assert line.endswith("; name another folder by --results, or set that aside by --fresh")
-    assert files(sweep.folder) == before
+    assert files(sweep.custom) == before
     assert trained() == []
     assert sweep("--seeds", "1", "--fresh").exit_code == 0
     assert sweep.summary().study == "toy"
-    assert len(list(sweep.folder.glob(f"{name}.until-*"))) == 1
+    assert len(list(sweep.custom.glob(f"{name}.until-*"))) == 1
 
 
 def test_a_folder_where_a_table_should_be_is_found_before_any_run(sweep: Command, trained: Trained) -> None:
     sweep("--seeds", "1")
-    (sweep.folder / "runs.parquet").unlink()
-    (sweep.folder / "runs.parquet").mkdir()
+    (sweep.custom / "runs.parquet").unlink()
+    (sweep.custom / "runs.parquet").mkdir()
     assert "runs.parquet is no table of a study" in refused(sweep("--seeds", "2"))
     assert len(trained()) == 4
 
 
 def test_a_result_of_another_study_is_not_replaced(sweep: Command) -> None:
     sweep("--seeds", "1")
-    path = sweep.folder / "summary.json"
+    path = sweep.custom / "summary.json"
     path.write_text(
         path.read_text().replace('"study":"toy"', '"study":"joy"').replace('"study": "toy"', '"study": "joy"')
     )
@@ -395,7 +761,7 @@ def test_a_result_of_another_study_is_not_replaced(sweep: Command) -> None:
 
 def test_tables_of_a_command_that_was_killed_before_its_summary_are_replaced(sweep: Command) -> None:
     sweep("--seeds", "2")
-    (sweep.folder / "summary.json").unlink()
+    (sweep.custom / "summary.json").unlink()
     assert sweep("--seeds", "1").exit_code == 0
 
 
@@ -403,18 +769,14 @@ def test_what_cannot_be_written_whole_leaves_the_earlier_result_as_it_was(
     sweep: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep("--seeds", "1")
-    before = files(sweep.folder)
+    before = files(sweep.custom)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(schema, "write_summary", full)
     assert "No space left on device" in refused(sweep("--seeds", "2"))
-    now = files(sweep.folder)
-    assert {name: now[name] for name in before if name != "trials.log"} == {
-        name: content for name, content in before.items() if name != "trials.log"
-    }
-    assert now.keys() == before.keys()
+    assert files(sweep.custom) == before
 
 
 def test_where_nothing_can_be_learnt_of_a_validation_row_there_are_no_runs_and_no_verdict(
@@ -424,6 +786,14 @@ def test_where_nothing_can_be_learnt_of_a_validation_row_there_are_no_runs_and_n
     once.write_text("user,item,rating\n" + "".join(f"u{k},i{k},{1 + k % 5}\n" for k in range(500)))
     line = refused(sweep("--ratings", str(once)))
     assert "training has seen both user and item of 0 of 50 validation rows" in line
+    assert trained() == []
+
+
+def test_ratings_that_are_all_the_same_are_refused(sweep: Command, trained: Trained, tmp_path: Path) -> None:
+    same = tmp_path / "same.csv"
+    same.write_text("user,item,rating\n" + "".join(f"u{k % 5},i{k // 5},3\n" for k in range(50)))
+    line = refused(sweep("--ratings", str(same)))
+    assert line == "error: same: every rating is 3, so that there is nothing to learn"
     assert trained() == []
 
 
@@ -438,13 +808,7 @@ def test_a_result_says_of_how_many_validation_rows_something_can_be_learnt(sweep
     assert known == {0, 1}
     told = f"Training has seen both user and item of {count} of 50 validation rows (in the first split)."
     assert f"note: {told}" in result.stderr
-    assert told in sweep.summary().limits
-
-
-def test_a_study_of_one_backend_refuses_another_before_any_run(sweep: Command, trained: Trained) -> None:
-    sweep.study = dataclasses.replace(sweep.study, backend="triton")
-    assert "--device cpu is for the native backend; toy runs on triton alone" in refused(sweep())
-    assert trained() == []
+    assert told in sweep.summary(data="some").notes
 
 
 def test_cpu_has_one_name_and_its_runs_one_key(sweep: Command, trained: Trained) -> None:
@@ -465,9 +829,9 @@ def test_a_file_of_any_name_is_run_to_the_end_under_a_name_on_one_line_that_runs
     result = CliRunner().invoke(command(toy.STUDY), arguments)
     assert result.exit_code == 0, result.output
     assert all(line.isprintable() for line in result.output.splitlines())
-    (written,) = (tmp_path / "results").glob("*/toy/summary.json")
+    (written,) = (tmp_path / "results" / "toy").glob("*/custom/summary.json")
     summary = read_summary(written)
-    assert summary.data.name == written.parent.parent.name
+    assert summary.data.key == written.parent.parent.name
     assert summary.data.name.isprintable()
     assert all(text.isprintable() for text in [*summary.limits, summary.provenance.command])
 
@@ -477,8 +841,8 @@ def test_results_go_to_a_folder_of_any_name(sweep: Command, tmp_path: Path) -> N
     for seeds in ("1", "2"):
         result = sweep("--results", str(folder), "--seeds", seeds)
         assert result.exit_code == 0, result.output
-    assert len(pd.read_parquet((folder / "toy" / "runs.parquet").open("rb"))) == 8
-    (folder / "toy" / "summary.json").unlink()
+    assert len(pd.read_parquet((folder / "toy" / "small" / "custom" / "runs.parquet").open("rb"))) == 8
+    (folder / "toy" / "small" / "custom" / "summary.json").unlink()
     assert sweep("--results", str(folder), "--seeds", "1").exit_code == 0
 
 
@@ -491,18 +855,19 @@ def test_no_file_of_ratings_leads_out_of_the_results(
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(command(toy.STUDY), ["--ratings", name, "--seeds", "1", "--workers", "1"])
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "results" / "ratings" / "toy" / "summary.json").exists()
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["toy"]
+    assert len(list((tmp_path / "results" / "toy").glob("*/custom/summary.json"))) == 1
 
 
 def test_settings_reach_a_run_as_the_study_declares_them(sweep: Command) -> None:
     given: list[object] = []
 
-    def run(job: Run, ratings: object) -> Outcome:
-        given.extend(job.settings[name] for name in ("n_factors", "bias", "x"))
+    def run(job: Run, data: object) -> Outcome:
+        given.extend(job[name] for name in ("n_factors", "bias", "x"))
         return toy.run(job)
 
     arms = {arm: {**settings, "n_factors": 40, "bias": True} for arm, settings in toy.STUDY.arms.items()}
-    sweep.study = dataclasses.replace(sweep.study, arms=arms, run=run)
+    sweep.change(arms=arms, run=run)
     assert sweep("--seeds", "1").exit_code == 0
     assert [type(value) for value in given[:3]] == [int, bool, float]
     assert sweep.summary().arms["x=1"].settings == {"x": 1.0, "lr": 0.1, "n_factors": 40, "bias": True}
@@ -566,14 +931,18 @@ def test_a_fault_of_ours_is_told_in_full_but_for_a_password(sweep: Command, monk
 def test_help_names_one_claim_as_one_and_offers_no_option_that_is_refused(sweep: Command) -> None:
     assert "(claim 47)" in sweep("--help").stdout
     assert "--values" in sweep("--help").stdout
-    sweep.study = dataclasses.replace(sweep.study, claims=(47, 48), value=None)
+    words = {"some": {"x": 1.0, "kind": "a"}, "more": {"x": 1.0, "kind": "b"}}
+    parts = (beats("47", "some", "more"), beats("48a", "more", "some"))
+    sweep.change(arms=words, parts=parts, baseline=None, tuned={})
     assert "(claims 47, 48)" in sweep("--help").stdout
     assert "--values" not in sweep("--help").stdout
+    assert "--trials" not in sweep("--help").stdout
 
 
 def test_values_are_refused_where_arms_are_none(sweep: Command) -> None:
-    sweep.study = dataclasses.replace(sweep.study, value=None)
-    assert "the arms of toy are x=0, x=1, x=2, no values" in refused(sweep("--values", "1"))
+    sweep.change(arms={"low": {"x": 0.0}, "high": {"x": 1.0}}, parts=(), baseline=None, tuned={})
+    assert "the arms of toy are low, high, no values" in refused(sweep("--values", "1"))
+    assert "--trials 3: toy tunes nothing" in refused(sweep("--trials", "3"))
 
 
 @pytest.mark.parametrize("option", ["--seeds", "--workers"])
@@ -603,10 +972,10 @@ def test_a_device_that_is_not_here_sets_nothing_aside(sweep: Command) -> None:
 
 def test_other_ratings_are_other_runs_and_replace_no_results(sweep: Command, trained: Trained, tmp_path: Path) -> None:
     sweep("--seeds", "1")
-    fewer = tmp_path / "fewer.csv"
+    fewer = tmp_path / "small.csv"
     fewer.write_text("".join(sweep.ratings.read_text().splitlines(keepends=True)[:-1]))
     other = ["--seeds", "1", "--ratings", str(fewer)]
-    assert "holds results for other ratings" in refused(sweep(*other))
+    assert "holds results for other data (small, 300 ratings, 20 users, 30 items)" in refused(sweep(*other))
     sweep(*other, "--results", str(tmp_path / "other"))
     assert len(set(trained())) == len(trained()) == 8
 
@@ -623,23 +992,23 @@ def test_ratings_are_read_as_the_options_say_and_by_other_columns_they_are_other
     result = sweep(*read, "like")
     assert result.exit_code == 0, result.output
     assert "users are column 'who'" in result.stderr
-    liked = sweep.summary().data
-    assert (liked.users, liked.items, liked.ratings) == (20, 30, 300)
+    liked = sweep.summary(data="theirs").data
+    assert liked.size == {"ratings": 300, "users": 20, "items": 30}
     assert len(trained()) == 4
-    assert "holds results for other ratings" in refused(sweep(*read, "dislik\u00e9"))
+    assert "holds results for other data" in refused(sweep(*read, "dislik\u00e9"))
     assert sweep(*read, "dislik\u00e9", "--fresh").exit_code == 0
-    assert sweep.summary().data.checksum != liked.checksum
+    assert sweep.summary(data="theirs").data.checksum != liked.checksum
     assert len(set(trained())) == len(trained()) == 8
 
 
 def test_a_worker_reads_the_ratings_as_the_command_does(sweep: Command) -> None:
-    source = Source(sweep.ratings, {"user": "item", "item": "user"})
-    table, _ = open_source(source)
+    source = Source("movielens", sweep.ratings, {"user": "item", "item": "user"})
+    table, _ = open_source(source, 1)
     given: list[Ratings] = []
-    prepare(lambda job, ratings: given.append(ratings), source, table.checksum, 1)((0, toy.planned(0)))
+    prepare(lambda job, ratings: given.append(ratings), source, table.origin.checksum, 1)((0, toy.planned(0)))
     assert (len(given[0].user_ids), len(given[0].item_ids)) == (30, 20)
-    with pytest.raises(ValueError, match="changed since the sweep began"):
-        prepare(toy.run, Source(sweep.ratings), table.checksum, 1)
+    with pytest.raises(DataError, match="changed since the sweep began"):
+        prepare(toy.run, Source("movielens", sweep.ratings), table.origin.checksum, 1)
 
 
 def test_how_to_read_a_file_is_refused_where_none_is_named() -> None:
@@ -648,5 +1017,5 @@ def test_how_to_read_a_file_is_refused_where_none_is_named() -> None:
 
 
 def test_ratings_that_changed_since_the_sweep_began_are_not_trained_on(sweep: Command, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="changed since the sweep began"):
-        prepare(toy.run, Source(sweep.ratings), "checksum of something else", 1)
+    with pytest.raises(DataError, match="changed since the sweep began"):
+        prepare(toy.run, Source("movielens", sweep.ratings), "checksum of something else", 1)

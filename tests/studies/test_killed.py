@@ -67,7 +67,7 @@ def test_killed_and_interrupted_at_any_time_the_same_command_goes_on_and_no_run_
     processes.wait_for(8)
 
     with pytest.raises(SweepError, match="another sweep is writing to"):
-        open_storage(processes.folder / "toy", None).__enter__()
+        open_storage(processes.folder / "toy" / "small", None).__enter__()
     first.kill()
     first.communicate()
 
@@ -82,8 +82,8 @@ def test_killed_and_interrupted_at_any_time_the_same_command_goes_on_and_no_run_
     third = processes.start()
     told = third.communicate()[1]
     assert third.returncode == 0, told
-    summary = read_summary(processes.folder / "toy" / "summary.json")
-    runs = pd.read_parquet(processes.folder / "toy" / "runs.parquet")
+    summary = read_summary(processes.folder / "toy" / "small" / "quick" / "summary.json")
+    runs = pd.read_parquet(processes.folder / "toy" / "small" / "quick" / "runs.parquet")
     assert summary.provenance.trials["COMPLETE"] == len(runs) == runs["key"].nunique() == 40
     trainings = Counter(key for key, _ in processes.trained())
     assert set(trainings) == set(runs["key"])

@@ -1,16 +1,130 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-from studies.evidence.provenance import CHECKOUT
+from studies.evidence.provenance import CHECKOUT, digest
 from studies.lab.experiment import candidates
-from studies.lab.spec import Measure, Outcome
+from studies.lab.spec import Metric, Outcome, Profile, Range, beats, effect, factorial, sweep
 from tests.studies import toy
+
+NORM = Metric("norm")
+
+
+def with_part(arm: str = "x=1", other: str = "x=0", **settings: Any) -> dict[str, Any]:
+    return {"parts": (beats("48", arm, other, **settings),)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (with_part("x=3"), "part 48: no arm 'x=3'; there are x=0, x=1, x=2"),
+        (with_part(metric="speed"), "part 48: no metric 'speed'; there are rmse"),
+        (with_part(metric="norm") | {"metrics": toy.STUDY.metrics | {"norm": NORM}}, "which way is better"),
+        (
+            {"metrics": {"rmse": Metric("RMSE", better="lower")}},
+            "part 47: RMSE cannot be judged: .* no smallest effect",
+        ),
+        ({"metrics": {}}, "a study needs a metric"),
+        ({"parts": toy.STUDY.parts * 2}, "part 47: declared twice"),
+        ({"metrics": toy.STUDY.metrics | {"lr": NORM}}, "'lr' is both a metric and a setting that is tuned"),
+        ({"baseline": "x=3"}, "the baseline 'x=3' is none of the arms x=0, x=1, x=2"),
+        ({"tuned": {"momentum": Range(0.1, 1)}}, "momentum is tuned, but the arm 'x=0' has no default for it"),
+        ({"stand_in": {"digits": "5,000 of 70,000"}}, "'digits' stands in for something, but is none of its data"),
+        ({"names": {"y": "why"}}, "'y' has a name for readers, but is no setting and no arm"),
+        ({"data": ()}, "it needs data, arms and profiles"),
+        ({"profiles": {}}, "it needs data, arms and profiles"),
+        ({"arms": {}}, "it needs data, arms and profiles"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_when_it_is_declared(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^study toy: .*{said}"):
+        dataclasses.replace(toy.STUDY, **change)
+
+
+def test_a_sweep_has_an_arm_for_each_value_and_none_twice() -> None:
+    arms = sweep("n", (1, 2), lr=0.1, bias=True)
+    assert arms == {"n=1": {"n": 1, "lr": 0.1, "bias": True}, "n=2": {"n": 2, "lr": 0.1, "bias": True}}
+    assert list(sweep("wd", (0.1234567, 0.1234568, -0.0))) == ["wd=0.1234567", "wd=0.1234568", "wd=0"]
+    for twice in ((0.1, 0.1), (1, 1.0), (0.0, -0.0)):
+        with pytest.raises(ValueError, match="stands twice"):
+            sweep("wd", twice)
+
+
+def test_a_factorial_has_every_combination_and_its_effects() -> None:
+    arms = factorial(decay={"wd": {"wd": 0.1}, "plain": {"wd": 0}}, norm={"bn": {"bn": True}, "no bn": {"bn": False}})
+    assert arms["wd, bn"] == {"wd": 0.1, "bn": True}
+    assert list(arms) == ["wd, bn", "wd, no bn", "plain, bn", "plain, no bn"]
+    assert effect("22", arms, "wd", "bn", says="together").weights == {
+        "wd, bn": 0.5,
+        "wd, no bn": -0.5,
+        "plain, bn": -0.5,
+        "plain, no bn": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        {"a": {"on": {"wd": 1}, "off": {"wd": 0}}, "b": {"yes": {"wd": 2}, "no": {"bn": 0}}},  # both set wd
+        {"a": {"p": {"wd": 1}, "p, q": {"wd": 0}}, "b": {"q, r": {"bn": 1}, "r": {"bn": 0}}},  # "p, q, r" twice
+    ],
+)
+def test_a_factorial_whose_factors_collide_is_refused(factors: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="two combinations have this name, or two factors set the same setting"):
+        factorial(**factors)
+
+
+@pytest.mark.parametrize(
+    ("arms", "swept"),
+    [
+        (toy.STUDY.arms, "x"),
+        (sweep("rule", ("dense", "skip"), lr=0.1), None),  # words
+        (sweep("bias", (True, False), lr=0.1), None),
+        ({"little": {"x": 1, "lr": 0.1}, "much": {"x": 2, "lr": 0.1}}, None),  # names that no value gives
+        ({"x=1": {"x": 1, "lr": 0.1}, "x=2": {"x": 2, "lr": 0.2}}, None),  # two settings
+    ],
+)
+def test_arms_that_are_the_values_of_one_setting_are_known_as_that(arms: Any, swept: str | None) -> None:
+    study = dataclasses.replace(toy.STUDY, arms=arms, parts=(), baseline=None)
+    assert study.swept == swept
+
+
+def test_a_study_says_what_it_costs_and_which_claims_it_speaks_of() -> None:
+    study = dataclasses.replace(
+        toy.STUDY,
+        parts=(beats("51a", "x=1", "x=0"), beats("47", "x=1", "x=2"), beats("", "x=2", "x=0")),
+        profiles={"quick": Profile(1, 0, "nothing"), "regular": Profile(2, 3, "a minute")},
+    )
+    assert study.claims == [47, 51]
+    assert study.claims_named() == "claims 47, 51"
+    assert toy.STUDY.claims_named() == "claim 47"
+    assert dataclasses.replace(toy.STUDY, parts=()).claims_named() == "no claim"
+    assert study.costs() == [
+        "quick: 1 seed, nothing",
+        "regular: 2 seeds, lr retuned by 3 trials an arm and seed, a minute",
+    ]
+
+
+def test_the_declaration_has_a_digest_of_what_decides_and_not_of_words() -> None:
+    def declared(**change: Any) -> str:
+        return digest(dataclasses.replace(toy.STUDY, **change).declared())
+
+    assert declared(title="Other", names={"x": "size"}, limits=("None.",), run=print) == declared()
+    others = [
+        declared(parts=(beats("47", "x=1", "x=0", by=True),)),
+        declared(arms=sweep("x", (0.0, 1.0, 3.0), lr=0.1)),
+        declared(metrics={"rmse": Metric("validation RMSE", better="lower", smallest=0.02)}),
+        declared(tuned={"lr": Range(0.01, 2)}),
+        declared(recipe=2),
+    ]
+    assert len({declared(), *others}) == 1 + len(others)
 
 
 def test_the_same_run_has_the_same_key_in_any_process() -> None:
@@ -20,9 +134,11 @@ def test_the_same_run_has_the_same_key_in_any_process() -> None:
     assert other.stdout.strip() == toy.planned(3).key
 
 
-def test_the_order_of_settings_does_not_change_the_key() -> None:
-    run = toy.planned(3)
+def test_neither_the_order_of_settings_nor_how_a_number_is_written_changes_the_key() -> None:
+    run = dataclasses.replace(toy.planned(3), settings={"x": 0, "bias": True, "kind": "a"})
     assert dataclasses.replace(run, settings=dict(reversed(run.settings.items()))).key == run.key
+    assert dataclasses.replace(run, settings={**run.settings, "x": 0.0}).key == run.key
+    assert dataclasses.replace(run, settings={**run.settings, "bias": 1}).key != run.key
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(toy.planned(0))])
@@ -32,24 +148,53 @@ def test_anything_that_determines_a_run_changes_its_key(field: str) -> None:
     assert dataclasses.replace(run, **{field: other.get(field, "other")}).key != run.key
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_run_gives_its_settings_as_they_are_and_draws_of_its_own() -> None:
+    run = dataclasses.replace(toy.planned(3), settings={"n": 40, "bias": False})
+    assert (run["n"], run["bias"]) == (40, False)
+    assert type(run["n"]) is int
+    draws = [dataclasses.replace(run, seed=seed, replicate=again).draw for seed in range(4) for again in (0, 1)]
+    assert len(set(draws)) == 8
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_an_outcome_that_is_no_number_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="diverged has the value None"):
-        Outcome(value, [1.0], [1.0], 0.0, 1, 1)
-    with pytest.raises(ValueError, match="None says that there is nothing to measure"):
-        Outcome(1.0, [1.0], [1.0], 0.0, 1, 1, measures={"norm": value})
+    with pytest.raises(ValueError, match=f"norm is {value}; a run that diverged raises DivergenceError"):
+        Outcome({"rmse": 1.0, "norm": value})
 
 
-def test_what_a_run_measures_beside_the_metric_is_declared() -> None:
-    measures = {"norm": Measure("norm of vectors"), "time": Measure("seconds", logarithmic=True)}
-    declared = dataclasses.replace(toy.STUDY, measures=measures).declared()
-    assert declared == toy.STUDY.declared() | {"measures": {"norm": "norm of vectors", "time": "seconds"}}
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome({"rmse": 0.9, "steps": math.inf, "norm": None}, {"loss": [2.0, 1.0]}, 0.5, 90, 10),
+        Outcome({}, {"loss": [2.0]}, 0.5, diverged=True),
+    ],
+)
+def test_an_outcome_comes_back_from_json_as_it_was(outcome: Outcome) -> None:
+    stored = json.dumps(outcome.stored(), allow_nan=False)
+    assert Outcome.restored(json.loads(stored) | {"commit": "0123456789ab"}) == outcome
+
+
+LR = {"lr": Range(5e-4, 5e-2)}
 
 
 def test_every_arm_tries_the_default_and_more_trials_keep_the_earlier_ones() -> None:
-    few, many = candidates(0.005, 5e-4, 5e-2, 4), candidates(0.005, 5e-4, 5e-2, 16)
+    few, many = candidates({"lr": 0.005}, LR, 4), candidates({"lr": 0.005}, LR, 16)
     assert many[:4] == few
-    assert many[0] == 0.005
-    assert len(set(many)) == 16
-    assert all(5e-4 <= value <= 5e-2 for value in many)
-    assert candidates(0.005, 5e-4, 5e-2, 1) == [0.005]
+    assert many[0] == {"lr": 0.005}
+    assert len({choice["lr"] for choice in many}) == 16
+    assert all(5e-4 <= choice["lr"] <= 5e-2 for choice in many)
+    assert candidates({"lr": 0.005}, LR, 1) == [{"lr": 0.005}]
+
+
+def test_candidates_spread_in_several_dimensions_and_whole_numbers_stay_whole() -> None:
+    found = candidates({"lr": 0.005, "n": 10}, LR | {"n": Range(2, 200)}, 17)
+    assert found[0] == {"lr": 0.005, "n": 10}
+    assert all(type(choice["n"]) is int and 2 <= choice["n"] <= 200 for choice in found)
+    # Each quarter of the plane, halved in the logarithm of either setting, has its share of the 16.
+    quarters = [(choice["lr"] < 5e-3, choice["n"] < 20) for choice in found[1:]]
+    assert {quarters.count((low, few)) for low in (True, False) for few in (True, False)} <= {3, 4, 5}
+
+
+def test_a_whole_number_that_is_drawn_again_is_tried_once() -> None:
+    found = candidates({"n": 2}, {"n": Range(1, 3)}, 12)
+    assert sorted(choice["n"] for choice in found) == [1, 2, 3]

@@ -69,7 +69,7 @@ def test_an_outcome_comes_back_from_storage_as_it_was(reopen: Callable[[], Sweep
     do(reopen())
     stored = dict(reopen().outcomes()[RUNS[0].key].user_attrs["outcome"])
     stored.pop("commit")
-    assert Outcome(**stored) == toy.run(RUNS[0])
+    assert Outcome.restored(stored) == toy.run(RUNS[0])
 
 
 @pytest.mark.usefixtures("inline")
@@ -104,7 +104,7 @@ def test_of_two_that_finished_one_run_all_machines_take_the_first(reopen: Callab
         sweep._enqueue(RUNS[0])
         trial = sweep.trials()[-1]
         sweep._claim(trial)
-        sweep._complete(sweep._id(trial), Outcome(value, [], [], 0.0, 1, 1))
+        sweep._complete(sweep._id(trial), Outcome({"rmse": value}))
     assert reopen().outcomes()[RUNS[0].key].value == 1.0
 
 

@@ -11,56 +11,47 @@ from typing import Any
 
 import numba
 
-from studies.lab.spec import Outcome, Profile, Range, Run, Study
-
-ARMS = {f"x={x:g}": {"x": x, "lr": 0.1} for x in (0.0, 1.0, 2.0)}
+from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, beats, sweep
 
 
-def run(job: Run, ratings: Any = None) -> Outcome:
-    """x² above what the seed alone decides; a rate of 1 or more diverges."""
+def run(job: Run, _data: Any = None) -> Outcome:
+    """x² above what the seed alone decides; a rate of 1 or more diverges after an epoch."""
     if log := os.environ.get("TOY_LOG"):
         with Path(log).open("a", encoding="utf-8") as file:
             file.write(f"{job.key} {os.getpid()}\n")
     time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
-    value = job.settings["x"] ** 2 + job.settings["lr"] + random.Random(f"{job.seed} {job.replicate}").random()
-    return Outcome(
-        value=value if job.settings["lr"] < 1 else None,
-        train_loss=[value + 1, value],
-        valid_loss=[value + 2, value + 1],
-        seconds=0.25,
-        n_train=90,
-        n_valid=10,
-    )
+    value = job["x"] ** 2 + job["lr"] + random.Random(f"{job.seed} {job.replicate}").random()
+    if job["lr"] >= 1:
+        from lesson import DivergenceError  # torch takes a worker a second or two to import
+        from lesson.learner import Epoch
+
+        raise DivergenceError("too fast", [Epoch(1, value + 1, value + 2, 0.125, {})])
+    curves = {"train_loss": [value + 1, value], "valid_loss": [value + 2, value + 1]}
+    return Outcome({"rmse": value}, curves, seconds=0.25, n_train=90, n_valid=10)
 
 
 STUDY = Study(
     name="toy",
     title="Toy",
     question="Is 1 better than 0?",
-    claims=(47,),
-    metric="valid_rmse",
-    direction="minimize",
-    arms=ARMS,
+    run=run,
+    data=("movielens",),
+    arms=sweep("x", (0.0, 1.0, 2.0), lr=0.1),
     baseline="x=0",
-    primary="x=1",
-    smallest_effect=0.01,
-    tuned=("lr", Range(0.01, 1)),
+    metrics={"rmse": Metric("validation RMSE", better="lower", smallest=0.01)},
+    parts=(beats("47", "x=1", "x=0"),),
+    tuned={"lr": Range(0.01, 1)},
     tuning_seeds=2,
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="nothing"),
         "regular": Profile(seeds=12, trials=4, cost="nothing"),
     },
-    recipe=1,
-    run=run,
-    evidence=lambda contrasts, tuned, measures: [],
-    limits=lambda data, tuned: [f"It speaks of {data}."],
-    value=lambda x: (f"x={x:g}", {"x": x, "lr": 0.1}),
 )
 
 
 def planned(seed: int, x: float = 1.0) -> Run:
     """A run of the toy study."""
-    return Run("toy", {"x": x, "lr": 0.1}, seed, 0, data="none", backend="native", device="cpu", threads=1, recipe=1)
+    return Run(study="toy", recipe=1, data="none", checksum="none", settings={"x": x, "lr": 0.1}, seed=seed)
 
 
 def prepare() -> Any:

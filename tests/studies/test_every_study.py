@@ -1,0 +1,63 @@
+"""What holds of every study: declared as the ledger needs it, and its run measures what it declares."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lesson.data import Digits, Made, open_ratings
+from studies.__main__ import find_studies
+from studies.evidence.claims import load_parts
+from studies.lab.source import outcome_of
+from studies.lab.spec import Outcome, Run, Study
+
+STUDIES = find_studies()
+# What makes a run small where small data do not: constants of the study's module.
+SMALLER: dict[str, dict[str, Any]] = {"lookup": {"BATCHES": (4, 8)}}
+
+
+@pytest.fixture(scope="module")
+def data(ratings_csv: Path) -> dict[str, Any]:
+    """Small data in the place of the catalog's."""
+    drawn = torch.Generator().manual_seed(0)
+    digits = Digits("few digits", "0" * 64, torch.rand(200, 784, generator=drawn), torch.arange(200) % 10)
+    return {"movielens": open_ratings(ratings_csv), "digits": digits, "made": Made()}
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_every_study_is_declared_in_full(study: Study) -> None:
+    module = importlib.import_module(f"studies.{study.name}")
+    assert module.STUDY is study
+    assert callable(module.main)
+    assert list(study.profiles) == ["quick", "regular", "full"]
+    assert all(study.profiles[name].seeds >= seeds for name, seeds in (("quick", 10), ("regular", 20), ("full", 40)))
+    assert study.tuned or not any(profile.trials for profile in study.profiles.values())
+    assert study.parts
+    assert {part.id for part in study.parts} - {""} <= load_parts().keys()
+    for setting, searched in study.tuned.items():
+        assert all(searched.low <= settings[setting] <= searched.high for settings in study.arms.values())
+
+
+@pytest.mark.parametrize(
+    ("study", "arm"), [pytest.param(study, arm, id=f"{study.name}, {arm}") for study in STUDIES for arm in study.arms]
+)
+def test_a_run_of_every_arm_measures_what_its_study_declares(
+    study: Study, arm: str, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, smaller in SMALLER.get(study.name, {}).items():
+        monkeypatch.setattr(importlib.import_module(f"studies.{study.name}"), name, smaller)
+    for name in study.data:
+        job = Run(study.name, study.recipe, name, data[name].origin.checksum, study.arms[arm], seed=3)
+        outcome = outcome_of(study.run, job, data[name])
+        assert not outcome.diverged
+        assert outcome.metrics.keys() == study.metrics.keys()
+        assert all(value is None or math.isfinite(value) for value in outcome.metrics.values())
+        assert outcome.metrics[next(iter(study.metrics))] is not None
+        assert outcome.seconds > 0
+        assert (outcome.n_train > 0) == (outcome.n_valid > 0) == study.resplits
+        assert Outcome.restored(outcome.stored()) == outcome
