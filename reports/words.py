@@ -1,0 +1,242 @@
+"""What was found, in words: outcomes, verdicts, certainty and answers are worded here and nowhere else."""
+
+from __future__ import annotations
+
+from scipy import stats
+
+from reports import numbers
+from reports.arms import name_of, noise_pairs, title_of
+from reports.numbers import Write
+from reports.read import Study
+from studies.evidence.schema import Found, IntervalKind, NoiseFloor, PartFound, Reason, Summary
+
+# {m} is the margin in the metric's unit, {n} the seeds, {rival} the arm that is better.
+OUTCOMES: dict[Reason, str] = {
+    "by more than 0": "yes",
+    "by less than m": "yes, by less than {m}",
+    "by more than m": "yes, by more than {m}",
+    "reversed": "no, the reverse is true",
+    "worse by more than m": "no, worse by more than {m}",
+    "less than m": "no, by less than {m} if at all",
+    "within m": "yes, to within {m}",
+    "not worse by m": "yes, not worse by {m}",
+    "differs": "yes",
+    "differs by less than m": "yes, by less than {m}",
+    "differs by more than m": "yes, by more than {m}",
+    "no difference beyond m": "no, to within {m} they are equal",
+    "no rival better by m": "yes, no rival is better by {m}",
+    "a rival better by m": "no, {rival} is better by more than {m}",
+    "not after correction over the rivals": "undecided, {rival} looks better, but not after correction for all rivals",
+    "the interval reaches the margin": "undecided",
+    "too few seeds": "no verdict from {n}",
+    "divergence in a part of several arms": "undecided, runs failed in a sum of several arms",
+    "nothing measured": "nothing was measured",
+}
+# "equivalent" is refuted by a difference in either direction.
+REFUTED = {"by more than m": "no, better by more than {m}"}
+
+INTERVALS: dict[IntervalKind, str] = {
+    "corrected t": "for data like these",
+    "t": "for these data",
+    "bootstrap t": "for these data, which are skewed",
+    "median": "of the median, because runs failed",
+    "one run": "none from one run",
+    "none": "none",
+}
+METHODS: dict[IntervalKind, str] = {
+    "corrected t": "t interval, wider because the splits overlap (Nadeau and Bengio 2003)",
+    "t": "t interval",
+    "bootstrap t": "bootstrap-t interval",
+    "median": "by order statistics",
+    "one run": "",
+    "none": "",
+}
+FORMS = {
+    "superior": "better",
+    "noninferior": "not worse by the margin",
+    "equivalent": "equal to within the margin",
+    "different": "different",
+    "best": "no rival better by the margin",
+}
+
+
+def capital(text: str) -> str:
+    """`text` with its first letter a capital one."""
+    return text[:1].upper() + text[1:]
+
+
+def listed(words: list[str]) -> str:
+    """Words in a row: a, b and c."""
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def margin_of(part: PartFound) -> str:
+    """The margin, as short as it goes."""
+    return numbers.setting(part.margin, 3) if part.margin is not None else numbers.MISSING
+
+
+def outcome(summary: Summary, part: PartFound, found: Found | None = None) -> str:
+    """What was found of a part, or against one of its rivals: yes, no or undecided, and by how much."""
+    found = found or part
+    words = OUTCOMES[found.reason]
+    if found.outcome == "no" and part.form == "equivalent":
+        words = REFUTED.get(found.reason, words)
+    rival = worst_rival(part)
+    return words.format(
+        m=margin_of(part),
+        n=numbers.counted(found.n, "seed"),
+        rival=name_of(summary, rival) if rival else "a rival",
+    )
+
+
+def worst_rival(part: PartFound) -> str | None:
+    """The rival whose figures stand for a part of the form "best"."""
+    fields = set(Found.model_fields) - {"reason"}
+    own = part.model_dump(include=fields)
+    return next((rival.arm for rival in part.rivals if rival.model_dump(include=fields) == own), None)
+
+
+def writer_of(part: PartFound, found: Found | None = None) -> Write:
+    """How the numbers of a part are written."""
+    found = found or part
+    return numbers.writer(found.estimate, bounds=(found.low, found.high))
+
+
+def interval(found: Found, write: Write) -> str:
+    """The deciding interval, scored as the estimate: + speaks for the part."""
+    if found.interval in ("none", "one run"):
+        return numbers.MISSING
+    if found.low is None and found.high is None and found.estimate is None and found.outcome != "inconclusive":
+        return "[∞, ∞]" if found.outcome == "yes" else "[−∞, −∞]"  # an arm that failed in most seeds
+    return numbers.range_of(found.low, found.high, write)
+
+
+def effect(part: PartFound) -> str:
+    """The estimate as a change of the metric: lower by 0.032 [0.030, 0.035]."""
+    if part.estimate is None:
+        return f"{numbers.counted(part.diverged, 'run')} diverged and {part.missed:,} missed the target"
+    sign = -1 if part.estimate < 0 else 1
+    up = (part.better == "higher") == (sign > 0)
+    low, high = part.low, part.high
+    if sign < 0:
+        low, high = (None if end is None else -end for end in (high, low))
+    write = writer_of(part)
+    shown = "" if part.interval in ("none", "one run") else f" {numbers.range_of(low, high, write)}"
+    return f"{'higher' if up else 'lower'} by {write(abs(part.estimate))}{shown}"
+
+
+def arms_of(summary: Summary, part: PartFound) -> str:
+    """What a part weighs: a − b, or 0.5 · a − 0.5 · b."""
+    size = {abs(weight) for weight in part.weights.values()}
+    words = []
+    for arm, weight in part.weights.items():
+        sign = "−" if weight < 0 else "+"
+        times = "" if size == {1.0} else f"{numbers.setting(abs(weight))} · "
+        words.append(f"{sign} {times}{name_of(summary, arm)}")
+    against = f" − {numbers.setting(part.against)}".replace("− −", "+ ") if part.against else ""
+    return " ".join(words).removeprefix("+ ") + against
+
+
+def comparison(summary: Summary, part: PartFound) -> str:
+    """The means that a part compares: RMSE 0.895 at wd=0.1 against 0.927 at wd=0.01, lower by 0.032 [0.030, 0.035]."""
+    title = title_of(summary, part.metric)
+    ours = [arm for arm, weight in part.weights.items() if weight > 0]
+    theirs = [arm for arm, weight in part.weights.items() if weight < 0]
+    if part.form == "best":
+        theirs = [rival] if (rival := worst_rival(part)) else theirs
+    simple = set(map(abs, part.weights.values())) == {1.0} and len(ours) == 1 and len(theirs) <= 1
+    means = [summary.arms[arm].metrics[part.metric].mean for arm in (*ours, *theirs) if _has(summary, arm, part)]
+    if not simple or len(means) != len(ours) + len(theirs) or part.n == 0:
+        return f"{title} of {arms_of(summary, part)}, {effect(part)}"
+    bounds = (part.low, part.high) if part.estimate is not None else None
+    write = numbers.writer(*means, bounds=bounds)
+    said = f"{title} {write(means[0])} at {name_of(summary, ours[0])}"
+    if theirs:
+        said += f" against {write(means[1])} at {name_of(summary, theirs[0])}"
+        against = f", held to {numbers.setting(part.against)}" if part.against else ""
+    else:
+        against = f" against {numbers.setting(part.against)}"
+    return f"{said}{against}, {effect(part)}"
+
+
+def _has(summary: Summary, arm: str, part: PartFound) -> bool:
+    return part.metric in summary.arms[arm].metrics
+
+
+def noise_span(study: Study) -> float | None:
+    """How far two runs of one arm on one split lie apart at most: the largest A/A difference."""
+    pairs = noise_pairs(study)
+    if not pairs.empty:
+        return float(pairs.abs().max())
+    return spread(study.summary.noise_floor)
+
+
+def spread(floor: NoiseFloor | None) -> float | None:
+    """Half the range of 95 % of A/A pairs."""
+    if floor is None or floor.n < 2:
+        return None
+    return float(stats.t.ppf(0.975, floor.n - 1)) * floor.sd
+
+
+def reservations(study: Study, part: PartFound) -> list[str]:
+    """What makes the outcome of a part less than certain, a few words each."""
+    summary, said = study.summary, []
+    if summary.preliminary and part.reason != "too few seeds":
+        said.append("preliminary")
+    if summary.protocol == "stand-in":
+        said.append("on a stand-in")
+    if part.reaches_margin:
+        said.append(f"the interval reaches the margin of {margin_of(part)}")
+    span = noise_span(study)
+    judged = part.estimate is not None and part.metric == summary.metric and part.outcome != "inconclusive"
+    if judged and span is not None and abs(part.estimate or 0) < span:
+        said.append(f"two runs of one arm differ by up to {numbers.writer(part.estimate, span)(span)}")
+    if part.changed:
+        said.append("declared after a first look")
+    if summary.looks > 1:
+        said.append(f"looked at {summary.looks} times")
+    return said
+
+
+def answer(study: Study) -> str:
+    """The answer in one sentence, from the study's first part: outcome, data, figures, interval, n, what is uncertain."""
+    summary = study.summary
+    if not summary.parts:
+        return f"This study describes {numbers.counted(len(summary.arms), 'arm')} on {summary.data.name}; it judges none."
+    part = summary.parts[0]
+    where = f"{summary.data.name}{', a stand-in' if summary.protocol == 'stand-in' else ''}"
+    said = capital(outcome(summary, part))
+    said += f"{',' if part.outcome != 'inconclusive' else ''} on {where}: "
+    said += f"{comparison(summary, part)}, {numbers.counted(part.n, 'seed')}"
+    more = [words for words in reservations(study, part) if words != "on a stand-in"]
+    return f"{said} ({'; '.join(more)})." if more else f"{said}."
+
+
+def limits(summary: Summary) -> list[str]:
+    """The sentences that bound the answer: of what the interval speaks, the profile, the study's own."""
+    said = []
+    part = next(iter(summary.parts), None)
+    if part is not None and METHODS[part.interval]:
+        said.append(f"The interval is {INTERVALS[part.interval]} ({METHODS[part.interval]}).")
+    if summary.protocol == "stand-in":
+        said.append("The data or the model stand in for those that the claim speaks of.")
+    if summary.own:
+        said.append("These are your own data; the claims speak of others.")
+    profile = f"{capital(summary.profile)} profile, {numbers.counted(summary.seeds, 'seed')} an arm"
+    if summary.preliminary:
+        profile += ": preliminary"
+    said.append(f"{profile}.")
+    if summary.seeds > 3 and not any(arm.diverged or arm.missed for arm in summary.arms.values()):
+        said.append(f"No run failed; a failure in up to {numbers.percent(3 / summary.seeds)} of seeds could go unseen.")
+    return said + list(summary.limits)
+
+
+def expectation(part: PartFound) -> str | None:
+    """What the regular profile can decide, after a quick run."""
+    width = part.expected_half_width
+    if width is None or part.margin is None:
+        return None
+    write = numbers.writer(width, part.margin)
+    said = f"The regular profile’s interval will reach about {write(width)} to either side; the margin is "
+    said += write(part.margin)
+    return said + (", so an effect near 0 will stay undecided." if width > part.margin else ".")
