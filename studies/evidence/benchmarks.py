@@ -12,7 +12,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from studies.evidence.schema import Count, Positive, read_json, require_inside
+from studies.evidence.outcomes import judge_ratio
+from studies.evidence.schema import Count, PartFound, Positive, read_json, require_inside
+
+LOOKUPS = ("embedding", "index_select")
+ONE_HOT = ("one_hot_matmul", "prebuilt_one_hot_matmul", "sparse_one_hot_matmul")
+SMALLEST_RATIO = 1.05  # a lookup that is faster by less is not worth knowing
 
 Above0 = Annotated[float, Field(gt=0)]
 
@@ -175,3 +180,69 @@ def read_benchmarks(path: Path) -> Benchmarks:
     }
     said = {name: str(fact) for name, fact in facts.items() if fact not in (None, "")}
     return Benchmarks(timings, inaccurate, not_timed, said, raw.commit_info.id, raw.commit_info.dirty)
+
+
+def lookup_findings(benchmarks: Benchmarks) -> list[tuple[str, PartFound]]:
+    """Claim 26, corner by corner of the grid: the best one-hot product over the better of the lookups.
+
+    Time is part 26a, memory 26b. Both ratios are known against one baseline, so that the interval of their ratio is the
+    widest that theirs allow.
+
+    Returns:
+        The corner, such as "forward, 10 classes, batch 64, width 40", and what was found.
+    """
+    corners: dict[str, list[Timing]] = {}
+    for timing in benchmarks.timings:
+        if timing.group == "lookup":
+            corners.setdefault(_corner(timing), []).append(timing)
+    found = []
+    for corner, timings in corners.items():
+        lookups = [timing for timing in timings if timing.implementation in LOOKUPS]
+        products = [timing for timing in timings if timing.implementation in ONE_HOT]
+        if lookups and products:
+            found.append((corner, _time(min(products, key=_ratio), min(lookups, key=_ratio))))
+            memory = _memory(products, lookups)
+            found += [(corner, memory)] if memory else []
+    return found
+
+
+def _corner(timing: Timing) -> str:
+    sizes = [f"{timing.classes:,} classes" if timing.classes else "", f"batch {timing.batch:,}" if timing.batch else ""]
+    return ", ".join(filter(None, [timing.stage, *sizes, f"width {timing.width}" if timing.width else ""]))
+
+
+def _ratio(timing: Timing) -> float:
+    return timing.ratio
+
+
+def _time(product: Timing, lookup: Timing) -> PartFound:
+    """A product's time over a lookup's."""
+    low, high = (1.0, 1.0) if lookup.implementation == lookup.baseline else (lookup.ratio_low, lookup.ratio_high)
+    below = 1.0 if lookup.implementation == lookup.baseline else lookup.ratio
+    return judge_ratio(
+        "26a",
+        "The lookup is faster.",
+        "log10 of time over the lookup's",
+        (product.implementation, lookup.implementation),
+        (product.ratio / below, product.ratio_low / high, product.ratio_high / low),
+        min(product.ratio_pairs, lookup.ratio_pairs),
+        margin=SMALLEST_RATIO,
+    )
+
+
+def _memory(products: list[Timing], lookups: list[Timing]) -> PartFound | None:
+    """The least memory of a product over the least of a lookup; None where it was not counted."""
+    counted = [[t for t in timings if t.memory_bytes] for timings in (products, lookups)]
+    if not all(counted):
+        return None
+    product, lookup = (min(timings, key=lambda t: t.memory_bytes or 0) for timings in counted)
+    ratio = (product.memory_bytes or 0) / (lookup.memory_bytes or 1)
+    return judge_ratio(
+        "26b",
+        "The lookup takes less memory.",
+        "log10 of bytes over the lookup's",
+        (product.implementation, lookup.implementation),
+        (ratio, ratio, ratio),
+        1,
+        margin=SMALLEST_RATIO,
+    )

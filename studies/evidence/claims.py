@@ -57,6 +57,7 @@ class ClaimPart(BaseModel):
         says: the sentence.
         check: how it is put to the test.
         conditions: the data sets its check asks for, by their names in the catalog; any one where there are none.
+        general: whether it speaks of data at large, and not of the lesson's own alone.
         source: what is cited.
     """
 
@@ -68,6 +69,7 @@ class ClaimPart(BaseModel):
     says: Text
     check: Text
     conditions: tuple[Text, ...] = ()
+    general: bool = True
     source: Text | None = None
 
     @model_validator(mode="after")
@@ -91,7 +93,7 @@ class Claim(_Entry):
     def _its_own_part(cls, entry: Any) -> Any:
         if not isinstance(entry, dict) or "part" in entry:
             return entry
-        own = {key: entry[key] for key in ("kind", "role", "check", "conditions", "source") if key in entry}
+        own = {key: entry[key] for key in ("kind", "role", "check", "conditions", "general", "source") if key in entry}
         rest = {key: value for key, value in entry.items() if key not in own}
         return rest | {"part": [own | {"id": str(entry.get("id")), "says": entry.get("claim")}]}
 

@@ -26,6 +26,7 @@ import numpy as np
 from scipy import stats
 
 from studies.evidence.parts import Form, Metric, Part, declared, metric_of
+from studies.evidence.provenance import digest
 from studies.evidence.schema import Found, IntervalKind, Outcome, PartFound, Reason, Rival
 from studies.evidence.statistics import (
     Floats,
@@ -166,6 +167,55 @@ def judge(form: Form, numbers: Numbers, margin: float, overlap: float | None, *,
 
 
 _NOTHING = Deciding(math.nan, -math.inf, math.inf, "none")
+
+
+def judge_ratio(
+    part: str,
+    says: str,
+    metric: str,
+    arms: tuple[str, str],
+    ratio: tuple[float, float | None, float | None],
+    n: int,
+    *,
+    margin: float,
+    missed: int = 0,
+) -> PartFound:
+    """Judge a ratio of times or bytes that comes with its own interval: is it above one?
+
+    It is held as the decimal logarithm, so that 0 is equal and −1 a tenth.
+
+    Args:
+        part: id; "" where no claim asks.
+        says: the sentence.
+        metric: its name.
+        arms: what stands above and what below.
+        ratio: it, and the ends of its 95 % interval; None where that is not bounded.
+        n: pairs of timings; 1 of what is counted, such as bytes, whose interval has no width.
+        margin: the smallest ratio worth knowing, above 1.
+        missed: pairs that never reached their target: their ratio is infinite.
+    """
+    estimate = _log10(ratio[0])
+    low = -math.inf if ratio[1] is None else _log10(ratio[1])
+    high = math.inf if ratio[2] is None else _log10(ratio[2])
+    outcome, reason = decide("superior", low, high, math.log10(margin))
+    return PartFound(
+        part=part,
+        says=says,
+        form="superior",
+        metric=metric,
+        better="higher",
+        weights={arms[0]: 1.0, arms[1]: -1.0},
+        margin=math.log10(margin),
+        estimate=_finite(estimate),
+        low=_finite(low),
+        high=_finite(high),
+        n=n,
+        missed=missed,
+        interval="counted" if low == high else "median",
+        outcome=outcome,
+        reason=reason,
+        declared=digest([part, metric, arms, margin]),
+    )
 
 
 def decide(form: Form, low: float, high: float, margin: float, *, by: bool = False) -> tuple[Outcome, Reason]:
@@ -323,6 +373,10 @@ def numbers_of(
 
 def _number(value: float | None) -> float:
     return math.nan if value is None or not math.isfinite(value) else value
+
+
+def _log10(ratio: float) -> float:
+    return math.log10(ratio) if ratio > 0 else -math.inf
 
 
 def _finite(value: float) -> float | None:

@@ -16,10 +16,22 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 from scipy.stats import quantile_test
 
-from studies.evidence.schema import Count, DataUsed, Positive, Record, Size, Whole, read_json, write_text
+from studies.evidence.outcomes import judge_ratio
+from studies.evidence.schema import (
+    Count,
+    DataUsed,
+    PartFound,
+    Positive,
+    Record,
+    Size,
+    Whole,
+    read_json,
+    write_text,
+)
 
 TARGET = 0.896  # RMSE
 REFERENCE, REFERENCE_EPOCHS = "cornac", 20  # whose time to the end is the unit of the times to TARGET
+SMALLEST_RATIO = 1.1  # a difference in time below it is not worth knowing
 
 
 class Point(Record):
@@ -95,7 +107,7 @@ class Machine(Record):
 class PeerResults(Record):
     """The whole of `peers.json`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     command: str
     commit: str | None
     dirty: bool | None
@@ -161,6 +173,27 @@ def time_to_target(peer: Peer, reference: Peer) -> Ratio | None:
     """A peer's time to TARGET over the time of the reference's fit of REFERENCE_EPOCHS, seed by seed."""
     return _ratio(
         [time_to(row, TARGET) / seconds_at(other, REFERENCE_EPOCHS) for row, other in _together(peer, reference)]
+    )
+
+
+def faster_to_target(peer: Peer, reference: Peer) -> PartFound | None:
+    """Whether a peer is at TARGET before the reference is through: the same ratio turned over, as a finding.
+
+    No claim asks. None where no two rows of them took turns.
+    """
+    ratio = time_to_target(peer, reference)
+    if ratio is None:
+        return None
+    low, high = (None if end is None else 1 / end for end in (ratio.high, ratio.low))
+    return judge_ratio(
+        "",
+        f"{peer.title} reaches an RMSE of {TARGET} before {reference.title} is through",
+        "log10 of the reference's time over its own",
+        (reference.name, peer.name),
+        (1 / ratio.ratio, low, high),
+        ratio.n,
+        margin=SMALLEST_RATIO,
+        missed=ratio.misses,
     )
 
 

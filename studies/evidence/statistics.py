@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 EXACT_PAIRS = 20  # up to here all 2^n sign flips are counted
 SAMPLED_FLIPS = 99_999
-RESAMPLES = 1_999
+RESAMPLES = 999
 SKEWED = 1.0  # 95 % t intervals cover .94 at this skewness and .90 at 2 (n = 10)
 
 

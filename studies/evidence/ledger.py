@@ -1,0 +1,514 @@
+"""From outcomes to verdicts: what the evidence says of each claim.
+
+A part of a claim is judged over its conditions, a claim over its core parts. A condition is a data set and a protocol:
+as stated, or on a stand-in. Within one the strongest evidence speaks; the rest stands beside it as superseded. How
+certain a verdict is stands beside it and is never mixed with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from studies.evidence.benchmarks import Benchmarks, lookup_findings, read_benchmarks
+from studies.evidence.claims import Claim, ClaimPart, Slip, load_claims, load_slips
+from studies.evidence.schema import (
+    CUSTOM,
+    Outcome,
+    PartFound,
+    Protocol,
+    ResultsError,
+    Summary,
+    find_summaries,
+    read_json,
+    read_summary,
+)
+
+EXACT, BENCHMARKS = "exact.json", "benchmarks.json"
+ALPHA: Final = 0.05
+
+Verdict = Literal[
+    "true",
+    "holds",
+    "holds so far",
+    "holds on a stand-in",
+    "depends",
+    "false",
+    "fails",
+    "not seen on a stand-in",
+    "inconclusive",
+    "cited",
+    "not run",
+]
+YES: frozenset[Verdict] = frozenset({"true", "holds", "cited"})
+NO: frozenset[Verdict] = frozenset({"false", "fails"})
+OPEN: frozenset[Verdict] = frozenset({"inconclusive", "not run"})
+
+Doubt = Literal[
+    "stand-in",
+    "one data set for a general sentence",
+    "the interval reaches the margin",
+    "not retuned",
+    "preliminary",
+    "declared after looking",
+]
+Level = Literal["high", "moderate", "low", "very low"]
+LEVELS: tuple[Level, ...] = ("high", "moderate", "low", "very low")
+
+_PROFILES: Mapping[str, int] = {"quick": 1, "regular": 2, "full": 3}
+_WITHOUT_VERDICT = ("too few seeds", "nothing measured")
+
+
+class ExactFound(BaseModel):
+    """What a check of `studies.exact` found; `figure` says it to a reader."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    part: str
+    holds: bool
+    expected: bool
+    by_construction: bool = False
+    figure: str
+    says: str | None = None
+    check: str
+    source: str | None = None
+
+
+class ExactFile(BaseModel):
+    """The whole of `exact.json`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    schema_version: Literal[1]
+    checks: list[ExactFound]
+    provenance: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one study, or a benchmark, found of one part under one condition: numbers, which pages word.
+
+    Attributes:
+        found: the numbers and the outcome.
+        source: the study's name, or "benchmarks".
+        data: the data set's name in the catalog; of a benchmark what was measured.
+        title: the same for readers.
+        protocol: as stated, or on a stand-in.
+        own: whether the data are the user's own.
+        profile: of the study.
+        tuned: whether the settings of every arm of the part were tuned.
+        preliminary: the quick profile, or few seeds.
+        path: the file it was read from.
+    """
+
+    found: PartFound
+    source: str
+    data: str
+    title: str
+    protocol: Protocol = "as stated"
+    own: bool = False
+    profile: str = "regular"
+    tuned: bool = True
+    preliminary: bool = False
+    path: Path | None = None
+
+    @property
+    def strength(self) -> tuple[bool, bool, bool, int, int]:
+        """The larger speaks: a verdict, a declared profile, tuned, the profile's rank, then seeds."""
+        return (
+            self.found.reason not in _WITHOUT_VERDICT,
+            self.profile != CUSTOM,
+            self.tuned,
+            _PROFILES.get(self.profile, 0),
+            self.found.n,
+        )
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One part under one condition: the evidence that speaks, and what it supersedes, the stronger first."""
+
+    data: str
+    protocol: Protocol
+    used: Evidence
+    superseded: tuple[Evidence, ...] = ()
+
+    @property
+    def outcome(self) -> Outcome:
+        """Of the evidence that speaks."""
+        return self.used.found.outcome
+
+
+@dataclass(frozen=True)
+class PartRow:
+    """One part of a claim, with all that speaks for or against it.
+
+    Attributes:
+        part: as claims.toml has it.
+        verdict: over the conditions, or the exact check's.
+        words: the verdict for a reader.
+        conditions: with evidence, as stated first.
+        own: on the user's own data: a column apart, without a say in the verdict.
+        exact: what the check found, of an exact part.
+        missing: the data sets that the part's check asks for and nobody has run.
+    """
+
+    part: ClaimPart
+    verdict: Verdict
+    words: str
+    conditions: tuple[Condition, ...] = ()
+    own: tuple[Condition, ...] = ()
+    exact: ExactFound | None = None
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """How sure a verdict is: a level lost for each doubt."""
+
+    level: Level
+    doubts: tuple[Doubt, ...]
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """A claim and its verdict.
+
+    Attributes:
+        claim: as claims.toml has it.
+        verdict: over the core parts.
+        words: the same for a reader; it adds the true form of a sentence that does not hold.
+        parts: in the claim's order.
+        true_form: the weaker parts that hold, where the claim as stated does not.
+        certainty: of the verdict; None where there is none, or where none is needed: of what is exact or cited.
+        slips: of the notes, that concern the claim.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    words: str
+    parts: tuple[PartRow, ...]
+    true_form: tuple[PartRow, ...]
+    certainty: Certainty | None
+    slips: tuple[Slip, ...]
+
+    @property
+    def evidence(self) -> list[Evidence]:
+        """All of it: what speaks, what it supersedes, and the user's own."""
+        conditions = [c for row in self.parts for c in (*row.conditions, *row.own)]
+        return [e for condition in conditions for e in (condition.used, *condition.superseded)]
+
+    @property
+    def missing(self) -> list[str]:
+        """The parts that nothing speaks of yet."""
+        return [row.part.id for row in self.parts if row.verdict == "not run"]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Every claim, by id.
+
+    Attributes:
+        rows: a row a claim.
+        problems: sentences about results that could not be used, to be shown beside it.
+        summaries: those that were, by path.
+        slips: what exact checks found of the notes' slips, by id.
+        benchmarks: as read; None without the file.
+        judged: measured parts on which some evidence says yes or no.
+    """
+
+    rows: list[LedgerRow]
+    problems: list[str]
+    summaries: dict[Path, Summary] = field(default_factory=dict)
+    slips: dict[int, ExactFound] = field(default_factory=dict)
+    benchmarks: Benchmarks | None = None
+    judged: int = 0
+
+    @property
+    def expected_false(self) -> float:
+        """How many of the judged parts come out wrong by chance alone, at most."""
+        return self.judged * ALPHA
+
+
+def read_ledger(results: Path) -> Ledger:
+    """Gather every claim's evidence: the studies' summaries, the exact checks, the benchmarks.
+
+    Args:
+        results: the folder of results; `find_summaries` says where in it a `summary.json` may lie.
+
+    Raises:
+        ResultsError: there is no such folder. A broken file is a problem in the ledger instead.
+    """
+    if not results.is_dir():
+        raise ResultsError(f"{results}: no such folder. Run a study first, or name the folder of its results.")
+    evidence: list[Evidence] = []
+    summaries: dict[Path, Summary] = {}
+    paths, problems = find_summaries(results)
+    for path in paths:
+        try:
+            summaries[path] = read_summary(path)
+        except ResultsError as error:
+            problems.append(str(error))
+        else:
+            evidence += evidence_of(summaries[path], path)
+    benchmarks = _read(results / BENCHMARKS, read_benchmarks, problems)
+    if benchmarks is not None:
+        evidence += [
+            Evidence(found, source="benchmarks", data=corner, title=corner, path=results / BENCHMARKS)
+            for corner, found in lookup_findings(benchmarks)
+        ]
+    exact = _read(results / EXACT, read_exact, problems)
+    checks = exact.checks if exact is not None else []
+    return make_ledger(evidence, checks, problems, summaries, benchmarks)
+
+
+def read_exact(path: Path) -> ExactFile:
+    """Read and check an `exact.json`.
+
+    Raises:
+        ResultsError: the file cannot be read, is no JSON, or lacks or misstates a field.
+    """
+    return read_json(path, ExactFile, "file of exact checks", "Run python -m studies.exact again.")
+
+
+def make_ledger(
+    evidence: Iterable[Evidence],
+    checks: Iterable[ExactFound] = (),
+    problems: Sequence[str] = (),
+    summaries: Mapping[Path, Summary] | None = None,
+    benchmarks: Benchmarks | None = None,
+) -> Ledger:
+    """Join evidence and exact checks into one row a claim."""
+    claims, slips = load_claims(), load_slips()
+    parts = {part.id: part for claim in claims for part in claim.parts}
+    told = list(problems)
+    by_part: dict[str, list[Evidence]] = {}
+    for one in evidence:
+        if one.found.part in parts:
+            by_part.setdefault(one.found.part, []).append(one)
+        elif one.found.part:
+            told.append(f"{one.path or one.source}: no part of a claim has the id {one.found.part}; it is left out.")
+    exact: dict[str, ExactFound] = {}
+    of_slips: dict[int, ExactFound] = {}
+    for check in checks:
+        kind, _, number = check.part.partition(" ")
+        if kind == "slip" and number in {str(slip.id) for slip in slips}:
+            of_slips[int(number)] = check
+        elif check.part not in parts or parts[check.part].kind not in ("exact", "by construction"):
+            told.append(f"{EXACT}: {check.part} is no exact part of a claim; {check.check} is left out.")
+        else:
+            exact[check.part] = check
+        if check.holds != check.expected:
+            told.append(f"{EXACT}: {check.part} comes out {str(check.holds).lower()}, unexpectedly: {check.figure}")
+    rows = [
+        make_row(
+            claim,
+            [make_part_row(part, by_part.get(part.id, []), exact.get(part.id)) for part in claim.parts],
+            [slip for slip in slips if claim.id in slip.claims],
+        )
+        for claim in claims
+    ]
+    judged = sum(
+        part.part.kind == "measured" and any(c.outcome != "inconclusive" for c in part.conditions)
+        for row in rows
+        for part in row.parts
+    )
+    return Ledger(rows, told, dict(summaries or {}), of_slips, benchmarks, judged)
+
+
+def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
+    """What a study on one data set found of the parts of claims."""
+    tuned = {tuning.arm for tuning in summary.tuning}
+    return [
+        Evidence(
+            found=found,
+            source=summary.study,
+            data=summary.data.key,
+            title=summary.data.name,
+            protocol=summary.protocol,
+            own=summary.own,
+            profile=summary.profile,
+            tuned=len(found.weights) < 2 or found.weights.keys() <= tuned,
+            preliminary=summary.preliminary,
+            path=path,
+        )
+        for found in summary.parts
+        if found.part
+    ]
+
+
+def make_part_row(part: ClaimPart, evidence: Iterable[Evidence], exact: ExactFound | None = None) -> PartRow:
+    """A part over its conditions."""
+    evidence = list(evidence)
+    conditions = _conditions(one for one in evidence if not one.own)
+    own = _conditions(one for one in evidence if one.own)
+    stated = [c for c in conditions if c.protocol == "as stated"]
+    missing = tuple(name for name in part.conditions if name not in {c.data for c in stated})
+    verdict, words = _part_verdict(part, conditions, missing, exact)
+    return PartRow(part, verdict, words, conditions, own, exact, missing)
+
+
+def over_conditions(conditions: Sequence[Condition], missing: Sequence[str] = ()) -> tuple[Verdict, str]:
+    """The verdict on a measured part, and its words.
+
+    Args:
+        conditions: those with evidence.
+        missing: data sets that the part's check asks for, without evidence as stated.
+    """
+    stated = [c for c in conditions if c.protocol == "as stated"]
+    yes, no = ([c for c in stated if c.outcome == outcome] for outcome in ("yes", "no"))
+    asked = len(stated) + len(missing)
+    if yes and no:
+        return "depends", f"depends on the data: yes on {_named(yes)}, no on {_named(no)}"
+    if yes:
+        so_far = len(yes) < asked
+        return ("holds so far", f"holds so far ({len(yes)} of {asked})") if so_far else ("holds", "holds")
+    if no:
+        return "fails", "fails" if len(no) == asked else f"fails so far ({len(no)} of {asked})"
+    if stated:
+        return "inconclusive", "inconclusive"
+    outcomes = {c.outcome for c in conditions}
+    if "no" in outcomes:
+        return "not seen on a stand-in", "not seen on a stand-in"
+    if "yes" in outcomes:
+        return "holds on a stand-in", "holds on a stand-in"
+    return ("inconclusive", "inconclusive") if conditions else ("not run", "not run")
+
+
+def make_row(claim: Claim, parts: Sequence[PartRow], slips: Sequence[Slip] = ()) -> LedgerRow:
+    """A claim over its core parts, with the true form of what does not hold."""
+    core = [row for row in parts if row.part.role == "core"]
+    verdict, words = over_parts(core)
+    true_form = tuple(row for row in parts if row.part.role == "weaker" and row.verdict in YES)
+    if verdict in {"holds so far", "holds on a stand-in", *YES}:
+        true_form = ()
+    if true_form:
+        said = " ".join(_clause(row.part.says) for row in true_form)
+        stated = {"false": "false as stated", "fails": "false as stated"}.get(verdict)
+        stated = stated or ("open as stated" if verdict in OPEN else f"{words} as stated")
+        words = f"{stated}; true that {said}"
+    return LedgerRow(
+        claim=claim,
+        verdict=verdict,
+        words=words,
+        parts=tuple(parts),
+        true_form=true_form,
+        certainty=None if verdict in OPEN else certainty([*core, *true_form]),
+        slips=tuple(slips),
+    )
+
+
+def over_parts(core: Sequence[PartRow]) -> tuple[Verdict, str]:
+    """The verdict on a claim of several sentences, and its words: one that is wrong makes it wrong.
+
+    A part that is refuted beside one that is open refutes the claim.
+    """
+    verdicts = [row.verdict for row in core]
+    found = set(verdicts)
+    open_parts = [row for row in core if row.verdict in OPEN]
+    if found & NO:
+        word: Verdict = "false" if "false" in found else "fails"
+        return word, core[0].words if len(core) == 1 else word
+    if "depends" in found:
+        return "depends", next(row.words for row in core if row.verdict == "depends")
+    if "not seen on a stand-in" in found:
+        return "not seen on a stand-in", "not seen on a stand-in"
+    if found == {"not run"}:
+        return "not run", "not run"
+    if open_parts:
+        many = f", {len(open_parts)} of {len(core)} parts open" if len(core) > 1 else ""
+        return "inconclusive", f"inconclusive{many}"
+    if "holds on a stand-in" in found:
+        return "holds on a stand-in", "holds on a stand-in"
+    if "holds so far" in found:
+        return "holds so far", _so_far(core)
+    if len(found) == 1:
+        return verdicts[0], core[0].words
+    return "holds", "holds"
+
+
+def certainty(rows: Iterable[PartRow]) -> Certainty | None:
+    """How sure the evidence that speaks is; None where nothing was measured."""
+    doubts: list[Doubt] = []
+    measured = False
+    for row in rows:
+        speaking = [c.used for c in row.conditions if c.outcome != "inconclusive"]
+        if any(one.protocol == "as stated" for one in speaking):
+            speaking = [one for one in speaking if one.protocol == "as stated"]
+        measured = measured or bool(speaking)
+        if row.part.general and len(speaking) == 1:
+            doubts.append("one data set for a general sentence")
+        for one in speaking:
+            doubts += _doubts(one)
+    if not measured:
+        return None
+    named = tuple(dict.fromkeys(doubts))
+    return Certainty(LEVELS[min(len(named), len(LEVELS) - 1)], named)
+
+
+def _doubts(evidence: Evidence) -> list[Doubt]:
+    """What there is to doubt in one piece of evidence."""
+    found: dict[Doubt, bool] = {
+        "stand-in": evidence.protocol == "stand-in",
+        "the interval reaches the margin": evidence.found.reaches_margin,
+        "not retuned": not evidence.tuned,
+        "preliminary": evidence.preliminary,
+        "declared after looking": evidence.found.changed,
+    }
+    return [doubt for doubt, is_so in found.items() if is_so]
+
+
+def _conditions(evidence: Iterable[Evidence]) -> tuple[Condition, ...]:
+    """Evidence by data set and protocol, the strongest speaking; as stated comes first."""
+    groups: dict[tuple[Protocol, str], list[Evidence]] = {}
+    for one in evidence:
+        groups.setdefault((one.protocol, one.data), []).append(one)
+    found = []
+    for protocol, data in sorted(groups):
+        strongest, *rest = sorted(groups[protocol, data], key=lambda one: one.strength, reverse=True)
+        found.append(Condition(data, protocol, strongest, tuple(rest)))
+    return tuple(found)
+
+
+def _part_verdict(
+    part: ClaimPart, conditions: Sequence[Condition], missing: Sequence[str], exact: ExactFound | None
+) -> tuple[Verdict, str]:
+    if part.kind == "cited":
+        return "cited", "cited"
+    if part.kind == "measured":
+        return over_conditions(conditions, missing)
+    if exact is None:
+        return "not run", "not run"
+    by_construction = " by construction" if part.kind == "by construction" else ""
+    return ("true", f"true{by_construction}") if exact.holds else ("false", f"false{by_construction}")
+
+
+def _so_far(core: Sequence[PartRow]) -> str:
+    """Of one part its own words; of several the one with most to come."""
+    behind = [row for row in core if row.verdict == "holds so far"]
+    return max(behind, key=lambda row: len(row.missing)).words
+
+
+def _named(conditions: Sequence[Condition]) -> str:
+    return ", ".join(c.used.title for c in conditions)
+
+
+def _clause(sentence: str) -> str:
+    """A sentence as it goes on after "true that"."""
+    first, rest = sentence[0], sentence[1:]
+    return (first.lower() if rest[:1].islower() or rest[:1] == " " else first) + rest
+
+
+def _read(path: Path, reader: Any, problems: list[str]) -> Any:
+    """What a file of the results holds; None without it, or where it is a problem."""
+    if not path.exists():
+        return None
+    try:
+        return reader(path)
+    except ResultsError as error:
+        problems.append(str(error))
+        return None
