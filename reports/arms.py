@@ -35,12 +35,12 @@ class Sweep(NamedTuple):
 
     Attributes:
         setting: its name.
-        values: of the arms that have one, in the axis' order.
+        places: its values, of the arms that have one, in the axis' order.
         lines: by arm, what else tells it apart: the arms of one line differ in the swept setting alone.
     """
 
     setting: str
-    values: dict[str, float]
+    places: dict[str, float]
     lines: dict[str, str]
 
 
@@ -75,7 +75,7 @@ def _numbers(summary: Summary, setting: str) -> dict[str, float]:
 
 
 def by_seed(study: Study, metric: str, kind: str = "run") -> pd.DataFrame:
-    """A metric of every run, a row a seed and a column an arm, in the order of their declaration; NaN where it failed."""
+    """A metric of every run, a row a seed and a column an arm as declared; NaN where it failed."""
     if study.runs is None:
         return pd.DataFrame()
     runs = study.runs[study.runs["kind"] == kind]

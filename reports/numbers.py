@@ -69,6 +69,11 @@ def plus(text: str, value: float | None) -> str:
     return f"+{text}" if value is not None and value > 0 and text.strip("0.") else text
 
 
+def interval_of(bounds: tuple[float, float] | None, write: Write) -> str:
+    """An interval of differences, whose numbers `write` writes, with signs: [−0.035, −0.031]."""
+    return MISSING if bounds is None else f"[{', '.join(plus(write(end), end) for end in bounds)}]"
+
+
 def range_of(low: float | None, high: float | None, write: Write) -> str:
     """An interval whose numbers `write` writes: [0.031, 0.034], and with signs where it has both: [−0.002, +0.004].
 

@@ -8,6 +8,7 @@ from reports import numbers
 from reports.arms import name_of, noise_pairs, title_of
 from reports.numbers import Write
 from reports.read import Study
+from studies.evidence.ledger import Doubt, Verdict
 from studies.evidence.schema import Found, IntervalKind, NoiseFloor, PartFound, Reason, Summary
 
 # {m} is the margin in the metric's unit, {n} the seeds, {rival} the arm that is better.
@@ -40,6 +41,7 @@ INTERVALS: dict[IntervalKind, str] = {
     "t": "for these data",
     "bootstrap t": "for these data, which are skewed",
     "median": "of the median, because runs failed",
+    "counted": "none, it is a count",
     "one run": "none from one run",
     "none": "none",
 }
@@ -48,15 +50,47 @@ METHODS: dict[IntervalKind, str] = {
     "t": "t interval",
     "bootstrap t": "bootstrap-t interval",
     "median": "by order statistics",
+    "counted": "",
     "one run": "",
     "none": "",
 }
-FORMS = {
-    "superior": "better",
-    "noninferior": "not worse by the margin",
-    "equivalent": "equal to within the margin",
-    "different": "different",
-    "best": "no rival better by the margin",
+NO_INTERVAL = ("none", "one run", "counted")
+LOGARITHM = "log10 of "  # how the titles of metrics begin that are judged by their logarithm
+
+# How a count of claims reads, of one and of several, in the order of the page.
+VERDICTS: dict[Verdict, tuple[str, str]] = {
+    "holds": ("holds", "hold"),
+    "holds so far": ("holds so far", "hold so far"),
+    "holds on a stand-in": ("holds on a stand-in", "hold on a stand-in"),
+    "true": ("true", "true"),
+    "depends": ("depends on the data", "depend on the data"),
+    "fails": ("fails", "fail"),
+    "not seen on a stand-in": ("not seen on a stand-in", "not seen on a stand-in"),
+    "false": ("false", "false"),
+    "inconclusive": ("inconclusive", "inconclusive"),
+    "cited": ("cited", "cited"),
+    "not run": ("not run yet", "not run yet"),
+}
+SIDES: dict[Verdict, str] = {
+    "holds": "good",
+    "holds so far": "good",
+    "holds on a stand-in": "good",
+    "true": "good",
+    "fails": "bad",
+    "false": "bad",
+    "not seen on a stand-in": "open",
+    "depends": "open",
+    "inconclusive": "open",
+    "cited": "soft",
+    "not run": "not-run",
+}
+DOUBTS: dict[Doubt, str] = {
+    "stand-in": "Other data, or another model, stand in for those that the claim speaks of.",
+    "one data set for a general sentence": "The claim speaks of data in general; it was tried on one data set.",
+    "the interval reaches the margin": "The effect may be smaller than the smallest one worth knowing.",
+    "not retuned": "The settings were not tuned for each arm, so another setting may turn the result.",
+    "preliminary": "A quick run, or one with fewer than 20 seeds: the regular profile may say otherwise.",
+    "declared after looking": "The part was declared, or changed, after a first look at results.",
 }
 
 
@@ -104,25 +138,62 @@ def writer_of(part: PartFound, found: Found | None = None) -> Write:
 
 def interval(found: Found, write: Write) -> str:
     """The deciding interval, scored as the estimate: + speaks for the part."""
-    if found.interval in ("none", "one run"):
+    if found.interval in NO_INTERVAL:
         return numbers.MISSING
     if found.low is None and found.high is None and found.estimate is None and found.outcome != "inconclusive":
         return "[∞, ∞]" if found.outcome == "yes" else "[−∞, −∞]"  # an arm that failed in most seeds
     return numbers.range_of(found.low, found.high, write)
 
 
-def effect(part: PartFound) -> str:
-    """The estimate as a change of the metric: lower by 0.032 [0.030, 0.035]."""
+def effect(part: PartFound, title: str) -> str:
+    """The estimate as a change of the metric: lower by 0.032 [0.030, 0.035]. Of a logarithm it is a ratio.
+
+    Args:
+        part: what was found.
+        title: its metric's.
+    """
     if part.estimate is None:
-        return f"{numbers.counted(part.diverged, 'run')} diverged and {part.missed:,} missed the target"
+        lost = {"diverged": part.diverged, "missed the target": part.missed, "were dropped": part.dropped}
+        said = ", ".join(f"{n} {word}" for word, n in lost.items() if n)
+        return f"of {numbers.counted(part.n + part.dropped, 'pair')} {said}" if said else "nothing was measured"
     sign = -1 if part.estimate < 0 else 1
     up = (part.better == "higher") == (sign > 0)
     low, high = part.low, part.high
+    if title.startswith(LOGARITHM) and not part.against:
+        return ratio(part)
     if sign < 0:
         low, high = (None if end is None else -end for end in (high, low))
     write = writer_of(part)
-    shown = "" if part.interval in ("none", "one run") else f" {numbers.range_of(low, high, write)}"
+    shown = "" if part.interval in NO_INTERVAL else f" {numbers.range_of(low, high, write)}"
     return f"{'higher' if up else 'lower'} by {write(abs(part.estimate))}{shown}"
+
+
+def ratio(part: PartFound) -> str:
+    """What a part found of a decimal logarithm, as a ratio: 3.1× [2.8×, 3.4×]."""
+    sign = 1 if part.better == "higher" else -1
+    middle, low, high = (None if end is None else 10 ** (sign * end) for end in (part.estimate, part.low, part.high))
+    if sign < 0:
+        low, high = high, low
+    said = numbers.times(middle)
+    if part.interval in NO_INTERVAL:
+        return said
+    ends = "(0×" if low is None else f"[{numbers.times(low)}", "∞)" if high is None else f"{numbers.times(high)}]"
+    return f"{said} {ends[0]}, {ends[1]}"
+
+
+def found_on(summary: Summary | None, part: PartFound) -> str:
+    """What a study found of a part, in a few words: RMSE lower by 0.032 [0.030, 0.035].
+
+    Args:
+        summary: the study's; None of what no study found, whose metric is its own title.
+        part: what was found.
+    """
+    title = part.metric if summary is None else title_of(summary, part.metric)
+    name = title.removeprefix(LOGARITHM)
+    said = f"{name} {effect(part, title)}"
+    if part.form == "best" and (rival := worst_rival(part)):
+        said += f", against {name_of(summary, rival) if summary else rival}"
+    return said
 
 
 def arms_of(summary: Summary, part: PartFound) -> str:
@@ -147,7 +218,7 @@ def comparison(summary: Summary, part: PartFound) -> str:
     simple = set(map(abs, part.weights.values())) == {1.0} and len(ours) == 1 and len(theirs) <= 1
     means = [summary.arms[arm].metrics[part.metric].mean for arm in (*ours, *theirs) if _has(summary, arm, part)]
     if not simple or len(means) != len(ours) + len(theirs) or part.n == 0:
-        return f"{title} of {arms_of(summary, part)}, {effect(part)}"
+        return f"{title} of {arms_of(summary, part)}, {effect(part, title)}"
     bounds = (part.low, part.high) if part.estimate is not None else None
     write = numbers.writer(*means, bounds=bounds)
     said = f"{title} {write(means[0])} at {name_of(summary, ours[0])}"
@@ -156,7 +227,7 @@ def comparison(summary: Summary, part: PartFound) -> str:
         against = f", held to {numbers.setting(part.against)}" if part.against else ""
     else:
         against = f" against {numbers.setting(part.against)}"
-    return f"{said}{against}, {effect(part)}"
+    return f"{said}{against}, {effect(part, title)}"
 
 
 def _has(summary: Summary, arm: str, part: PartFound) -> bool:
@@ -199,10 +270,12 @@ def reservations(study: Study, part: PartFound) -> list[str]:
 
 
 def answer(study: Study) -> str:
-    """The answer in one sentence, from the study's first part: outcome, data, figures, interval, n, what is uncertain."""
+    """The answer in one sentence, from the first part: outcome, data, figures, interval, n, what is uncertain."""
     summary = study.summary
     if not summary.parts:
-        return f"This study describes {numbers.counted(len(summary.arms), 'arm')} on {summary.data.name}; it judges none."
+        return (
+            f"This study describes {numbers.counted(len(summary.arms), 'arm')} on {summary.data.name}; it judges none."
+        )
     part = summary.parts[0]
     where = f"{summary.data.name}{', a stand-in' if summary.protocol == 'stand-in' else ''}"
     said = capital(outcome(summary, part))

@@ -66,7 +66,7 @@ def draw(figure: Figure, runs: pd.DataFrame, baseline: str | None, label: str, d
         drawing.logarithmic(figure, "x")
         axes.xaxis.set_major_locator(LogLocator(numticks=9 if wide else 5))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.power_of_ten(round(np.log10(value)))))
-    if baseline in means:
+    if baseline is not None and baseline in means:
         axes.axvline(means[baseline], color=INK, linewidth=0.8)
     rows = runs["arm"].cat.codes
     sns.scatterplot(runs, x="value", y=rows + 0.27, s=9, color=SOFT, alpha=0.7, linewidth=0, ax=axes)

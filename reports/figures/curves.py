@@ -93,9 +93,10 @@ def draw(figure: Figure, curves: pd.DataFrame, labels: tuple[str, str], columns:
     grid = figure.subplots(-(-len(arms) // columns), columns, sharex=True, sharey=True, squeeze=False)
     by_place = curves.pivot_table("value", "x", ["arm", "curve", "seed"], dropna=False, observed=True)
     names = list(dict.fromkeys(curves["curve"]))
+    there = set(zip(curves["arm"], curves["curve"], strict=True))
     for place, (axes, arm) in enumerate(zip(grid.flat, arms, strict=False)):
         for i, name in enumerate(names):
-            if (arm, name) not in by_place.columns.droplevel("seed"):
+            if (arm, name) not in there:
                 continue
             lines = by_place[arm, name]
             look: Any = {"color": SERIES[i % len(SERIES)], "linestyle": DASHES[i % len(DASHES)]}

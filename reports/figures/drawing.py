@@ -28,7 +28,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from reports import numbers
 from reports.text import shown
 
-
 WIDE, NARROW = 720, 350  # units of the SVG; the page shows them at about one pixel each
 
 # What seaborn draws with → what the page's style sheet decides, for light pages and for dark ones.

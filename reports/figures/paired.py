@@ -72,7 +72,7 @@ def charts(study: Study) -> list[Chart]:
             "paired",
             f"Paired differences from {base}",
             "; ".join(
-                f"{name}: {write(one.difference)} {numbers.range_of(*(one.interval or (None, None)), write)}"
+                f"{name}: {write(one.difference)} {numbers.interval_of(one.interval, write)}"
                 for (name, one), write in zip(found.items(), writes, strict=True)
             ),
             caption,

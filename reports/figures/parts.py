@@ -13,6 +13,7 @@ from reports import numbers, words
 from reports.figures import drawing
 from reports.figures.drawing import FAINT, INK, SERIES, SOFT, Chart
 from reports.read import Study
+from studies.evidence.schema import Found
 
 SECTION, PLACE = "parts", 10
 LINEAR = 2.0  # margins on either side that the axis shows at one scale
@@ -22,15 +23,18 @@ MARKERS = {"yes": "o", "no": "X", "inconclusive": "D"}
 
 def charts(study: Study) -> list[Chart]:
     """One chart, where several parts or rivals have a margin and an estimate."""
-    summary, rows = study.summary, []
+    summary = study.summary
+    rows: list[tuple[str, str, float, float, float]] = []
     for part in summary.parts:
-        against = [(f"against {words.name_of(summary, one.arm)}", one) for one in part.rivals]
-        for label, found in against or [(part.says, part)]:
-            if part.margin and found.estimate is not None:
-                ends = (-np.inf if found.low is None else found.low, np.inf if found.high is None else found.high)
-                scaled = [value / part.margin for value in (found.estimate, *ends)]
+        against: list[tuple[str, Found]] = [
+            (f"against {words.name_of(summary, rival.arm)}", rival) for rival in part.rivals
+        ]
+        for label, one in against or [(part.says, part)]:
+            if part.margin and one.estimate is not None:
+                low, high = -np.inf if one.low is None else one.low, np.inf if one.high is None else one.high
                 name = f"{part.part}: {label}" if part.part else label
-                rows.append((name, found.outcome, *scaled))
+                m = part.margin
+                rows.append((name, one.outcome, one.estimate / m, low / m, high / m))
     if len(rows) < 2:
         return []
     found = pd.DataFrame(rows, columns=["part", "outcome", "estimate", "95 % from", "to"])

@@ -25,7 +25,7 @@ def charts(study: Study) -> list[Chart]:
     table = by_seed(study, summary.metric)
     if sweep is None or table.empty or table.notna().to_numpy().sum() == 0:
         return []
-    table = table[[arm for arm in sweep.values if arm in table]]
+    table = table[[arm for arm in sweep.places if arm in table]]
     mean, setting, metric = table.mean(), name_of(summary, sweep.setting), title_of(summary, summary.metric)
     better = summary.metrics[summary.metric].better
     write = numbers.writer(*mean)
@@ -37,13 +37,13 @@ def charts(study: Study) -> list[Chart]:
     else:
         best = str(known.idxmin() if better == "lower" else known.idxmax())
         extreme = "lowest" if better == "lower" else "highest"
-        title = f"{capital(metric)} is {extreme} at {setting} {at(sweep.values[best])}"
+        title = f"{capital(metric)} is {extreme} at {setting} {at(sweep.places[best])}"
         marks = {best: f"{extreme}: {write(mean[best])}"}
-        if summary.baseline in known and summary.baseline != best:
+        if summary.baseline is not None and summary.baseline in known and summary.baseline != best:
             marks[summary.baseline] = write(mean[summary.baseline])
     lines = list(dict.fromkeys(sweep.lines[arm] for arm in table))
     runs = table.melt(ignore_index=False, var_name="arm", value_name="metric").reset_index()
-    runs["value"], runs["line"] = runs["arm"].map(sweep.values), runs["arm"].map(sweep.lines)
+    runs["value"], runs["line"] = runs["arm"].map(sweep.places), runs["arm"].map(sweep.lines)
     several = len(lines) > 1
     caption = (
         "Thin lines are seeds: a seed has the same data and the same start in every arm. Thick lines are their means."
@@ -58,7 +58,7 @@ def charts(study: Study) -> list[Chart]:
         drawing.chart(
             "swept",
             title,
-            "; ".join(f"{name_of(summary, arm)}: {write(value)}" for arm, value in mean.items()),
+            "; ".join(f"{name_of(summary, arm)}: {write(mean[arm])}" for arm in table),
             caption,
             data.rename_axis("seed").reset_index().astype(object),
             lambda figure, wide: draw(figure, runs[runs["line"].isin(lines)], sweep, marks, (setting, metric), wide),
@@ -83,17 +83,18 @@ def draw(
     axes = figure.subplots()
     lines = list(dict.fromkeys(runs["line"]))
     colors = drawing.palette(lines)
-    for line, own in runs.groupby("line", sort=False):
+    for place, line in enumerate(lines):
+        own = runs[runs["line"] == line]
         thin = FAINT if len(lines) == 1 else colors[line]
         look: Any = {"x": "value", "y": "metric", "ax": axes}
         sns.lineplot(own, **look, units="seed", estimator=None, color=thin, linewidth=0.7, alpha=0.6)
-        marker = drawing.MARKERS[lines.index(line) % len(drawing.MARKERS)]
+        marker = drawing.MARKERS[place % len(drawing.MARKERS)]
         sns.lineplot(own, **look, errorbar=None, color=colors[line], linewidth=2.4, marker=marker, label=line or None)
     axes.margins(y=0.16)
-    drawing.value_axis(axes, sorted(set(sweep.values.values())))
-    ends = min(sweep.values.values()), max(sweep.values.values())
+    drawing.value_axis(axes, sorted(set(sweep.places.values())))
+    ends = min(sweep.places.values()), max(sweep.places.values())
     for place, (arm, words) in enumerate(marks.items()):
-        value, below = sweep.values[arm], place == 0
+        value, below = sweep.places[arm], place == 0
         seeds = runs.loc[runs["arm"] == arm, "metric"]
         side = {ends[0]: "left", ends[1]: "right"}.get(value, "center")  # inside the axes at both of their ends
         axes.annotate(
@@ -106,9 +107,9 @@ def draw(
             arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.8, "shrinkB": 5},
         )
     axes.set(xlabel=labels[0], ylabel=labels[1])
-    keep = numbers.settings([sweep.values[arm] for arm in marks])
+    keep = numbers.settings([sweep.places[arm] for arm in marks])
     drawing.thin_labels(figure, axes, keep)
     if len(lines) > 1:
         drawing.legend_above(figure, axes, "outside upper left", 3 if wide else 1)
-    elif axes.get_legend():
-        axes.get_legend().remove()
+    elif legend := axes.get_legend():
+        legend.remove()

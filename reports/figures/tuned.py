@@ -48,9 +48,9 @@ def charts(study: Study) -> list[Chart]:
             "tuned",
             f"{metric} over {x} and {y}",
             "; ".join(
-                f"chosen{f' for {row.panel}' if row.panel else ''}: {x} {numbers.setting(row.x)}, "
-                f"{y} {numbers.setting(row.y)}, {metric} {write(row.value)}"
-                for row in chosen.itertuples()
+                f"chosen{f' for {panel}' if panel else ''}: {x} {numbers.setting(at_x)}, "
+                f"{y} {numbers.setting(at_y)}, {metric} {write(value)}"
+                for panel, at_x, at_y, value, _ in chosen.itertuples(index=False)
             ),
             f"A dot a trial on the tuning seeds; the darker, the better: from {write(worst(trials, better))} to "
             f"{write(best(trials, better))}. A ring marks what was chosen, a cross a trial that diverged.",
@@ -80,7 +80,7 @@ def map_of(study: Study) -> Map | None:
     panels = shown_arms(summary, PANELS)
     rows = []
     for tuning in summary.tuning:
-        swept = sweep.values.get(tuning.arm) if sweep else None
+        swept = sweep.places.get(tuning.arm) if sweep else None
         by_sweep = len(tuned) == 1
         if (by_sweep and swept is None) or (not by_sweep and tuning.arm not in panels):
             continue

@@ -2,86 +2,139 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
-from markupsafe import Markup, escape
-
-from reports import numbers
-from reports.inputs import BENCHMARKS_PAGE, PEERS_PAGE, Inputs
+from reports import numbers, words
+from reports.pages import Page, slug
+from reports.read import INDEX_PAGE, Inputs
 from studies.evidence.claims import Topic, load_notes, load_slips
-from studies.evidence.schema import LedgerVerdict
-from studies.evidence.verdicts import LedgerEvidence
+from studies.evidence.ledger import Doubt, Evidence, LedgerRow, Verdict
 
-# How a count of claims reads, of one and of several, in the order of the page.
-VERDICTS: dict[LedgerVerdict, tuple[str, str]] = {
-    "holds": ("holds", "hold"),
-    "true": ("true by calculation", "true by calculation"),
-    "depends": ("depends", "depend"),
-    "fails": ("fails", "fail"),
-    "false": ("false", "false"),
-    "inconclusive": ("inconclusive", "inconclusive"),
-    "cited": ("cited", "cited"),
-    "not run": ("not run yet", "not run yet"),
+PLACE = 10
+FEW = 4  # conditions of a part that are shown at once
+
+
+class Group(NamedTuple):
+    """Claims that stand together under one heading."""
+
+    key: str
+    heading: str
+    rows: list[LedgerRow]
+
+
+HEADINGS = {
+    "measured": "Measured",
+    "calculated": "Calculated, or read in the code",
+    "cited": "Cited",
+    "not-run": "Not run yet",
 }
 
 
-def slug(words: str) -> str:
-    """Words as part of an id: Weight decay is weight-decay."""
-    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+def plan(inputs: Inputs) -> list[Page]:
+    """The index."""
+    return [Page(INDEX_PAGE, "Ledger", "ledger.html.j2", inputs.results, partial(context_of, inputs))]
 
 
-def page_of(evidence: LedgerEvidence, inputs: Inputs) -> str | None:
-    """The page that shows where a piece of evidence comes from."""
-    if evidence.source == "benchmarks" and inputs.benchmarks is not None:
-        return BENCHMARKS_PAGE
-    return next((s.page for s in inputs.studies if evidence.path == s.folder / "summary.json"), None)
+def group_of(row: LedgerRow) -> str:
+    """The heading under which a claim stands."""
+    if any(part.conditions or part.own for part in row.parts):
+        return "measured"
+    return {"not run": "not-run", "cited": "cited"}.get(row.verdict, "calculated")
+
+
+def groups(rows: list[LedgerRow]) -> list[Group]:
+    """The claims by heading, those that were measured first; no heading without a claim."""
+    found = [Group(key, heading, [row for row in rows if group_of(row) == key]) for key, heading in HEADINGS.items()]
+    return [group for group in found if group.rows]
 
 
 def answer(inputs: Inputs) -> str:
     """How far the ledger is, in one sentence."""
-    verdicts = [row.verdict for row in inputs.ledger.rows]
+    rows = inputs.ledger.rows
     counts = {word: n for word, n in count_verdicts(inputs).items() if word not in ("cited", "not run")}
     if not counts:
-        return f"None of the lesson’s {len(verdicts)} claims has been put to the test yet."
-    said = ", ".join(f"{n} {VERDICTS[word][n > 1]}" for word, n in counts.items())
-    return f"{sum(counts.values())} of the lesson’s {numbers.counted(len(verdicts), 'claim')} put to the test: {said}."
+        return f"None of the lesson’s {len(rows)} claims has been put to the test yet."
+    said = ", ".join(f"{n} {words.VERDICTS[word][n > 1]}" for word, n in counts.items())
+    return f"{sum(counts.values())} of the lesson’s {numbers.counted(len(rows), 'claim')} put to the test: {said}."
 
 
-def count_verdicts(inputs: Inputs) -> dict[LedgerVerdict, int]:
+def chance(inputs: Inputs) -> str | None:
+    """How many of the judged parts come out wrong by chance alone."""
+    ledger = inputs.ledger
+    if not ledger.judged:
+        return None
+    expected = numbers.number(ledger.expected_false, 1 if ledger.expected_false >= 0.1 else 2)
+    parts = numbers.counted(ledger.judged, "part")
+    was = "was" if ledger.judged == 1 else "were"
+    return f"{parts} of claims {was} decided by measurement; by chance alone at most {expected} of them come out wrong."
+
+
+def count_verdicts(inputs: Inputs) -> dict[Verdict, int]:
     """How many claims have each verdict that any has, in the order of the page."""
     verdicts = [row.verdict for row in inputs.ledger.rows]
-    return {word: verdicts.count(word) for word in VERDICTS if word in verdicts}
+    return {word: verdicts.count(word) for word in words.VERDICTS if word in verdicts}
 
 
-def count(inputs: Inputs, verdict: str | None = None, topic: str | None = None) -> int:
+def count(rows: list[LedgerRow], verdict: str | None = None, topic: str | None = None) -> int:
     """How many claims have a verdict and a topic; None is any."""
-    return sum(verdict in (None, row.verdict) and topic in (None, row.claim.topic) for row in inputs.ledger.rows)
+    return sum(verdict in (None, row.verdict) and topic in (None, row.claim.topic) for row in rows)
 
 
-def prose(text: str) -> Markup:
-    """Text from outside, escaped: `code` in backticks becomes code, a hyphen before a number a minus."""
-    text = re.sub(r"(?<![\w.-])-(?=\d)", "−", text)
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 escaped before
+class Found(NamedTuple):
+    """A piece of evidence in words: of which data, what was found, what of the run matters, and its page."""
+
+    title: str
+    text: str
+    outcome: str
+    about: str
+    page: str | None
 
 
-def context(inputs: Inputs, answers: Mapping[str, str], problems: Sequence[str]) -> dict[str, Any]:
-    """All that the template of the index shows: `answers` by page, and the `problems` met on the way."""
-    topics = [topic for topic in get_args(Topic) if any(row.claim.topic == topic for row in inputs.ledger.rows)]
+def found_of(inputs: Inputs, evidence: Evidence) -> Found:
+    """A piece of evidence in words."""
+    summary = inputs.ledger.summaries.get(evidence.path) if evidence.path else None
+    page = next((s.page for s in inputs.studies if evidence.path == s.folder / "summary.json"), None)
+    if summary is None and evidence.source == "benchmarks":
+        page = "benchmarks.html"
+    if summary is None:
+        said = [numbers.counted(evidence.found.n, "pair")] if evidence.found.interval != "counted" else []
+    else:
+        said = [numbers.counted(evidence.found.n, "seed"), evidence.profile]
+        said += ["tuned"] if evidence.tuned and summary.tuning else []
+    return Found(
+        evidence.title,
+        words.found_on(summary, evidence.found),
+        evidence.found.outcome,
+        ", ".join(said),
+        page,
+    )
+
+
+def context_of(inputs: Inputs) -> dict[str, Any]:
+    """All that the template of the index shows."""
+    rows = inputs.ledger.rows
+    topics = [topic for topic in get_args(Topic) if any(row.claim.topic == topic for row in rows)]
+    counts = count_verdicts(inputs)
+    doubted = {doubt for row in rows if row.certainty for doubt in row.certainty.doubts}
     return {
         "answer": answer(inputs),
+        "chance": chance(inputs),
         "inputs": inputs,
-        "rows": inputs.ledger.rows,
+        "groups": groups(rows),
         "slips": load_slips(),
+        "checked_slips": inputs.ledger.slips,
         "notes": load_notes(),
-        "counts": {word: VERDICTS[word][n > 1] for word, n in count_verdicts(inputs).items()},
+        "counts": {word: words.VERDICTS[word][n > 1] for word, n in counts.items()},
         "topics": topics,
-        "count": partial(count, inputs),
-        "problems": problems,
-        "page_of": lambda evidence: page_of(evidence, inputs),
-        "answers": answers,
-        "benchmarks_page": BENCHMARKS_PAGE,
-        "peers_page": PEERS_PAGE,
+        "count": count,
+        "rows": rows,
+        "nothing": [
+            (slug(verdict), slug(topic)) for verdict in counts for topic in topics if not count(rows, verdict, topic)
+        ],
+        "footnotes": {doubt: number for number, doubt in enumerate((d for d in get_args(Doubt) if d in doubted), 1)},
+        "any_own": any(part.own for row in rows for part in row.parts),
+        "found_of": partial(found_of, inputs),
+        "few": FEW,
+        "words": words,
     }

@@ -141,11 +141,11 @@ def sampling(results: PeerResults) -> dict[str, Any] | None:
         for peer in shown
     }
     pairs = [final[FASTAI][seed] - final[DISTINCT][seed] for seed in final[FASTAI] if seed in final.get(DISTINCT, {})]
-    n = stock.drawn.rows
+    n, trained = stock.drawn.rows, results.data.size.get("train")
     return {
         "rows": [(peer, list(final[peer.name].values())) for peer in shown],
         "version": stock.versions.get("fastai"),
-        "expected": 1 - (1 - 1 / results.data.n_train) ** n if n else None,
+        "expected": 1 - (1 - 1 / trained) ** n if n and trained else None,
         "difference": mean(pairs) if pairs else None,
         "interval": t_interval(pairs) if len(pairs) > 1 else None,
         "n": len(pairs),

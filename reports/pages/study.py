@@ -102,13 +102,6 @@ def writers(summary: Summary) -> dict[str, Write]:
     return found
 
 
-def interval_of(bounds: tuple[float, float] | None, write: Write) -> str:
-    """An interval of differences, with signs."""
-    if bounds is None:
-        return numbers.MISSING
-    return f"[{', '.join(numbers.plus(write(end), end) for end in bounds)}]"
-
-
 def measured(summary: Summary, metric: str, arm: str) -> Measured | None:
     """What is said of a further metric of an arm beside its mean: the difference from the baseline."""
     measure = summary.measures.get(metric)
@@ -201,6 +194,6 @@ def context_of(study: Study, studies: list[Study]) -> dict[str, Any]:
         "name": partial(name_of, summary),
         "title": partial(title_of, summary),
         "measured": partial(measured, summary),
-        "interval_of": interval_of,
+        "interval_of": numbers.interval_of,
         "words": words,
     }

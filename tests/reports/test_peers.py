@@ -5,9 +5,8 @@ import re
 
 import pytest
 
-from reports import peers
-from reports.inputs import gather
-from reports.pages import render
+from reports.pages import peers, render
+from reports.read import gather
 from studies.evidence.peers import Peer, PeerResults, Point, Row, epoch_time, time_to_target, write_peers
 
 
@@ -22,15 +21,8 @@ def made_up(name, fits, **more):
 
 
 def results(*them):
-    data = {
-        "name": "MovieLens 100k",
-        "checksum": "0",
-        "ratings": 10,
-        "users": 2,
-        "items": 5,
-        "n_train": 9,
-        "n_valid": 1,
-    }
+    size = {"ratings": 10, "train": 9, "valid": 1}
+    data = {"key": "movielens", "name": "MovieLens 100k", "checksum": "0", "size": size}
     machine = {"python": "3.11", "platform": "Linux", "cpu": "Xeon", "cores": 2, "versions": {}}
     fields = {"command": "", "commit": None, "dirty": False, "started": "2026-11-22", "finished": "2026-11-22"}
     return PeerResults(**fields, threads=2, machine=machine, data=data, peers=list(them))
@@ -115,7 +107,7 @@ def test_the_answer_holds_our_time_against_cornacs_and_fastais_epochs_against_ou
 def test_epochs_are_compared_with_those_of_the_same_batch_size_alone():
     fits = [[(1, 1.0, 0.89)]]
     them = [made_up("dotbias", fits), made_up("dotbias-quick", fits, settings={"bs": 256}), made_up("pytorch", fits)]
-    assert [peer.name for peer, _ in peers.context(results(*them))["epoch_times"]] == ["pytorch"]
+    assert [peer.name for peer, _ in peers.context_of(results(*them))["epoch_times"]] == ["pytorch"]
 
 
 def test_the_table_has_the_best_first_and_says_who_was_late_and_who_never_came(tmp_path):
@@ -168,7 +160,7 @@ def test_commits_are_named_in_order():
     peer = made_up("a", [[(1, 0.05, 0.89)]] * 6)
     for row, commit in zip(peer.rows, "cafedb", strict=True):
         row.commit = commit
-    assert peers.context(results(peer))["commits"] == [*"abcdef"]
+    assert peers.context_of(results(peer))["commits"] == [*"abcdef"]
 
 
 @pytest.mark.parametrize("name", ["other", "cornac", "dotbias", "fastai"])
