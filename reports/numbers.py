@@ -9,6 +9,7 @@ Interval = tuple[float | None, float | None]
 Write = Callable[[float | None], str]
 
 MISSING = "–"
+MOST = 8  # decimals
 LARGE = 1e7  # from here on three figures say what matters
 LONG = 1e15  # from here on a float does not have all digits before its point
 
@@ -36,7 +37,7 @@ def interval(bounds: tuple[float, float] | None, digits: int = 3) -> str:
 def digits_for(bounds: tuple[float, float] | None, least: int = 3) -> int:
     """Decimals enough to see an interval: the last one is at most half its width."""
     width = 0.0 if bounds is None else bounds[1] - bounds[0]
-    return max(least, min(8, math.ceil(-math.log10(width / 2)))) if 0 < width < math.inf else least
+    return max(least, min(MOST, math.ceil(-math.log10(width / 2)))) if 0 < width < math.inf else least
 
 
 def writer(*values: float | None, bounds: Interval | None = None, least: int = 3) -> Write:
@@ -61,6 +62,8 @@ def writer(*values: float | None, bounds: Interval | None = None, least: int = 3
     least = max(0, least - fewer)
     ends = (low, high) if low is not None and high is not None else None
     digits = max(digits_for(ends, least), digits_to_differ(values, least))
+    if any(0 < abs(end) < 10**-digits / 2 for end in ends or ()):
+        digits += 1  # an end beside 0 should say on which side it is
     return lambda value: number(value, digits)
 
 
@@ -94,7 +97,9 @@ def digits_to_differ(values: Iterable[float | None], least: int = 3, most: int =
 
 def setting(value: object, figures: int = 4) -> str:
     """A setting as short as it goes: 0.1, 0.004106, 1e-05, adamw."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, (int, float)):
         return str(value)
     text = f"{abs(value):,}" if isinstance(value, int) else f"{abs(value):.{figures}g}"
     return f"−{text}" if value < 0 else text

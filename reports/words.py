@@ -39,7 +39,7 @@ REFUTED = {"by more than m": "no, better by more than {m}"}
 INTERVALS: dict[IntervalKind, str] = {
     "corrected t": "for data like these",
     "t": "for these data",
-    "bootstrap t": "for these data, which are skewed",
+    "bootstrap t": "for these data, skewed",
     "median": "of the median, because runs failed",
     "counted": "none, it is a count",
     "one run": "none from one run",
@@ -104,9 +104,13 @@ def listed(words: list[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
 
 
-def margin_of(part: PartFound) -> str:
-    """The margin, as short as it goes."""
-    return numbers.setting(part.margin, 3) if part.margin is not None else numbers.MISSING
+def margin_of(part: PartFound, title: str = "") -> str:
+    """The margin, as short as it goes; of a metric whose title says that it is a logarithm, the factor."""
+    if part.margin is None:
+        return numbers.MISSING
+    if title.startswith(LOGARITHM):
+        return f"a factor of {numbers.setting(10**part.margin, 3)}"
+    return numbers.setting(part.margin, 3)
 
 
 def outcome(summary: Summary, part: PartFound, found: Found | None = None) -> str:
@@ -117,7 +121,7 @@ def outcome(summary: Summary, part: PartFound, found: Found | None = None) -> st
         words = REFUTED.get(found.reason, words)
     rival = worst_rival(part)
     return words.format(
-        m=margin_of(part),
+        m=margin_of(part, title_of(summary, part.metric)),
         n=numbers.counted(found.n, "seed"),
         rival=name_of(summary, rival) if rival else "a rival",
     )
@@ -155,30 +159,32 @@ def effect(part: PartFound, title: str) -> str:
     if part.estimate is None:
         lost = {"diverged": part.diverged, "missed the target": part.missed, "were dropped": part.dropped}
         said = ", ".join(f"{n} {word}" for word, n in lost.items() if n)
-        return f"of {numbers.counted(part.n + part.dropped, 'pair')} {said}" if said else "nothing was measured"
+        return f"of {numbers.counted(part.n + part.dropped, 'seed')} {said}" if said else "nothing was measured"
+    if title.startswith(LOGARITHM):
+        return ratio(part)
     sign = -1 if part.estimate < 0 else 1
     up = (part.better == "higher") == (sign > 0)
     low, high = part.low, part.high
-    if title.startswith(LOGARITHM) and not part.against:
-        return ratio(part)
     if sign < 0:
         low, high = (None if end is None else -end for end in (high, low))
     write = writer_of(part)
     shown = "" if part.interval in NO_INTERVAL else f" {numbers.range_of(low, high, write)}"
-    return f"{'higher' if up else 'lower'} by {write(abs(part.estimate))}{shown}"
+    than = f" than {numbers.setting(part.against)}" if part.against else ""
+    return f"{'higher' if up else 'lower'} by {write(abs(part.estimate))}{shown}{than}"
 
 
 def ratio(part: PartFound) -> str:
     """What a part found of a decimal logarithm, as a ratio: 3.1× [2.8×, 3.4×]."""
     sign = 1 if part.better == "higher" else -1
-    middle, low, high = (None if end is None else 10 ** (sign * end) for end in (part.estimate, part.low, part.high))
+    ends = (part.estimate, part.low, part.high)
+    middle, low, high = (None if end is None else 10 ** (sign * end + part.against) for end in ends)
     if sign < 0:
         low, high = high, low
     said = numbers.times(middle)
-    if part.interval in NO_INTERVAL:
-        return said
-    ends = "(0×" if low is None else f"[{numbers.times(low)}", "∞)" if high is None else f"{numbers.times(high)}]"
-    return f"{said} {ends[0]}, {ends[1]}"
+    if part.interval not in NO_INTERVAL:
+        left = "(0×" if low is None else f"[{numbers.times(low)}"
+        said += f" {left}, {'∞)' if high is None else f'{numbers.times(high)}]'}"
+    return f"{said}, held to {numbers.times(10**part.against)}" if part.against else said
 
 
 def found_on(summary: Summary | None, part: PartFound) -> str:
@@ -209,25 +215,24 @@ def arms_of(summary: Summary, part: PartFound) -> str:
 
 
 def comparison(summary: Summary, part: PartFound) -> str:
-    """The means that a part compares: RMSE 0.895 at wd=0.1 against 0.927 at wd=0.01, lower by 0.032 [0.030, 0.035]."""
+    """The means that a part compares: RMSE 0.895 for a against 0.927 for b, lower by 0.032 [0.030, 0.035]."""
     title = title_of(summary, part.metric)
     ours = [arm for arm, weight in part.weights.items() if weight > 0]
     theirs = [arm for arm, weight in part.weights.items() if weight < 0]
     if part.form == "best":
         theirs = [rival] if (rival := worst_rival(part)) else theirs
-    simple = set(map(abs, part.weights.values())) == {1.0} and len(ours) == 1 and len(theirs) <= 1
+    names = [name_of(summary, arm) for arm in (*ours, *theirs)]
     means = [summary.arms[arm].metrics[part.metric].mean for arm in (*ours, *theirs) if _has(summary, arm, part)]
-    if not simple or len(means) != len(ours) + len(theirs) or part.n == 0:
+    simple = set(map(abs, part.weights.values())) == {1.0} and len(ours) == 1 and len(theirs) <= 1
+    if not simple or len(means) != len(names) or part.n == 0:
         return f"{title} of {arms_of(summary, part)}, {effect(part, title)}"
-    bounds = (part.low, part.high) if part.estimate is not None else None
-    write = numbers.writer(*means, bounds=bounds)
-    said = f"{title} {write(means[0])} at {name_of(summary, ours[0])}"
-    if theirs:
-        said += f" against {write(means[1])} at {name_of(summary, theirs[0])}"
-        against = f", held to {numbers.setting(part.against)}" if part.against else ""
-    else:
-        against = f" against {numbers.setting(part.against)}"
-    return f"{said}{against}, {effect(part, title)}"
+    if title.startswith(LOGARITHM):
+        return f"{title.removeprefix(LOGARITHM)} {effect(part, title)} for {' over '.join(names)}"
+    write = numbers.writer(*means, bounds=(part.low, part.high) if part.estimate is not None else None)
+    said = [f"{write(mean)} for {name}" for mean, name in zip(means, names, strict=True)]
+    if not theirs:
+        said.append(numbers.setting(part.against))
+    return f"{title} {' against '.join(said)}, {effect(part, title)}"
 
 
 def _has(summary: Summary, arm: str, part: PartFound) -> bool:
@@ -257,7 +262,7 @@ def reservations(study: Study, part: PartFound) -> list[str]:
     if summary.protocol == "stand-in":
         said.append("on a stand-in")
     if part.reaches_margin:
-        said.append(f"the interval reaches the margin of {margin_of(part)}")
+        said.append(f"the interval reaches the margin of {margin_of(part, title_of(summary, part.metric))}")
     span = noise_span(study)
     judged = part.estimate is not None and part.metric == summary.metric and part.outcome != "inconclusive"
     if judged and span is not None and abs(part.estimate or 0) < span:
@@ -299,6 +304,8 @@ def limits(summary: Summary) -> list[str]:
     if summary.preliminary:
         profile += ": preliminary"
     said.append(f"{profile}.")
+    if part is not None and (expected := expectation(part)):
+        said.append(expected)
     if summary.seeds > 3 and not any(arm.diverged or arm.missed for arm in summary.arms.values()):
         said.append(f"No run failed; a failure in up to {numbers.percent(3 / summary.seeds)} of seeds could go unseen.")
     return said + list(summary.limits)
@@ -311,5 +318,5 @@ def expectation(part: PartFound) -> str | None:
         return None
     write = numbers.writer(width, part.margin)
     said = f"The regular profile’s interval will reach about {write(width)} to either side; the margin is "
-    said += write(part.margin)
+    said += margin_of(part)
     return said + (", so an effect near 0 will stay undecided." if width > part.margin else ".")

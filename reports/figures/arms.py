@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
 
 from reports import numbers
 from reports.arms import by_seed, name_of, sweep_of, title_of
@@ -64,8 +62,6 @@ def draw(figure: Figure, runs: pd.DataFrame, baseline: str | None, label: str, d
     means = runs.groupby("arm", observed=True)["value"].mean()
     if decades and runs["value"].max() >= 10 * runs["value"].min() > 0:
         drawing.logarithmic(figure, "x")
-        axes.xaxis.set_major_locator(LogLocator(numticks=9 if wide else 5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.power_of_ten(round(np.log10(value)))))
     if baseline is not None and baseline in means:
         axes.axvline(means[baseline], color=INK, linewidth=0.8)
     rows = runs["arm"].cat.codes
@@ -77,4 +73,6 @@ def draw(figure: Figure, runs: pd.DataFrame, baseline: str | None, label: str, d
     axes.set(xlabel=label, ylabel="")
     if axes.get_xscale() == "linear":
         axes.locator_params(axis="x", nbins=6 if wide else 4)
+    else:
+        drawing.decades(axes.xaxis, 9 if wide else 5)
     drawing.rows_without_axis(axes)

@@ -76,9 +76,15 @@ def of_kind(study: Study, curves: pd.DataFrame, kind: str, names: list[str]) -> 
         "Thin lines are seeds, thick ones their mean."
         + (f" {left_out} of {len(summary.arms)} arms are left out." if left_out else ""),
         data.rename_axis(index={"x": x}).reset_index(),
-        lambda figure, wide: draw(figure, curves, (x, kind), 4 if wide else 2),
-        lambda wide: 70 + 150 * -(-len(arms) // (4 if wide else 2)),
+        lambda figure, wide: draw(figure, curves, (x, kind), columns(len(arms), wide)),
+        lambda wide: 70 + 150 * -(-len(arms) // columns(len(arms), wide)),
     )
+
+
+def columns(panels: int, wide: bool) -> int:
+    """So many panels side by side that rows are filled."""
+    rows = -(-panels // (4 if wide else 2))
+    return -(-panels // rows)
 
 
 def thinned(places: pd.Series, most: int) -> np.ndarray:
@@ -87,10 +93,10 @@ def thinned(places: pd.Series, most: int) -> np.ndarray:
     return there[np.unique(np.linspace(0, len(there) - 1, min(most, len(there))).round().astype(int))]
 
 
-def draw(figure: Figure, curves: pd.DataFrame, labels: tuple[str, str], columns: int) -> None:
+def draw(figure: Figure, curves: pd.DataFrame, labels: tuple[str, str], across: int) -> None:
     """A panel an arm: `arm` (categories), `seed`, `x`, `curve`, `value`."""
     arms = curves["arm"].cat.categories
-    grid = figure.subplots(-(-len(arms) // columns), columns, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(-(-len(arms) // across), across, sharex=True, sharey=True, squeeze=False)
     by_place = curves.pivot_table("value", "x", ["arm", "curve", "seed"], dropna=False, observed=True)
     names = list(dict.fromkeys(curves["curve"]))
     there = set(zip(curves["arm"], curves["curve"], strict=True))
@@ -104,7 +110,7 @@ def draw(figure: Figure, curves: pd.DataFrame, labels: tuple[str, str], columns:
             axes.plot(np.tile(gap.index, lines.shape[1]), gap.to_numpy().ravel("F"), **look, linewidth=0.6, alpha=0.45)
             axes.plot(lines.index, lines.mean(axis=1), **look, linewidth=2.2, label=name)
         axes.set(title=drawing.wrapped(arm))
-        axes.tick_params(labelbottom=place + columns >= len(arms))
+        axes.tick_params(labelbottom=place + across >= len(arms))
     for axes in grid.flat[len(arms) :]:
         axes.set_visible(False)
     # A few runs that go astray should not flatten all others.

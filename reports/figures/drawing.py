@@ -225,6 +225,17 @@ def room_around(axes: Axes, values: pd.Series) -> None:
         axes.set_xlim(values.min() / 10, values.max() * 10.0)
 
 
+def decades(axis: Any, most: int) -> None:
+    """A logarithmic axis with a tick at powers of ten; between them too where it spans less than two."""
+    low, high = axis.get_view_interval()
+    if high < 100 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=most))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.setting(float(value))))
+    else:
+        axis.set_major_locator(LogLocator(numticks=most))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: numbers.power_of_ten(round(np.log10(value)))))
+
+
 def ratio_axis(axis: Any) -> None:
     """A logarithmic axis of ratios around 1 with few, round ticks."""
     low, high = axis.get_view_interval()

@@ -25,7 +25,8 @@ def charts(study: Study) -> list[Chart]:
     table = by_seed(study, summary.metric)
     if sweep is None or table.empty or table.notna().to_numpy().sum() == 0:
         return []
-    table = table[[arm for arm in sweep.places if arm in table]]
+    arms = [arm for arm in sweep.places if arm in table]
+    table = table[arms]
     mean, setting, metric = table.mean(), name_of(summary, sweep.setting), title_of(summary, summary.metric)
     better = summary.metrics[summary.metric].better
     write = numbers.writer(*mean)
@@ -39,9 +40,10 @@ def charts(study: Study) -> list[Chart]:
         extreme = "lowest" if better == "lower" else "highest"
         title = f"{capital(metric)} is {extreme} at {setting} {at(sweep.places[best])}"
         marks = {best: f"{extreme}: {write(mean[best])}"}
-        if summary.baseline is not None and summary.baseline in known and summary.baseline != best:
-            marks[summary.baseline] = write(mean[summary.baseline])
-    lines = list(dict.fromkeys(sweep.lines[arm] for arm in table))
+        baseline = summary.baseline
+        if baseline is not None and baseline in known and baseline != best:
+            marks[baseline] = write(mean[baseline])
+    lines = list(dict.fromkeys(sweep.lines[arm] for arm in arms))
     runs = table.melt(ignore_index=False, var_name="arm", value_name="metric").reset_index()
     runs["value"], runs["line"] = runs["arm"].map(sweep.places), runs["arm"].map(sweep.lines)
     several = len(lines) > 1
@@ -58,7 +60,7 @@ def charts(study: Study) -> list[Chart]:
         drawing.chart(
             "swept",
             title,
-            "; ".join(f"{name_of(summary, arm)}: {write(mean[arm])}" for arm in table),
+            "; ".join(f"{name_of(summary, arm)}: {write(mean[arm])}" for arm in arms),
             caption,
             data.rename_axis("seed").reset_index().astype(object),
             lambda figure, wide: draw(figure, runs[runs["line"].isin(lines)], sweep, marks, (setting, metric), wide),

@@ -14,6 +14,7 @@ from reports.arms import name_of, shown_arms, sweep_of, title_of
 from reports.figures import drawing
 from reports.figures.drawing import INK, SERIES, Chart
 from reports.read import Study
+from reports.words import capital
 
 SECTION, PLACE = "tuning", 10
 PANELS = 6
@@ -46,7 +47,7 @@ def charts(study: Study) -> list[Chart]:
     return [
         drawing.chart(
             "tuned",
-            f"{metric} over {x} and {y}",
+            f"{capital(metric)} over {x} and {y}",
             "; ".join(
                 f"chosen{f' for {panel}' if panel else ''}: {x} {numbers.setting(at_x)}, "
                 f"{y} {numbers.setting(at_y)}, {metric} {write(value)}"
@@ -54,11 +55,16 @@ def charts(study: Study) -> list[Chart]:
             ),
             f"A dot a trial on the tuning seeds; the darker, the better: from {write(worst(trials, better))} to "
             f"{write(best(trials, better))}. A ring marks what was chosen, a cross a trial that diverged.",
-            trials.rename(columns={"panel": "arm", "x": x, "y": y, "value": metric}).astype(object),
+            table(trials).rename(columns={"panel": "arm", "x": x, "y": y, "value": metric}).astype(object),
             lambda figure, wide: draw(figure, trials, (x, y), better, 3 if wide else 1),
             lambda wide: 60 + 260 * -(-trials["panel"].nunique() // (3 if wide else 1)),
         )
     ]
+
+
+def table(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials as the data of the figure; a lone panel has no name."""
+    return trials if trials["panel"].any() else trials.drop(columns="panel")
 
 
 def best(trials: pd.DataFrame, better: str) -> float:

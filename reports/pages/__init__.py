@@ -100,7 +100,7 @@ def environment() -> jinja2.Environment:
     names = ["number", "signed", "setting", "p_value", "percent", "seconds", "size", "counted"]
     names += ["figures", "figures_interval", "interval", "times", "times_interval"]
     env.filters |= {name: getattr(numbers, name) for name in names}
-    env.filters |= {"slug": slug, "prose": prose, "cell": cell, "moment": moment}
+    env.filters |= {"slug": slug, "prose": prose, "unbroken": unbroken, "cell": cell, "moment": moment}
     env.globals |= {name: Markup((TEMPLATES / file).read_text("utf-8")) for name, file in INLINED.items()}  # noqa: S704
     return env
 
@@ -121,6 +121,12 @@ def prose(text: str) -> Markup:
     """Text from outside, escaped: `code` in backticks becomes code, a hyphen before a number a minus."""
     text = re.sub(r"(?<![\w.-])-(?=\d)", "−", text)
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 escaped before
+
+
+def unbroken(text: str) -> Markup:
+    """Text from outside, escaped, whose intervals and percentages stay on one line."""
+    whole = re.sub(r"[\[(][−+\d.,∞×]+, [−+\d.,∞×]+[\])]|\d %", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+    return Markup(escape(whole))  # noqa: S704 escaped here
 
 
 def moment(text: str) -> str:

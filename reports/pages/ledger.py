@@ -26,7 +26,7 @@ class Group(NamedTuple):
 HEADINGS = {
     "measured": "Measured",
     "calculated": "Calculated, or read in the code",
-    "cited": "Cited",
+    "cited": "Cited, not tested here",
     "not-run": "Not run yet",
 }
 
@@ -40,7 +40,9 @@ def group_of(row: LedgerRow) -> str:
     """The heading under which a claim stands."""
     if any(part.conditions or part.own for part in row.parts):
         return "measured"
-    return {"not run": "not-run", "cited": "cited"}.get(row.verdict, "calculated")
+    if any(part.exact for part in row.parts):
+        return "calculated"
+    return "not-run" if row.verdict == "not run" else "cited"
 
 
 def groups(rows: list[LedgerRow]) -> list[Group]:
@@ -52,11 +54,12 @@ def groups(rows: list[LedgerRow]) -> list[Group]:
 def answer(inputs: Inputs) -> str:
     """How far the ledger is, in one sentence."""
     rows = inputs.ledger.rows
-    counts = {word: n for word, n in count_verdicts(inputs).items() if word not in ("cited", "not run")}
-    if not counts:
+    tested = [row for row in rows if group_of(row) in ("measured", "calculated")]
+    if not tested:
         return f"None of the lesson’s {len(rows)} claims has been put to the test yet."
-    said = ", ".join(f"{n} {words.VERDICTS[word][n > 1]}" for word, n in counts.items())
-    return f"{sum(counts.values())} of the lesson’s {numbers.counted(len(rows), 'claim')} put to the test: {said}."
+    counts = {word: count(tested, word) for word in words.VERDICTS}
+    said = ", ".join(f"{n} {words.VERDICTS[word][n > 1]}" for word, n in counts.items() if n)
+    return f"{len(tested)} of the lesson’s {numbers.counted(len(rows), 'claim')} put to the test: {said}."
 
 
 def chance(inputs: Inputs) -> str | None:

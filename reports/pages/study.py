@@ -59,6 +59,12 @@ class PartRow(NamedTuple):
         return words.interval(self.found, self.write)
 
     @property
+    def expected(self) -> str:
+        """How far the regular profile's interval will reach, after a quick run."""
+        width = None if self.rival else self.part.expected_half_width
+        return "" if width is None else f"± {numbers.writer(width, self.part.margin)(width)}"
+
+    @property
     def lost(self) -> str:
         """How many runs failed: 2 diverged, 1 missed."""
         counts = {"diverged": self.found.diverged, "missed": self.found.missed, "dropped": self.found.dropped}
@@ -182,7 +188,6 @@ def context_of(study: Study, studies: list[Study]) -> dict[str, Any]:
         "writers": writers(summary),
         "further": list(summary.metrics)[1:],
         "differing": differing(summary),
-        "expectations": list(filter(None, map(words.expectation, summary.parts))),
         "noise_span": words.noise_span(study),
         "spread": words.spread(summary.noise_floor),
         "missing_runs": missing_runs(study),

@@ -87,7 +87,8 @@ def made_up(
                 for name, value in curve(arm, epoch / epochs).items():
                     rows.append(common | {"x": float(epoch), "curve": name, "value": value + split[seed]})
     frame = pd.DataFrame(runs).astype({f"metric.{name}": float for name in metrics})
-    curves = pd.DataFrame(rows, columns=["key", "arm", "kind", "seed", "x", "curve", "value"])
+    types = {"key": str, "arm": str, "kind": str, "seed": int, "x": float, "curve": str, "value": float}
+    curves = pd.DataFrame(rows, columns=list(types)).astype(types)
     run = frame[frame["kind"] == "run"]
 
     def by_arm(metric: str, kind: str = "run") -> dict[str, dict[int, float | None]]:
@@ -243,8 +244,8 @@ def sweep(seeds: int = 10, values: Mapping[float, float] = BEST, **changes: Any)
     parts = [beats("48", "wd=0.1", "wd=0.01", "Decay 0.1 is better than fastai’s default of 0.01.")]
     if 1.0 in values:
         parts += [
-            beats("47a", "wd=0.1", "wd=0", "Without decay it is worse."),
-            beats("47b", "wd=0.1", "wd=1", "With too much decay it is worse."),
+            beats("47c", "wd=0.1", "wd=0", "Without decay it is worse."),
+            beats("47a", "wd=0.1", "wd=1", "With too much decay it is worse."),
         ]
     more = {"again": True, "curve": _losses, "regular": 20 if seeds < 20 else None}
     names = {
@@ -282,7 +283,7 @@ def factorial(**changes: Any) -> MadeUp:
         differs("", "momentum", "rmsprop", "Momentum and RMSprop differ."),
         not_worse("", "sgd", "adam", "Plain SGD is not worse than Adam."),
         exceeds("", "sgd", 0.9, "Plain SGD is better than 0.9."),
-        Part("77", "Adam needs a tenth of SGD’s steps.", {"adam": 1, "sgd": -1}, "superior", "steps", -1.0),
+        Part("77a", "Adam needs a tenth of SGD’s steps.", {"adam": 1, "sgd": -1}, "superior", "steps", -1.0),
         Part(
             "",
             "The gain of Adam over RMSprop is as large as that of momentum over SGD.",
@@ -307,7 +308,7 @@ def timed(**changes: Any) -> MadeUp:
     arms = {"fused": {"fused": True}, "plain": {"fused": False}}
     means = {"ratio": {"fused": -0.31, "plain": 0.001}}
     metrics = {"ratio": Metric("log10 of time over the plain step’s", "lower", 0.02, resplit=False)}
-    parts = [exceeds("15", "fused", 0.0, "The fused step is faster.")]
+    parts = [exceeds("15a", "fused", 0.0, "The fused step is faster.")]
     more = {
         "study": "step_time",
         "title": "Time of a step",
@@ -382,7 +383,7 @@ def made_up_exact() -> dict[str, Any]:
     """An `exact.json` of three checks: a true one, a false one that was expected, and a slip's."""
     checks = [
         {
-            "part": "25",
+            "part": "25a",
             "holds": True,
             "expected": True,
             "figure": "the two are equal to the bit",
