@@ -18,6 +18,7 @@ from studies.evidence.ledger import Ledger, read_ledger
 from studies.evidence.schema import CURVES, RUNS, ResultsError, Summary, read_bytes
 
 INDEX_PAGE = "index.html"
+PAGES = Path(__file__).parent / "pages"  # whose files name the other pages
 LONGEST_NAME = 60  # of a page: with four bytes a character it still is a file's name
 LARGEST = 1e100  # that is drawn: the square of what is larger may overflow, and no float32 is
 
@@ -76,7 +77,7 @@ def gather(results: Path) -> Inputs:
     """
     ledger = read_ledger(results)
     inputs = Inputs(results, ledger, [], list(ledger.problems))
-    taken = {INDEX_PAGE}
+    taken = {INDEX_PAGE, *(f"{file.stem}.html" for file in PAGES.glob("*.py"))}
     for path, summary in ledger.summaries.items():
         study = read_study(path, summary, page_name(path.parent, results, taken))
         taken.add(study.page.casefold())

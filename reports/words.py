@@ -8,7 +8,7 @@ from reports import numbers
 from reports.arms import name_of, noise_pairs, title_of
 from reports.numbers import Write
 from reports.read import Study
-from studies.evidence.ledger import Doubt, Verdict
+from studies.evidence.ledger import Doubt, LedgerRow, PartRow, Verdict
 from studies.evidence.schema import Found, IntervalKind, NoiseFloor, PartFound, Reason, Summary
 
 # {m} is the margin in the metric's unit, {n} the seeds, {rival} the arm that is better.
@@ -57,6 +57,7 @@ METHODS: dict[IntervalKind, str] = {
 NO_INTERVAL = ("none", "one run", "counted")
 LOGARITHM = "log10 of "  # how the titles of metrics begin that are judged by their logarithm
 
+FEW = 4  # conditions that a verdict names
 # How a count of claims reads, of one and of several, in the order of the page.
 VERDICTS: dict[Verdict, tuple[str, str]] = {
     "holds": ("holds", "hold"),
@@ -92,6 +93,16 @@ DOUBTS: dict[Doubt, str] = {
     "preliminary": "A quick run, or one with fewer than 20 seeds: the regular profile may say otherwise.",
     "declared after looking": "The part was declared, or changed, after a first look at results.",
 }
+
+
+def verdict(row: LedgerRow | PartRow) -> str:
+    """The verdict on a claim or a part; what depends on many conditions counts them, where the ledger names all."""
+    parts = row.parts if isinstance(row, LedgerRow) else (row,)
+    many = [part for part in parts if part.verdict == row.verdict == "depends" and len(part.conditions) > FEW]
+    if not many:
+        return row.words
+    yes = sum(condition.outcome == "yes" for condition in many[0].conditions)
+    return row.words.replace(many[0].words, f"depends on the data: yes on {yes} of {len(many[0].conditions)}")
 
 
 def capital(text: str) -> str:
@@ -266,7 +277,7 @@ def reservations(study: Study, part: PartFound) -> list[str]:
     span = noise_span(study)
     judged = part.estimate is not None and part.metric == summary.metric and part.outcome != "inconclusive"
     if judged and span is not None and abs(part.estimate or 0) < span:
-        said.append(f"two runs of one arm differ by up to {numbers.writer(part.estimate, span)(span)}")
+        said.append(f"two runs of one arm differ by up to {writer_of(part)(span)}")
     if part.changed:
         said.append("declared after a first look")
     if summary.looks > 1:

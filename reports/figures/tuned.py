@@ -53,8 +53,9 @@ def charts(study: Study) -> list[Chart]:
                 f"{y} {numbers.setting(at_y)}, {metric} {write(value)}"
                 for panel, at_x, at_y, value, _ in chosen.itertuples(index=False)
             ),
-            f"A dot a trial on the tuning seeds; the darker, the better: from {write(worst(trials, better))} to "
-            f"{write(best(trials, better))}. A ring marks what was chosen, a cross a trial that diverged.",
+            "A dot a trial on the tuning seeds; the stronger its color, the better: from "
+            f"{write(worst(trials, better))} to {write(best(trials, better))}. A ring marks what was chosen, a cross "
+            "a trial that diverged.",
             table(trials).rename(columns={"panel": "arm", "x": x, "y": y, "value": metric}).astype(object),
             lambda figure, wide: draw(figure, trials, (x, y), better, 3 if wide else 1),
             lambda wide: 60 + 260 * -(-trials["panel"].nunique() // (3 if wide else 1)),

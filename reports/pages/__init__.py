@@ -1,6 +1,7 @@
 """From inputs to HTML: a file for each type of page, and in the place of a page that cannot be drawn a word why.
 
-A module here has a `PLACE` among the others and `plan(inputs)`, which returns the pages that it draws.
+A module here has a `PLACE` among the others and `plan(inputs)`, which returns the pages that it draws. The file of its
+one page has the module's name, which no study's page can take.
 """
 
 from __future__ import annotations

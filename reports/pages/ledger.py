@@ -12,7 +12,6 @@ from studies.evidence.claims import Topic, load_notes, load_slips
 from studies.evidence.ledger import Doubt, Evidence, LedgerRow, Verdict
 
 PLACE = 10
-FEW = 4  # conditions of a part that are shown at once
 
 
 class Group(NamedTuple):
@@ -138,6 +137,5 @@ def context_of(inputs: Inputs) -> dict[str, Any]:
         "footnotes": {doubt: number for number, doubt in enumerate((d for d in get_args(Doubt) if d in doubted), 1)},
         "any_own": any(part.own for row in rows for part in row.parts),
         "found_of": partial(found_of, inputs),
-        "few": FEW,
         "words": words,
     }

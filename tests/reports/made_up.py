@@ -386,7 +386,7 @@ def made_up_exact() -> dict[str, Any]:
             "part": "25a",
             "holds": True,
             "expected": True,
-            "figure": "the two are equal to the bit",
+            "figure": "equal to the bit",
             "check": "lookup.same",
         },
         {"part": "79b", "holds": False, "expected": False, "figure": "2.303 is no 1", "check": "loss.natural"},

@@ -9,6 +9,8 @@ from reports.pages import peers, render
 from reports.read import gather
 from studies.evidence.peers import Peer, PeerResults, Point, Row, epoch_time, time_to_target, write_peers
 
+pytestmark = pytest.mark.usefixtures("no_drawing")
+
 
 def made_up(name, fits, **more):
     """A peer whose seeds have these (epochs, seconds, rmse)."""
@@ -130,7 +132,7 @@ def test_the_page_says_who_failed_and_escapes_what_comes_from_outside(tmp_path):
     write_peers(results(quick, CORNAC, failed), tmp_path / "peers.json")
     pages = render(gather(tmp_path)).html
     page = pages["peers.html"]
-    assert "To an RMSE of 0.896 dotbias takes 1.00× [1.00×, 1.00×] the time of cornac’s 20 epochs" in page
+    assert "To an RMSE of 0.896 dotbias takes 1.00× [1.00×,\xa01.00×] the time of cornac’s 20 epochs" in page
     assert "&lt;b&gt;bad&lt;/b&gt;: no &lt;script&gt;" in page
     assert "<b>bad" not in page
     assert 'href="peers.html"' in pages["index.html"]
@@ -180,6 +182,6 @@ def test_fastai_shows_what_it_draws(tmp_path):
 
 def test_a_file_that_is_no_such_result_is_a_problem_not_a_failure(tmp_path):
     (tmp_path / "peers.json").write_text("{}")
-    inputs = gather(tmp_path)
-    assert "peers.json: no comparison" in inputs.problems[0]
-    assert "peers.html" not in render(inputs).html
+    pages = render(gather(tmp_path))
+    assert "peers.json: no comparison" in pages.problems[0]
+    assert "peers.html" not in pages.html
