@@ -1,7 +1,8 @@
 """`python -m studies.calibration`: how often the rules that judge studies are wrong, on simulated studies.
 
 A study's numbers are drawn with a known mean, where a form's "yes" or "no" is only just false: at 0 and at the margin.
-Every shape is drawn as it is and mirrored. All cells stand in the file, the bad ones too.
+Every shape is drawn as it is and mirrored. All cells stand in the file, the bad ones too. 20,000 studies take some
+minutes.
 """
 
 from __future__ import annotations
@@ -186,7 +187,10 @@ def _outcomes(form: Form, low: Floats, high: Floats, by: bool) -> Any:
 
 
 def broken(cells: list[Cell], studies: int) -> list[Cell]:
-    """The cells of shapes that have a bar, and are above it by more than chance explains."""
+    """The cells of shapes that have a bar, and are above it by more than chance explains.
+
+    Rivals' differences that are skewed and independent have none: no two rivals of one arm are so. They are shown.
+    """
     chance = 4 * math.sqrt(BAR * (1 - BAR) / studies)
     barred = [cell for cell in cells if cell.shape in BARRED and cell.form != "best, by differences"]
     return [cell for cell in barred if max(cell.false_yes, cell.false_no) > BAR + chance]

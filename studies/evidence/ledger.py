@@ -417,7 +417,7 @@ def over_parts(core: Sequence[PartRow]) -> tuple[Verdict, str]:
         return "depends", next(row.words for row in core if row.verdict == "depends")
     if "not seen on a stand-in" in found:
         return "not seen on a stand-in", "not seen on a stand-in"
-    if found == {"not run"}:
+    if "not run" in found and found <= {"not run", "cited"}:
         return "not run", "not run"
     if open_parts:
         many = f", {len(open_parts)} of {len(core)} parts open" if len(core) > 1 else ""

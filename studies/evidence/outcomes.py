@@ -95,13 +95,15 @@ def judge_part(
             overlap.
         diverged: by arm, the seeds whose run diverged; the others without a value missed their target.
         regular: seeds of the regular profile, after a quick one: the half-width to expect of it is given.
+
+    Raises:
+        ValueError: `overlap` names none of the part's arms: without it the interval would be too narrow.
     """
     name = metric_of(part, metrics)
     metric = metrics[name]
     of_metric = values.get(name, {})
     margin = _margin(part, metric, of_metric)
-    ratio = max((overlap[arm] for arm in part.weights if arm in overlap), default=None) if overlap else None
-    ratio = ratio if metric.resplit else None
+    ratio = _ratio(part, overlap) if metric.resplit and overlap is not None else None
     pairs = _pairs(part)
     numbers, found = [], []
     for weights in pairs.values():
@@ -400,6 +402,16 @@ def _pairs(part: Part) -> dict[str, Mapping[str, float]]:
         return {"": part.weights}
     (arm,) = (arm for arm, weight in part.weights.items() if weight > 0)
     return {rival: {arm: 1.0, rival: -1.0} for rival in part.weights if rival != arm}
+
+
+def _ratio(part: Part, overlap: Mapping[str, float]) -> float:
+    """The largest n_valid/n_train of the part's arms."""
+    known = [overlap[arm] for arm in part.weights if arm in overlap]
+    if not known:
+        raise ValueError(
+            f"part {part.id or repr(part.says)}: n_valid/n_train of {', '.join(part.weights)} is not given"
+        )
+    return max(known)
 
 
 def _margin(part: Part, metric: Metric, values: Mapping[str, Mapping[int, float | None]]) -> float:

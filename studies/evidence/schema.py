@@ -91,7 +91,7 @@ def require_inside(what: str, estimate: float | None, *intervals: tuple[float, f
         ValueError: it is outside one of `intervals`.
     """
     for low, high in filter(None, intervals):
-        rounding = 1e-9 * max(abs(low), abs(high))
+        rounding = 1e-9 * max(abs(end) for end in (low, high, 0.0) if math.isfinite(end))
         if estimate is not None and not low - rounding <= estimate <= high + rounding:
             raise ValueError(f"the {what} {estimate:g} lies outside its interval [{low:g}, {high:g}]")
 
@@ -278,7 +278,7 @@ class PartFound(Found):
     @property
     def reaches_margin(self) -> bool:
         """Whether it holds, and yet the interval leaves open that the effect is less than the margin."""
-        return self.outcome == "yes" and self.reason == "by more than 0"
+        return self.reason in ("by more than 0", "differs")
 
 
 class NoiseFloor(Record):

@@ -281,9 +281,8 @@ def bootstrap_t_intervals(d: Floats, level: float) -> tuple[Floats, Floats]:
     z = (d - mean) / sd
     counts = _resamples(n)
     means = z @ counts / n
-    variances = np.maximum(z**2 @ counts / n - means**2, 0) * n / (n - 1)
-    with np.errstate(divide="ignore"):  # a resample of equal numbers lies infinitely far out
-        t = np.where(variances > 1e-12, means * np.sqrt(n / np.maximum(variances, 1e-12)), np.copysign(np.inf, means))
+    variances = (np.square(z) @ counts / n - means**2) * (n / (n - 1))
+    t = means * np.sqrt(n / np.maximum(variances, 1e-12))  # resamples of equal numbers lie as far out as need be
     rank = math.floor((1 - level) / 2 * (RESAMPLES + 1))
     if rank == 0:
         return np.full(d.shape[:-1], -np.inf), np.full(d.shape[:-1], np.inf)

@@ -135,7 +135,7 @@ class TestStrength:
             ({"profile": "regular"}, {"profile": "full"}),
             ({"profile": "full", "tuned": False}, {"profile": "quick", "tuned": True}),
             ({"n": 20}, {"n": 30}),
-            ({"profile": "custom", "n": 400}, {"profile": "quick", "n": 10}),
+            ({"profile": "custom", "n": 400}, {"profile": "quick", "n": 10, "tuned": False}),
             ({"profile": "full", "n": 5, "reason": "too few seeds"}, {"profile": "quick", "n": 10}),
         ],
         ids=str,
@@ -209,7 +209,10 @@ class TestOverParts:
         ).words == ("false")
         ours = part("1", kind="by construction", source="s")
         assert row(ours, exact=[check("1")]).words == "true by construction"
+        cited = part("1a", kind="cited", source="s")
         assert row(part("1", kind="cited", source="s")).words == "cited"
+        assert row(cited, part("1b")).words == "not run"
+        assert row(cited, part("1b"), evidence=[evidence("yes", "1b")]).words == "holds"
         assert row(
             part("1a", kind="exact"), part("1b"), evidence=[evidence("yes", "1b")], exact=[check("1a")]
         ).verdict == ("holds")
@@ -312,7 +315,7 @@ class TestReadLedger:
         self.leave_exact(tmp_path, checks)
         read = read_ledger(tmp_path)
         assert read.rows[50].words.startswith("open as stated; true that for plain SGD")
-        assert read.rows[78].words == "false as stated; true that in decimal logarithms the five are right."
+        assert read.rows[78].words == "false as stated; true that the five are right in decimal logarithms."
         assert read.slips[15].figure == "1e-9"
         assert read.problems == []
 

@@ -15,6 +15,7 @@ from studies.evidence.outcomes import (
     expected_half_width,
     judge,
     judge_part,
+    judge_ratio,
     numbers_of,
 )
 from studies.evidence.parts import Metric, Part, beats, best, differs, effect, equals, exceeds, not_worse
@@ -108,6 +109,10 @@ class TestTheInterval:
         found = judged(beats("1", "a", "b"), overlap={"a": 0.1, "b": 0.25, "z": 9.0}, a=BASE + NOISE, b=BASE)
         assert (found.low, found.high) == pytest.approx(corrected_interval(-NOISE, 0.25))
         assert found.interval == "corrected t"
+
+    def test_without_the_ratio_of_any_of_its_arms_it_is_refused_rather_than_too_narrow(self):
+        with pytest.raises(ValueError, match="part 1: n_valid/n_train of a, b is not given"):
+            judged(beats("1", "a", "b"), overlap={}, a=BASE, b=BASE)
 
     def test_where_they_do_not_it_is_the_t_interval(self):
         d = np.linspace(-1, 1, 20)
@@ -263,7 +268,7 @@ def outcome(form, d, margin, overlap=None, by=False):
 
 
 class TestProperties:
-    @settings(deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(numbers, numbers, st.sampled_from([beats, not_worse, equals, differs]), overlaps)
     def test_a_part_is_judged_alike_alone_and_beside_idle_arms(self, d, idle, make, ratio):
         part, seeds = make("48", "a", "b"), np.zeros(len(d))
@@ -271,7 +276,7 @@ class TestProperties:
         alone = judged(part, overlap=overlap, a=d, b=seeds)
         assert judged(part, overlap=overlap, a=d, x=idle, y=idle[::-1], b=seeds, z=[None]) == alone
 
-    @settings(deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(numbers, st.integers(0, 300).map(lambda c: c / 64), st.integers(1, 200).map(lambda m: m / 64), overlaps)
     def test_what_is_better_for_every_seed_never_lowers_superior_or_noninferior(self, d, c, margin, overlap):
         for form in ("superior", "noninferior"):
@@ -279,7 +284,7 @@ class TestProperties:
                 before, after = (outcome(form, x, margin, overlap, by) for x in (d, d + c + 1e-9))
                 assert RANK[after] >= RANK[before]
 
-    @settings(deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(numbers, st.integers(1, 200).map(lambda m: m / 64), overlaps)
     @example(np.zeros(8), 0.1, None)
     def test_superior_is_never_inferior(self, d, margin, overlap):
@@ -289,13 +294,13 @@ class TestProperties:
             assert outcome("noninferior", d, margin, overlap) == "yes"
             assert outcome("superior", d, margin, overlap, by=True) == "no"
 
-    @settings(deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(numbers, st.integers(1, 200).map(lambda m: m / 64), overlaps)
     def test_the_other_side_of_equivalent_and_different_is_the_same(self, d, margin, overlap):
         for form in ("equivalent", "different"):
             assert outcome(form, d, margin, overlap) == outcome(form, -d, margin, overlap)
 
-    @settings(deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(st.lists(st.sampled_from([None, 0.5, 0.6, 0.7]), min_size=8, max_size=24))
     def test_whatever_fails_the_summary_takes_the_finding(self, values):
         for part in (beats("1", "a", "b"), equals("1", "a", "b"), exceeds("1", "a", 0.6), best("1", "a", "b")):
@@ -315,3 +320,23 @@ def test_the_declaration_travels_with_the_finding():
     )
     assert not found.changed
     assert len(found.declared) == 16
+
+
+class TestRatios:
+    def ratio(self, *ratio, missed=0):
+        return judge_ratio("77a", "faster", "log10 of steps", ("slow", "fast"), ratio, 20, margin=1.1, missed=missed)
+
+    def test_a_ratio_is_held_as_its_logarithm(self):
+        ten = self.ratio(10.0, 8.0, 12.0)
+        assert (ten.estimate, ten.outcome, ten.reason) == (1, "yes", "by more than m")
+        assert self.ratio(1.0, 0.99, 1.01).outcome == "no"
+        assert self.ratio(1.05, 0.99, 1.2).outcome == "inconclusive"
+
+    def test_an_end_that_is_not_bounded_and_one_that_is_infinite_differ(self):
+        assert self.ratio(2.0, None, 3.0).outcome == "inconclusive"
+        always = self.ratio(math.inf, math.inf, math.inf, missed=20)
+        assert (always.outcome, always.estimate, always.low, always.missed) == ("yes", None, None, 20)
+        assert self.ratio(0.0, 0.0, 0.0).outcome == "no"
+
+    def test_what_is_counted_has_no_width(self):
+        assert self.ratio(2.0, 2.0, 2.0).interval == "counted"

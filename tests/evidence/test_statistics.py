@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from studies.evidence.statistics import (
+    bootstrap_t_intervals,
     corrected_interval,
+    describe,
     expected_best_of_k,
     holm,
-    judge,
+    median_intervals,
     noise_floor,
     probability_of_improvement,
     sign_flip_interval,
@@ -53,17 +55,49 @@ class TestIntervals:
 
     def test_the_corrected_interval_is_wider_by_nadeau_and_bengios_factor(self, rng):
         d = rng.normal(0, 1, 20)
-        plain, corrected = np.ptp(t_interval(d)), np.ptp(corrected_interval(d, n_train=90, n_valid=10))
+        plain, corrected = np.ptp(t_interval(d)), np.ptp(corrected_interval(d, 10 / 90))
         assert corrected / plain == pytest.approx(math.sqrt((1 / 20 + 1 / 9) / (1 / 20)))
-        assert np.mean(corrected_interval(d, 90, 10)) == pytest.approx(d.mean())
+        assert np.mean(corrected_interval(d, 10 / 90)) == pytest.approx(d.mean())
 
-    def test_a_split_without_training_rows_is_refused(self):
-        with pytest.raises(ValueError, match="n_train=0"):
-            corrected_interval([1.0, 2.0], n_train=0, n_valid=5)
+    @pytest.mark.parametrize("overlap", [0, -1, math.inf, math.nan])
+    def test_a_split_without_rows_on_both_sides_is_refused(self, overlap):
+        with pytest.raises(ValueError, match="rows on both sides"):
+            corrected_interval([1.0, 2.0], overlap)
+
+    def test_the_medians_interval_ends_at_order_statistics(self):
+        d = np.arange(1.0, 21)
+        assert median_intervals(d) == (6, 15)  # P(at most 5 of 20 heads) = .0207
+        assert median_intervals(np.append(np.full(5, -np.inf), d[5:])) == (6, 15)
+        assert median_intervals(np.append(np.full(6, -np.inf), d[6:]))[0] == -np.inf
+        assert median_intervals(d[:5]) == (-np.inf, np.inf)
+
+    @pytest.mark.parametrize("n", [6, 8, 10, 13, 20, 40])
+    def test_the_medians_interval_covers_as_binomial_tables_say(self, n):
+        low, _ = median_intervals(np.arange(1.0, n + 1))
+        assert stats.binom.cdf(low - 1, n, 0.5) <= 0.025 < stats.binom.cdf(low, n, 0.5)
+
+    def test_bootstrap_t_intervals_lean_towards_the_long_tail_and_move_with_their_numbers(self):
+        d = stats.expon.ppf((np.arange(12) + 0.5) / 12) * np.array([[1.0], [0.01]])
+        low, high = bootstrap_t_intervals(d, 0.95)
+        assert np.all(high - d.mean(1) > d.mean(1) - low)
+        moved = bootstrap_t_intervals(5 - 2 * d, 0.95)
+        assert moved[0] == pytest.approx(5 - 2 * high)
+        assert moved[1] == pytest.approx(5 - 2 * low)
+
+    def test_bootstrap_t_intervals_are_near_t_intervals_where_numbers_are_normal(self):
+        d = stats.norm.ppf((np.arange(60) + 0.5) / 60)
+        low, high = bootstrap_t_intervals(d[None], 0.95)
+        assert (low[0], high[0]) == pytest.approx(t_interval(d), abs=0.03)
+
+    @pytest.mark.filterwarnings("error")
+    def test_a_level_beyond_the_resamples_is_not_bounded(self):
+        _, high = bootstrap_t_intervals(np.array([[0.0, 0, 0, 0, 0, 0, 0, 1]]), 0.95)
+        assert high[0] > 1e4  # many resamples draw only zeros
+        assert bootstrap_t_intervals(np.arange(8.0)[None], 0.9999) == (-np.inf, np.inf)
 
     @pytest.mark.parametrize("d", [[], [0.5]])
     def test_without_two_pairs_nothing_is_bounded(self, d):
-        for interval in (t_interval(d), corrected_interval(d, 9, 1), sign_flip_interval(d)):
+        for interval in (t_interval(d), corrected_interval(d, 1 / 9), sign_flip_interval(d)):
             assert interval == (-math.inf, math.inf)
 
 
@@ -124,25 +158,25 @@ class TestSummaries:
 
     def test_a_tie_is_half_an_improvement(self):
         d = [-1.0, -math.inf, 0.0, 2.0]
-        assert probability_of_improvement(d, "minimize") == 2.5 / 4
-        assert probability_of_improvement(d, "maximize") == 1.5 / 4
-        assert probability_of_improvement([], "minimize") == 0.5
+        assert probability_of_improvement(d, "lower") == 2.5 / 4
+        assert probability_of_improvement(d, "higher") == 1.5 / 4
+        assert probability_of_improvement([], "lower") == 0.5
 
-    @pytest.mark.parametrize(("direction", "best"), [("minimize", min), ("maximize", max)])
-    def test_best_of_k_is_the_mean_over_all_subsets(self, direction, best, rng):
+    @pytest.mark.parametrize(("better", "best"), [("lower", min), ("higher", max)])
+    def test_best_of_k_is_the_mean_over_all_subsets(self, better, best, rng):
         values = rng.normal(0, 1, 7).round(1)
         expected = [np.mean([best(s) for s in combinations(values, k)]) for k in range(1, 8)]
-        assert expected_best_of_k(values, direction) == pytest.approx(expected)
+        assert expected_best_of_k(values, better) == pytest.approx(expected)
 
     def test_best_of_k_survives_thousands_of_trials(self):
-        curve = expected_best_of_k(np.arange(1500.0), "minimize")
+        curve = expected_best_of_k(np.arange(1500.0), "lower")
         assert curve[0] == pytest.approx(749.5)
         assert curve[-1] == 0
         assert np.all(np.diff(curve) < 0)
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_a_diverged_run_is_refused_where_only_finite_values_make_sense(self, bad):
-        for figure in (t_interval, sign_flip_p, sign_flip_interval, lambda d: expected_best_of_k(d, "minimize")):
+        for figure in (t_interval, sign_flip_p, sign_flip_interval, lambda d: expected_best_of_k(d, "lower")):
             with pytest.raises(ValueError, match="finite values only"):
                 figure([0.9, bad])
 
@@ -158,18 +192,11 @@ class TestSummaries:
         assert noise_floor("base", {0: 1.0, 1: None}, {0: 1.1, 1: 1.0}) is None
 
 
-def judged(baseline, *arms, direction="minimize", smallest_effect=0.01):
+def described(baseline, *arms, better="lower", overlap=1 / 9):
     """Contrasts of arms given as lists of values, seeds 0, 1, 2, …"""
     values = {name: dict(enumerate(v)) for name, v in zip("abcdef", (baseline, *arms), strict=False)}
-    return judge(
-        values,
-        baseline="a",
-        metric="rmse",
-        direction=direction,
-        smallest_effect=smallest_effect,
-        n_train=90,
-        n_valid=10,
-    )
+    ratios = dict.fromkeys(values, overlap) if overlap else None
+    return describe(values, baseline="a", metric="rmse", better=better, overlap=ratios)
 
 
 BASE = np.linspace(0.88, 0.92, 20)
@@ -184,161 +211,113 @@ def _cheap_garbage_collection():
     gc.unfreeze()
 
 
-class TestJudge:
-    def test_a_lower_error_is_better_and_a_lower_accuracy_worse(self):
-        (error,) = judged(BASE, BASE - 0.05 + NOISE)
-        (accuracy,) = judged(BASE, BASE - 0.05 + NOISE, direction="maximize")
-        assert (error.verdict, error.probability_of_improvement) == ("better", 1)
-        assert (accuracy.verdict, accuracy.probability_of_improvement) == ("worse", 0)
-        assert judged(BASE, BASE + 0.05 + NOISE)[0].verdict == "worse"
+class TestDescribe:
+    def test_a_lower_error_and_a_higher_accuracy_improve(self):
+        (error,) = described(BASE, BASE - 0.05 + NOISE)
+        (accuracy,) = described(BASE, BASE - 0.05 + NOISE, better="higher")
+        (norm,) = described(BASE, BASE - 0.05 + NOISE, better=None)
+        improved = [c.probability_of_improvement for c in (error, accuracy, norm)]
+        assert improved == [1, 0, None]
+        assert error.p == accuracy.p == norm.p
 
     def test_the_figures_are_those_of_the_paired_differences(self, rng):
         d = rng.normal(-0.02, 0.02, 20)
-        (contrast,) = judged(BASE, BASE + d)
+        (contrast,) = described(BASE, BASE + d)
         assert contrast.difference == pytest.approx(d.mean())
         assert contrast.interval == pytest.approx(t_interval(d))
-        assert contrast.interval_corrected == pytest.approx(corrected_interval(d, 90, 10))
+        assert contrast.interval_corrected == pytest.approx(corrected_interval(d, 1 / 9))
         assert contrast.p == sign_flip_p(d)
         assert contrast.probability_of_improvement == np.mean(d < 0)
         assert contrast.skewness == pytest.approx(stats.skew(d, bias=False))
         assert (contrast.n, contrast.diverged, contrast.metric) == (20, (0, 0), "rmse")
 
+    def test_the_correction_takes_the_larger_ratio_of_the_two_arms_and_none_without_splits(self, rng):
+        d = rng.normal(0, 1, 10)
+        values = {"a": dict(enumerate(np.zeros(10))), "b": dict(enumerate(d))}
+        overlap = {"a": 0.5, "b": 0.1}
+        (contrast,) = describe(values, baseline="a", metric="m", better="lower", overlap=overlap)
+        assert contrast.interval_corrected == pytest.approx(corrected_interval(d, 0.5))
+        assert described(BASE, BASE + NOISE, overlap=None)[0].interval_corrected is None
+
     def test_only_seeds_that_both_arms_ran_are_paired(self):
         values = {"a": {3: 1.0, 1: 2.0, 7: 9.0}, "b": {1: 2.5, 2: 0.0, 3: 1.5}}
-        (contrast,) = judge(
-            values, baseline="a", metric="m", direction="minimize", smallest_effect=0.1, n_train=9, n_valid=1
-        )
+        (contrast,) = describe(values, baseline="a", metric="m", better="lower")
         assert (contrast.n, contrast.difference) == (2, 0.5)
 
     def test_p_is_corrected_over_the_arms(self, rng):
         arms = [BASE[:10] + rng.normal(-0.01, 0.015, 10) for _ in range(5)]
-        contrasts = judged(BASE[:10], *arms)
+        contrasts = described(BASE[:10], *arms)
         assert [c.p_holm for c in contrasts] == holm([c.p for c in contrasts])
         assert [c.arm for c in contrasts] == list("bcdef")
 
-    def test_an_arm_significant_alone_but_not_among_many_is_inconclusive(self):
-        d = np.array([-0.05] * 14 + [0.04] * 6) + NOISE
-        weak = BASE + d
-        (alone,) = judged(BASE, weak)
-        among = judged(BASE, weak, *[BASE + np.roll(NOISE * 50, i) for i in range(4)])[0]
-        assert alone.p == among.p
-        assert alone.p < 0.05 < among.p_holm
-        assert (alone.verdict, among.verdict) == ("better", "inconclusive")
-
-    def test_a_real_difference_too_small_to_matter_is_negligible(self):
-        (small,) = judged(BASE, BASE - 0.004 + NOISE)
-        (large,) = judged(BASE, BASE - 0.05 + NOISE)
-        assert (small.verdict, small.negligible) == ("better", True)
-        assert (large.verdict, large.negligible) == ("better", False)
-
-    def test_noise_within_the_smallest_effect_is_equivalent_and_beyond_it_inconclusive(self):
-        zero_mean = np.tile([-0.01, 0.01], 10)
-        (equivalent,) = judged(BASE, BASE + zero_mean)
-        assert (equivalent.verdict, equivalent.negligible) == ("equivalent", False)
-        assert judged(BASE, BASE + 10 * zero_mean)[0].verdict == "inconclusive"
-
-    def test_a_small_p_is_not_enough_where_the_interval_reaches_zero(self):
-        all_one_way = np.append(np.full(19, -0.001) + NOISE[:19] / 2, -0.9)
-        (contrast,) = judged(BASE, BASE + all_one_way)
-        assert contrast.p_holm < 0.05
-        assert contrast.interval[1] > 0
-        assert contrast.verdict == "inconclusive"
-
-    def test_equivalence_is_judged_by_the_ninety_percent_interval(self):
-        d = np.tile([-0.01, 0.01], 10)
-        half = t_interval(d, 0.9)[1]
-        assert judged(BASE, BASE + d, smallest_effect=half * 1.001)[0].verdict == "equivalent"
-        assert judged(BASE, BASE + d, smallest_effect=half * 0.999)[0].verdict == "inconclusive"
-
-    def test_nine_pairs_are_a_preview_whatever_they_say(self):
-        (contrast,) = judged(BASE[:9], BASE[:9] - 0.3 + NOISE[:9])
-        assert contrast.p_holm < 0.05
-        assert contrast.verdict == "preview"
-        assert judged(BASE[:10], BASE[:10] - 0.3 + NOISE[:10])[0].verdict == "better"
-
     def test_skewed_differences_get_a_sign_flip_interval_beside(self):
         skewed = np.append(np.full(19, 0.01) + NOISE[:19], 0.9)
-        assert judged(BASE, BASE + skewed)[0].interval_sign_flip == pytest.approx(sign_flip_interval(skewed))
-        assert judged(BASE, BASE - skewed)[0].interval_sign_flip is not None
-        assert judged(BASE, BASE + NOISE)[0].interval_sign_flip is None
+        assert described(BASE, BASE + skewed)[0].interval_sign_flip == pytest.approx(sign_flip_interval(skewed))
+        assert described(BASE, BASE - skewed)[0].interval_sign_flip is not None
+        assert described(BASE, BASE + NOISE)[0].interval_sign_flip is None
 
     def test_a_diverged_run_leaves_counts_and_ranks_but_no_mean(self):
-        (contrast,) = judged(BASE, [None, *(BASE[1:] - 0.05 + NOISE[1:])])
+        (contrast,) = described(BASE, [None, *(BASE[1:] - 0.05 + NOISE[1:])])
         assert contrast.diverged == (1, 0)
         assert contrast.difference is contrast.interval is contrast.interval_corrected is contrast.skewness is None
         assert contrast.probability_of_improvement == 19 / 20
-        assert contrast.verdict == "better"  # one diverged run of twenty: most pairs still speak for the arm
 
     def test_the_rank_based_p_is_wilcoxons(self, rng):
         d = rng.normal(-0.01, 0.02, 12)
         worst = [None, *(BASE[1:12] + d[1:])]
         as_large_number = np.append(9.0, d[1:])
-        assert judged(BASE[:12], worst)[0].p == pytest.approx(stats.wilcoxon(as_large_number, method="exact").pvalue)
+        wilcoxons = stats.wilcoxon(as_large_number, method="exact").pvalue
+        assert described(BASE[:12], worst)[0].p == pytest.approx(wilcoxons)
 
-    def test_an_arm_that_often_diverges_is_worse(self):
-        (contrast,) = judged(BASE, [None] * 12 + list(BASE[12:]))
-        assert (contrast.verdict, contrast.diverged, contrast.negligible) == ("worse", (12, 0), False)
-
-    def test_a_baseline_that_often_diverges_makes_the_arm_better_even_where_more_is_better(self):
-        (contrast,) = judged([None] * 12 + list(BASE[12:]), BASE, direction="maximize")
-        assert (contrast.verdict, contrast.diverged) == ("better", (0, 12))
+    def test_divergence_of_the_baseline_improves_the_arm_even_where_more_is_better(self):
+        (contrast,) = described([None] * 12 + list(BASE[12:]), BASE, better="higher")
+        assert contrast.diverged == (0, 12)
+        assert contrast.probability_of_improvement == (12 + 8 / 2) / 20
 
     def test_arms_that_diverge_together_are_tied(self):
-        (contrast,) = judged([None] * 20, [None] * 20)
-        assert (contrast.p, contrast.probability_of_improvement, contrast.verdict) == (1.0, 0.5, "inconclusive")
+        (contrast,) = described([None] * 20, [None] * 20)
+        assert (contrast.p, contrast.probability_of_improvement) == (1.0, 0.5)
 
     def test_nan_and_infinity_count_as_diverged(self):
-        assert judged(BASE, [math.nan, math.inf, *BASE[2:]])[0].diverged == (2, 0)
+        assert described(BASE, [math.nan, math.inf, *BASE[2:]])[0].diverged == (2, 0)
 
     @pytest.mark.filterwarnings("error")
-    def test_identical_arms_are_equivalent_with_p_one(self):
-        (contrast,) = judged(BASE, BASE)
+    def test_identical_arms_differ_by_zero_with_p_one(self):
+        (contrast,) = described(BASE, BASE)
         assert (contrast.difference, contrast.interval, contrast.p) == (0, (0, 0), 1)
-        assert (contrast.verdict, contrast.skewness) == ("equivalent", None)
+        assert contrast.skewness is None
 
     @pytest.mark.filterwarnings("error")
     def test_one_constant_difference_is_as_sure_as_its_seeds_allow(self):
-        (contrast,) = judged(np.arange(10.0), np.arange(10.0) - 0.5)
-        assert (contrast.interval, contrast.p, contrast.verdict) == ((-0.5, -0.5), 2 / 2**10, "better")
+        (contrast,) = described(np.arange(10.0), np.arange(10.0) - 0.5)
+        assert (contrast.interval, contrast.p) == ((-0.5, -0.5), 2 / 2**10)
 
     @pytest.mark.parametrize("n", [0, 1])
-    def test_without_pairs_to_compare_there_is_only_a_preview(self, n):
-        (contrast,) = judged(BASE[:n], BASE[:n] + 0.1)
-        assert (contrast.n, contrast.interval, contrast.p, contrast.verdict) == (n, None, 1, "preview")
+    def test_without_pairs_to_compare_nothing_is_bounded(self, n):
+        (contrast,) = described(BASE[:n], BASE[:n] + 0.1)
+        assert (contrast.n, contrast.interval, contrast.p) == (n, None, 1)
         assert contrast.difference == (pytest.approx(0.1) if n else None)
 
-    def test_without_arms_there_is_nothing_to_judge(self):
-        assert judged(BASE) == []
+    def test_without_arms_there_is_nothing_to_describe(self):
+        assert described(BASE) == []
 
     def test_an_unknown_baseline_is_named(self):
         with pytest.raises(ValueError, match="'z' among a, b"):
-            judge(
-                {"a": {}, "b": {}}, baseline="z", metric="m", direction="minimize",
-                smallest_effect=0.1, n_train=9, n_valid=1,
-            )  # fmt: skip
-
-    def test_a_negative_smallest_effect_is_refused(self):
-        with pytest.raises(ValueError, match="smallest_effect=-1"):
-            judged(BASE, BASE, smallest_effect=-1)
+            describe({"a": {}, "b": {}}, baseline="z", metric="m", better="lower")
 
     @settings(max_examples=60, deadline=None)
     @given(
         st.lists(
             st.tuples(*[st.none() | metric_values | st.sampled_from([1e30, -1e30, 1e-300, 0.1 + 0.2])] * 3),
             max_size=13,
-        ),
-        st.sampled_from(["minimize", "maximize"]),
-        st.sampled_from([0.0, 0.01, 5.0]),
+        )
     )
-    def test_no_figure_is_ever_nan_and_directions_mirror(self, rows, direction, smallest_effect):
-        a, b, c = ([row[i] for row in rows] for i in range(3))
-        contrasts = judged(a, b, c, direction=direction, smallest_effect=smallest_effect)
+    def test_no_figure_is_ever_nan_and_sides_mirror(self, rows):
+        arms = [[row[i] for row in rows] for i in range(3)]
+        contrasts = described(*arms)
         for contrast in contrasts:
             contrast.model_validate(contrast.model_dump())  # refuses NaN and infinity
             assert 0 < contrast.p <= contrast.p_holm <= 1
-        mirrored = judged(
-            *[[None if x is None else -x for x in arm] for arm in (a, b, c)],
-            direction="maximize" if direction == "minimize" else "minimize",
-            smallest_effect=smallest_effect,
-        )
-        assert [c.verdict for c in mirrored] == [c.verdict for c in contrasts]
+        mirrored = described(*[[None if x is None else -x for x in arm] for arm in arms], better="higher")
+        improved = [[c.probability_of_improvement for c in found] for found in (contrasts, mirrored)]
+        assert improved[0] == improved[1]
