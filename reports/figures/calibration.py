@@ -49,7 +49,7 @@ def draw(figure: Figure, cells: pd.DataFrame, bar: float, wide: bool) -> None:
         axes.set_title(f"{n} seeds")
         axes.set_yticks(range(len(shapes)), [drawing.wrapped(name, 34) for name in shapes])
         axes.set_ylim(len(shapes) - 0.5, -0.5)
-        axes.set_xlim(left=0)
+        axes.set_xlim(left=-0.02 * max(own["false_yes"].max(), own["false_no"].max()) - 0.002)
         axes.locator_params(axis="x", nbins=4)
         drawing.rows_without_axis(axes)
     figure.supxlabel("share of simulated studies", fontsize=12)

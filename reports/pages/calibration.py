@@ -15,6 +15,7 @@ from studies.evidence.schema import Positive, Record, Share, Size, Whole, read_j
 
 PLACE = 50
 FILE = "calibration.json"
+UNHELD = "best, by differences"  # rivals whose differences are skewed and independent: no two rivals of one arm are
 SAMPLING = 4  # standard errors above the bar that simulation alone explains
 
 
@@ -61,6 +62,10 @@ class Calibration(Record):
     def tolerated(self) -> float:
         """The bar, and what simulating so many studies adds by chance."""
         return self.bar + SAMPLING * math.sqrt(self.bar * (1 - self.bar) / self.studies)
+
+    def held(self, cell: Cell) -> bool:
+        """Whether a cell is held to the bar; the others are shown all the same."""
+        return cell.shape in self.barred and cell.form != UNHELD
 
     def above(self, cell: Cell) -> bool:
         """Whether a cell is wrong more often than the bar, by more than chance explains."""
@@ -121,11 +126,10 @@ def answer(found: Calibration) -> str:
     if not bad:
         return f"In none of {total} do the rules decide falsely {bar}."
     worst = max(bad, key=lambda cell: cell.worst)
-    barred = sum(cell.shape in found.barred for cell in bad)
-    held = f"{barred} of them" if barred else "none of them"
+    held = sum(map(found.held, bad)) or "none"
     return (
-        f"In {len(bad)} of {total} the rules decide falsely {bar}, {held} of a shape that is held to it; at worst "
-        f"{numbers.number(worst.worst)}, for {worst.form} on {worst.shape} numbers with {worst.n} seeds."
+        f"In {len(bad)} of {total} the rules decide falsely {bar}, {held} of them held to it; at worst "
+        f"{numbers.number(worst.worst)}: form “{worst.form}”, numbers “{worst.shape}”, {worst.n} seeds."
     )
 
 
@@ -134,6 +138,7 @@ def context_of(found: Calibration) -> dict[str, Any]:
     return {
         "answer": answer(found),
         "found": found,
+        "unheld": UNHELD,
         "lines": lines(found),
         "chart": calibration.chart(found) if found.cells else None,
     }

@@ -17,12 +17,19 @@ def found(**changes):
 
 def test_the_answer_counts_the_cells_above_the_bar_and_names_the_worst():
     assert calibration.answer(found()) == (
-        "In 18 of 54 cells the rules decide falsely more often than 0.05, none of them of a shape that is held to it; "
-        "at worst 0.120, for superior on lognormal numbers with 10 seeds."
+        "In 18 of 54 cells the rules decide falsely more often than 0.05, none of them held to it; at worst 0.120: "
+        "form “superior”, numbers “lognormal”, 10 seeds."
     )
-    assert "18 of them of a shape that is held to it" in calibration.answer(found(barred=["lognormal"]))
+    assert "18 of them held to it" in calibration.answer(found(barred=["lognormal"]))
     assert calibration.answer(found(bar=0.2)) == "In none of 54 cells do the rules decide falsely more often than 0.2."
     assert calibration.answer(found(cells=[])) == "Nothing was simulated."
+
+
+def test_the_form_whose_rivals_no_arm_has_is_shown_and_not_held_to_the_bar():
+    (cell, *_) = found(barred=["lognormal"]).cells
+    unheld = cell.model_copy(update={"shape": "lognormal", "form": calibration.UNHELD, "false_yes": 0.3})
+    assert "1 of 1 cell " in calibration.answer(found(barred=["lognormal"], cells=[unheld.model_dump()]))
+    assert "none of them held to it" in calibration.answer(found(barred=["lognormal"], cells=[unheld.model_dump()]))
 
 
 def test_what_few_simulations_explain_is_not_above_the_bar():
