@@ -25,8 +25,8 @@ def main(
     Ends with status 1 where a file or value could not be used: it is named, and everything else is drawn.
     """
     # Imported here: --help, and a folder that is not there, need none of the libraries that draw.
-    from reports.inputs import gather
     from reports.pages import render
+    from reports.read import gather
     from studies.evidence.schema import ResultsError, write_text
 
     try:

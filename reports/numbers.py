@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+Interval = tuple[float | None, float | None]
+Write = Callable[[float | None], str]
 
 MISSING = "–"
+MOST = 8  # decimals
+LARGE = 1e7  # from here on three figures say what matters
 LONG = 1e15  # from here on a float does not have all digits before its point
 
 
@@ -21,8 +26,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def signed(value: float | None, digits: int = 3) -> str:
     """As `number`, with a plus sign before what is positive."""
-    text = number(value, digits)
-    return f"+{text}" if value is not None and value > 0 and text.strip("0.") else text
+    return plus(number(value, digits), value)
 
 
 def interval(bounds: tuple[float, float] | None, digits: int = 3) -> str:
@@ -33,7 +37,55 @@ def interval(bounds: tuple[float, float] | None, digits: int = 3) -> str:
 def digits_for(bounds: tuple[float, float] | None, least: int = 3) -> int:
     """Decimals enough to see an interval: the last one is at most half its width."""
     width = 0.0 if bounds is None else bounds[1] - bounds[0]
-    return max(least, min(8, math.ceil(-math.log10(width / 2)))) if 0 < width < math.inf else least
+    return max(least, min(MOST, math.ceil(-math.log10(width / 2)))) if 0 < width < math.inf else least
+
+
+def writer(*values: float | None, bounds: Interval | None = None, least: int = 3) -> Write:
+    """How to write numbers that stand side by side: with decimals in which they differ, to three figures where tiny.
+
+    Args:
+        *values: the numbers.
+        bounds: the interval of their difference: its ends differ too. A null end is infinite.
+        least: decimals of numbers below 10; of larger ones there are fewer.
+
+    Example:
+        >>> write = writer(0.8204, 0.8201)
+        >>> write(0.8204), write(0.8201)
+        ('0.8204', '0.8201')
+    """
+    low, high = bounds or (None, None)
+    known = [abs(v) for v in (*values, low, high) if v is not None and math.isfinite(v)]
+    largest = max(known, default=0.0)
+    if 0 < largest < 5e-4 or largest >= LARGE:
+        return figures
+    fewer = max(0, math.floor(math.log10(largest))) if largest else 0
+    least = max(0, least - fewer)
+    ends = (low, high) if low is not None and high is not None else None
+    digits = max(digits_for(ends, least), digits_to_differ(values, least))
+    if any(0 < abs(end) < 10**-digits / 2 for end in ends or ()):
+        digits += 1  # an end beside 0 should say on which side it is
+    return lambda value: number(value, digits)
+
+
+def plus(text: str, value: float | None) -> str:
+    """`text`, which writes `value`, with a plus sign before what is positive: +0.043, but 0.000."""
+    return f"+{text}" if value is not None and value > 0 and text.strip("0.") else text
+
+
+def interval_of(bounds: tuple[float, float] | None, write: Write) -> str:
+    """An interval of differences, whose numbers `write` writes, with signs: [−0.035, −0.031]."""
+    return MISSING if bounds is None else f"[{', '.join(plus(write(end), end) for end in bounds)}]"
+
+
+def range_of(low: float | None, high: float | None, write: Write) -> str:
+    """An interval whose numbers `write` writes: [0.031, 0.034], and with signs where it has both: [−0.002, +0.004].
+
+    A null end is infinite: [0.031, ∞).
+    """
+    both = (low is None or low < 0) and (high is None or high > 0)
+    ends = (plus(write(end), end) if both and end is not None else write(end) for end in (low, high))
+    left, right = ends
+    return f"{'(−∞' if low is None else f'[{left}'}, {'∞)' if high is None else f'{right}]'}"
 
 
 def digits_to_differ(values: Iterable[float | None], least: int = 3, most: int = 8) -> int:
@@ -45,7 +97,9 @@ def digits_to_differ(values: Iterable[float | None], least: int = 3, most: int =
 
 def setting(value: object, figures: int = 4) -> str:
     """A setting as short as it goes: 0.1, 0.004106, 1e-05, adamw."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, (int, float)):
         return str(value)
     text = f"{abs(value):,}" if isinstance(value, int) else f"{abs(value):.{figures}g}"
     return f"−{text}" if value < 0 else text

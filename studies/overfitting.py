@@ -26,18 +26,18 @@ def run(job: Run, ratings: Ratings) -> Outcome:
     data = split(ratings, seed=job.seed)
     learners = {length: trained(data, job, length) for length in LENGTHS}
     errors = {length: squared_errors(learn, data) for length, learn in learners.items()}
-    chosen = min(LENGTHS, key=lambda length: errors[length][::2].mean())
+    chosen = min(LENGTHS, key=lambda length: root_mean(errors[length][::2]))
     fixed = learners[FIXED]
     spread = data.train.ratings.double().var(correction=0).item()
     tables = torch.cat([weight.flatten() for weight in fixed.model.parameters()])
     return Outcome(
         {
-            "rmse": errors[chosen][1::2].mean() ** 0.5,
+            "rmse": root_mean(errors[chosen][1::2]),
             "length": math.log2(chosen),
             "fit": fixed.history[-1].train_loss / spread,
             "norm": math.log10(max(tables.norm().item(), 1e-30)),
         },
-        {"valid_rmse": [errors[length].mean() ** 0.5 for length in LENGTHS]},
+        {"valid_rmse": [root_mean(errors[length]) for length in LENGTHS]},
         sum(epoch.seconds for learn in learners.values() for epoch in learn.history),
         len(data.train),
         len(data.valid),
@@ -56,6 +56,11 @@ def squared_errors(learn: CollabLearner, data: CollabData) -> Tensor:
     with torch.no_grad():
         scores = learn.model(data.valid.users, data.valid.items)
     return (scores - data.valid.ratings).double().square()
+
+
+def root_mean(squares: Tensor) -> float:
+    """The root of the mean."""
+    return math.sqrt(squares.mean().item())
 
 
 STUDY = Study(

@@ -50,3 +50,17 @@ for (const block of document.querySelectorAll("pre")) {
   block.classList.add("copyable");
   block.append(button);
 }
+// The claims that were not run are folded away: who asks for them, or for one of them, finds them unfolded.
+const folded = document.getElementById("not-run");
+if (folded) {
+  document.getElementById("verdict-not-run")?.addEventListener("change", () => (folded.open = true));
+  const unfold = () => {
+    const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+    if (target && folded.contains(target)) {
+      folded.open = true;
+      target.scrollIntoView();
+    }
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
+}

@@ -74,7 +74,8 @@ def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial
     runs = pd.DataFrame(rows)
     for name in study.metrics:
         runs[f"metric.{name}"] = runs[f"metric.{name}"].astype(float) if len(runs) else []
-    return runs, pd.DataFrame(curves, columns=[*IDENTITY, "x", "curve", "value"])
+    columns = [*IDENTITY, "x", "curve", "value"]
+    return runs, pd.DataFrame(curves, columns=columns).astype({"seed": "int64", "x": float, "value": float})
 
 
 def by_seed(runs: pd.DataFrame, metric: str) -> dict[str, dict[int, float | None]]:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from reports import benchmarks
-from reports.inputs import gather
-from reports.pages import render
+from reports.figures import ratios, scale
+from reports.pages import benchmarks, render
+from reports.read import gather
+from reports.timings import implementation
 from studies.evidence.benchmarks import read_benchmarks
 from tests.reports.made_up import made_up_benchmarks
 
@@ -27,48 +28,39 @@ def with_ratios(change):
     return raw
 
 
-def test_the_claim_is_open_and_says_which_lookup_is_missing(read):
-    evidence = benchmarks.lookup_evidence(read(made_up_benchmarks()))
-    assert evidence.claim == 26
-    assert evidence.verdict == "inconclusive"
-    assert "takes 1,120× the time of F.embedding at 10,000 classes, batch 4,096, forward" in evidence.text
-    assert "index_select, a lookup too, is not the baseline yet" in evidence.text
-
-
-@pytest.mark.parametrize(("low", "high", "faster"), [(1.5, 3, 0), (0.5, 0.9, 32), (0.9, 1.1, 0)])
-def test_whatever_the_intervals_say_the_claim_stays_open(read, low, high, faster):
-    raw = with_ratios(lambda info: info.update(ratio=(low + high) / 2, ratio_low=low, ratio_high=high))
-    evidence = benchmarks.lookup_evidence(read(raw))
-    assert evidence.verdict == "inconclusive"
-    assert f"less than it in {faster} of " in evidence.text
-
-
-def test_a_ratio_below_one_whose_interval_is_not_wins_nothing(read):
+def test_a_ratio_below_one_whose_interval_is_not_is_not_called_faster(read):
     raw = with_ratios(
         lambda info: info.update(ratio=max(info["ratio"], 0.95), ratio_high=max(info["ratio_high"], 1.05))
     )
-    found = read(raw)
-    assert " and less than it in none of " in benchmarks.answer(found)
+    assert benchmarks.answer(read(raw)).endswith("and is faster in none of 32 corners.")
 
 
-def test_the_answer_names_the_ratio_at_large_and_where_one_hot_wins(read):
-    made_up = read(made_up_benchmarks())
-    assert benchmarks.answer(made_up) == (
-        "A one-hot product takes up to 1,120× the time of F.embedding (10,000 classes, batch 4,096, forward), "
-        f"and less than it in 4 of {len(benchmarks.one_hot(made_up))} corners, the least at 10 classes, batch 64, "
-        "forward+backward: 0.17×."
+def test_the_answer_names_the_ratio_at_large_and_where_one_hot_is_faster(read):
+    assert benchmarks.answer(read(made_up_benchmarks())) == (
+        "A one-hot product takes up to 1,120× the lookup’s time (10,000 classes, batch 4,096, forward); it is faster "
+        "in 4 of 32 corners, at best with 0.17× (10 classes, batch 64, forward+backward)."
     )
 
 
-def test_without_lookup_rows_there_is_no_evidence_and_no_failure(read):
+def test_a_baseline_timed_against_itself_says_so(read, everything, no_drawing):
+    found = read(made_up_benchmarks())
+    again = [t for t in found.timings if t.implementation == t.baseline]
+    assert again
+    assert {implementation(t) for t in again} == {"embedding again (A/A)", "reference again (A/A)", "fused again (A/A)"}
+    assert (
+        "reference again (A/A)" in ratios.chart("dot_bias", [t for t in found.timings if t.group == "dot_bias"]).narrow
+    )
+    assert '<th scope="row">reference again (A/A)</th>' in everything["benchmarks.html"]
+
+
+def test_without_lookup_rows_there_is_no_answer_and_no_failure(read):
     raw = made_up_benchmarks()
     raw["benchmarks"] = [row for row in raw["benchmarks"] if row["group"] == "adam"]
     found = read(raw)
-    assert benchmarks.lookup_evidence(found) is None
     assert "not measured" in benchmarks.answer(found)
 
 
-def test_what_failed_its_accuracy_check_shows_no_time_and_no_ratio(read, tmp_path):
+def test_what_failed_its_accuracy_check_shows_no_time_and_no_ratio(read, tmp_path, no_drawing):
     raw = made_up_benchmarks()
     for row in raw["benchmarks"]:
         if row["extra_info"]["implementation"] == "wrong":
@@ -82,7 +74,7 @@ def test_what_failed_its_accuracy_check_shows_no_time_and_no_ratio(read, tmp_pat
     assert "0.01×" not in page
 
 
-def test_what_was_not_timed_is_said_with_its_reason(read, tmp_path):
+def test_what_was_not_timed_is_said_with_its_reason(read, tmp_path, no_drawing):
     info = {"op": "lookup", "implementation": "one_hot_matmul"}
     raw = made_up_benchmarks() | {
         "not_timed": [
@@ -96,10 +88,10 @@ def test_what_was_not_timed_is_said_with_its_reason(read, tmp_path):
     assert "it takes 40 GiB" in render(gather(tmp_path)).html["benchmarks.html"]
 
 
-def test_groups_come_in_order_and_unknown_ones_last(read):
+def test_groups_come_in_order_and_unknown_ones_last(read, no_drawing):
     raw = made_up_benchmarks()
     raw["benchmarks"][0]["group"] = "new_group"
-    titles = [group["title"] for group in benchmarks.context(read(raw))["groups"]]
+    titles = [group["title"] for group in benchmarks.context_of(read(raw))["groups"]]
     assert titles == [
         "One-hot product against lookup",
         "Embedding-dot-bias",
@@ -132,7 +124,7 @@ def slower_below(rows):
 
 def test_deferred_steps_pay_from_where_the_ratio_to_our_own_dense_ones_crosses_one(read):
     # 1.15 at 2,627 rows, 0.2 at 26,000: log 1.15 / log(1.15 / 0.2) of the way, in powers of ten.
-    rows, text = benchmarks.crossing(scaled(read))
+    rows, text = scale.crossing(scaled(read))
     assert rows == pytest.approx(2_627 * (26_000 / 2_627) ** 0.0812, rel=1e-3)
     assert text == "from some 3,200 rows on (measured at 2,627 and 26,000)"
 
@@ -146,7 +138,7 @@ def test_deferred_steps_pay_from_where_the_ratio_to_our_own_dense_ones_crosses_o
     ],
 )
 def test_where_deferred_steps_pay_is_said_at_either_end_too(read, rows, said):
-    assert f"At batch 1,024 deferred steps {said}" in benchmarks.scale_words(scaled(read, slower_below(rows)))
+    assert f"At batch 1,024 deferred steps {said}" in scale.scale_words(scaled(read, slower_below(rows)))
 
 
 def test_a_ratio_that_comes_back_above_one_crosses_where_it_falls_for_good(read):
@@ -154,11 +146,11 @@ def test_a_ratio_that_comes_back_above_one_crosses_where_it_falls_for_good(read)
         if info["baseline"] == "native dense":
             set_ratio(info, {2_627: 0.9, 26_000: 1.1, 165_000: 0.5}[info["rows"]])
 
-    assert 26_000 < benchmarks.crossing(scaled(read, change))[0] < 165_000
+    assert 26_000 < scale.crossing(scaled(read, change))[0] < 165_000
 
 
 def test_every_size_has_a_time_for_every_implementation_and_the_ratios_interval(read):
-    times = benchmarks.step_times(scaled(read)).set_index(["implementation", "rows"])
+    times = scale.step_times(scaled(read)).set_index(["implementation", "rows"])
     assert len(times) == 9
     eager, deferred = times.loc[("eager", 26_000)], times.loc[("native deferred", 26_000)]
     assert eager["µs a step"] == pytest.approx(6_200)
@@ -169,20 +161,18 @@ def test_every_size_has_a_time_for_every_implementation_and_the_ratios_interval(
 def test_the_time_of_a_line_is_the_one_measured_beside_eager(read):
     timings = scaled(read)
     timings = [t.model_copy(update={"seconds": 9.9}) if t.baseline == "native dense" else t for t in timings]
-    assert benchmarks.step_times(timings)["µs a step"].max() < 9e6
-    assert benchmarks.step_times(timings[::-1])["µs a step"].max() < 9e6
+    assert scale.step_times(timings)["µs a step"].max() < 9e6
+    assert scale.step_times(timings[::-1])["µs a step"].max() < 9e6
 
 
 def test_tables_of_one_size_alone_have_room_on_their_axis(read, recwarn):
-    chart = benchmarks.scale_chart(
-        [t for t in scaled(read) if t.rows == 165_000]
-    )  # which its logarithm does not give back
+    chart = scale.chart([t for t in scaled(read) if t.rows == 165_000])  # which its logarithm does not give back
     assert ">100,000<" in chart.wide
     assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_without_eager_the_dense_steps_still_have_their_line(read):
-    times = benchmarks.step_times([t for t in scaled(read) if t.baseline == "native dense"])
+    times = scale.step_times([t for t in scaled(read) if t.baseline == "native dense"])
     assert set(times["implementation"]) == {"native dense", "native deferred"}
 
 

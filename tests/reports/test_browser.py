@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-PAGES = ["index.html", "wd_sweep.html", "benchmarks.html"]
+PAGES = ["index.html", "wd_sweep.html", "optimizers.html", "benchmarks.html", "calibration.html"]
 # The pages load nothing; the browser's own calls home are kept quiet as well.
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"]
 QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr"]
@@ -21,12 +21,18 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module")
+def pages(drawn, everything):
+    """Every kind of page; a study's with its figures, the ledger with claims of every kind."""
+    return drawn | {"index.html": everything["index.html"]}
+
+
 @pytest.fixture
-def browse(tmp_path, everything):
+def browse(tmp_path, pages):
     """Opens a page, with `script` run at its end; returns what the browser wrote on stdout and stderr."""
 
     def open_page(name, *flags, script="", head=""):
-        page = everything[name].replace("</body>", f"<script>{script}</script></body>")
+        page = pages[name].replace("</body>", f"<script>{script}</script></body>")
         page = page.replace("<head>", f"<head>{head}")
         (tmp_path / name).write_text(page, encoding="utf-8")
         profile = f"--user-data-dir={tmp_path / 'profile'}"
@@ -68,8 +74,8 @@ def test_a_script_error_would_be_seen(browse):
 def test_a_click_on_a_heading_sorts_and_a_second_one_turns_the_order(browse):
     script = """
         const table = document.querySelector("table.sortable");
-        const shown = () => [...table.tBodies[0].rows].map((row) => row.cells[1].textContent.trim()).join(" ");
-        const heading = table.tHead.rows[0].cells[1];
+        const shown = () => [...table.tBodies[0].rows].map((row) => row.cells[2].textContent.trim()).join(" ");
+        const heading = table.tHead.rows[0].cells[2];
         heading.firstChild.click();
         document.body.dataset.up = shown();
         document.body.dataset.ariaUp = heading.ariaSort;
@@ -85,40 +91,96 @@ def test_a_click_on_a_heading_sorts_and_a_second_one_turns_the_order(browse):
     assert (data["aria-up"], data["aria-down"]) == ("ascending", "descending")
 
 
-def test_the_ledger_filters_with_nothing_but_its_radio_buttons(browse):
+def seen_by(browse, choices):
+    """What the ledger shows where radio buttons are checked: claims, headings, the two sums of counts, the excuse."""
     script = """
-        document.getElementById("verdict-holds").checked = true;
-        const rows = [...document.querySelectorAll(".ledger tbody tr")];
-        document.body.dataset.left = rows.filter((row) => row.checkVisibility()).map((row) => row.id);
-    """
-    assert 'data-left="claim-48"' in dom(browse, "index.html", script)
-
-
-def test_the_counts_of_topics_follow_the_verdict_and_those_of_verdicts_the_topic(browse):
-    script = """
+        const seen = {};
+        const visible = (selector) => [...document.querySelectorAll(selector)].filter((one) => one.checkVisibility());
+        document.getElementById("not-run").open = true;
         const numbers = (group) => [...document.querySelectorAll(`.${group} .by`)].map((by) =>
           [...by.children].filter((one) => one.checkVisibility()).map((one) => one.textContent).join("+"));
-        const rows = () => [...document.querySelectorAll(".ledger tbody tr")].filter((row) => row.checkVisibility());
         const sum = (texts) => texts.map(Number).reduce((a, b) => a + b, 0);
-        const seen = {};
-        for (const [verdict, topic] of [["all", "all"], ["holds", "all"], ["all", "weight-decay"],
-                                        ["holds", "weight-decay"], ["inconclusive", "weight-decay"]]) {
+        for (const [verdict, topic] of CHOICES) {
           document.getElementById(`verdict-${verdict}`).checked = true;
           document.getElementById(`topic-${topic}`).checked = true;
-          const [every, ...verdicts] = numbers("counts");
-          seen[`${verdict} ${topic}`] = [rows().length, Number(every), sum(verdicts), sum(numbers("topics"))];
+          const [, ...verdicts] = numbers("counts"), [, ...topics] = numbers("topics");
+          seen[`${verdict} ${topic}`] = [visible(".ledger tbody tr").length, visible(".group h2").length,
+            sum(verdicts), sum(topics), visible(".nothing").length];
         }
         document.body.dataset.seen = JSON.stringify(seen);
     """
-    html = dom(browse, "index.html", script)
-    seen = json.loads(re.search(r'data-seen="([^"]*)"', html)[1].replace("&quot;", '"'))
-    assert seen == {
-        "all all": [85, 85, 85, 85],
-        "holds all": [1, 85, 85, 1],
-        "all weight-decay": [11, 11, 11, 85],
-        "holds weight-decay": [1, 11, 11, 1],
-        "inconclusive weight-decay": [0, 11, 11, 1],
-    }
+    dumped = dom(browse, "index.html", script.replace("CHOICES", json.dumps(choices)))
+    return json.loads(re.search(r'data-seen="([^"]*)"', dumped)[1].replace("&quot;", '"'))
+
+
+def test_the_ledger_filters_with_nothing_but_its_radio_buttons_and_leaves_no_empty_heading(browse):
+    seen = seen_by(
+        browse,
+        [
+            ["all", "all"],
+            ["holds-so-far", "all"],
+            ["all", "weight-decay"],
+            ["holds-so-far", "loss"],
+            ["cited", "framing"],
+        ],
+    )
+    assert seen["all all"][0] == 85
+    assert seen["all all"][2:] == [85, 85, 0]
+    claims, headings, verdicts, topics, nothing = seen["holds-so-far all"]
+    assert claims == topics == 1, "the counts of topics follow the verdict"
+    assert headings == 1
+    assert (verdicts, nothing) == (85, 0)
+    claims, _, verdicts, topics, nothing = seen["all weight-decay"]
+    assert claims == verdicts == 11, "the counts of verdicts follow the topic"
+    assert (topics, nothing) == (85, 0)
+    assert seen["holds-so-far loss"][:2] == [0, 0]
+    assert seen["holds-so-far loss"][4] == 1, "where nothing is left the page says so"
+    assert seen["cited framing"][1] == 1
+
+
+def test_a_link_to_a_claim_that_was_not_run_unfolds_it(browse):
+    script = """
+        location.hash = "#claim-85";
+        setTimeout(() => (document.body.dataset.open = document.getElementById("not-run").open), 100);
+    """
+    assert 'data-open="true"' in browse("index.html", "--dump-dom", "--virtual-time-budget=2000", script=script).stdout
+
+
+def narrow(pages, tmp_path, name, script):
+    """What `script` finds on a page 390 pixels wide: a browser's window is never so narrow, but a frame in it is."""
+    page = pages[name].replace("</body>", f"<script>parent.found = (() => {{ {script} }})()</script></body>")
+    (tmp_path / "framed.html").write_text(page, encoding="utf-8")
+    frame = '<iframe src="framed.html" style="width:390px;height:900px" onload="document.body.dataset.found=found">'
+    head = f"<!doctype html><body>{frame}</iframe></body>"
+    (tmp_path / "frame.html").write_text(head, encoding="utf-8")
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    flags = [*QUIET, "--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom", profile]
+    command = [BROWSER, *flags, f"file://{tmp_path / 'frame.html'}"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return re.search(r'data-found="([^"]*)"', out)[1]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_on_a_phone_no_part_and_no_arm_is_off_the_screen(pages, tmp_path, name):
+    script = """
+        const cut = [...document.querySelectorAll(".cards td, .cards th, .stack td, .stack th, h1, .answer, nav a")]
+          .filter((cell) => cell.checkVisibility() && !cell.closest("thead"))
+          .filter((cell) => cell.getBoundingClientRect().right > 391)
+          .map((cell) => cell.textContent.trim());
+        return JSON.stringify([document.documentElement.scrollWidth, cut.slice(0, 5)]);
+    """
+    assert narrow(pages, tmp_path, name, script).replace("&quot;", '"') == "[390,[]]"
+
+
+@pytest.mark.parametrize("name", ["wd_sweep.html", "optimizers.html"])
+def test_at_1280_pixels_no_table_of_parts_or_arms_is_cut(browse, name):
+    script = """
+        const cut = [...document.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth + 1)
+          .map((box) => box.ariaLabel).filter((label) => !label.startsWith("Data"));
+        document.body.dataset.cut = JSON.stringify(cut);
+    """
+    html = browse(name, "--dump-dom", "--window-size=1280,900", script=script).stdout
+    assert 'data-cut="[]"' in html, re.search('data-cut="([^"]*)"', html)[1]
 
 
 @pytest.mark.parametrize("name", PAGES)

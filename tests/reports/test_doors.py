@@ -14,20 +14,23 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from markupsafe import Markup
 from pyarrow import parquet
 
-from reports import charts, study
-from reports.charts import Chart
-from reports.inputs import gather, read_study
 from reports.pages import render
+from reports.pages.calibration import read_calibration
+from reports.read import gather, read_study
 from studies.evidence.benchmarks import read_benchmarks
 from studies.evidence.peers import read_peers
 from studies.evidence.schema import ResultsError, Summary, read_summary
-from tests.reports.made_up import made_up_benchmarks, made_up_runs, made_up_summary
+from tests.reports.made_up import made_up_benchmarks, made_up_calibration, sweep
 from tests.reports.test_peers import made_up, results
 
-READERS = {"summary.json": read_summary, "benchmarks.json": read_benchmarks, "peers.json": read_peers}
+READERS = {
+    "summary.json": read_summary,
+    "benchmarks.json": read_benchmarks,
+    "peers.json": read_peers,
+    "calibration.json": read_calibration,
+}
 # Of another type than what they replace, so that no door may let them in.
 WRONG = {
     bool: ["x", 1, [], {}, 0.5],
@@ -44,15 +47,7 @@ ODD = [None, "", "\u202eabc", "a\x00b", "a\nb", "x" * 300, 0, -1, 7.5, 1e308, -1
 
 def everything_made_up():
     """The three JSON files, as small as they can be with every field, and the tables."""
-    values = {0.0: 0.938, 0.01: 0.928, 0.1: 0.895}
-    runs, curves = made_up_runs(3, values)
-    measured = {f"wd={v:g}": {"mean": 0.4, "n": 3, "difference": 0.1, "interval": (0.0, 0.2)} for v in values}
-    tuning = {"arm": "wd=0.1", "chosen": {"lr": 0.01}, "on_edge": False, "trials": [{"lr": 0.01}], "best_of_k": [0.9]}
-    summary = made_up_summary(
-        runs,
-        measures={"train_rmse": {"title": "training RMSE", "logarithmic": True, "arms": measured}},
-        tuning=[tuning],
-    )
+    summary, runs, curves = sweep(3, {0.0: 0.938, 0.01: 0.928, 0.1: 0.895}, tuned={"lr": [0.001, 0.002, 0.005, 0.01]})
     rows = {row["group"]: row for row in made_up_benchmarks()["benchmarks"] if row["extra_info"]["accurate"]}
     not_timed = [{"fullname": "a::b", "group": "lookup", "extra_info": {"op": "lookup"}, "reason": "too large"}]
     measured = made_up_benchmarks() | {"benchmarks": list(rows.values()), "not_timed": not_timed}
@@ -64,7 +59,9 @@ def everything_made_up():
         made_up("fastai-distinct", fits, drawn=drawn),
         made_up("dotbias", fits),
     )
+    calibration = made_up_calibration()
     texts = {
+        "calibration.json": calibration | {"cells": calibration["cells"][:4]},
         "summary.json": summary.model_dump(mode="json"),
         "benchmarks.json": measured,
         "peers.json": peers.model_dump(mode="json"),
@@ -113,24 +110,22 @@ def is_free(name, path):
     return "settings" in path[:-1]
 
 
+MAY_BE_NULL = {"interval", "interval_corrected", "noise_floor", "baseline", "backend", "n_train", "n_valid", "smallest"}
+MAY_BE_NULL |= {"better", "mean", "sd", "difference", "estimate", "low", "high", "margin", "terms", "citation"}
+
+
 def is_right(path, value):
-    """Whether it may be null, or is 1 in another guise."""
-    may_be_null = ("interval", "interval_corrected", "noise_floor")
-    return path[-1] in may_be_null if value is None else path[-1] == "schema_version"
+    """Whether it may be null, is 1 or 2 in another guise, or one of several types may stand there."""
+    if value is None:
+        return path[-1] in MAY_BE_NULL
+    number_or_null = path[-1] == "difference" or "trials" in path
+    return path[-1] in ("schema_version", "smallest") or (number_or_null and isinstance(value, (int, float)))
 
 
 ROWS = FILES["benchmarks.json"]["benchmarks"]
 PLACES = {name: list(places(whole)) for name, whole in FILES.items()}
 # Rows of benchmarks differ in what they have.
 PLACES["benchmarks.json"] += [("benchmarks", i, *path) for i in range(1, len(ROWS)) for path in places(ROWS[i])]
-
-
-@pytest.fixture
-def no_drawing(monkeypatch):
-    """Charts without drawings, so that many pages take no time."""
-    monkeypatch.setattr(
-        charts, "chart", lambda name, title, words, caption, data, *how: Chart(Markup(""), Markup(""), caption, data)
-    )
 
 
 def write_everything(folder):
@@ -144,7 +139,7 @@ def write_everything(folder):
 
 
 def path_of(folder, name):
-    return folder / name if name in ("benchmarks.json", "peers.json") else folder / "wd_sweep" / name
+    return folder / "wd_sweep" / name if name in ("summary.json", *TABLES) else folder / name
 
 
 def refusal(name, path):
@@ -180,7 +175,7 @@ def test_a_field_that_is_not_there_is_refused_or_not_needed(tmp_path, name):
             assert (refusal(name, path) or f"{path}: no ").startswith(f"{path}: no ")
 
 
-CONTRAST, ARM = ("contrasts", 0), ("arms", "wd=0.01")
+CONTRAST, ARM, PART = ("contrasts", 0), ("arms", "wd=0.01"), ("parts", 0)
 TIMED = ("benchmarks", 0)
 INFO = (*TIMED, "extra_info")
 PEER = ("peers", 0)
@@ -195,24 +190,31 @@ PEER = ("peers", 0)
         ("summary.json", (*CONTRAST, "diverged"), [11, 0]),
         ("summary.json", (*CONTRAST, "interval"), [0.2, -0.1]),
         ("summary.json", (*CONTRAST, "interval"), [0.2, 0.3]),
-        ("summary.json", (*CONTRAST, "interval_corrected"), [0.3, 0.2]),
         ("summary.json", (*CONTRAST, "difference"), 0.5),
-        ("summary.json", (*CONTRAST, "verdict"), "good"),
         ("summary.json", (*CONTRAST, "arm"), "wd=7"),
         ("summary.json", (*CONTRAST, "arm"), "wd=0.1"),
+        ("summary.json", (*PART, "outcome"), "maybe"),
+        ("summary.json", (*PART, "reason"), "good"),
+        ("summary.json", (*PART, "low"), 9.0),
+        ("summary.json", (*PART, "estimate"), 9.0),
+        ("summary.json", (*PART, "metric"), "elsewhere"),
+        ("summary.json", (*PART, "weights"), {"wd=7": 1.0}),
+        ("summary.json", (*PART, "margin"), -1),
         ("summary.json", (*ARM, "n"), -5),
-        ("summary.json", (*ARM, "sd"), -0.1),
         ("summary.json", (*ARM, "diverged"), 4),
+        ("summary.json", (*ARM, "n_train"), 0),
         ("summary.json", ("arms",), {}),
+        ("summary.json", ("metrics",), {}),
         ("summary.json", ("baseline",), "wd=7"),
-        ("summary.json", ("smallest_effect",), -0.1),
         ("summary.json", ("measures", "train_rmse", "arms"), {}),
         ("summary.json", ("measures", "train_rmse", "arms", "wd=0"), {"mean": 0.4, "n": 3, "interval": [0.2, 0.1]}),
         ("summary.json", ("noise_floor", "arm"), "wd=7"),
         ("summary.json", ("noise_floor", "interval"), [0.2, -0.2]),
-        ("summary.json", ("data", "n_train"), 0),
         ("summary.json", ("provenance", "seconds"), 0),
         ("summary.json", ("provenance", "threads"), -1),
+        ("calibration.json", ("bar",), 1.5),
+        ("calibration.json", ("cells", 0, "coverage"), -0.1),
+        ("calibration.json", ("cells", 0, "n"), 0),
         *(("benchmarks.json", (*INFO, ratio), -1) for ratio in ("ratio", "ratio_low", "ratio_high")),
         *(("benchmarks.json", (*INFO, key), None) for key in ("ratio", "ratio_low", "ratio_pairs", "baseline")),
         *(("benchmarks.json", (*INFO, size), 0) for size in ("width", "classes", "batch", "ratio_pairs")),
@@ -238,13 +240,14 @@ def test_a_value_out_of_its_range_is_refused(tmp_path, name, place, value):
 
 
 # Columns of `n` rows, and which of the tables' columns may hold such things.
+MEASURED = "metric.valid_rmse metric.train_rmse"
 COLUMNS = {
-    "text": (lambda n: [f"x{i}" for i in range(n)], ""),
-    "numbers": (lambda n: np.linspace(0, 1, n), "valid_rmse train_rmse train_loss valid_loss"),
-    "numbers and nothing": (lambda n: [None, *np.linspace(0, 1, n - 1)], "valid_rmse train_rmse train_loss valid_loss"),
-    "nothing": (lambda n: [None] * n, "valid_rmse train_rmse train_loss valid_loss"),
-    "infinite": (lambda n: [math.inf] * n, "train_loss valid_loss"),
-    "1e308": (lambda n: [1e308] * n, "train_loss valid_loss"),
+    "text": (lambda n: [f"x{i}" for i in range(n)], "curve"),
+    "numbers": (lambda n: np.linspace(0, 1, n), f"{MEASURED} value x"),
+    "numbers and nothing": (lambda n: [None, *np.linspace(0, 1, n - 1)], f"{MEASURED} value x"),
+    "nothing": (lambda n: [None] * n, f"{MEASURED} value x"),
+    "infinite": (lambda n: [math.inf] * n, "value"),
+    "1e308": (lambda n: [1e308] * n, "value"),
     "truth": (lambda n: [True] * n, "diverged"),
     "truth and nothing": (lambda n: [None, *[True] * (n - 1)], ""),
     "lists": (lambda n: [[0.5]] * n, ""),
@@ -253,6 +256,7 @@ COLUMNS = {
     "bytes": (lambda n: [b"run"] * n, ""),
     "categories": (lambda n: pd.Categorical(["run"] * n), ""),
 }
+READ = {"arm", "kind", "seed", "diverged", "x", "curve", "value", *MEASURED.split()}
 
 
 @pytest.mark.parametrize(("name", "column"), [(name, column) for name, frame in TABLES.items() for column in frame])
@@ -260,11 +264,12 @@ def test_a_column_of_a_table_holds_what_it_must_or_its_charts_are_left_out(tmp_p
     for table, frame in TABLES.items():
         frame.to_parquet(tmp_path / table)
     frame, path = TABLES[name], tmp_path / name
-    read = {"arm", "kind", "seed", "diverged", "epoch", *COLUMNS["numbers"][1].split()}
     for what, (values, may) in COLUMNS.items():
         frame.assign(**{column: values(len(frame))}).to_parquet(path)
         problems = read_study(tmp_path / "summary.json", SUMMARY, "wd_sweep.html").problems
-        if column in may.split() or column not in read:
+        if column == "x" and what in ("numbers and nothing", "nothing"):
+            continue  # a second row of one place: that has a test of its own
+        if column in may.split() or column not in READ:
             assert problems == [], (what, problems)
         else:
             assert len(problems) == 1, what
@@ -279,7 +284,7 @@ def test_a_column_of_a_table_holds_what_it_must_or_its_charts_are_left_out(tmp_p
         (lambda runs: runs.assign(arm=runs["arm"].replace("wd=0", "wd=7")), "the summary has no arm 'wd=7'"),
         (lambda runs: runs.drop(columns="arm"), "lacks the columns arm"),
         (lambda runs: runs[[]], "lacks the columns arm"),
-        (lambda runs: runs.assign(valid_rmse=1e300), "valid_rmse does not hold finite numbers"),
+        (lambda runs: runs.assign(**{"metric.valid_rmse": 1e300}), "metric.valid_rmse does not hold finite numbers"),
         (lambda runs: runs.assign(kind="walk"), "kind does not hold run, again or tuning"),
     ],
 )
@@ -298,28 +303,7 @@ def test_what_another_library_noted_in_a_table_is_not_asked(tmp_path):
     assert read_study(tmp_path / "summary.json", SUMMARY, "wd_sweep.html").problems == []
 
 
-MEASURED = COLUMNS["numbers"][1].split()
-FEW = {
-    "one row": lambda frame: frame.head(1),
-    "no row": lambda frame: frame.head(0),
-    "one arm": lambda frame: frame[frame["arm"] == "wd=0"],
-    "no numbers": lambda frame: frame.assign(**dict.fromkeys(frame.columns.intersection(MEASURED), np.nan)),
-    "large losses": lambda frame: frame.assign(train_loss=1e308) if "train_loss" in frame else frame,
-    "one number": lambda frame: frame.assign(**dict.fromkeys(frame.columns.intersection(MEASURED), 0.9)),
-}
-
-
-@pytest.mark.parametrize("few", FEW)
-def test_of_few_rows_and_odd_ones_charts_are_drawn_for_all_that(tmp_path, few, recwarn):
-    for name, frame in TABLES.items():
-        FEW[few](frame).to_parquet(tmp_path / name)
-    read = read_study(tmp_path / "summary.json", SUMMARY, "wd_sweep.html")
-    assert read.problems == []
-    assert study.context(read)["paired"]
-    assert [str(warning.message) for warning in recwarn] == []
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_stands_in_a_file_every_other_page_is_drawn(tmp_path_factory, no_drawing, data):
     name = data.draw(st.sampled_from(sorted(FILES)))
@@ -331,7 +315,10 @@ def test_whatever_stands_in_a_file_every_other_page_is_drawn(tmp_path_factory, n
 
     pages = render(gather(folder))
 
-    others = {"wd_sweep.html", "benchmarks.html", "peers.html"} - {f"{path.stem}.html", f"{path.parent.name}.html"}
+    others = {"wd_sweep.html", "benchmarks.html", "peers.html", "calibration.html"} - {
+        f"{path.stem}.html",
+        f"{path.parent.name}.html",
+    }
     assert {"index.html", *others} <= set(pages.html)
     assert all("could not be drawn" not in pages.html[page] for page in others)
     assert "claim-85" in pages.html["index.html"]
@@ -341,15 +328,15 @@ def test_whatever_stands_in_a_file_every_other_page_is_drawn(tmp_path_factory, n
         assert str(path) in problem
 
 
-@pytest.mark.parametrize("broken", ["study", "benchmarks", "peers", "ledger"])
+@pytest.mark.parametrize("broken", ["study", "benchmarks", "peers", "calibration", "ledger"])
 def test_a_page_that_cannot_be_drawn_costs_no_other_and_says_why(tmp_path, no_drawing, monkeypatch, broken):
     def fail(*_):
         raise ZeroDivisionError("one in a million <b>")
 
-    monkeypatch.setattr(f"reports.{broken}.context", fail)
+    monkeypatch.setattr(f"reports.pages.{broken}.context_of", fail)
     pages = render(gather(write_everything(tmp_path)))
     page = {"study": "wd_sweep.html", "ledger": "index.html"}.get(broken, f"{broken}.html")
-    assert set(pages.html) == {"index.html", "wd_sweep.html", "benchmarks.html", "peers.html"}
+    assert set(pages.html) == {"index.html", "wd_sweep.html", "benchmarks.html", "peers.html", "calibration.html"}
     (problem,) = pages.problems
     assert problem.startswith(str(tmp_path))
     assert "ZeroDivisionError: one in a million <b>" in problem

@@ -25,7 +25,7 @@ from reports import numbers
         (numbers.setting(1e-5), "1e-05"),
         (numbers.setting(-0.25), "−0.25"),
         (numbers.setting(40), "40"),
-        (numbers.setting(True), "True"),
+        (numbers.setting(True), "yes"),
         (numbers.setting("adamw"), "adamw"),
         (numbers.figures(0.40865), "0.409"),
         (numbers.figures(-0.17824), "−0.178"),
@@ -86,3 +86,39 @@ def test_settings_that_differ_look_different():
     assert numbers.settings([0.1, 0.00123456, 0.00123457]) == ["0.1", "0.00123456", "0.00123457"]
     assert numbers.settings([0.1, 0.1]) == ["0.1", "0.1"]
     assert numbers.settings([]) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "bounds", "written"),
+    [
+        ((0.8946, 0.9273), None, ["0.895", "0.927"]),
+        ((0.82042, 0.82037), None, ["0.82042", "0.82037"]),
+        ((0.0021,), (0.0017, 0.0026), ["0.0021"]),
+        ((123.456, 98.7), None, ["123.5", "98.7"]),
+        ((12.3,), (11.0, 14.0), ["12.30"]),
+        ((3e-6, 4e-6), None, ["3.00·10⁻⁶", "4.00·10⁻⁶"]),
+        ((2.5e8,), None, ["2.50·10⁸"]),
+        ((None, math.nan, 0.0), None, ["–", "–", "0.000"]),
+        ((0.0018,), (-0.0036, 0.000003), ["0.0018"]),
+    ],
+)
+def test_numbers_side_by_side_have_the_decimals_in_which_they_differ(values, bounds, written):
+    write = numbers.writer(*values, bounds=bounds)
+    assert [write(value) for value in values] == written
+
+
+@pytest.mark.parametrize(
+    ("ends", "written"),
+    [
+        ((0.031, 0.034), "[0.031, 0.034]"),
+        ((-0.034, -0.031), "[−0.034, −0.031]"),
+        ((-0.002, 0.004), "[−0.002, +0.004]"),
+        ((0.031, None), "[0.031, ∞)"),
+        ((None, 0.014), "(−∞, +0.014]"),
+        ((None, None), "(−∞, ∞)"),
+    ],
+)
+def test_an_interval_has_signs_where_it_has_both_and_no_end_where_it_is_infinite(ends, written):
+    assert numbers.range_of(*ends, numbers.number) == written
+    if None not in ends:
+        assert numbers.interval_of(ends, numbers.number).count("+") == sum(end > 0 for end in ends)

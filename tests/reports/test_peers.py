@@ -5,10 +5,11 @@ import re
 
 import pytest
 
-from reports import peers
-from reports.inputs import gather
-from reports.pages import render
+from reports.pages import peers, render
+from reports.read import gather
 from studies.evidence.peers import Peer, PeerResults, Point, Row, epoch_time, time_to_target, write_peers
+
+pytestmark = pytest.mark.usefixtures("no_drawing")
 
 
 def made_up(name, fits, **more):
@@ -22,15 +23,8 @@ def made_up(name, fits, **more):
 
 
 def results(*them):
-    data = {
-        "name": "MovieLens 100k",
-        "checksum": "0",
-        "ratings": 10,
-        "users": 2,
-        "items": 5,
-        "n_train": 9,
-        "n_valid": 1,
-    }
+    size = {"ratings": 10, "train": 9, "valid": 1}
+    data = {"key": "movielens", "name": "MovieLens 100k", "checksum": "0", "size": size}
     machine = {"python": "3.11", "platform": "Linux", "cpu": "Xeon", "cores": 2, "versions": {}}
     fields = {"command": "", "commit": None, "dirty": False, "started": "2026-11-22", "finished": "2026-11-22"}
     return PeerResults(**fields, threads=2, machine=machine, data=data, peers=list(them))
@@ -115,7 +109,7 @@ def test_the_answer_holds_our_time_against_cornacs_and_fastais_epochs_against_ou
 def test_epochs_are_compared_with_those_of_the_same_batch_size_alone():
     fits = [[(1, 1.0, 0.89)]]
     them = [made_up("dotbias", fits), made_up("dotbias-quick", fits, settings={"bs": 256}), made_up("pytorch", fits)]
-    assert [peer.name for peer, _ in peers.context(results(*them))["epoch_times"]] == ["pytorch"]
+    assert [peer.name for peer, _ in peers.context_of(results(*them))["epoch_times"]] == ["pytorch"]
 
 
 def test_the_table_has_the_best_first_and_says_who_was_late_and_who_never_came(tmp_path):
@@ -138,7 +132,7 @@ def test_the_page_says_who_failed_and_escapes_what_comes_from_outside(tmp_path):
     write_peers(results(quick, CORNAC, failed), tmp_path / "peers.json")
     pages = render(gather(tmp_path)).html
     page = pages["peers.html"]
-    assert "To an RMSE of 0.896 dotbias takes 1.00× [1.00×, 1.00×] the time of cornac’s 20 epochs" in page
+    assert "To an RMSE of 0.896 dotbias takes 1.00× [1.00×,\xa01.00×] the time of cornac’s 20 epochs" in page
     assert "&lt;b&gt;bad&lt;/b&gt;: no &lt;script&gt;" in page
     assert "<b>bad" not in page
     assert 'href="peers.html"' in pages["index.html"]
@@ -168,7 +162,7 @@ def test_commits_are_named_in_order():
     peer = made_up("a", [[(1, 0.05, 0.89)]] * 6)
     for row, commit in zip(peer.rows, "cafedb", strict=True):
         row.commit = commit
-    assert peers.context(results(peer))["commits"] == [*"abcdef"]
+    assert peers.context_of(results(peer))["commits"] == [*"abcdef"]
 
 
 @pytest.mark.parametrize("name", ["other", "cornac", "dotbias", "fastai"])
@@ -188,6 +182,6 @@ def test_fastai_shows_what_it_draws(tmp_path):
 
 def test_a_file_that_is_no_such_result_is_a_problem_not_a_failure(tmp_path):
     (tmp_path / "peers.json").write_text("{}")
-    inputs = gather(tmp_path)
-    assert "peers.json: no comparison" in inputs.problems[0]
-    assert "peers.html" not in render(inputs).html
+    pages = render(gather(tmp_path))
+    assert "peers.json: no comparison" in pages.problems[0]
+    assert "peers.html" not in pages.html

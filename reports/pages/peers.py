@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean, median, stdev
 from typing import Any
 
-import pandas as pd
-
-from reports import charts, numbers
-from reports.charts import Chart
+from reports import numbers
+from reports.figures import quality
+from reports.pages import Page
+from reports.read import Inputs
 from studies.evidence.peers import (
     REFERENCE,
     REFERENCE_EPOCHS,
@@ -19,13 +20,26 @@ from studies.evidence.peers import (
     PeerResults,
     Ratio,
     epoch_time,
+    read_peers,
     seconds_at,
     time_to,
     time_to_target,
 )
 from studies.evidence.statistics import t_interval
 
+PLACE = 40
+FILE = "peers.json"
 OURS, LESSON, FASTAI, DISTINCT = "dotbias-quick", "dotbias", "fastai", "fastai-distinct"
+
+
+def plan(inputs: Inputs) -> list[Page]:
+    """One page, where there is a comparison."""
+    results = inputs.file(FILE, read_peers)
+    if results is None:
+        return []
+    about = {"data": results.data.name, "commit": results.commit, "dirty": results.dirty, "finished": results.finished}
+    context = partial(context_of, results)
+    return [Page("peers.html", "Other libraries", "peers.html.j2", inputs.results / FILE, context, about=about)]
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,13 @@ def lines(results: PeerResults) -> list[Line]:
     return sorted(found, key=lambda line: math.inf if line.rmse is None else line.rmse)
 
 
+def drawn_words(found: list[Line]) -> str:
+    """What the figure shows: each library at its best."""
+    return "; ".join(
+        f"{line.peer.title}: {numbers.number(line.rmse, 4)} after {numbers.seconds(line.seconds)}" for line in found
+    )
+
+
 def ratio_text(ratio: Ratio) -> str:
     """A ratio with its interval where there is one: 1.4× [1.3×, 1.6×]."""
     interval = "" if ratio.low is None else f" {numbers.times_interval(ratio.low, ratio.high)}"
@@ -109,36 +130,6 @@ def answer(results: PeerResults) -> str:
     return f"{text[0].upper() if not text.startswith('dotbias') else text[0]}{text[1:]}."
 
 
-def chart(results: PeerResults) -> Chart | None:
-    """RMSE against seconds of training."""
-    rows = [
-        {"peer": peer.title, "seed": row.seed, "epochs": point.epochs, "seconds": point.seconds, "rmse": point.rmse}
-        for peer in results.peers
-        for row in peer.rows
-        for point in row.points
-        if point.rmse is not None
-    ]
-    if not rows:
-        return None
-    seeds = pd.DataFrame(rows)
-    means = seeds.groupby(["peer", "epochs"], sort=False)[["seconds", "rmse"]].mean().reset_index()
-    words = "; ".join(
-        f"{line.peer.title}: {numbers.number(line.rmse, 4)} after {numbers.seconds(line.seconds)}"
-        for line in lines(results)
-    )
-    count = means["peer"].nunique()
-    return charts.chart(
-        "quality",
-        "RMSE on the validation rows against seconds of training",
-        words,
-        "Left and low is better. A mark an epoch, or a fit of its own where a library trains in one call; thin lines: "
-        f"each seed. Dotted: {TARGET}.",
-        means.rename(columns={"seconds": "seconds, mean", "rmse": "RMSE, mean"}).astype({"epochs": object}),
-        lambda figure, wide: charts.quality_against_time(figure, seeds, TARGET, 3 if wide else 1),
-        lambda wide: 420 + 22 * (-(-count // 3) if wide else count),
-    )
-
-
 def sampling(results: PeerResults) -> dict[str, Any] | None:
     """What fastai's loader draws in an epoch, and what that does to the RMSE."""
     stock, distinct = results.peer(FASTAI), results.peer(DISTINCT)
@@ -150,26 +141,26 @@ def sampling(results: PeerResults) -> dict[str, Any] | None:
         for peer in shown
     }
     pairs = [final[FASTAI][seed] - final[DISTINCT][seed] for seed in final[FASTAI] if seed in final.get(DISTINCT, {})]
-    n = stock.drawn.rows
+    n, trained = stock.drawn.rows, results.data.size.get("train")
     return {
         "rows": [(peer, list(final[peer.name].values())) for peer in shown],
         "version": stock.versions.get("fastai"),
-        "expected": 1 - (1 - 1 / results.data.n_train) ** n if n else None,
+        "expected": 1 - (1 - 1 / trained) ** n if n and trained else None,
         "difference": mean(pairs) if pairs else None,
         "interval": t_interval(pairs) if len(pairs) > 1 else None,
         "n": len(pairs),
     }
 
 
-def context(results: PeerResults) -> dict[str, Any]:
+def context_of(results: PeerResults) -> dict[str, Any]:
     """All that the template of the peers' page shows."""
-    stock, lesson = results.peer(FASTAI), results.peer(LESSON)
+    stock, lesson, found = results.peer(FASTAI), results.peer(LESSON), lines(results)
     commits = sorted({row.commit or "unknown" for peer in results.peers for row in peer.rows})
     return {
         "answer": answer(results),
         "results": results,
-        "chart": chart(results),
-        "lines": lines(results),
+        "chart": quality.chart(results, drawn_words(found)),
+        "lines": found,
         "reference": reference_text(results),
         "target": TARGET,
         "ratio_text": ratio_text,

@@ -7,94 +7,94 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 import pyarrow as pa
 from pandas.api import types
 from pyarrow import parquet
 
-from reports.benchmarks import lookup_evidence
-from reports.charts import LARGEST
-from reports.study import Study
-from studies.evidence.benchmarks import Benchmarks, read_benchmarks
-from studies.evidence.peers import PeerResults, read_peers
-from studies.evidence.schema import ResultsError, Summary, read_bytes
-from studies.evidence.verdicts import Ledger, read_ledger
+from studies.evidence.ledger import Ledger, read_ledger
+from studies.evidence.schema import CURVES, RUNS, ResultsError, Summary, read_bytes
 
-INDEX_PAGE, BENCHMARKS_PAGE, PEERS_PAGE = "index.html", "benchmarks.html", "peers.html"
-LONGEST_NAME = 50  # of a page: with four bytes a character it still is a file's name
+INDEX_PAGE = "index.html"
+PAGES = Path(__file__).parent / "pages"  # whose files name the other pages
+LONGEST_NAME = 60  # of a page: with four bytes a character it still is a file's name
+LARGEST = 1e100  # that is drawn: the square of what is larger may overflow, and no float32 is
 
 Holds = Callable[[pd.Series], bool]
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A part that is not there: what, and the command that makes it."""
+class Study:
+    """One folder of results: the summary, its runs and curves where they could be read, and the page's name."""
+
+    page: str
+    folder: Path
+    summary: Summary
+    runs: pd.DataFrame | None
+    curves: pd.DataFrame | None
+    problems: list[str] = field(default_factory=list)
+
+
+class Missing(NamedTuple):
+    """What is not there, and the command that makes it."""
 
     what: str
     command: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Inputs:
     """Everything the pages are made from. `problems` are sentences about what could not be used."""
 
     results: Path
     ledger: Ledger
     studies: list[Study]
-    benchmarks: Benchmarks | None
     problems: list[str] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
-    peers: PeerResults | None = None
+    files: dict[str, Any] = field(default_factory=dict)
+
+    def file(self, name: str, read: Callable[[Path], Read]) -> Read | None:
+        """What `read` makes of a file of the results folder, read once; None where it is not there or is a problem."""
+        if name not in self.files:
+            self.files[name] = None
+            if os.path.lexists(self.results / name):  # a link that leads nowhere is there, and a problem
+                try:
+                    self.files[name] = read(self.results / name)
+                except ResultsError as error:
+                    self.problems.append(str(error))
+        found: Read | None = self.files[name]
+        return found
 
 
 def gather(results: Path) -> Inputs:
-    """Read everything in `results`, and say what is broken or missing.
+    """Read the ledger and every study in `results`, and say what is broken or missing.
 
     Raises:
         ResultsError: there is no such folder.
     """
-    problems: list[str] = []
-    measured = read_if_there(results / "benchmarks.json", read_benchmarks, problems)
-    others = read_if_there(results / "peers.json", read_peers, problems)
-    evidence = lookup_evidence(measured) if measured else None
-    ledger = read_ledger(results, [evidence] if evidence else [])
-    studies: list[Study] = []
-    taken = {INDEX_PAGE, BENCHMARKS_PAGE, PEERS_PAGE}
+    ledger = read_ledger(results)
+    inputs = Inputs(results, ledger, [], list(ledger.problems))
+    taken = {INDEX_PAGE, *(f"{file.stem}.html" for file in PAGES.glob("*.py"))}
     for path, summary in ledger.summaries.items():
-        studies.append(read_study(path, summary, page_name(path.parent, results, taken)))
-        taken.add(studies[-1].page.casefold())
-    missing: list[Missing] = []
-    if not studies:
-        missing.append(Missing("No study has results yet.", "tox run -e report"))
-    if measured is None:
-        missing.append(Missing("There are no benchmarks that can be read.", "tox run -e bench"))
-    problems = [*ledger.problems, *problems, *(problem for one in studies for problem in one.problems)]
-    return Inputs(results, ledger, studies, measured, problems, missing, others)
-
-
-Read = TypeVar("Read")
-
-
-def read_if_there(path: Path, read: Callable[[Path], Read], problems: list[str]) -> Read | None:
-    """What `read` makes of a file; None where there is none, or where it becomes one of `problems`."""
-    if not os.path.lexists(path):  # a link that leads nowhere is there, and a problem
-        return None
-    try:
-        return read(path)
-    except ResultsError as error:
-        problems.append(str(error))
-        return None
+        study = read_study(path, summary, page_name(path.parent, results, taken))
+        taken.add(study.page.casefold())
+        inputs.studies.append(study)
+        inputs.problems += study.problems
+    if not inputs.studies:
+        inputs.missing.append(Missing("No study has results yet.", "tox run -e report"))
+    return inputs
 
 
 def page_name(folder: Path, results: Path, taken: set[str]) -> str:
-    """A page's file name: wd_sweep.html for wd_sweep/, wd_sweep-mydata.html for mydata/wd_sweep/.
+    """A page's file name: wd_sweep-movielens-quick.html for wd_sweep/movielens/quick/.
 
     `taken` are names in small letters: not every file system tells Index.html from index.html.
     """
     parts = folder.relative_to(results).parts or (folder.resolve().name,)
-    stem = re.sub(r"[^\w.-]+", "-", "-".join([parts[-1], *parts[:-1]]))[:LONGEST_NAME]
+    stem = re.sub(r"[^\w.-]+", "-", "-".join(parts))[:LONGEST_NAME]
     again = 2
     name = f"{stem}.html"
     while name.casefold() in taken:
@@ -120,11 +120,6 @@ def is_whole(values: pd.Series) -> bool:
     return types.is_integer_dtype(values) and bool(values.notna().all())
 
 
-def is_counted(values: pd.Series) -> bool:
-    """1, 2, 3 or further up in every row."""
-    return is_whole(values) and bool((values > 0).all())
-
-
 def is_truth(values: pd.Series) -> bool:
     """True or false in every row."""
     return types.is_bool_dtype(values) and bool(values.notna().all())
@@ -145,14 +140,13 @@ HOLDS: dict[Holds, str] = {
     is_text: "text in every row",
     is_kind: "run, again or tuning in every row",
     is_whole: "a whole number in every row",
-    is_counted: "a whole number from 1 on in every row",
     is_truth: "true or false in every row",
     is_number: "numbers",
     is_drawable: f"finite numbers below {LARGEST:g}",
 }
-RUNS: dict[str, Holds] = {"arm": is_text, "kind": is_kind, "seed": is_whole, "diverged": is_truth}
-CURVES: dict[str, Holds] = {"arm": is_text, "kind": is_kind, "seed": is_whole, "epoch": is_counted}
-CURVES |= {"train_loss": is_number, "valid_loss": is_number}
+OF_RUNS: dict[str, Holds] = {"arm": is_text, "kind": is_kind, "seed": is_whole, "diverged": is_truth}
+OF_CURVES: dict[str, Holds] = {"arm": is_text, "kind": is_kind, "seed": is_whole}
+OF_CURVES |= {"x": is_drawable, "curve": is_text, "value": is_number}
 
 
 def read_study(path: Path, summary: Summary, page: str) -> Study:
@@ -170,9 +164,9 @@ def read_study(path: Path, summary: Summary, page: str) -> Study:
             )
             return None
 
-    measured = dict.fromkeys([summary.metric, *summary.measures], is_drawable)
-    runs = table("runs.parquet", RUNS | measured, ["arm", "kind", "seed"])
-    curves = table("curves.parquet", CURVES, ["arm", "kind", "seed", "epoch"])
+    measured = {f"metric.{metric}": is_drawable for metric in summary.metrics}
+    runs = table(RUNS, OF_RUNS | measured, ["arm", "kind", "seed"])
+    curves = table(CURVES, OF_CURVES, ["arm", "kind", "seed", "curve", "x"])
     return Study(page, path.parent, summary, runs, curves, problems)
 
 

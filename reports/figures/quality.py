@@ -1,0 +1,62 @@
+"""RMSE against seconds of training, a line a library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
+
+from reports import numbers
+from reports.figures import drawing
+from reports.figures.drawing import SOFT, Chart
+from studies.evidence.peers import TARGET, PeerResults
+
+
+def chart(results: PeerResults, words: str) -> Chart | None:
+    """RMSE against seconds of training; `words` say what it shows."""
+    rows = [
+        {"peer": peer.title, "seed": row.seed, "epochs": point.epochs, "seconds": point.seconds, "rmse": point.rmse}
+        for peer in results.peers
+        for row in peer.rows
+        for point in row.points
+        if point.rmse is not None
+    ]
+    if not rows:
+        return None
+    seeds = pd.DataFrame(rows)
+    means = seeds.groupby(["peer", "epochs"], sort=False)[["seconds", "rmse"]].mean().reset_index()
+    count = means["peer"].nunique()
+    return drawing.chart(
+        "quality",
+        "RMSE on the validation rows against seconds of training",
+        words,
+        "Left and low is better. A mark an epoch, or a fit of its own where a library trains in one call; thin lines: "
+        f"each seed. Dotted: {TARGET}.",
+        means.rename(columns={"seconds": "seconds, mean", "rmse": "RMSE, mean"}).astype({"epochs": object}),
+        lambda figure, wide: draw(figure, seeds, TARGET, 3 if wide else 1),
+        lambda wide: 420 + 22 * (-(-count // 3) if wide else count),
+    )
+
+
+def draw(figure: Figure, seeds: pd.DataFrame, target: float, columns: int) -> None:
+    """RMSE against seconds of training: `peer`, `seed`, `epochs`, `seconds`, `rmse`; a thin line a seed."""
+    axes = figure.subplots()
+    drawing.logarithmic(figure, "x")
+    drawing.room_around(axes, seeds["seconds"])
+    means = seeds.groupby(["peer", "epochs"], sort=False, observed=True)[["seconds", "rmse"]].mean().reset_index()
+    look: Any = {"x": "seconds", "y": "rmse", "hue": "peer", "palette": drawing.palette(means["peer"]), "ax": axes}
+    thin: Any = {"units": "seed", "estimator": None, "linewidth": 0.6, "alpha": 0.4, "legend": False}
+    sns.lineplot(seeds, **look, **thin, sort=False)
+    marks: Any = {"style": "peer", "markers": True, "dashes": True, "markersize": 8}
+    sns.lineplot(means, **look, **marks, errorbar=None, linewidth=1.8, sort=False)
+    axes.axhline(target, color=SOFT, linewidth=1, linestyle=":")
+    axes.text(1, target, f"{target:.3f}", transform=axes.get_yaxis_transform(), ha="right", va="bottom", color=SOFT)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.setting(float(value))))
+    axes.set(xlabel="seconds of training (logarithmic)", ylabel="RMSE on validation rows")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, min(high, 0.97))  # the first epochs of some would flatten all others
+    drawing.legend_above(figure, axes, "outside upper left", columns)

@@ -1,0 +1,140 @@
+"""From inputs to HTML: a file for each type of page, and in the place of a page that cannot be drawn a word why.
+
+A module here has a `PLACE` among the others and `plan(inputs)`, which returns the pages that it draws. The file of its
+one page has the module's name, which no study's page can take.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup, escape
+
+from reports import numbers
+from reports.read import INDEX_PAGE, Inputs
+from reports.text import shown
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+INLINED = {"style": "style.css", "behavior": "behavior.js"}
+
+
+class Pages(NamedTuple):
+    """Every page's HTML by file name, and sentences about all that could not be used or drawn."""
+
+    html: dict[str, str]
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page to draw.
+
+    Attributes:
+        file: its file's name.
+        name: what a link to it says.
+        template: that draws it.
+        source: the results it shows.
+        context: all that the template shows, an "answer" among it.
+        everywhere: whether every page links to it; else the index alone does.
+        about: what the index says of the results beside the answer: data, profile, commit, dirty, finished.
+    """
+
+    file: str
+    name: str
+    template: str
+    source: Path
+    context: Callable[[], Mapping[str, Any]]
+    everywhere: bool = True
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def render(inputs: Inputs) -> Pages:
+    """Draw every page; one that cannot be drawn becomes a problem, and a page that says so."""
+    planned = [page for module in _modules() for page in module.plan(inputs)]
+    problems, answers, html = list(inputs.problems), dict[str, str](), {}
+    env = environment()
+    for page in sorted(planned, key=lambda page: page.file == INDEX_PAGE):  # which says what became of the others
+        links = [one for one in planned if one.everywhere or one is page]
+        around = {"links": links, "here": page.file, "planned": planned, "answers": answers, "problems": problems}
+        try:
+            context = page.context()
+            html[page.file] = env.get_template(page.template).render(context, **around)
+            answers[page.file] = context["answer"]
+        # The one place that catches whatever comes. A file can be wrong in ways that no check at the door foresees,
+        # and one such file must not cost all other pages.
+        except Exception as error:
+            problems.append(
+                f"{page.source}: its page could not be drawn ({type(error).__name__}: {error}). All other pages are "
+                "whole. Make the results anew; if that does not help, it is an error in reports/."
+            )
+            around["problems"] = problems if page.file == INDEX_PAGE else problems[-1:]
+            html[page.file] = env.get_template("undrawn.html.j2").render(**around)
+            answers[page.file] = "Not drawn."
+    return Pages(html, problems)
+
+
+@cache
+def _modules() -> list[Any]:
+    modules = [import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    return sorted(modules, key=lambda module: module.PLACE)
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The templates, with the pages' number formats as filters; everything from outside is escaped, and seen."""
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=finalize,
+    )
+    names = ["number", "signed", "setting", "p_value", "percent", "seconds", "size", "counted"]
+    names += ["figures", "figures_interval", "interval", "times", "times_interval"]
+    env.filters |= {name: getattr(numbers, name) for name in names}
+    env.filters |= {"slug": slug, "prose": prose, "unbroken": unbroken, "cell": cell, "moment": moment}
+    env.globals |= {name: Markup((TEMPLATES / file).read_text("utf-8")) for name, file in INLINED.items()}  # noqa: S704
+    return env
+
+
+def finalize(value: Any) -> Any:
+    """What a template writes, without characters that act instead of being seen; Markup stays Markup."""
+    if not isinstance(value, str):
+        return value
+    return type(value)(shown(value))
+
+
+def slug(words: str) -> str:
+    """Words as part of an id: Weight decay is weight-decay."""
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def prose(text: str) -> Markup:
+    """Text from outside, escaped: `code` in backticks becomes code, a hyphen before a number a minus."""
+    text = re.sub(r"(?<![\w.-])-(?=\d)", "−", text)
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 escaped before
+
+
+def unbroken(text: str) -> Markup:
+    """Text from outside, escaped, whose intervals and percentages stay on one line."""
+    whole = re.sub(r"[\[(][−+\d.,∞×]+, [−+\d.,∞×]+[\])]|\d %", lambda m: m[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+    return Markup(escape(whole))  # noqa: S704 escaped here
+
+
+def moment(text: str) -> str:
+    """A time to the minute: 2026-11-22 02:00."""
+    return text[:16].replace("T", " ")
+
+
+def cell(value: object) -> str:
+    """A value in a figure's table."""
+    return numbers.writer(value, least=4)(value) if isinstance(value, float) else numbers.setting(value)

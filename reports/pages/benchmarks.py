@@ -1,0 +1,99 @@
+"""The page of the benchmarks: ratios to a baseline with intervals, and where the one-hot product wins."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from reports import numbers
+from reports.figures import crossover, ratios, scale
+from reports.figures.drawing import Chart
+from reports.pages import Page
+from reports.read import Inputs, Missing
+from reports.timings import TITLES, baselines, corner, implementation, one_hot, plain, span, title, varying
+from studies.evidence.benchmarks import Benchmarks, Timing
+
+PLACE = 30
+FILE = "benchmarks.json"
+
+
+def plan(inputs: Inputs) -> list[Page]:
+    """One page, where there are benchmarks."""
+    benchmarks = inputs.ledger.benchmarks  # the ledger has read them for claim 26
+    if benchmarks is None:
+        inputs.missing.append(Missing("There are no benchmarks that can be read.", "tox run -e bench"))
+        return []
+    about = {"commit": benchmarks.commit, "dirty": benchmarks.dirty, "finished": benchmarks.machine.get("measured", "")}
+    context = partial(context_of, benchmarks)
+    return [Page("benchmarks.html", "Benchmarks", "benchmarks.html.j2", inputs.results / FILE, context, about=about)]
+
+
+def answer(benchmarks: Benchmarks) -> str:
+    """The answer in a sentence: the ratio at large, and where one-hot wins."""
+    corners = one_hot(benchmarks)
+    if not corners:
+        return "The one-hot product was not measured against the lookup in these benchmarks."
+    slowest = max(corners, key=lambda t: t.ratio)
+    wins = [t for t in corners if t.ratio_high < 1]
+    said = f"A one-hot product takes up to {numbers.times(slowest.ratio)} the lookup’s time ({corner(slowest)})"
+    if not wins:
+        return f"{said}, and is faster in none of {numbers.counted(len(corners), 'corner')}."
+    best = min(wins, key=lambda t: t.ratio)
+    return (
+        f"{said}; it is faster in {len(wins)} of {numbers.counted(len(corners), 'corner')}, "
+        f"at best with {numbers.times(best.ratio)} ({corner(best)})."
+    )
+
+
+def training_words(timings: list[Timing]) -> str:
+    """Time and memory of whole trainings."""
+    said = []
+    for t in timings:
+        if not (t.training_s and t.epochs and t.ratings and t.memory_bytes and t.params and t.batch):
+            continue
+        text = (
+            f"Batch {t.batch:,}, {plain(t.implementation)}: {t.epochs} epochs of {t.ratings:,} ratings over "
+            f"{t.params:,} parameters took {numbers.seconds(t.training_s)}, once, in a process of its own. Above "
+            f"ratings and libraries its memory peaked at {numbers.size(t.memory_bytes)}, "
+            f"{t.memory_bytes / t.params:.0f} bytes a parameter, the {numbers.size(8 * t.ratings)} of an epoch’s order "
+            "included"
+        )
+        if t.baseline_memory_bytes:
+            text += f"; that of {plain(t.baseline)}, after its first steps, at {numbers.size(t.baseline_memory_bytes)}"
+        said.append(f"{text}.")
+    return " ".join(said)
+
+
+def group_chart(group: str, timings: list[Timing], benchmarks: Benchmarks) -> Chart | None:
+    """What shows a group best."""
+    if group == "lookup":
+        return crossover.chart(benchmarks)
+    return scale.chart(timings) if group == "scale" else ratios.chart(group, timings)
+
+
+def context_of(benchmarks: Benchmarks) -> dict[str, Any]:
+    """All that the template of the benchmarks' page shows."""
+    by_group = {group: [t for t in benchmarks.timings if t.group == group] for group in TITLES}
+    for t in benchmarks.timings:
+        if t.group not in TITLES:
+            by_group.setdefault(t.group, []).append(t)
+    pairs = sorted(t.ratio_pairs for t in benchmarks.timings)
+    return {
+        "answer": answer(benchmarks),
+        "benchmarks": benchmarks,
+        "groups": [
+            {
+                "title": title(group),
+                "chart": group_chart(group, timings, benchmarks),
+                "trainings": training_words(timings),
+                "conditions": varying(timings),
+                "baselines": baselines(timings),
+                "timings": timings,
+            }
+            for group, timings in by_group.items()
+            if timings
+        ],
+        "pairs": span(pairs),
+        "plain": plain,
+        "implementation": implementation,
+    }

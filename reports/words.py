@@ -1,0 +1,333 @@
+"""What was found, in words: outcomes, verdicts, certainty and answers are worded here and nowhere else."""
+
+from __future__ import annotations
+
+from scipy import stats
+
+from reports import numbers
+from reports.arms import name_of, noise_pairs, title_of
+from reports.numbers import Write
+from reports.read import Study
+from studies.evidence.ledger import Doubt, LedgerRow, PartRow, Verdict
+from studies.evidence.schema import Found, IntervalKind, NoiseFloor, PartFound, Reason, Summary
+
+# {m} is the margin in the metric's unit, {n} the seeds, {rival} the arm that is better.
+OUTCOMES: dict[Reason, str] = {
+    "by more than 0": "yes",
+    "by less than m": "yes, by less than {m}",
+    "by more than m": "yes, by more than {m}",
+    "reversed": "no, the reverse is true",
+    "worse by more than m": "no, worse by more than {m}",
+    "less than m": "no, by less than {m} if at all",
+    "within m": "yes, to within {m}",
+    "not worse by m": "yes, not worse by {m}",
+    "differs": "yes",
+    "differs by less than m": "yes, by less than {m}",
+    "differs by more than m": "yes, by more than {m}",
+    "no difference beyond m": "no, to within {m} they are equal",
+    "no rival better by m": "yes, no rival is better by {m}",
+    "a rival better by m": "no, {rival} is better by more than {m}",
+    "not after correction over the rivals": "undecided, {rival} looks better, but not after correction for all rivals",
+    "the interval reaches the margin": "undecided",
+    "too few seeds": "no verdict from {n}",
+    "divergence in a part of several arms": "undecided, runs failed in a sum of several arms",
+    "nothing measured": "nothing was measured",
+}
+# "equivalent" is refuted by a difference in either direction.
+REFUTED = {"by more than m": "no, better by more than {m}"}
+
+INTERVALS: dict[IntervalKind, str] = {
+    "corrected t": "for data like these",
+    "t": "for these data",
+    "bootstrap t": "for these data, skewed",
+    "median": "of the median, because runs failed",
+    "counted": "none, it is a count",
+    "one run": "none from one run",
+    "none": "none",
+}
+METHODS: dict[IntervalKind, str] = {
+    "corrected t": "t interval, wider because the splits overlap (Nadeau and Bengio 2003)",
+    "t": "t interval",
+    "bootstrap t": "bootstrap-t interval",
+    "median": "by order statistics",
+    "counted": "",
+    "one run": "",
+    "none": "",
+}
+NO_INTERVAL = ("none", "one run", "counted")
+LOGARITHM = "log10 of "  # how the titles of metrics begin that are judged by their logarithm
+
+FEW = 4  # conditions that a verdict names
+# How a count of claims reads, of one and of several, in the order of the page.
+VERDICTS: dict[Verdict, tuple[str, str]] = {
+    "holds": ("holds", "hold"),
+    "holds so far": ("holds so far", "hold so far"),
+    "holds on a stand-in": ("holds on a stand-in", "hold on a stand-in"),
+    "true": ("true", "true"),
+    "depends": ("depends on the data", "depend on the data"),
+    "fails": ("fails", "fail"),
+    "not seen on a stand-in": ("not seen on a stand-in", "not seen on a stand-in"),
+    "false": ("false", "false"),
+    "inconclusive": ("inconclusive", "inconclusive"),
+    "cited": ("cited", "cited"),
+    "not run": ("not run yet", "not run yet"),
+}
+SIDES: dict[Verdict, str] = {
+    "holds": "good",
+    "holds so far": "good",
+    "holds on a stand-in": "good",
+    "true": "good",
+    "fails": "bad",
+    "false": "bad",
+    "not seen on a stand-in": "open",
+    "depends": "open",
+    "inconclusive": "open",
+    "cited": "soft",
+    "not run": "not-run",
+}
+DOUBTS: dict[Doubt, str] = {
+    "stand-in": "Other data, or another model, stand in for those that the claim speaks of.",
+    "one data set for a general sentence": "The claim speaks of data in general; it was tried on one data set.",
+    "the interval reaches the margin": "The effect may be smaller than the smallest one worth knowing.",
+    "not retuned": "The settings were not tuned for each arm, so another setting may turn the result.",
+    "preliminary": "A quick run, or one with fewer than 20 seeds: the regular profile may say otherwise.",
+    "declared after looking": "The part was declared, or changed, after a first look at results.",
+}
+
+
+def verdict(row: LedgerRow | PartRow) -> str:
+    """The verdict on a claim or a part; what depends on many conditions counts them, where the ledger names all."""
+    parts = row.parts if isinstance(row, LedgerRow) else (row,)
+    many = [part for part in parts if part.verdict == row.verdict == "depends" and len(part.conditions) > FEW]
+    if not many:
+        return row.words
+    yes = sum(condition.outcome == "yes" for condition in many[0].conditions)
+    return row.words.replace(many[0].words, f"depends on the data: yes on {yes} of {len(many[0].conditions)}")
+
+
+def capital(text: str) -> str:
+    """`text` with its first letter a capital one."""
+    return text[:1].upper() + text[1:]
+
+
+def listed(words: list[str]) -> str:
+    """Words in a row: a, b and c."""
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def margin_of(part: PartFound, title: str = "") -> str:
+    """The margin, as short as it goes; of a metric whose title says that it is a logarithm, the factor."""
+    if part.margin is None:
+        return numbers.MISSING
+    if title.startswith(LOGARITHM):
+        return f"a factor of {numbers.setting(10**part.margin, 3)}"
+    return numbers.setting(part.margin, 3)
+
+
+def outcome(summary: Summary, part: PartFound, found: Found | None = None) -> str:
+    """What was found of a part, or against one of its rivals: yes, no or undecided, and by how much."""
+    found = found or part
+    words = OUTCOMES[found.reason]
+    if found.outcome == "no" and part.form == "equivalent":
+        words = REFUTED.get(found.reason, words)
+    rival = worst_rival(part)
+    return words.format(
+        m=margin_of(part, title_of(summary, part.metric)),
+        n=numbers.counted(found.n, "seed"),
+        rival=name_of(summary, rival) if rival else "a rival",
+    )
+
+
+def worst_rival(part: PartFound) -> str | None:
+    """The rival whose figures stand for a part of the form "best"."""
+    fields = set(Found.model_fields) - {"reason"}
+    own = part.model_dump(include=fields)
+    return next((rival.arm for rival in part.rivals if rival.model_dump(include=fields) == own), None)
+
+
+def writer_of(part: PartFound, found: Found | None = None) -> Write:
+    """How the numbers of a part are written."""
+    found = found or part
+    return numbers.writer(found.estimate, bounds=(found.low, found.high))
+
+
+def interval(found: Found, write: Write) -> str:
+    """The deciding interval, scored as the estimate: + speaks for the part."""
+    if found.interval in NO_INTERVAL:
+        return numbers.MISSING
+    if found.low is None and found.high is None and found.estimate is None and found.outcome != "inconclusive":
+        return "[∞, ∞]" if found.outcome == "yes" else "[−∞, −∞]"  # an arm that failed in most seeds
+    return numbers.range_of(found.low, found.high, write)
+
+
+def effect(part: PartFound, title: str) -> str:
+    """The estimate as a change of the metric: lower by 0.032 [0.030, 0.035]. Of a logarithm it is a ratio.
+
+    Args:
+        part: what was found.
+        title: its metric's.
+    """
+    if part.estimate is None:
+        lost = {"diverged": part.diverged, "missed the target": part.missed, "were dropped": part.dropped}
+        said = ", ".join(f"{n} {word}" for word, n in lost.items() if n)
+        return f"of {numbers.counted(part.n + part.dropped, 'seed')} {said}" if said else "nothing was measured"
+    if title.startswith(LOGARITHM):
+        return ratio(part)
+    sign = -1 if part.estimate < 0 else 1
+    up = (part.better == "higher") == (sign > 0)
+    low, high = part.low, part.high
+    if sign < 0:
+        low, high = (None if end is None else -end for end in (high, low))
+    write = writer_of(part)
+    shown = "" if part.interval in NO_INTERVAL else f" {numbers.range_of(low, high, write)}"
+    than = f" than {numbers.setting(part.against)}" if part.against else ""
+    return f"{'higher' if up else 'lower'} by {write(abs(part.estimate))}{shown}{than}"
+
+
+def ratio(part: PartFound) -> str:
+    """What a part found of a decimal logarithm, as a ratio: 3.1× [2.8×, 3.4×]."""
+    sign = 1 if part.better == "higher" else -1
+    ends = (part.estimate, part.low, part.high)
+    middle, low, high = (None if end is None else 10 ** (sign * end + part.against) for end in ends)
+    if sign < 0:
+        low, high = high, low
+    said = numbers.times(middle)
+    if part.interval not in NO_INTERVAL:
+        left = "(0×" if low is None else f"[{numbers.times(low)}"
+        said += f" {left}, {'∞)' if high is None else f'{numbers.times(high)}]'}"
+    return f"{said}, held to {numbers.times(10**part.against)}" if part.against else said
+
+
+def found_on(summary: Summary | None, part: PartFound) -> str:
+    """What a study found of a part, in a few words: RMSE lower by 0.032 [0.030, 0.035].
+
+    Args:
+        summary: the study's; None of what no study found, whose metric is its own title.
+        part: what was found.
+    """
+    title = part.metric if summary is None else title_of(summary, part.metric)
+    name = title.removeprefix(LOGARITHM)
+    said = f"{name} {effect(part, title)}"
+    if part.form == "best" and (rival := worst_rival(part)):
+        said += f", against {name_of(summary, rival) if summary else rival}"
+    return said
+
+
+def arms_of(summary: Summary, part: PartFound) -> str:
+    """What a part weighs: a − b, or 0.5 · a − 0.5 · b."""
+    size = {abs(weight) for weight in part.weights.values()}
+    words = []
+    for arm, weight in part.weights.items():
+        sign = "−" if weight < 0 else "+"
+        times = "" if size == {1.0} else f"{numbers.setting(abs(weight))} · "
+        words.append(f"{sign} {times}{name_of(summary, arm)}")
+    against = f" − {numbers.setting(part.against)}".replace("− −", "+ ") if part.against else ""
+    return " ".join(words).removeprefix("+ ") + against
+
+
+def comparison(summary: Summary, part: PartFound) -> str:
+    """The means that a part compares: RMSE 0.895 for a against 0.927 for b, lower by 0.032 [0.030, 0.035]."""
+    title = title_of(summary, part.metric)
+    ours = [arm for arm, weight in part.weights.items() if weight > 0]
+    theirs = [arm for arm, weight in part.weights.items() if weight < 0]
+    if part.form == "best":
+        theirs = [rival] if (rival := worst_rival(part)) else theirs
+    names = [name_of(summary, arm) for arm in (*ours, *theirs)]
+    means = [summary.arms[arm].metrics[part.metric].mean for arm in (*ours, *theirs) if _has(summary, arm, part)]
+    simple = set(map(abs, part.weights.values())) == {1.0} and len(ours) == 1 and len(theirs) <= 1
+    if not simple or len(means) != len(names) or part.n == 0:
+        return f"{title} of {arms_of(summary, part)}, {effect(part, title)}"
+    if title.startswith(LOGARITHM):
+        return f"{title.removeprefix(LOGARITHM)} {effect(part, title)} for {' over '.join(names)}"
+    write = numbers.writer(*means, bounds=(part.low, part.high) if part.estimate is not None else None)
+    said = [f"{write(mean)} for {name}" for mean, name in zip(means, names, strict=True)]
+    if not theirs:
+        said.append(numbers.setting(part.against))
+    return f"{title} {' against '.join(said)}, {effect(part, title)}"
+
+
+def _has(summary: Summary, arm: str, part: PartFound) -> bool:
+    return part.metric in summary.arms[arm].metrics
+
+
+def noise_span(study: Study) -> float | None:
+    """How far two runs of one arm on one split lie apart at most: the largest A/A difference."""
+    pairs = noise_pairs(study)
+    if not pairs.empty:
+        return float(pairs.abs().max())
+    return spread(study.summary.noise_floor)
+
+
+def spread(floor: NoiseFloor | None) -> float | None:
+    """Half the range of 95 % of A/A pairs."""
+    if floor is None or floor.n < 2:
+        return None
+    return float(stats.t.ppf(0.975, floor.n - 1)) * floor.sd
+
+
+def reservations(study: Study, part: PartFound) -> list[str]:
+    """What makes the outcome of a part less than certain, a few words each."""
+    summary, said = study.summary, []
+    if summary.preliminary and part.reason != "too few seeds":
+        said.append("preliminary")
+    if summary.protocol == "stand-in":
+        said.append("on a stand-in")
+    if part.reaches_margin:
+        said.append(f"the interval reaches the margin of {margin_of(part, title_of(summary, part.metric))}")
+    span = noise_span(study)
+    judged = part.estimate is not None and part.metric == summary.metric and part.outcome != "inconclusive"
+    if judged and span is not None and abs(part.estimate or 0) < span:
+        said.append(f"two runs of one arm differ by up to {writer_of(part)(span)}")
+    if part.changed:
+        said.append("declared after a first look")
+    if summary.looks > 1:
+        said.append(f"looked at {summary.looks} times")
+    return said
+
+
+def answer(study: Study) -> str:
+    """The answer in one sentence, from the first part: outcome, data, figures, interval, n, what is uncertain."""
+    summary = study.summary
+    if not summary.parts:
+        return (
+            f"This study describes {numbers.counted(len(summary.arms), 'arm')} on {summary.data.name}; it judges none."
+        )
+    part = summary.parts[0]
+    where = f"{summary.data.name}{', a stand-in' if summary.protocol == 'stand-in' else ''}"
+    said = capital(outcome(summary, part))
+    said += f"{',' if part.outcome != 'inconclusive' else ''} on {where}: "
+    said += f"{comparison(summary, part)}, {numbers.counted(part.n, 'seed')}"
+    more = [words for words in reservations(study, part) if words != "on a stand-in"]
+    return f"{said} ({'; '.join(more)})." if more else f"{said}."
+
+
+def limits(summary: Summary) -> list[str]:
+    """The sentences that bound the answer: of what the interval speaks, the profile, the study's own."""
+    said = []
+    part = next(iter(summary.parts), None)
+    if part is not None and METHODS[part.interval]:
+        said.append(f"The interval is {INTERVALS[part.interval]} ({METHODS[part.interval]}).")
+    if summary.protocol == "stand-in":
+        said.append("The data or the model stand in for those that the claim speaks of.")
+    if summary.own:
+        said.append("These are your own data; the claims speak of others.")
+    profile = f"{capital(summary.profile)} profile, {numbers.counted(summary.seeds, 'seed')} an arm"
+    if summary.preliminary:
+        profile += ": preliminary"
+    said.append(f"{profile}.")
+    if part is not None and (expected := expectation(part)):
+        said.append(expected)
+    if summary.seeds > 3 and not any(arm.diverged or arm.missed for arm in summary.arms.values()):
+        said.append(f"No run failed; a failure in up to {numbers.percent(3 / summary.seeds)} of seeds could go unseen.")
+    return said + list(summary.limits)
+
+
+def expectation(part: PartFound) -> str | None:
+    """What the regular profile can decide, after a quick run."""
+    width = part.expected_half_width
+    if width is None or part.margin is None:
+        return None
+    write = numbers.writer(width, part.margin)
+    said = f"The regular profile’s interval will reach about {write(width)} to either side; the margin is "
+    said += margin_of(part)
+    return said + (", so an effect near 0 will stay undecided." if width > part.margin else ".")
