@@ -246,7 +246,7 @@ def test_the_quick_profile_says_how_wide_the_regular_ones_interval_will_be(sweep
 
     sweep.change(run=run)
     told = one_line(sweep.done().stdout, "claim 47")
-    values = sweep.runs("quick").query("kind == 'run'").pivot(index="seed", columns="arm", values="metric.rmse")
+    values = sweep.runs("quick").query("kind == 'run'").pivot_table("metric.rmse", "seed", "arm")
     width = expected_half_width((values["x=1"] - values["x=0"]).std(), 12, 10 / 90)
     assert sweep.summary("quick").parts[0].expected_half_width == pytest.approx(width)
     assert told.endswith(f"the regular profile's interval will reach about {width:.2g} to each side")
