@@ -81,12 +81,10 @@ class Ratings:
             seeds: the splits of seeds 0 … seeds − 1 will be trained on.
 
         Raises:
-            DataError: of none, in no split; or all ratings are the same.
+            DataError: of none, in no split.
         """
         from lesson.data.collab import split  # it splits these
 
-        if self.rating.min() == self.rating.max():
-            raise DataError(f"{self.name}: every rating is {self.rating.min():g}, so that there is nothing to learn")
         first = split(self, seed=0)
         if not any(split(self, seed=seed).learnable_rows for seed in range(seeds)):
             raise DataError(

@@ -793,7 +793,7 @@ def test_ratings_that_are_all_the_same_are_refused(sweep: Command, trained: Trai
     same = tmp_path / "same.csv"
     same.write_text("user,item,rating\n" + "".join(f"u{k % 5},i{k // 5},3\n" for k in range(50)))
     line = refused(sweep("--ratings", str(same)))
-    assert line == "error: same: every rating is 3, so that there is nothing to learn"
+    assert line.endswith("same.csv, column 'rating': every rating is 3; there is nothing to learn")
     assert trained() == []
 
 
