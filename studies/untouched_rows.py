@@ -8,6 +8,7 @@ rule. `kernels/trainer/approximations.py` says what each rule does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -36,9 +37,10 @@ def run(job: Run, ratings: Ratings) -> Outcome:
     history: list[Epoch] = []
     turns = InTurns(epochs(ours, data, job.draw), epochs(dense, data, job.draw))
     for loss, _ in turns:
-        history.append(Epoch(len(history) + 1, loss, error(ours, data), turns.seconds[0][-1], {}))
-    if not torch.isfinite(torch.tensor([history[-1].train_loss, history[-1].valid_loss])).all():
-        raise DivergenceError(f"{job['rule']} left the finite numbers", history)
+        valid_loss = error(ours, data)
+        if not math.isfinite(loss + valid_loss):
+            raise DivergenceError(f"{job['rule']} left the finite numbers", history)
+        history.append(Epoch(len(history) + 1, loss, valid_loss, turns.seconds[0][-1], {}))
     for _ in epochs(exact, data, job.draw):
         pass
     return Outcome(

@@ -103,6 +103,8 @@ def outcome_of(run: Callable[[Run, Any], Outcome], job: Run, data: Any) -> Outco
     began = time.perf_counter()
     try:
         outcome = run(job, data)
+        if not isinstance(outcome, Outcome):
+            raise TypeError(f"a run returned {type(outcome).__name__}; an Outcome is needed")
         return outcome if outcome.seconds else dataclasses.replace(outcome, seconds=time.perf_counter() - began)
     except DivergenceError as error:
         seconds = time.perf_counter() - began

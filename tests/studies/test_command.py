@@ -1005,7 +1005,7 @@ def test_a_worker_reads_the_ratings_as_the_command_does(sweep: Command) -> None:
     source = Source("movielens", sweep.ratings, {"user": "item", "item": "user"})
     table, _ = open_source(source, 1)
     given: list[Ratings] = []
-    prepare(lambda job, ratings: given.append(ratings), source, table.origin.checksum, 1)((0, toy.planned(0)))
+    prepare(lambda job, ratings: given.append(ratings) or toy.run(job), source, table.origin.checksum, 1)((0, toy.planned(0)))
     assert (len(given[0].user_ids), len(given[0].item_ids)) == (30, 20)
     with pytest.raises(DataError, match="changed since the sweep began"):
         prepare(toy.run, Source("movielens", sweep.ratings), table.origin.checksum, 1)

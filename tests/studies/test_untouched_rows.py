@@ -106,11 +106,12 @@ def test_the_time_is_ours_over_dense_in_turns(ratings: Ratings, monkeypatch: Any
     assert order == ["skip", "dense", "dense", "skip"] * 2 + ["skip", "dense"]
 
 
-def test_a_run_that_diverges_has_its_losses_and_no_measurements(ratings: Ratings, monkeypatch: Any) -> None:
-    monkeypatch.setattr(untouched_rows, "error", lambda *_: math.nan)
+def test_a_run_that_diverges_has_the_losses_before_and_no_measurements(ratings: Ratings, monkeypatch: Any) -> None:
+    errors = iter([1.0, math.nan])
+    monkeypatch.setattr(untouched_rows, "error", lambda *_: next(errors))
     outcome = outcome_of(untouched_rows.run, job({"rule": "dense"}), ratings)
     assert (outcome.diverged, outcome.metrics) == (True, {})
-    assert len(outcome.curves["train_loss"]) == untouched_rows.EPOCHS
+    assert outcome.curves["valid_loss"] == [1.0]
 
 
 def test_a_replicate_starts_elsewhere_on_the_same_split(ratings: Ratings, outcomes: dict[str, Outcome]) -> None:
