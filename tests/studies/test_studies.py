@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import os
 import shutil
 import sys
@@ -13,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import studies
 import studies.__main__ as listing
-from studies.evidence.claims import N_CLAIMS
+from studies.evidence.claims import N_CLAIMS, load_parts
 from studies.evidence.outside import printable
 from studies.lab.spec import Study
 from tests.studies import toy
@@ -36,14 +37,14 @@ def with_toy(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
 @pytest.mark.parametrize("study", listing.find_studies(), ids=lambda study: study.name)
 def test_every_study_is_declared_in_full(study: Study) -> None:
     assert importlib.import_module(f"studies.{study.name}").STUDY is study
-    assert {study.baseline, study.primary} <= set(study.arms)
-    assert study.baseline != study.primary
+    parts = load_parts()
+    assert study.parts
+    assert all(parts[part.id].kind == "measured" for part in study.parts if part.id)
     assert {"quick", "regular", "full"} <= set(study.profiles)
     assert study.profiles["quick"].seeds >= 10
     assert study.profiles["regular"].seeds >= 20
     assert study.profiles["full"].seeds >= 40
     assert study.claims
-    assert all(1 <= claim <= N_CLAIMS for claim in study.claims)
 
 
 @pytest.mark.usefixtures("with_toy")
@@ -51,14 +52,25 @@ def test_a_new_study_is_one_file_dropped_in(tmp_path: Path) -> None:
     told = list_studies("--results", str(tmp_path)).stdout
     assert "wd_sweep  Does weight decay 0.1 beat" in told
     assert "toy  Is 1 better than 0?" in told
-    assert "regular: 12 seeds, lr retuned by 4 trials an arm, nothing" in told
+    assert "regular: 12 seeds, lr retuned by 4 trials an arm and seed, nothing" in told
 
 
-def test_a_claim_finds_its_studies_and_says_where_there_is_none(tmp_path: Path) -> None:
-    told = list_studies("--claim", "48", "--results", str(tmp_path)).stdout
-    assert told.startswith("Claim 48 (measured): ")
-    assert "wd_sweep" in told
-    assert "No study speaks of it yet." in list_studies("--claim", "1", "--results", str(tmp_path)).stdout
+def test_a_claim_tells_its_parts_what_is_missing_and_what_would_run_it(tmp_path: Path) -> None:
+    told = list_studies("--claim", "47", "--results", str(tmp_path)).stdout
+    assert told.startswith("Claim 47: ")
+    assert [line.split()[0] for line in told.splitlines() if line.startswith("  47")] == ["47a", "47b", "47c", "47d"]
+    assert "missing: movielens" in told
+    assert "run: python -m studies.overfitting --profile regular" in told
+    assert "run: python -m studies.exact" in list_studies("--claim", "79", "--results", str(tmp_path)).stdout
+    assert "no study has this part yet" in list_studies("--claim", "1", "--results", str(tmp_path)).stdout
+
+
+def test_a_claim_tells_what_was_found_of_it(tmp_path: Path) -> None:
+    checks = [{"part": "79b", "holds": False, "expected": False, "figure": "0.693 is not 0.3", "check": "loss.natural"}]
+    (tmp_path / "exact.json").write_text(json.dumps({"schema_version": 1, "checks": checks, "provenance": {}}))
+    told = list_studies("--claim", "79", "--results", str(tmp_path)).stdout
+    assert "found: 0.693 is not 0.3 (loss.natural)" in told
+    assert "false" in told.splitlines()[1]
 
 
 @pytest.mark.parametrize("claim", ["0", str(N_CLAIMS + 1), "x"])
@@ -102,12 +114,12 @@ def test_whatever_stands_in_a_summarys_place_is_one_line_of_the_list(
 
 
 def test_a_summary_that_lies_too_deep_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "c" / "wd_sweep" / "summary.json"
+    path = tmp_path / "a" / "b" / "c" / "d" / "wd_sweep" / "summary.json"
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     result = list_studies("--results", str(tmp_path))
     assert result.exit_code == 0
-    assert result.stderr.startswith(f"problem: {path}: more than two folders below")
+    assert result.stderr.startswith(f"problem: {path}: more than 4 folders below")
 
 
 def test_a_folder_of_results_that_is_a_file_is_one_line(tmp_path: Path) -> None:
@@ -127,8 +139,8 @@ def test_a_study_that_is_not_called_as_its_file_is_one_line(monkeypatch: pytest.
 
 def test_one_claim_is_named_as_one(tmp_path: Path) -> None:
     told = list_studies("--results", str(tmp_path)).stdout
-    assert "  claims 47, 48; profiles" in told
-    assert "  claim 54; profiles" in told
+    assert "  claims 64, 65, 66; data: digits; profiles" in told
+    assert "  claim 54; data: movielens; profiles" in told
 
 
 def test_a_password_in_a_wrong_place_is_not_shown() -> None:
@@ -174,5 +186,5 @@ def test_all_runs_each_study_by_its_own_command(tmp_path: Path, monkeypatch: pyt
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     assert listing._run(toy.STUDY, "regular", Path("here")) == 2
-    assert argv.read_text().split() == ["-m", "studies.toy", "--profile", "regular", "--results", "here", "--keep"]
+    assert argv.read_text().split() == ["-m", "studies.toy", "--profile", "regular", "--results", "here"]
     assert os.access(script, os.X_OK)
