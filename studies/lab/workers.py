@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -52,6 +53,7 @@ class _Worker:
     def __init__(self, prepare: Prepare) -> None:
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self.connection, theirs = context.Pipe()
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts bytes, would write to stderr
         self.process = context.Process(target=_serve, args=(theirs, prepare), daemon=True)
         # Ctrl-C reaches the whole group, but the sweep decides what it means: a child ignores what its parent does.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
