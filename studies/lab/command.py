@@ -56,8 +56,8 @@ def command(study: Study) -> Callable[[], None]:
         f"Compares {', '.join(study.arms)}{baseline}. Every run is stored under what determines it: stop with Ctrl-C "
         "and start again at will, finished runs are kept and never repeated.\n\n"
         f"Leaves DIR/{study.name}/DATA/PROFILE/summary.json, runs.parquet and curves.parquet; `python -m reports` "
-        "draws the pages. Other seeds, trials or values than a profile's go to a folder of their own, which replaces no "
-        "profile's result.",
+        "draws the pages. Other seeds, trials or values than a profile's go to a folder of their own, which replaces "
+        "no profile's result.",
     )(run)
     return app
 

@@ -89,5 +89,5 @@ def bytes_of(call: Callable[[], object]) -> int:
     with profiler.profile(activities=[profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     # Of an operation the profile's own tables know only what it allocates less what it frees.
-    events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = profile.profiler.kineto_results.events()
     return sum(max(0, event.nbytes()) for event in events if event.name() == "[memory]")
