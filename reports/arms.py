@@ -79,7 +79,7 @@ def by_seed(study: Study, metric: str, kind: str = "run") -> pd.DataFrame:
     if study.runs is None:
         return pd.DataFrame()
     runs = study.runs[study.runs["kind"] == kind]
-    table = runs.pivot_table(index="seed", columns="arm", values=f"metric.{metric}", aggfunc="last", dropna=False)
+    table = runs.pivot(index="seed", columns="arm", values=f"metric.{metric}")  # noqa: PD010 there is one of each
     return table[[arm for arm in study.summary.arms if arm in table]].astype(float)
 
 
@@ -88,10 +88,9 @@ def noise_pairs(study: Study) -> pd.Series:
     floor = study.summary.noise_floor
     if floor is None or study.runs is None:
         return pd.Series(dtype=float)
-    first, again = (by_seed(study, study.summary.metric, kind) for kind in ("run", "again"))
-    if floor.arm not in first or floor.arm not in again:
-        return pd.Series(dtype=float)
-    return (again[floor.arm] - first[floor.arm]).dropna()
+    runs = study.runs[study.runs["arm"] == floor.arm].set_index("seed")
+    first, again = (runs.loc[runs["kind"] == kind, f"metric.{study.summary.metric}"] for kind in ("run", "again"))
+    return (again.astype(float) - first.astype(float)).dropna()
 
 
 def shown_arms(summary: Summary, most: int) -> list[str]:

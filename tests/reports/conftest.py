@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,18 @@ def put(folder: Path, study: MadeUp) -> Summary:
 
 @pytest.fixture(name="write_study")
 def _write_study() -> Callable[..., Summary]:
-    return lambda folder, **changes: put(folder, made_up.sweep(**changes))
+    def write(folder: Path, **changes: Any) -> Summary:
+        if not changes.keys() <= Summary.model_fields.keys():
+            return put(folder, made_up.sweep(**changes))
+        usual = _usual()
+        return put(folder, usual._replace(summary=Summary.model_validate(usual.summary.model_dump() | changes)))
+
+    return write
+
+
+@cache
+def _usual() -> MadeUp:
+    return made_up.sweep()
 
 
 @pytest.fixture(name="write_benchmarks")

@@ -74,9 +74,14 @@ SUMMARY = Summary.model_validate(FILES["summary.json"])
 
 
 def places(node, path=()):
-    """The path of every value; of a list's the first alone."""
+    """The path of every value; of a list's, and of a dictionary's that hold the same, the first alone."""
     yield path
-    for key in node if isinstance(node, dict) else range(min(len(node), 1)) if isinstance(node, list) else ():
+    keys = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
+    alike = (
+        isinstance(node, list)
+        or len({tuple(v) if isinstance(v, dict) else id(v) for v in (node[key] for key in keys)}) == 1
+    )
+    for key in keys[:1] if alike else keys:
         yield from places(node[key], (*path, key))
 
 
