@@ -251,6 +251,7 @@ def _stands_in(study: Study, origin: Origin, asked: Asked) -> bool:
 def write(folder: Path, summary: schema.Summary, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
     """Leave the three files in `folder`, each whole or not at all, and none if one cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
+    runs = runs.replace(math.inf, math.nan)  # a missed target: tables hold what can be drawn
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
         aside = Path(name)
         for frame, file in ((runs, schema.RUNS), (curves, schema.CURVES)):

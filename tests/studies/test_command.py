@@ -381,6 +381,9 @@ def test_a_missed_target_and_a_divergence_are_told_apart(sweep: Command) -> None
     (part,) = sweep.summary("quick").parts
     assert (part.n, part.diverged, part.missed, part.interval, part.outcome) == (10, 2, 3, "median", "no")
     assert one_line(result.stdout, "x=1  ").endswith("n = 10, 2 diverged, 3 missed")
+    runs = sweep.runs("quick").query("arm == 'x=1'")
+    assert runs.loc[runs["metric.rmse"].isna(), "diverged"].tolist() == [True] * 2 + [False] * 3
+    assert runs["metric.rmse"].max() < math.inf
 
 
 def test_data_with_nothing_to_measure_are_neither_missed_nor_diverged(sweep: Command) -> None:
@@ -392,7 +395,8 @@ def test_data_with_nothing_to_measure_are_neither_missed_nor_diverged(sweep: Com
     sweep.change(run=run, metrics=toy.STUDY.metrics | {"rare": rare}, parts=(beats("", "x=1", "x=0", metric="rare"),))
     sweep.done()
     summary = sweep.summary("quick")
-    assert (summary.parts[0].n, summary.parts[0].missed, summary.arms["x=1"].missed) == (9, 0, 0)
+    (part,) = summary.parts
+    assert (part.n, part.missed, part.dropped, summary.arms["x=1"].missed) == (9, 0, 0, 0)
     assert summary.arms["x=1"].metrics["rare"].n == 9
     assert (summary.measures["rare"].arms["x=1"].difference, summary.measures["rare"].arms["x=1"].n) == (1, 9)
 
@@ -506,7 +510,8 @@ def test_several_data_sets_are_run_one_after_the_other_each_a_result_of_its_own(
 
 
 def test_some_of_the_data_sets_are_named_and_others_refused(catalog: Command, trained: Trained) -> None:
-    catalog.done("--seeds", "1", "--data", "made, made")
+    result = catalog.done("--seeds", "1", "--data", "made, made")
+    assert result.stdout.count("Is 1 better than 0?") == 1
     assert [path.name for path in (catalog.results / "toy").iterdir()] == ["made"]
     assert "--data digits: toy has movielens, made" in refused(catalog("--data", "made,digits"))
     assert "choose one" in refused(catalog("--data", "made", "--ratings", str(catalog.ratings)))
