@@ -46,9 +46,9 @@ INTERVALS: dict[IntervalKind, str] = {
     "none": "none",
 }
 METHODS: dict[IntervalKind, str] = {
-    "corrected t": "t interval, wider because the splits overlap (Nadeau and Bengio 2003)",
-    "t": "t interval",
-    "bootstrap t": "bootstrap-t interval",
+    "corrected t": "a t interval, wider because the splits overlap: Nadeau and Bengio 2003",
+    "t": "a t interval",
+    "bootstrap t": "a bootstrap-t interval",
     "median": "by order statistics",
     "counted": "",
     "one run": "",
