@@ -152,6 +152,7 @@ def test_where_the_regular_profile_cannot_decide_an_effect_near_0_the_limits_say
     part = sweep.summary.parts[0].model_copy(update={"expected_half_width": 0.003})
     assert "so an effect near 0 will stay undecided" in words.expectation(sweep.summary, part)
     assert words.expectation(sweep.summary, part.model_copy(update={"expected_half_width": None})) is None
+    assert words.expectation(sweep.summary, part.model_copy(update={"expected_half_width": 1e-17})) is None
 
 
 def test_own_data_and_stand_ins_are_said(sweep, optimizers):
