@@ -62,7 +62,7 @@ def writer(*values: float | None, bounds: Interval | None = None, least: int = 3
         return figures
     fewer = max(0, math.floor(math.log10(largest))) if largest else 0
     least = max(0, least - fewer)
-    ends = (low, high) if low is not None and high is not None else None
+    ends = (low, high) if low is not None and high is not None and high - low > 1e-9 * largest else None
     digits = max(digits_for(ends, least), digits_to_differ(values, least))
     if any(0 < abs(end) < 10**-digits / 2 for end in ends or ()):
         digits += 1  # an end beside 0 should say on which side it is

@@ -85,6 +85,8 @@ def gather(results: Path) -> Inputs:
         inputs.problems += study.problems
     if not inputs.studies:
         inputs.missing.append(Missing("No study has results yet.", "tox run -e report"))
+    if not any(part.exact for row in ledger.rows for part in row.parts):
+        inputs.missing.append(Missing("No exact check has been run yet.", "python -m studies.exact"))
     return inputs
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from scipy import stats
 
 from reports import numbers
@@ -46,16 +48,16 @@ INTERVALS: dict[IntervalKind, str] = {
     "none": "none",
 }
 METHODS: dict[IntervalKind, str] = {
-    "corrected t": "t interval, wider because the splits overlap (Nadeau and Bengio 2003)",
-    "t": "t interval",
-    "bootstrap t": "bootstrap-t interval",
+    "corrected t": "a t interval, wider because the splits overlap: Nadeau and Bengio 2003",
+    "t": "a t interval",
+    "bootstrap t": "a bootstrap-t interval",
     "median": "by order statistics",
     "counted": "",
     "one run": "",
     "none": "",
 }
 NO_INTERVAL = ("none", "one run", "counted")
-LOGARITHM = "log10 of "  # how the titles of metrics begin that are judged by their logarithm
+LOGARITHM = re.compile(r"log(\d+) of ")  # how the titles of metrics begin that are judged by their logarithm
 
 FEW = 4  # conditions that a verdict names
 # How a count of claims reads, of one and of several, in the order of the page.
@@ -119,8 +121,8 @@ def margin_of(part: PartFound, title: str = "") -> str:
     """The margin, as short as it goes; of a metric whose title says that it is a logarithm, the factor."""
     if part.margin is None:
         return numbers.MISSING
-    if title.startswith(LOGARITHM):
-        return f"a factor of {numbers.setting(10**part.margin, 3)}"
+    if base := base_of(title):
+        return f"a factor of {numbers.setting(base**part.margin, 3)}"
     return numbers.setting(part.margin, 3)
 
 
@@ -171,8 +173,8 @@ def effect(part: PartFound, title: str) -> str:
         lost = {"diverged": part.diverged, "missed the target": part.missed, "were dropped": part.dropped}
         said = ", ".join(f"{n} {word}" for word, n in lost.items() if n)
         return f"of {numbers.counted(part.n + part.dropped, 'seed')} {said}" if said else "nothing was measured"
-    if title.startswith(LOGARITHM):
-        return ratio(part)
+    if base := base_of(title):
+        return ratio(part, base)
     sign = -1 if part.estimate < 0 else 1
     up = (part.better == "higher") == (sign > 0)
     low, high = part.low, part.high
@@ -184,18 +186,24 @@ def effect(part: PartFound, title: str) -> str:
     return f"{'higher' if up else 'lower'} by {write(abs(part.estimate))}{shown}{than}"
 
 
-def ratio(part: PartFound) -> str:
-    """What a part found of a decimal logarithm, as a ratio: 3.1× [2.8×, 3.4×]."""
+def base_of(title: str) -> int | None:
+    """The base of the logarithm that a metric is, as its title says: 10 of "log10 of steps"; None of any other."""
+    found = LOGARITHM.match(title)
+    return int(found[1]) if found else None
+
+
+def ratio(part: PartFound, base: int) -> str:
+    """What a part found of a logarithm, as a ratio: 3.1× [2.8×, 3.4×]."""
     sign = 1 if part.better == "higher" else -1
     ends = (part.estimate, part.low, part.high)
-    middle, low, high = (None if end is None else 10 ** (sign * end + part.against) for end in ends)
+    middle, low, high = (None if end is None else base ** (sign * end + part.against) for end in ends)
     if sign < 0:
         low, high = high, low
     said = numbers.times(middle)
     if part.interval not in NO_INTERVAL:
         left = "(0×" if low is None else f"[{numbers.times(low)}"
         said += f" {left}, {'∞)' if high is None else f'{numbers.times(high)}]'}"
-    return f"{said}, held to {numbers.times(10**part.against)}" if part.against else said
+    return f"{said}, held to {numbers.times(base**part.against)}" if part.against else said
 
 
 def found_on(summary: Summary | None, part: PartFound) -> str:
@@ -206,7 +214,7 @@ def found_on(summary: Summary | None, part: PartFound) -> str:
         part: what was found.
     """
     title = part.metric if summary is None else title_of(summary, part.metric)
-    name = title.removeprefix(LOGARITHM)
+    name = LOGARITHM.sub("", title)
     said = f"{name} {effect(part, title)}"
     if part.form == "best" and (rival := worst_rival(part)):
         said += f", against {name_of(summary, rival) if summary else rival}"
@@ -237,12 +245,10 @@ def comparison(summary: Summary, part: PartFound) -> str:
     simple = set(map(abs, part.weights.values())) == {1.0} and len(ours) == 1 and len(theirs) <= 1
     if not simple or len(means) != len(names) or part.n == 0:
         return f"{title} of {arms_of(summary, part)}, {effect(part, title)}"
-    if title.startswith(LOGARITHM):
-        return f"{title.removeprefix(LOGARITHM)} {effect(part, title)} for {' over '.join(names)}"
+    if base_of(title):
+        return f"{LOGARITHM.sub('', title)} {effect(part, title)} for {' over '.join(names)}"
     write = numbers.writer(*means, bounds=(part.low, part.high) if part.estimate is not None else None)
     said = [f"{write(mean)} for {name}" for mean, name in zip(means, names, strict=True)]
-    if not theirs:
-        said.append(numbers.setting(part.against))
     return f"{title} {' against '.join(said)}, {effect(part, title)}"
 
 
@@ -315,19 +321,20 @@ def limits(summary: Summary) -> list[str]:
     if summary.preliminary:
         profile += ": preliminary"
     said.append(f"{profile}.")
-    if part is not None and (expected := expectation(part)):
+    if part is not None and (expected := expectation(summary, part)):
         said.append(expected)
     if summary.seeds > 3 and not any(arm.diverged or arm.missed for arm in summary.arms.values()):
         said.append(f"No run failed; a failure in up to {numbers.percent(3 / summary.seeds)} of seeds could go unseen.")
     return said + list(summary.limits)
 
 
-def expectation(part: PartFound) -> str | None:
+def expectation(summary: Summary, part: PartFound) -> str | None:
     """What the regular profile can decide, after a quick run."""
-    width = part.expected_half_width
-    if width is None or part.margin is None:
+    width, title = part.expected_half_width, title_of(summary, part.metric)
+    if width is None or part.margin is None or width < part.margin / 1000:  # seeds that agree need no more of them
         return None
-    write = numbers.writer(width, part.margin)
-    said = f"The regular profile’s interval will reach about {write(width)} to either side; the margin is "
-    said += margin_of(part)
+    base = base_of(title)
+    reach = f"a factor of {numbers.setting(base**width, 3)}" if base else numbers.writer(width, part.margin)(width)
+    said = f"The regular profile’s interval will reach about {reach} to either side; the margin is "
+    said += margin_of(part, title)
     return said + (", so an effect near 0 will stay undecided." if width > part.margin else ".")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -37,7 +35,7 @@ def of_metric(study: Study, metric: str) -> list[Chart]:
     line = f"; line: the mean of {baseline}" if baseline else ""
     return [
         drawing.chart(
-            f"metric-{re.sub('[^a-z0-9]+', '-', metric.lower())}",
+            f"metric-{list(summary.metrics).index(metric)}-{metric}",
             f"{capital(title)} of each arm",
             "; ".join(f"{arm}: {write(value)}" for arm, value in mean.items()),
             f"Small dots: seeds; large ones: their mean{line}.",

@@ -31,7 +31,8 @@ def charts(study: Study) -> list[Chart]:
     kinds: dict[str, list[str]] = {}
     for curve in curves["curve"].unique():
         kinds.setdefault(kind_of(study, curve), []).append(curve)
-    return [chart for kind, names in kinds.items() if (chart := of_kind(study, curves, kind, names))]
+    found = (of_kind(study, curves, place, kind, names) for place, (kind, names) in enumerate(kinds.items()))
+    return [chart for chart in found if chart]
 
 
 def kind_of(study: Study, curve: str) -> str:
@@ -45,8 +46,8 @@ def readable(study: Study, curve: str) -> str:
     return study.summary.names.get(curve, curve.replace("_", " "))
 
 
-def of_kind(study: Study, curves: pd.DataFrame, kind: str, names: list[str]) -> Chart | None:
-    """The chart of the curves `names`, which share an axis."""
+def of_kind(study: Study, curves: pd.DataFrame, place: int, kind: str, names: list[str]) -> Chart | None:
+    """The chart of the curves `names`, which share an axis; `place` tells it from others of the page."""
     summary = study.summary
     curves = curves[curves["curve"].isin(names)]
     arms = [arm for arm in shown_arms(summary, PANELS) if arm in set(curves["arm"])]
@@ -70,7 +71,7 @@ def of_kind(study: Study, curves: pd.DataFrame, kind: str, names: list[str]) -> 
     x = name_of(summary, summary.x)
     left_out = len(summary.arms) - len(arms)
     return drawing.chart(
-        f"curves-{re.sub('[^a-z0-9]+', '-', kind.lower())}",
+        f"curves-{place}-{kind}",
         f"{capital(kind)} against {x}",
         f"A panel for each of {len(arms)} arms, with {listed(list(dict.fromkeys(curves['curve'])))}.",
         "Thin lines are seeds, thick ones their mean."

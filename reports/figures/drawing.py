@@ -108,7 +108,8 @@ def chart(
     draw: Callable[[Figure, bool], None],
     height: Callable[[bool], float],
 ) -> Chart:
-    """Draw with `draw(figure, wide)` at both widths; `height(wide)` is in units of the SVG."""
+    """Draw with `draw(figure, wide)` at both widths; `height(wide)` is in units of the SVG, `name` one of the page."""
+    name = re.sub("[^a-z0-9]+", "-", name.lower())  # it becomes part of ids
     drawings = []
     for wide in (True, False):
         drawing = f"{name}-{'wide' if wide else 'narrow'}"

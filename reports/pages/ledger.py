@@ -39,9 +39,9 @@ def group_of(row: LedgerRow) -> str:
     """The heading under which a claim stands."""
     if any(part.conditions or part.own for part in row.parts):
         return "measured"
-    if any(part.exact for part in row.parts):
-        return "calculated"
-    return "not-run" if row.verdict == "not run" else "cited"
+    if row.verdict in ("not run", "cited"):
+        return {"not run": "not-run", "cited": "cited"}[row.verdict]
+    return "calculated" if any(part.exact for part in row.parts) else "cited"
 
 
 def groups(rows: list[LedgerRow]) -> list[Group]:
@@ -53,7 +53,7 @@ def groups(rows: list[LedgerRow]) -> list[Group]:
 def answer(inputs: Inputs) -> str:
     """How far the ledger is, in one sentence."""
     rows = inputs.ledger.rows
-    tested = [row for row in rows if group_of(row) in ("measured", "calculated")]
+    tested = [row for row in rows if group_of(row) in ("measured", "calculated") and row.verdict != "not run"]
     if not tested:
         return f"None of the lesson’s {len(rows)} claims has been put to the test yet."
     counts = {word: count(tested, word) for word in words.VERDICTS}

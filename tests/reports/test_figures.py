@@ -298,7 +298,8 @@ def test_of_many_arms_the_curves_keep_those_in_question():
 
 def test_a_thousand_steps_of_many_seeds_stay_a_small_drawing():
     study = made_up.sweep(10, {0.0: 0.9, 0.01: 0.9, 0.1: 0.9}, epochs=500)
-    chart = only(curves.charts(page(study)))
+    rough = study.curves.assign(value=lambda frame: frame["value"] + np.random.default_rng(0).normal(size=len(frame)))
+    chart = only(curves.charts(Study("", None, study.summary, study.runs, rough)))
     assert len(chart.wide) < 300_000
     assert len(chart.data) <= 60
     assert {1, 500} <= set(chart.data["epoch"])
@@ -322,6 +323,15 @@ def test_a_map_of_two_tuned_settings_is_drawn_a_panel_an_arm():
     both = made_up.factorial(tuned={"lr": [0.001, 0.02, 0.3, 4], "momentum": [0.0, 0.5, 0.8, 0.9]})
     chart = only(tuned.charts(page(both)))
     assert {"sgd", "momentum", "rmsprop", "adam"} <= set(drawn_texts(chart.wide))
+
+
+@undrawn
+def test_two_metrics_whose_names_look_alike_have_drawings_of_their_own():
+    arms_of = {"a": {"x": 1}, "b": {"x": 2}}
+    means = {name: {"a": 1.0, "b": 2.0} for name in ("first", "a_b", "a b")}
+    study = made_up.made_up(arms_of, means, dict.fromkeys(means, RMSE), [])
+    ids = [identifier for chart in metrics.charts(page(study)) for identifier in re.findall('id="([^"]*)"', chart.wide)]
+    assert len(ids) == len(set(ids)) == 4
 
 
 @undrawn

@@ -47,6 +47,15 @@ def test_the_counts_are_of_claims_that_were_tested(inputs):
     assert sum(counted) == len(tested)
 
 
+def test_a_claim_of_which_a_side_check_alone_was_run_is_not_counted_as_tested(tmp_path):
+    check = made_up.made_up_exact()["checks"][0] | {"part": "66a"}
+    (tmp_path / "exact.json").write_text(json.dumps(made_up.made_up_exact() | {"checks": [check]}))
+    inputs = gather(tmp_path)
+    assert inputs.ledger.rows[65].parts[0].exact
+    assert ledger.group_of(inputs.ledger.rows[65]) == "not-run"
+    assert ledger.answer(inputs).startswith("None of the lesson’s 85 claims")
+
+
 def test_measured_claims_come_first_and_what_was_not_run_is_folded(index):
     headings = re.findall(r"<h2>([^:<]+)", index)
     assert headings[:4] == ["Measured", "Calculated, or read in the code", "Cited, not tested here", "Not run yet"]

@@ -101,9 +101,22 @@ def test_a_ratio_is_that_of_the_metric_whichever_way_is_better(optimizers, estim
     part = optimizers.summary.parts[0].model_copy(
         update={"estimate": estimate, "low": 0.05, "high": None, "better": better, "against": 0.0}
     )
-    told = words.ratio(part)
+    told = words.ratio(part, 10)
     assert told.startswith(said)
     assert ("(0×, 0.89×]" if better == "lower" else "[1.12×, ∞)") in told
+
+
+@pytest.mark.parametrize(("title", "base"), [("log10 of steps", 10), ("log2 of epochs", 2), ("logarithm of x", None)])
+def test_the_title_says_of_which_base_a_logarithm_is(title, base):
+    assert words.base_of(title) == base
+
+
+def test_one_arm_is_told_beside_the_value_it_is_held_to(optimizers):
+    summary = optimizers.summary
+    part = next(part for part in summary.parts if part.against == 0.9)
+    told = words.comparison(summary, part)
+    assert told.startswith("validation accuracy 0.912 for sgd, higher by 0.012 (")
+    assert told.endswith(" than 0.9")
 
 
 def test_a_weighted_sum_says_what_it_weighs(optimizers):
@@ -137,8 +150,9 @@ def test_the_limits_say_of_what_the_interval_speaks_and_what_more_seeds_would_br
 
 def test_where_the_regular_profile_cannot_decide_an_effect_near_0_the_limits_say_so(sweep):
     part = sweep.summary.parts[0].model_copy(update={"expected_half_width": 0.003})
-    assert "so an effect near 0 will stay undecided" in words.expectation(part)
-    assert words.expectation(part.model_copy(update={"expected_half_width": None})) is None
+    assert "so an effect near 0 will stay undecided" in words.expectation(sweep.summary, part)
+    assert words.expectation(sweep.summary, part.model_copy(update={"expected_half_width": None})) is None
+    assert words.expectation(sweep.summary, part.model_copy(update={"expected_half_width": 1e-17})) is None
 
 
 def test_own_data_and_stand_ins_are_said(sweep, optimizers):
