@@ -168,7 +168,7 @@ def _start(peers: Sequence[declared.Peer], data: CollabData, path: Path, command
             key="movielens",
             name=data.name,
             checksum=data.checksum,
-            size=data.ratings.origin.size | {"training rows": len(data.train), "validation rows": len(data.valid)},
+            size=data.ratings.origin.size | {"train": len(data.train), "valid": len(data.valid)},
             terms=data.ratings.terms,
             citation=data.ratings.citation,
         ),
