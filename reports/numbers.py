@@ -37,8 +37,6 @@ def interval(bounds: tuple[float, float] | None, digits: int = 3) -> str:
 def digits_for(bounds: tuple[float, float] | None, least: int = 3) -> int:
     """Decimals enough to see an interval: the last one is at most half its width."""
     width = 0.0 if bounds is None else bounds[1] - bounds[0]
-    if bounds is not None and width < 1e-9 * max(map(abs, bounds)):
-        width = 0.0  # rounding
     return max(least, min(MOST, math.ceil(-math.log10(width / 2)))) if 0 < width < math.inf else least
 
 

@@ -123,8 +123,3 @@ def test_an_interval_has_signs_where_it_has_both_and_no_end_where_it_is_infinite
     assert numbers.range_of(*ends, numbers.number) == written
     if None not in ends:
         assert numbers.interval_of(ends, numbers.number).count("+") == sum(end > 0 for end in ends)
-
-
-def test_an_interval_no_wider_than_rounding_needs_no_more_digits():
-    assert numbers.digits_for((0.7369655941662057, 0.7369655941662063)) == 3
-    assert numbers.digits_for((0.73696, 0.73697)) == 6
