@@ -16,6 +16,13 @@ pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[2]
 
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest-benchmark measures nothing where it is told that others run beside it: here they do, but not in the test."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
 BENCHMARK = """
 import pytest
 import torch

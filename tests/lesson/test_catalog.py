@@ -4,8 +4,8 @@ from lesson.data.catalog import CATALOG, OWN
 from tests.lesson.test_digits import write
 
 
-@pytest.mark.parametrize("name", CATALOG)
-def test_every_data_set_says_where_it_comes_from(name):
+@pytest.mark.parametrize("name", [name for name, entry in CATALOG.items() if entry.carrier])
+def test_every_data_set_that_is_read_says_where_it_comes_from(name):
     origin = CATALOG[name].open().origin
     assert len(origin.checksum) == 64
     assert all(count > 0 for count in origin.size.values())
