@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pytest-benchmark measures nothing where it is told that others run beside it: here they do, but not in the test."""
+    """Where pytest-benchmark is told that other tests run beside it, it measures nothing."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
 
 
