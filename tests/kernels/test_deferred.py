@@ -919,11 +919,12 @@ def test_a_checkpoint_says_nothing_of_the_backend_that_loads_it():
     assert [group["backend"] for group in second.param_groups] == ["native", "native"]
 
 
-def test_a_table_that_cannot_be_deferred_is_named():
-    table = DeferredEmbedding(3, 2, dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_table_that_cannot_be_deferred_is_named(dtype):
+    table = DeferredEmbedding(3, 2, dtype=dtype)
     optimizer = DeferredAdamW(table.parameters())
     table(torch.tensor([1])).sum().backward()
-    with pytest.raises(ValueError, match="a contiguous float32 or float64 table"):
+    with pytest.raises(ValueError, match=f"need a float32 or float64 table, not {dtype}"):
         optimizer.step()
 
 
