@@ -922,10 +922,8 @@ def test_a_checkpoint_says_nothing_of_the_backend_that_loads_it():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_table_that_cannot_be_deferred_is_named(dtype):
     table = DeferredEmbedding(3, 2, dtype=dtype)
-    optimizer = DeferredAdamW(table.parameters())
-    table(torch.tensor([1])).sum().backward()
     with pytest.raises(ValueError, match=f"need a float32 or float64 table, not {dtype}"):
-        optimizer.step()
+        DeferredAdamW(table.parameters())
 
 
 def test_a_parameter_that_has_changed_its_dtype_is_named():
