@@ -239,7 +239,8 @@ def count_bytes() -> dict[str, float]:
     return moved
 
 
-def _count_bytes_apart() -> subprocess.Popen[str]:
+def count_bytes_apart() -> subprocess.Popen[str]:
+    """`count_bytes` in a process of its own that prints JSON; kernels are interpreted there."""
     code = f"import json; from {__package__}.inspect import count_bytes; print(json.dumps(count_bytes()))"
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)  # noqa: S603
@@ -323,7 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("Triton is not installed (it is available on Linux): nothing to inspect", file=sys.stderr)  # noqa: T201
         return 2
     os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compiled in the same process
-    counting = _count_bytes_apart()
+    counting = count_bytes_apart()
     examples = list(find_examples())
     rows = []
     for row in inspect(examples, targets):

@@ -462,7 +462,7 @@ def _sum_gradients(
 
 def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float]]:
     """Launches for `python -m kernels.inspect`; see `Example` there."""
-    batch, n_users, n_items, y_range = 512, 128, 256, (0.0, 5.5)
+    batch, n_users, n_items, y_range = 192, 48, 96, (0.0, 5.5)
     f32, bf16, f16 = torch.float32, torch.bfloat16, torch.float16
     names = {f32: "fp32", bf16: "bf16", f16: "fp16"}
 
