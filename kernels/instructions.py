@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .native import compiled, inlined
+from .native import inlined
 
 LINE = 64  # bytes of a cache line
 
@@ -143,7 +143,7 @@ def _set_control(_context, value):  # noqa: ARG001
     return types.none(types.intp), generate
 
 
-@compiled
+@inlined
 def flush_denormals() -> int:
     """From here on denormal numbers count as zero in this thread: running means that die away are far slower with them.
 
@@ -154,7 +154,7 @@ def flush_denormals() -> int:
     return before
 
 
-@compiled
+@inlined
 def restore(before: Any) -> None:
     """Let denormal numbers count as they did before `flush_denormals`."""
     _set_control(before)

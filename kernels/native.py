@@ -30,7 +30,9 @@ def _sources() -> str:
 
 def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
-        how = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+        # Nobody counts references: who calls from Python holds the arrays, no memory is asked for here, and threads
+        # that count in one place would wait for each other.
+        how = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": False}
         try:
             dispatcher = numba.njit(cache=True, **how, **options)(function)
             dispatcher._cache._cache_file._source_stamp = _sources()

@@ -208,10 +208,9 @@ def gauss(folds: Any, z: int, points: int, work: Any) -> None:
         kappas[q], weights[q] = kappas[0], 0.0
 
 
-@compiled
-def new_work() -> Any:
-    """What `gauss` and `fold` work in."""
-    return np.empty((4, 2 * MOST_POINTS))
+def new_work(threads: int) -> np.ndarray:
+    """What `gauss` and `fold` work in, for each thread."""
+    return np.empty((threads, 4, 2 * MOST_POINTS))
 
 
 @compiled
@@ -229,6 +228,16 @@ def fold(folds: Any, z: int, t: int, points: int, eps: float, work: Any, out: An
         out[at], out[at + 1], out[at + 2], out[at + 3] = fraction(
             eps * kappas[q], weights[q] * keep, eps * kappas[q + 1], weights[q + 1] * keep
         )
+
+
+@inlined
+def fold_two(folds: Any, z: Any, t: Any, eps: Any, out: Any) -> None:
+    """`fold`, where there are two points."""
+    m, keep = MOMENTS, folds[KEPT, t] / folds[KEPT, z]
+    low, low_weight, high, high_weight = two_points(
+        folds[m, z], folds[m + 1, z], folds[m + 2, z], folds[m + 3, z], folds[CENTER, z]
+    )
+    out[3], out[4], out[5], out[6] = fraction(eps * low, low_weight * keep, eps * high, high_weight * keep)
 
 
 @inlined

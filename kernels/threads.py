@@ -46,19 +46,6 @@ def shares(table: np.ndarray) -> int:
     return max(1, min(threads(), table.nbytes // SHARE))
 
 
-def _lent(context, builder, kind, value):
-    """Arrays without an owner, whose references nobody counts: threads that count in one place wait for each other."""
-    if isinstance(kind, types.Array):
-        array = context.make_array(kind)(context, builder, value)
-        array.meminfo = cgutils.get_null_value(array.meminfo.type)
-        array.parent = cgutils.get_null_value(array.parent.type)
-        return array._getvalue()
-    if isinstance(kind, types.BaseTuple):
-        parts = zip(kind, cgutils.unpack_tuple(builder, value, len(kind)), strict=True)
-        return context.make_tuple(builder, kind, [_lent(context, builder, *part) for part in parts])
-    return value
-
-
 @intrinsic
 def _call_in_threads(typing, n, address, arguments):  # noqa: ARG001 - Numba reads the names
     signature = types.none(*arguments)
@@ -78,7 +65,7 @@ def _call_in_threads(typing, n, address, arguments):  # noqa: ARG001 - Numba rea
         function.linkage = "internal"
         inner = ir.IRBuilder(function.append_basic_block())
         there = inner.bitcast(function.args[0], place.type)
-        packed = _lent(context, inner, arguments, inner.load(cgutils.gep_inbounds(inner, there, 0, 1)))
+        packed = inner.load(cgutils.gep_inbounds(inner, there, 0, 1))
         unpacked = cgutils.unpack_tuple(inner, packed, len(arguments))
         body = context.call_conv.get_function_type(types.none, signature.args).as_pointer()
         body = inner.inttoptr(inner.load(cgutils.gep_inbounds(inner, there, 0, 0)), body)

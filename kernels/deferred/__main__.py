@@ -33,7 +33,7 @@ def worst_error(beta1: float, beta2: float, start: int, points: int) -> float:
     sums = np.cumsum(weight / (root + kappa), axis=1)
     folds = np.empty((quadrature.ROWS, len(gap) + 1))
     quadrature.clear(folds)
-    work, worst = quadrature.new_work(), 0.0
+    work, worst = quadrature.new_work(1)[0], 0.0
     for t in range(1, len(gap) + 1):
         c = steps.constants("adam", lr=1.0, beta1=beta1, beta2=beta2, step=start + t)
         quadrature.add_step(folds, t, 0, points, np.array(c))

@@ -18,6 +18,7 @@ from ..threads import in_threads, shares
 from . import native
 
 FLUSHED = 1 << 24  # rows that one launch flushes
+NO_ROWS = np.empty(0, np.int64)
 
 
 class Way(NamedTuple):
@@ -47,6 +48,13 @@ class NativeRows:
         self.account = np.array([done, 0, 0, 0])
         folds = np.empty((quadrature.ROWS, capacity + 1))
         self.record = (np.zeros((capacity + 1, 9), w.dtype), np.zeros((capacity + 1, 9)), np.ones(capacity + 1), folds)
+        self.more: int | None = None
+        self.work = self._new_work(1, capacity)
+
+    def _new_work(self, threads: int, steps: int) -> tuple[np.ndarray, ...]:
+        of_each = (threads, steps + 1)
+        factors = np.empty((*of_each, quadrature.FACTORS), self.planes[0].dtype)
+        return factors, np.zeros(of_each, np.int64), quadrature.new_work(threads)
 
     @property
     def done(self) -> int:
@@ -63,35 +71,46 @@ class NativeRows:
         """The product of the decays of the pending steps, where they are folded."""
         return float(self.record[3][quadrature.KEPT, self.pending])
 
-    def begin(self, way: Way, beta2: float) -> None:
-        """A new record, whose steps are made up for in this way."""
+    def begin(self, way: Way, beta2: float, points: int) -> None:
+        """A new record, whose steps are made up for in this way, and may some day be by so many Gauss points."""
         self.plan = (self.kind, *way)
+        self.more = 1 if points > quadrature.FEWEST_POINTS else self.more
         *_, squares, folds = self.record
-        quadrature.clear(folds)
+        if way.mode >= native.EARLY:
+            quadrature.clear(folds)
+            self.work[1].fill(0)
         squares[:] = beta2 ** np.arange(len(squares)) if way.mode == native.FOLD else 1
 
     def catch_up(self, ids: Tensor) -> None:
         """Bring the rows `ids` (int, any shape; may repeat) up to date."""
         rows = ids.reshape(-1).to("cpu", torch.int64).contiguous().numpy()
-        native.catch_up(self.planes, rows, self.last, self.touched, self.account, self.plan, self.record)
+        native.move(*self._arguments(native.CATCH_UP, rows), self.work)
 
     def catch_up_all(self) -> None:
         """Bring every row up to date, and count steps from here."""
-        in_threads(
-            shares(self.planes[0]), native.flush, self.planes, self.last, self.touched, self.account, self.plan,
-            self.record, np.zeros(1, np.int32),
-        )  # fmt: skip
+        n = shares(self.planes[0])
+        in_threads(n, native.move, *self._arguments(native.FLUSH), self._new_work(n, self.pending))
+        self.account[: native.ALL] = [self.done + self.pending, 0, 0]  # at once
 
     def step(self, rows: Tensor, grads: Tensor, c: np.ndarray) -> None:
         """The next step, of constants c, see `kernels.steps`: of the distinct `rows` int64[n], gradients [n, width]."""
-        native.step(
-            self.planes, rows.numpy(), grads.numpy(), self.last, self.touched, self.account, self.plan, self.record, c
-        )
+        self._step(native.STEP, rows.numpy(), grads, c)
 
     def step_all(self, grads: Tensor, c: np.ndarray) -> None:
         """A step of every row, none of which has missed one, with gradients [rows, width]."""
-        c = c.astype(self.planes[0].dtype)
-        native.step_all(self.planes, grads.numpy(), self.touched, self.account, self.kind, c)
+        self.begin(Way(native.DENSE, 0), 1.0, 0)
+        self._step(native.STEP_ALL, NO_ROWS, grads, c)
+
+    def _step(self, what: int, rows: np.ndarray, grads: Tensor, c: np.ndarray) -> None:
+        for of_steps in self.record[:2]:
+            of_steps[self.pending + 1] = c
+        native.move(*self._arguments(what, rows, grads.numpy()), self.work)
+
+    def _arguments(self, what: int, rows: np.ndarray = NO_ROWS, grads: np.ndarray | None = None) -> tuple[Any, ...]:
+        return (
+            what, self.planes, rows, self.planes[0][:0] if grads is None else grads, self.last, self.touched,
+            self.account, self.plan, self.more, self.record,
+        )  # fmt: skip
 
 
 class TritonRows:
@@ -143,7 +162,7 @@ class TritonRows:
         """As `NativeRows`."""
         return float(self.products[self.pending])
 
-    def begin(self, way: Way, beta2: float) -> None:
+    def begin(self, way: Way, beta2: float, points: int) -> None:  # noqa: ARG002
         """As `NativeRows`."""
         self.way, self.oldest = way, 0
         if way.mode == native.FOLD:
@@ -171,7 +190,7 @@ class TritonRows:
 
     def step_all(self, grads: Tensor, c: np.ndarray) -> None:
         """As `NativeRows`."""
-        self.begin(Way(native.DENSE, 0), 1.0)
+        self.begin(Way(native.DENSE, 0), 1.0, 0)
         self.step(torch.arange(len(self.last), device=self.last.device), grads, c)
         self.counts = (self.done + self.pending, 0)
 

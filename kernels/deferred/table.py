@@ -132,7 +132,8 @@ class Table:
             way = self._way(mode, c)  # of a new record fewer points may do
         if not self.rows.pending:
             self.way = way
-            self.rows.begin(way, float(c[BETA2]))
+            points, start = self._folding(c)
+            self.rows.begin(way, float(c[BETA2]), points if mode == "virtual" and start < math.inf else 0)
         self.constants = c
 
     def _fits(self, way: Way, c: np.ndarray) -> bool:

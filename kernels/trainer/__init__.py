@@ -39,7 +39,7 @@ from ..dot_bias.reference import YRange, check_range
 from ..steps import BETA1, KEEP, KINDS, L2, RATE, Decay, Optimizer, constants
 from ..threads import in_threads, shares, threads
 from . import approximations, native
-from .epoch import DONE, OWED, Batches, epoch, rooms, sides
+from .epoch import DONE, OWED, Batches, Side, epoch, room
 from .meeting import meeting, parted
 from .native import Plan, Record
 
@@ -197,15 +197,15 @@ class Trainer:
         self, ids: tuple[np.ndarray, np.ndarray], stars: np.ndarray, order: np.ndarray, batch_size: int, batches: int
     ) -> Tensor:
         batch = order[:batch_size]
-        plan, records = self._plan(batches, self._mode(ids[0][batch], ids[1][batch], batches))
+        plan, record = self._plan(batches, self._mode(ids[0][batch], ids[1][batch], batches))
         width, size = self.n_factors + 1, len(batch)
         losses = np.empty((2, batches))
-        slopes = np.empty(size, stars.dtype)
+        both = tuple(map(Side, self.tables, self.accounts, ids))
         n_threads, place = self._n_threads(batch_size), meeting()
         in_threads(
-            n_threads, epoch, place, sides(self.tables, self.accounts, ids, size, width),
-            rooms(size, width, stars.dtype),
-            Batches(stars, order, batch_size, slopes, losses), plan, records, self.model, self.progress,
+            n_threads, epoch, place, both, room(size, width, stars.dtype),
+            Batches(stars, order, batch_size, np.empty(size, stars.dtype), losses), plan, record, self.model,
+            self.progress,
         )  # fmt: skip
         if parted(place):
             self._pause = self._pauses = min(2 * self._pauses + 1, LONGEST_PAUSE)
@@ -233,8 +233,8 @@ class Trainer:
             return native.VIRTUAL if 2 * read < rows else native.DENSE
         return native.REPLAY if sum(table.nbytes for table in self.tables) > CACHED else native.DENSE
 
-    def _plan(self, batches: int, mode: int) -> tuple[Plan, tuple[Record, Record]]:
-        """How the next epoch's steps are taken, and what there is to know of them, for each thread."""
+    def _plan(self, batches: int, mode: int) -> tuple[Plan, Record]:
+        """How the next epoch's steps are taken, and what there is to know of them."""
         done = self.steps_done
         exact = np.ascontiguousarray(self.steps[done : done + batches + 1])
         if mode == native.VIRTUAL and np.prod(exact[1:, KEEP]) < 1e-200:
@@ -245,16 +245,15 @@ class Trainer:
             missed[:, KEEP] = 1
         if mode in approximations.RULES:
             rule = approximations.constants(exact[:, KEEP], exact[:, RATE], exact[:, BETA1], self.beta2, done)
-        folds = np.empty((quadrature.rows(POINTS[self._optimizer]), batches + 1))
-        quadrature.clear(folds)
+        folds = np.empty((2, quadrature.rows(POINTS[self._optimizer]), batches + 1))
+        quadrature.clear(folds[0])
         if mode != native.VIRTUAL:
             self._settle()
         dtype = self.tables[0].dtype
         squares = self.beta2 ** np.arange(batches + 1.0)
         replay_before = max(0, (self.foldable_from or 0) - done)
         plan = Plan(KINDS[self._optimizer], mode, replay_before, POINTS[self._optimizer], float(self.progress[OWED]))
-        record = Record(exact.astype(dtype), missed.astype(dtype), exact, squares, np.arange(batches), folds, rule)
-        return plan, (record, record._replace(folds=np.empty_like(folds)))
+        return plan, Record(np.stack([exact, missed]).astype(dtype), exact, squares, folds, rule)
 
     def _settle(self) -> None:
         if self.progress[OWED] != 1:

@@ -12,23 +12,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..instructions import flush_denormals, restore, ticks
-from ..native import compiled, inlined
+from ..native import compiled
 from ..quadrature import FADES, KEPT, add_step, oldest_live
 from .meeting import asked, close, come, let_in, meet, parting
 from .native import (
     BLOCK,
+    COUNT,
     DENSE,
+    EVERY,
     LAST,
+    LINES,
     VIRTUAL,
     catch_up,
     catch_up_all,
-    copy_rows,
     copy_weights,
     enter,
     padded,
-    replay_others,
+    replay_row,
     score,
-    scratch,
     step_rows,
     sum_gradients,
 )  # fmt: skip
@@ -42,19 +43,6 @@ class Side(NamedTuple):
     table: Any
     account: Any
     ids: Any  # int64[ratings]
-    slots: Any  # int64[2, ratings of a batch], of each rating its row's place among the batch's rows
-    weights: Any  # [2, ratings of a batch, …], the weights of those rows
-
-
-class Room(NamedTuple):
-    """What a thread works in: the rows of a batch, at their places."""
-
-    rows: Any
-    starts: Any
-    fresh: Any
-    grads: Any
-    count: Any  # int64[1], how many rows there are
-    scratch: Any
 
 
 class Batches(NamedTuple):
@@ -67,88 +55,38 @@ class Batches(NamedTuple):
     losses: Any  # float64[2, batches], what each half of a batch adds to its loss
 
 
-def sides(
-    tables: tuple[np.ndarray, ...], accounts: tuple[np.ndarray, ...], ids: tuple[np.ndarray, ...], size: int, width: int
-) -> tuple[Side, ...]:
-    """Users and items. Both threads read a batch's slots and weights, which are there twice: for every other batch.
+class Room(NamedTuple):
+    """What is worked in, first users' and then items'.
 
-    For one thread may still read them when the other one begins with the next batch.
+    Both threads read a batch's slots and weights, which are there twice, for every other batch: one thread may still
+    read them when the other one begins with the next batch.
     """
-    return tuple(
-        Side(table, account, of, np.empty((2, size), np.int64), np.empty((2, size, padded(width)), table.dtype))
-        for table, account, of in zip(tables, accounts, ids, strict=True)
-    )
+
+    places: Any  # int64[2, LINES, rows of a batch]
+    slots: Any  # int64[2, 2, ratings of a batch], of each rating its row's place among the batch's rows
+    weights: Any  # [2, 2, ratings of a batch, …], the weights of those rows
+    grads: Any  # [2, ratings of a batch, …]
+    wide: Any  # float64[2, 8, rows of a batch]
+    factors: Any  # [2, rows of a batch, 7]
 
 
-def rooms(size: int, width: int, dtype: np.dtype) -> tuple[Room, ...]:
-    """For batches of `size` ratings; of each thread."""
+def room(size: int, width: int, dtype: np.dtype) -> Room:
+    """For batches of `size` ratings. All memory is there before threads begin: they wait for each other."""
     rows = max(size + 1, BLOCK)
-    return tuple(
-        Room(
-            np.empty(rows, np.int64),
-            np.empty(rows, np.int64),
-            np.empty(rows, np.bool_),
-            np.zeros((size, padded(width)), dtype),
-            np.zeros(1, np.int64),
-            scratch(rows, dtype),
-        )
-        for _ in range(2)
+    places = np.empty((2, LINES, rows), np.int64)
+    places[:, EVERY] = np.arange(rows)
+    return Room(
+        places,
+        np.empty((2, 2, size), np.int64),
+        np.empty((2, 2, size, padded(width)), dtype),
+        np.zeros((2, size, padded(width)), dtype),
+        np.empty((2, 8, rows)),
+        np.empty((2, rows, 7), dtype),
     )
-
-
-@inlined
-def _read(
-    side: Any, half: int, batches: Any, begin: int, end: int, t: int, width: int, oldest: int, room: Any, plan: Any,
-    record: Any,
-) -> None:  # fmt: skip
-    """Bring the rows of a batch up to date, and copy their weights."""
-    n = enter(
-        side.ids, batches.order, begin, end, side.account, t, side.slots[half], room.rows, room.starts, room.fresh
-    )  # fmt: skip
-    if plan.mode != DENSE:
-        catch_up(
-            side.table, width, room.rows, room.starts, room.fresh, n, t - 1, oldest, plan, record, record.rule,
-            room.scratch,
-        )  # fmt: skip
-    copy_weights(side.table, room.rows, n, side.weights[half])
-    room.count[0] = n
-
-
-@inlined
-def _step(
-    side: Any, other: Any, half: int, slopes: Any, size: int, t: int, width: int, room: Any, plan: Any, steps: Any
-) -> None:
-    """Sum the gradients of a batch's rows, and step them."""
-    sum_gradients(room.grads, side.slots[half], other.slots[half], other.weights[half], slopes, size, width - 1)
-    step_rows(side.table, width, room.rows, room.count[0], room.grads, plan.kind, steps[t])
-    if plan.mode == DENSE:
-        replay_others(side.table, width, side.account, t, plan.kind, steps)
-
-
-@inlined
-def _score(
-    users: Any, items: Any, half: int, batches: Any, begin: int, end: int, first: int, until: int, model: Any
-) -> float:
-    return score(
-        users.weights[half], items.weights[half], users.slots[half], items.slots[half], batches.ratings,
-        batches.order, begin, end, first, until, model, batches.slopes,
-    )  # fmt: skip
-
-
-@inlined
-def _catch_up(
-    side: Any, t: int, at_end: bool, first: int, end: int, width: int, oldest: int, room: Any, plan: Any, record: Any
-) -> None:
-    catch_up_all(
-        side.table, width, side.account, t, oldest, plan, record, at_end, first, end, room.rows, room.starts,
-        room.fresh, room.scratch,
-    )  # fmt: skip
 
 
 @compiled
-def epoch(
-    meeting: Any, both: Any, rooms: Any, batches: Any, plan: Any, records: Any, model: Any, progress: Any
-) -> None:  # fmt: skip
+def epoch(meeting: Any, both: Any, room: Any, batches: Any, plan: Any, record: Any, model: Any, progress: Any) -> None:
     """A thread's part of an epoch: every batch, the steps missed at its end, and what was done; see `in_threads`.
 
     The first thread that comes goes through all batches, alone until another one comes. Thread 0 has users, and the
@@ -156,11 +94,11 @@ def epoch(
 
     Args:
         meeting: of the two; see `meeting`.
-        both: `sides`, of users and items.
-        rooms: of the threads. All memory is there before they begin: they wait for each other.
+        both: the `Side`s of users and items.
+        room: to work in.
         batches: the ratings; the sum of their losses gets the mean squared error of each batch before its step.
         plan: how steps are taken.
-        records: of them, the same for each thread, but for the folds: room for its own.
+        record: of them.
         model: the number of factors; whether there is a range, its low end and its width.
         progress: float64[2], steps DONE, and what rows that no batch has read are OWED; thread 0 brings it up to date.
     """
@@ -169,11 +107,12 @@ def epoch(
         return
     before = flush_denormals()
     alone = thread == 0
-    record = records[thread]
-    if thread == 1:
-        copy_rows(records[0].folds, record.folds)  # both add every step to their own
-    oldest = oldest_live(record.folds[FADES], first - 1, 0, plan.points)
-    users, items = both
+    folds = record.folds[thread]
+    if thread == 1:  # both add every step to their own
+        for row in range(folds.shape[0]):
+            for z in range(folds.shape[1]):
+                folds[row, z] = record.folds[0, row, z]
+    oldest = oldest_live(folds[FADES], first - 1, 0, plan.points)
     n, width, last = batches.order.shape[0], model[0] + 1, batches.losses.shape[1]
     since = ticks()
 
@@ -184,34 +123,52 @@ def epoch(
         begin = (t - 1) * batches.size
         end = min(begin + batches.size, n)
         size, half = end - begin, 0 if alone else t % 2
-        of_users, of_items = thread == 0, alone or thread == 1
+        until = 2 if alone else thread + 1  # of the sides that are this thread's
 
-        if of_users:
-            _read(users, half, batches, begin, end, t, width, oldest, rooms[0], plan, record)
-        if of_items:
-            _read(items, half, batches, begin, end, t, width, oldest, rooms[1], plan, record)
+        for s in range(thread, until):  # a batch's rows are brought up to date, and their weights copied
+            side, places = both[s], room.places[s]
+            rows = enter(side, batches.order, begin, end, t, room.slots[s, half], places)
+            if plan.mode != DENSE:
+                catch_up(
+                    side.table, width, places, rows, t - 1, oldest, plan, record, record.rule, thread, room.wide[s],
+                    room.factors[s],
+                )  # fmt: skip
+            copy_weights(side.table, places, rows, room.weights[s, half])
+            places[COUNT, 0] = rows
         if not alone:
             since = meet(meeting, thread, t, since)
-        if of_users:
-            batches.losses[0, t - 1] = _score(users, items, half, batches, begin, end, 0, size // 2, model)
-        if of_items:
-            batches.losses[1, t - 1] = _score(users, items, half, batches, begin, end, size // 2, size, model)
+        for s in range(thread, until):
+            batches.losses[s, t - 1] = score(
+                room.weights[0, half], room.weights[1, half], room.slots[0, half], room.slots[1, half], batches, begin,
+                end, s * (size // 2), size if s else size // 2, model,
+            )  # fmt: skip
         if not alone:
             since = meet(meeting, thread, t, since)
-        if of_users:
-            _step(users, items, half, batches.slopes, size, t, width, rooms[0], plan, record.steps)
-        if of_items:
-            _step(items, users, half, batches.slopes, size, t, width, rooms[1], plan, record.steps)
+        for s in range(thread, until):
+            side = both[s]
+            sum_gradients(
+                room.grads, s, room.slots[s, half], room.slots[1 - s, half], room.weights[1 - s, half], batches.slopes,
+                size, model[0],
+            )  # fmt: skip
+            step_rows(
+                side.table, width, room.places[s], room.places[s, COUNT, 0], room.grads, s, plan.kind, record.steps, t
+            )
+            if plan.mode == DENSE:
+                for r in range(side.table.shape[0]):
+                    if side.account[r, LAST] != t:
+                        replay_row(side.table, width, r, t - 1, t, plan.kind, record.steps)
 
         if plan.mode == VIRTUAL:
             # Gaps that begin before `replay_before` are never folded, so those starts need not know a step.
             live = max(oldest, plan.replay_before)
-            oldest = add_step(record.folds, t, min(live, t), plan.points, record.exact[t])
+            oldest = add_step(folds, t, min(live, t), plan.points, record.exact[t])
             if t == plan.replay_before:  # no gap that starts later is replayed, so none may start earlier
-                if of_users:
-                    _catch_up(users, t, False, 0, users.table.shape[0], width, oldest, rooms[0], plan, record)
-                if of_items:
-                    _catch_up(items, t, False, 0, items.table.shape[0], width, oldest, rooms[1], plan, record)
+                for s in range(thread, until):
+                    side = both[s]
+                    catch_up_all(
+                        side, width, t, oldest, plan, record, thread, False, 0, side.table.shape[0], room.places[s],
+                        room.wide[s], room.factors[s],
+                    )  # fmt: skip
         if not alone and parting(meeting, t):
             since = meet(meeting, thread, t, since)
             if thread == 1:
@@ -231,11 +188,14 @@ def epoch(
         if plan.mode == DENSE:
             side.account[begin:end, LAST] = 0
         else:
-            _catch_up(side, last, True, begin, end, width, oldest, rooms[thread], plan, record)
+            catch_up_all(
+                side, width, last, oldest, plan, record, thread, True, begin, end, room.places[thread],
+                room.wide[thread], room.factors[thread],
+            )  # fmt: skip
     if not alone:
         meet(meeting, thread, last, since)
     if thread == 0:
         progress[DONE] += last
         if plan.mode == VIRTUAL:
-            progress[OWED] *= record.folds[KEPT, last]
+            progress[OWED] *= folds[KEPT, last]
     restore(before)

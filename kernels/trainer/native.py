@@ -19,7 +19,7 @@ import numpy as np
 
 from ..dot_bias.native import sigmoid
 from ..instructions import fetch, fetch_part, flush_denormals, increment, restore
-from ..native import compiled, rounded, rounded_inlined
+from ..native import compiled, inlined, rounded, rounded_inlined
 from ..quadrature import CENTER, KEPT, MEANS, MOMENTS, folded, fraction, two_points
 from ..steps import EPS, Kind
 from ..threads import team
@@ -28,6 +28,10 @@ from . import approximations
 DENSE, REPLAY, VIRTUAL = range(3)
 LAST, SLOT = range(2)
 NEVER = -1  # the slot of a row that no batch ever read: its m and v are zero
+# Of the rows of a batch: which they are, the steps that they stand after, whether no batch has read them; then what
+# `catch_up` works in, the last line being 0, 1, …; and how many rows there are.
+ROWS, STARTS, FRESH, LATE, AT, EVERY, COUNT, LINES = range(8)
+STEPS, MISSED = range(2)  # of a record's steps
 AHEAD = 8  # rows fetched before their turn
 BLOCK = 256  # rows caught up together, where all are
 
@@ -45,23 +49,25 @@ class Plan(NamedTuple):
 class Record(NamedTuple):
     """An epoch's steps, which count from 1."""
 
-    steps: Any  # [steps + 1, 9], the constants of step t in row t, of the tables' dtype
-    missed: Any  # the same, of the steps that a row takes without a gradient
-    exact: Any  # those of `steps` in float64
+    steps: Any  # [2, steps + 1, 9], the constants of step t in row t, of the tables' dtype; then those without gradient
+    exact: Any  # float64[steps + 1, 9], of the first ones
     squares: Any  # float64[steps + 1], powers of β2
-    every: Any  # int64[steps], 0, 1, …
-    folds: Any  # see `..quadrature.add_step`
+    folds: Any  # float64[2, …], each thread's, see `..quadrature.add_step`
     rule: Any  # the constants of an approximation, or None: so nobody else compiles what approximates
 
 
 @rounded_inlined
-def _step_row(table: Any, width: Any, r: Any, grads: Any, q: Any, kind: Any, c: Any) -> None:
-    """A step of row r, with gradient grads[q] or none; see `..steps`."""
-    keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8]
+def _step_row(
+    table: Any, width: Any, r: Any, grads: Any, side: Any, q: Any, kind: Any, steps: Any, which: Any, t: Any
+) -> None:  # fmt: skip
+    """Step t of row r, with gradient grads[side, q] or none; see `..steps`."""
+    keep, l2, beta1 = steps[which, t, 0], steps[which, t, 1], steps[which, t, 2]
+    rest1, beta2, rest2 = steps[which, t, 3], steps[which, t, 4], steps[which, t, 5]
+    scale, eps, rate = steps[which, t, 6], steps[which, t, 7], steps[which, t, 8]
     squares = width if kind.mean is None else 2 * width
     for k in range(width):
         w = table[r, k]
-        g = l2 * w if grads is None else grads[q, k] + l2 * w
+        g = l2 * w if grads is None else grads[side, q, k] + l2 * w
         moved = g
         if kind.mean is not None:
             moved = beta1 * table[r, width + k] + rest1 * g
@@ -74,57 +80,49 @@ def _step_row(table: Any, width: Any, r: Any, grads: Any, q: Any, kind: Any, c: 
 
 
 @rounded
-def step_rows(table: Any, width: int, rows: Any, n: int, grads: Any, kind: Any, c: Any) -> None:
-    """One step of rows[:n] with gradients grads[:n], which are zero afterwards."""
+def step_rows(
+    table: Any, width: int, places: Any, n: int, grads: Any, side: int, kind: Any, steps: Any, t: int
+) -> None:
+    """Step t of a batch's n rows with gradients grads[side, :n], which are zero afterwards."""
     for q in range(n):
         if q + AHEAD < n:
-            fetch(table, rows[q + AHEAD])
-        _step_row(table, width, rows[q], grads, q, kind, c)
-        for k in range(grads.shape[1]):
-            grads[q, k] = 0
+            fetch(table, places[ROWS, q + AHEAD])
+        _step_row(table, width, places[ROWS, q], grads, side, q, kind, steps, STEPS, t)
+        for k in range(grads.shape[2]):
+            grads[side, q, k] = 0
 
 
 @rounded
 def replay_row(table: Any, width: int, r: int, after: int, until: int, kind: Any, steps: Any) -> None:
     """The steps after+1 … until of a row that no batch read in them."""
     for t in range(after + 1, until + 1):
-        _step_row(table, width, r, None, 0, kind, steps[t])
+        _step_row(table, width, r, None, 0, 0, kind, steps, MISSED, t)
 
 
-@rounded
-def replay_others(table: Any, width: int, account: Any, t: int, kind: Any, steps: Any) -> None:
-    """Step t of the rows that its batch did not read."""
-    for r in range(table.shape[0]):
-        if account[r, LAST] != t:
-            replay_row(table, width, r, t - 1, t, kind, steps)
-
-
-@compiled
-def fold(starts: Any, n: int, t: int, oldest: int, plan: Any, record: Any, wide: Any, out: Any) -> None:
-    """What the steps after starts[:n] up to t do to rows without gradient, as seven numbers a start.
+@inlined
+def _fold(
+    places: Any, line: Any, n: Any, t: Any, oldest: Any, plan: Any, record: Any, folds: Any, wide: Any, out: Any
+) -> None:  # fmt: skip
+    """What the steps after places[line, :n] up to t do to rows without gradient, as seven numbers a start.
 
     They are what weight, mean and mean square are multiplied by, and a, b, c, d of ADAM's `fraction`; of MOMENTUM a is
     what its mean is multiplied by to move a weight. Loop by loop, so that each of them uses whole vectors.
     """
-    folds, m = record.folds, MOMENTS
-    keep, first, second, third, fourth = wide[0], wide[3], wide[4], wide[5], wide[6]
+    keep, first = wide[0], wide[3]
     for q in range(n):
-        z = starts[q]
+        z = places[line, q]
         keep[q] = folds[KEPT, t] / folds[KEPT, z]
         wide[2, q] = record.squares[t - z]
         if plan.points > 0:
             wide[1, q] = folds[MEANS, z] if z >= oldest else 0
-            first[q] = folds[m, z]
+            first[q] = folds[MOMENTS, z]
     if plan.kind.square is not None and plan.kind.mean is not None:
-        center, eps = wide[7], record.exact[t, EPS]
+        second, third, fourth, center = wide[4], wide[5], wide[6], wide[7]
+        eps = record.exact[t, EPS]
         for q in range(n):
-            z = starts[q]
-            second[q], third[q], fourth[q], center[q] = (
-                folds[m + 1, z],
-                folds[m + 2, z],
-                folds[m + 3, z],
-                folds[CENTER, z],
-            )
+            z = places[line, q]
+            second[q], third[q] = folds[MOMENTS + 1, z], folds[MOMENTS + 2, z]
+            fourth[q], center[q] = folds[MOMENTS + 3, z], folds[CENTER, z]
         for q in range(n):
             low, low_weight, high, high_weight = two_points(first[q], second[q], third[q], fourth[q], center[q])
             first[q], second[q], third[q], fourth[q] = fraction(
@@ -138,17 +136,17 @@ def fold(starts: Any, n: int, t: int, oldest: int, plan: Any, record: Any, wide:
             out[q, k] = wide[k, q]
 
 
-@compiled
-def apply_folds(table: Any, width: int, rows: Any, n: int, folds: Any, at: Any, kind: Any) -> None:
-    """The missed steps of rows[:n], folded: what they do to rows[q] stands in folds[at[q]], see `fold`."""
+@inlined
+def _apply_folds(table: Any, width: Any, places: Any, line: Any, n: Any, factors: Any, kind: Any) -> None:
+    """The missed steps of places[LATE, :n], folded: what they do to the row at q is factors[places[line, q]]."""
     for q in range(min(AHEAD, n)):
-        fetch(table, rows[q])
+        fetch(table, places[LATE, q])
     for q in range(n):
         if q + AHEAD < n:
-            fetch(table, rows[q + AHEAD])
-        r, i = rows[q], at[q]
-        keep, beta1, beta2 = folds[i, 0], folds[i, 1], folds[i, 2]
-        a, b, c, d = folds[i, 3], folds[i, 4], folds[i, 5], folds[i, 6]
+            fetch(table, places[LATE, q + AHEAD])
+        r, i = places[LATE, q], places[line, q]
+        keep, beta1, beta2 = factors[i, 0], factors[i, 1], factors[i, 2]
+        a, b, c, d = factors[i, 3], factors[i, 4], factors[i, 5], factors[i, 6]
         squares = width if kind.mean is None else 2 * width
         for k in range(width):
             w = table[r, k] * keep
@@ -166,62 +164,56 @@ def apply_folds(table: Any, width: int, rows: Any, n: int, folds: Any, at: Any, 
 
 @compiled
 def catch_up(
-    table: Any, width: int, rows: Any, starts: Any, fresh: Any, n: int, t: int, oldest: int, plan: Any, record: Any,
-    rule: Any, work: Any,
+    table: Any, width: int, places: Any, n: int, t: int, oldest: int, plan: Any, record: Any, rule: Any, thread: int,
+    wide: Any, factors: Any,
 ) -> None:  # fmt: skip
-    """Bring rows[:n] from the steps `starts` to step t; `fresh` are those that no batch has read."""
-    late, at, wide, factors = work
+    """Bring the n rows in `places` from the steps that they stand after to step t."""
+    folds = record.folds[thread]
     if rule is not None:
         beta2, eps = record.squares[1], record.exact[max(t, 1), EPS]
-        approximations.catch_up(table, width, rows, starts, fresh, n, t, plan.mode, rule, beta2, eps)
+        approximations.catch_up(
+            table, width, places[ROWS], places[STARTS], places[FRESH], n, t, plan.mode, rule, beta2, eps
+        )
         return
     m = 0
     for q in range(n):
-        r, z = rows[q], starts[q]
-        if plan.mode == VIRTUAL and fresh[q]:
-            factors[m, 0] = plan.owed * record.folds[KEPT, t]
+        r, z = places[ROWS, q], places[STARTS, q]
+        if plan.mode == VIRTUAL and places[FRESH, q]:
+            factors[m, 0] = plan.owed * folds[KEPT, t]
             keep = factors[m, 0]
             for k in range(width):
                 table[r, k] *= keep
         elif z >= t:
             continue
         elif plan.mode == REPLAY or z < plan.replay_before:
-            replay_row(table, width, r, z, t, plan.kind, record.missed)
+            replay_row(table, width, r, z, t, plan.kind, record.steps)
         else:
-            late[m] = r
-            at[m] = z
+            places[LATE, m], places[AT, m] = r, z
             m += 1
-    if t < m:  # several rows began at one step, so what each start misses is worked out once
-        fold(record.every, t, t, oldest, plan, record, wide, factors)
-        apply_folds(table, width, late, m, factors, at, plan.kind)
-    else:
-        fold(at, m, t, oldest, plan, record, wide, factors)
-        apply_folds(table, width, late, m, factors, record.every, plan.kind)
+    several = t < m  # rows that began at one step, so what each start misses is worked out once
+    _fold(places, EVERY if several else AT, t if several else m, t, oldest, plan, record, folds, wide, factors)
+    _apply_folds(table, width, places, AT if several else EVERY, m, factors, plan.kind)
 
 
-def scratch(n: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
-    """What `catch_up` works in, for `n` rows."""
-    return np.empty(n, np.int64), np.empty(n, np.int64), np.empty((8, n)), np.empty((n, 7), dtype)
-
-
-@compiled
+@inlined
 def catch_up_all(
-    table: Any, width: int, account: Any, t: int, oldest: int, plan: Any, record: Any, at_end: bool, first: int,
-    end: int, rows: Any, starts: Any, fresh: Any, work: Any,
+    side: Any, width: Any, t: Any, oldest: Any, plan: Any, record: Any, thread: Any, at_end: Any, first: Any, end: Any,
+    places: Any, wide: Any, factors: Any,
 ) -> None:  # fmt: skip
     """Bring the rows first … end − 1 to the state after step t, where the epoch may end.
 
     Rows that no batch has read wait, but for those that are replayed, at the end: see `settle`.
     """
+    account = side.account
     for begin in range(first, end, BLOCK):
         n = 0
         for r in range(begin, min(begin + BLOCK, end)):
             new = account[r, SLOT] == NEVER
             if not new or (at_end and plan.mode != VIRTUAL):
-                rows[n], starts[n], fresh[n] = r, account[r, LAST], new
+                places[ROWS, n], places[STARTS, n], places[FRESH, n] = r, account[r, LAST], new
                 n += 1
                 account[r, LAST] = 0 if at_end else t
-        catch_up(table, width, rows, starts, fresh, n, t, oldest, plan, record, record.rule, work)
+        catch_up(side.table, width, places, n, t, oldest, plan, record, record.rule, thread, wide, factors)
 
 
 @compiled
@@ -246,13 +238,12 @@ def settle(tables: Any, width: int, accounts: Any, factor: Any, owed: Any, count
     restore(before)
 
 
-@compiled
-def enter(
-    ids: Any, order: Any, begin: int, end: int, account: Any, now: int, slots: Any, rows: Any, starts: Any, fresh: Any
-) -> int:
+@inlined
+def enter(side: Any, order: Any, begin: Any, end: Any, now: Any, slots: Any, places: Any) -> int:
     """Give each distinct id of a batch a slot; returns how many there are."""
+    account = side.account
     for b in range(end - begin):
-        r = ids[order[begin + b]]
+        r = side.ids[order[begin + b]]
         slots[b] = r
         fetch(account, r)
     n = 0
@@ -260,7 +251,7 @@ def enter(
         r = slots[b]
         last, slot = account[r, LAST], account[r, SLOT]
         # Without a branch on what no processor can predict: what is written for a row seen before is overwritten.
-        rows[n], starts[n], fresh[n] = r, last, slot == NEVER
+        places[ROWS, n], places[STARTS, n], places[FRESH, n] = r, last, slot == NEVER
         new = last != now
         slot = n if new else slot
         account[r, LAST], account[r, SLOT] = now, slot
@@ -269,31 +260,23 @@ def enter(
     return n
 
 
-@compiled
-def copy_weights(table: Any, rows: Any, n: int, out: Any) -> None:
-    """Copy the weights of rows[:n] to out[:n], in whole vectors: what follows them is not looked at there."""
+@inlined
+def copy_weights(table: Any, places: Any, n: Any, out: Any) -> None:
+    """Copy the weights of a batch's rows to out[:n], in whole vectors: what follows them is not looked at there."""
     for q in range(n):
-        r = rows[q]
+        r = places[ROWS, q]
         for k in range(out.shape[1]):
             out[q, k] = table[r, k]
 
 
-@compiled
-def copy_rows(array: Any, out: Any) -> None:
-    """Copy a table; `out[:] = array` takes seconds to compile, for what it would say where they do not fit."""
-    for r in range(array.shape[0]):
-        for k in range(array.shape[1]):
-            out[r, k] = array[r, k]
-
-
-@compiled
+@inlined
 def score(
-    users: Any, items: Any, user_slots: Any, item_slots: Any, ratings: Any, order: Any, begin: int, end: int,
-    first: int, until: int, model: Any, slopes: Any,
+    users: Any, items: Any, user_slots: Any, item_slots: Any, batches: Any, begin: Any, end: Any, first: Any,
+    until: Any, model: Any,
 ) -> float:  # fmt: skip
     """What ratings first … until − 1 of a batch add to its mean squared error.
 
-    `slopes` gets what that changes by with each score.
+    `batches.slopes` gets what that changes by with each score.
     """
     n_factors, ranged, low, width = model
     factor = type(width)(2) / type(width)(end - begin)
@@ -308,22 +291,22 @@ def score(
             s, ds = sigmoid(x)
             x = s * width + low
             slope *= ds * width
-        error = x - ratings[order[begin + b]]
+        error = x - batches.ratings[batches.order[begin + b]]
         total += error * error
-        slopes[b] = error * slope
+        batches.slopes[b] = error * slope
     return total / (end - begin)
 
 
-@compiled
+@inlined
 def sum_gradients(
-    own: Any, slots: Any, other_slots: Any, others: Any, slopes: Any, size: int, n_factors: int
+    grads: Any, side: Any, slots: Any, other_slots: Any, others: Any, slopes: Any, size: Any, n_factors: Any
 ) -> None:  # fmt: skip
     """The gradients of one table's rows, summed by slot."""
     for b in range(size):
         q, o, g = slots[b], other_slots[b], slopes[b]
         for k in range(n_factors):
-            own[q, k] += g * others[o, k]
-        own[q, n_factors] += g
+            grads[side, q, k] += g * others[o, k]
+        grads[side, q, n_factors] += g
 
 
 def padded(numbers: int) -> int:

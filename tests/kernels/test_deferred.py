@@ -230,7 +230,7 @@ def test_folding_is_gausss_quadrature_and_within_its_bound_for_every_gap_and_sch
         c[steps.RATE] = rate[step - 1] / (1 - beta[step - 1] ** t[step - 1])
         quadrature.add_step(folds, step, 0, points, c)
     eps, factors = 1e-5, np.zeros(quadrature.FACTORS)
-    quadrature.fold(folds, 0, count, points, eps, quadrature.new_work(), factors)
+    quadrature.fold(folds, 0, count, points, eps, quadrature.new_work(1)[0], factors)
 
     kappa = np.sqrt((1 - beta2**t) / beta2 ** np.arange(1.0, count + 1))
     after = np.prod(keep) / np.cumprod(keep)
@@ -821,11 +821,14 @@ def test_offsets_beyond_two_to_the_31_reach_the_right_row(tmp_path):
     w[ids] = 1
     c = np.array([1, 0, 0, 1, 1, 0, 1, 0, 0.5])
     record = (np.zeros((3, 9), np.float32), np.zeros((3, 9)), np.ones(3), np.ones((quadrature.ROWS, 3)))
-    how = (last, touched, account, (steps.SGD, native.REPLAY, 0), record)
-    native.step((w, w, w), ids, np.ones((1, width), np.float32), *how, c)
-    c[steps.KEEP] = 0.5
-    native.step((w, w, w), ids[:0], np.ones((0, width), np.float32), *how, c)
-    native.catch_up((w, w, w), ids, *how)
+    work = (np.empty((1, 3, quadrature.FACTORS), np.float32), np.zeros((1, 3), np.int64), quadrature.new_work(1))
+    how = (last, touched, account, (steps.SGD, native.REPLAY, 0), None, record, work)
+    for of_steps in record[:2]:
+        of_steps[1], of_steps[2] = c, c
+        of_steps[2, steps.KEEP] = 0.5
+    native.move(native.STEP, (w, w, w), ids, np.ones((1, width), np.float32), *how)
+    native.move(native.STEP, (w, w, w), ids[:0], np.ones((0, width), np.float32), *how)
+    native.move(native.CATCH_UP, (w, w, w), ids, np.ones((0, width), np.float32), *how)
     assert (w[rows - 1] == 0.25).all()
     assert not w[(rows - 1) * width % (1 << 31) // width].any()  # where an offset of 32 bits would lead
 
