@@ -27,30 +27,22 @@ def _pointer(builder, address):
 
 
 @intrinsic
-def _prefetch(_context, address):  # noqa: ARG001 - Numba reads the names
-    def generate(context, builder, _signature, arguments):
-        word = cgutils.int32_t
-        function = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, word, word, word])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], function)
-        # For reading, worth keeping in every cache, data rather than instructions.
-        builder.call(prefetch, [builder.inttoptr(arguments[0], cgutils.voidptr_t), word(0), word(3), word(1)])
+def fetch(_context, array, row, size):  # noqa: ARG001 - Numba reads the names
+    """Begin to bring the first `size` bytes of array[row] into the caches; the array is contiguous."""
+
+    def generate(context, builder, signature, arguments):
+        pointer, word, address = cgutils.voidptr_t, cgutils.int32_t, cgutils.intp_t
+        function = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer], function)
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        stride = builder.extract_value(view.strides, 0)
+        at = builder.add(builder.ptrtoint(view.data, address), builder.mul(arguments[1], stride))
+        with cgutils.for_range_slice(builder, address(0), arguments[2], address(LINE)) as (line, _):
+            # For reading, worth keeping in every cache, data rather than instructions.
+            builder.call(prefetch, [builder.inttoptr(builder.add(at, line), pointer), word(0), word(3), word(1)])
         return context.get_dummy_value()
 
-    return types.none(types.intp), generate
-
-
-@inlined
-def fetch_part(array: Any, row: Any, size: Any) -> None:
-    """Begin to bring the first `size` bytes of array[row] into the caches; the array is contiguous."""
-    at = array.ctypes.data + row * array.strides[0]
-    for line in range(0, size, LINE):
-        _prefetch(at + line)
-
-
-@inlined
-def fetch(array: Any, row: Any) -> None:
-    """Begin to bring array[row] into the caches."""
-    fetch_part(array, row, array.strides[0])
+    return types.none(array, types.intp, types.intp), generate
 
 
 @intrinsic

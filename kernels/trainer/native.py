@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..dot_bias.native import sigmoid
-from ..instructions import fetch, fetch_part, flush_denormals, increment, restore
+from ..instructions import fetch, flush_denormals, increment, restore
 from ..native import compiled, inlined, rounded, rounded_inlined
 from ..quadrature import CENTER, KEPT, MEANS, MOMENTS, folded, fraction, two_points
 from ..steps import EPS, Kind
@@ -86,7 +86,7 @@ def step_rows(
     """Step t of a batch's n rows with gradients grads[side, :n], which are zero afterwards."""
     for q in range(n):
         if q + AHEAD < n:
-            fetch(table, places[ROWS, q + AHEAD])
+            fetch(table, places[ROWS, q + AHEAD], table.strides[0])
         _step_row(table, width, places[ROWS, q], grads, side, q, kind, steps, STEPS, t)
         for k in range(grads.shape[2]):
             grads[side, q, k] = 0
@@ -140,10 +140,10 @@ def _fold(
 def _apply_folds(table: Any, width: Any, places: Any, line: Any, n: Any, factors: Any, kind: Any) -> None:
     """The missed steps of places[LATE, :n], folded: what they do to the row at q is factors[places[line, q]]."""
     for q in range(min(AHEAD, n)):
-        fetch(table, places[LATE, q])
+        fetch(table, places[LATE, q], table.strides[0])
     for q in range(n):
         if q + AHEAD < n:
-            fetch(table, places[LATE, q + AHEAD])
+            fetch(table, places[LATE, q + AHEAD], table.strides[0])
         r, i = places[LATE, q], places[line, q]
         keep, beta1, beta2 = factors[i, 0], factors[i, 1], factors[i, 2]
         a, b, c, d = factors[i, 3], factors[i, 4], factors[i, 5], factors[i, 6]
@@ -229,7 +229,7 @@ def settle(tables: Any, width: int, accounts: Any, factor: Any, owed: Any, count
         first, end = table.shape[0] * thread // threads, table.shape[0] * (thread + 1) // threads
         for r in range(first, end):
             if r + AHEAD < end and account[r + AHEAD, SLOT] == NEVER:
-                fetch_part(table, r + AHEAD, width * table.itemsize)
+                fetch(table, r + AHEAD, width * table.itemsize)
             if account[r, SLOT] == NEVER:
                 for k in range(width):
                     table[r, k] *= factor
@@ -245,7 +245,7 @@ def enter(side: Any, order: Any, begin: Any, end: Any, now: Any, slots: Any, pla
     for b in range(end - begin):
         r = side.ids[order[begin + b]]
         slots[b] = r
-        fetch(account, r)
+        fetch(account, r, account.strides[0])
     n = 0
     for b in range(end - begin):
         r = slots[b]
