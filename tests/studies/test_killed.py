@@ -25,13 +25,14 @@ class Processes:
         self.started: list[subprocess.Popen[str]] = []
         arguments = ["--ratings", str(ratings), "--results", str(folder), "--workers", "1"]
         self.command = [sys.executable, "-m", "tests.studies.toy", *arguments]
-        self.environment = {**os.environ, "TOY_LOG": str(self.log), "TOY_SECONDS": "0.05"}
+        self.environment = {**os.environ, "TOY_LOG": str(self.log)}
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, seconds: float) -> subprocess.Popen[str]:
+        """The command, whose trainings take so many seconds."""
         process = subprocess.Popen(
             self.command,
             cwd=CHECKOUT,
-            env=self.environment,
+            env=self.environment | {"TOY_SECONDS": str(seconds)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -61,7 +62,7 @@ def processes(tmp_path: Path, ratings_csv: Path) -> Iterator[Processes]:
 
 
 def test_killed_and_interrupted_at_any_time_the_same_command_goes_on_and_no_run_is_lost(processes: Processes) -> None:
-    first = processes.start()
+    first = processes.start(0.1)
     worker = processes.wait_for(3)[-1][1]
     os.kill(int(worker), signal.SIGKILL)
     processes.wait_for(8)
@@ -71,15 +72,15 @@ def test_killed_and_interrupted_at_any_time_the_same_command_goes_on_and_no_run_
     first.kill()
     first.communicate()
 
-    second = processes.start()
-    processes.wait_for(len(processes.trained()) + 5)
+    second = processes.start(0.4)  # so that it has long to go still when it is interrupted, on a busy machine too
+    processes.wait_for(len(processes.trained()) + 3)
     os.killpg(second.pid, signal.SIGINT)  # as Ctrl-C does
     told = second.communicate()[1]
     assert second.returncode == 130
     assert "the same command goes on from here" in told
     assert "Traceback" not in told
 
-    third = processes.start()
+    third = processes.start(0)
     told = third.communicate()[1]
     assert third.returncode == 0, told
     summary = read_summary(processes.folder / "toy" / "small" / "quick" / "summary.json")
