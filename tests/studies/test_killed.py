@@ -76,7 +76,7 @@ def test_killed_and_interrupted_at_any_time_the_same_command_goes_on_and_no_run_
     os.killpg(second.pid, signal.SIGINT)  # as Ctrl-C does
     told = second.communicate()[1]
     assert second.returncode == 130
-    assert "the same command goes on from here" in told
+    assert "the same command continues from here" in told
     assert "Traceback" not in told
 
     third = processes.start()
