@@ -139,9 +139,7 @@ def checked_device(text: str) -> str:
         return "cpu"
     named = re.fullmatch(r"cuda(?::(\d{1,4}))?", text)
     if named is None:
-        raise UsageError(
-            f"--device {without_password(text)}: choose cpu, or cuda (cuda:1 …) if there is a GPU"
-        )
+        raise UsageError(f"--device {without_password(text)}: choose cpu, or cuda (cuda:1 …) if there is a GPU")
     count = torch.cuda.device_count()
     number = int(named[1] or 0)
     if number >= count:

@@ -233,9 +233,7 @@ def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
     splits = "re-split and re-seeded" if study.resplits else "re-seeded"
     said = [f"The result is for {origin.name}, {splits}.", *study.limits]
     if _stands_in(study, origin, asked):
-        said.append(
-            f"The data is {study.stand_in[asked.source.key]}: a stand-in neither proves nor refutes a claim."
-        )
+        said.append(f"The data is {study.stand_in[asked.source.key]}: a stand-in neither proves nor refutes a claim.")
     tuning_profiles = [name for name, profile in study.profiles.items() if profile.trials]
     if study.tuned and not asked.trials and tuning_profiles:
         settings = " and ".join(study.names.get(name, name) for name in study.tuned)

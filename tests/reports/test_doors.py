@@ -290,7 +290,7 @@ def test_a_column_of_a_table_holds_what_it_must_or_its_charts_are_left_out(tmp_p
         (lambda runs: runs.drop(columns="arm"), "lacks the columns arm"),
         (lambda runs: runs[[]], "lacks the columns arm"),
         (lambda runs: runs.assign(**{"metric.valid_rmse": 1e300}), "metric.valid_rmse does not hold finite numbers"),
-        (lambda runs: runs.assign(kind="walk"), "kind does not hold run, again or tuning"),
+        (lambda runs: runs.assign(kind="walk"), "kind does not hold run, repeat or tuning"),
     ],
 )
 def test_a_table_that_does_not_fit_its_summary_is_not_drawn(tmp_path, change, problem):

@@ -331,9 +331,9 @@ def rows_of(page, label):
     return [[" ".join(strip.sub(" ", c).split()) for c in re.findall("<t[hd].*?</t[hd]>", r, re.DOTALL)] for r in rows]
 
 
-def test_every_part_stands_with_outcome_estimate_interval_margin_and_what_to_expect(everything):
+def test_every_part_is_shown_with_outcome_estimate_interval_margin_and_expectation(everything):
     head, first, *others = rows_of(everything[STUDY], "Parts")
-    assert head == ["part", "outcome", "estimate", "95 % interval", "margin", "to expect", "seeds"]
+    assert head == ["part", "outcome", "estimate", "95 % interval", "margin", "expected", "seeds"]
     assert first == [
         "Decay 0.1 is better than fastai’s default of 0.01. claim 48 · validation RMSE",
         "yes, by more than 0.002",
@@ -349,7 +349,7 @@ def test_every_part_stands_with_outcome_estimate_interval_margin_and_what_to_exp
 def test_the_best_is_followed_by_its_rivals_and_failed_runs_are_counted(everything):
     head, first, *rows = rows_of(everything["optimizers-digits-quick.html"], "Parts")
     assert head[-1] == "failed"
-    assert "to expect" not in head
+    assert "expected" not in head
     assert first[1] == "yes, no rival is better by 0.004"
     assert [row[0] for row in rows[:3]] == ["against momentum", "against rmsprop", "against sgd"]
     assert rows[2][-1] == "2 diverged"
@@ -359,7 +359,7 @@ def test_the_best_is_followed_by_its_rivals_and_failed_runs_are_counted(everythi
 def test_the_table_of_arms_describes_and_gives_no_verdict(everything):
     head, *rows = rows_of(everything[STUDY], "Arms")
     means = ["arm", "weight decay", "validation RMSE"]
-    assert head == [*means, "difference", "95 %", "data like it", "p (Holm)", "improves"]
+    assert head == [*means, "difference", "95 %", "similar data", "p (Holm)", "improves"]
     assert len(rows) == 8
     assert rows[2][0] == "wd=0.01 baseline"
     assert rows[2][3:] == [""] * 5
@@ -376,7 +376,7 @@ def test_without_a_baseline_arms_have_means_alone_and_lost_runs_are_named(everyt
 
 def test_a_study_without_a_split_or_curves_has_its_page(everything):
     page = everything["step_time-none-quick.html"]
-    assert "How training went" not in page
+    assert "Training curves" not in page
     assert rows_of(page, "Parts")[1][2:4] == ["+0.320", "[0.298, 0.337] for these data, skewed"]
 
 

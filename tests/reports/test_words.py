@@ -71,7 +71,7 @@ def test_an_effect_smaller_than_the_noise_of_one_arm_is_not_told_without_it(swee
 def test_the_noise_is_the_largest_pair_or_where_runs_are_lost_the_range_of_95_percent(sweep):
     whole = page(sweep)
     runs = whole.runs[whole.runs["arm"] == "wd=0.01"].pivot_table("metric.valid_rmse", "seed", "kind")
-    assert words.noise_span(whole) == pytest.approx((runs["again"] - runs["run"]).abs().max())
+    assert words.noise_span(whole) == pytest.approx((runs["repeat"] - runs["run"]).abs().max())
     without = Study("", None, whole.summary, None, None)
     assert words.noise_span(without) == pytest.approx(2.262 * whole.summary.noise_floor.sd, rel=1e-3)
 
@@ -93,7 +93,7 @@ def test_a_logarithm_is_told_as_a_ratio_and_its_margin_as_a_factor():
 
 def test_a_ratio_held_to_another_than_one_says_so(optimizers):
     part = next(part for part in optimizers.summary.parts if part.part == "77a")
-    assert words.found_on(optimizers.summary, part).endswith("held to 0.10×")
+    assert words.found_on(optimizers.summary, part).endswith("compared with 0.10×")
 
 
 @pytest.mark.parametrize(("estimate", "better", "said"), [(0.1, "lower", "0.79×"), (0.1, "higher", "1.26×")])
@@ -135,7 +135,7 @@ def test_an_interval_of_an_arm_that_failed_in_most_seeds_is_infinite_at_both_end
 
 def test_a_study_without_parts_describes(sweep):
     summary = sweep.summary.model_copy(update={"parts": []})
-    assert "it judges none" in words.answer(Study("", None, summary, None, None))
+    assert "and judges nothing" in words.answer(Study("", None, summary, None, None))
     assert words.limits(summary)
 
 

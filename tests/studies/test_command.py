@@ -464,7 +464,7 @@ def test_a_study_without_parts_describes(sweep: Command) -> None:
 def test_what_takes_times_is_run_alone(sweep: Command, trained: Trained) -> None:
     sweep.change(alone=True)
     line = refused(sweep("--workers", "2"))
-    assert line == "error: --workers 2: toy takes times, so its runs are made one at a time"
+    assert line == "error: --workers 2: toy measures time, so it makes one run at a time"
     assert trained() == []
     sweep.done("--seeds", "1")
     result = CliRunner().invoke(command(sweep.study), [*sweep.data, "--results", str(sweep.results), "--seeds", "2"])
@@ -476,7 +476,7 @@ def test_what_takes_times_is_run_alone(sweep: Command, trained: Trained) -> None
 def test_runs_that_only_a_cpu_can_make_are_refused_a_gpu(sweep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     sweep.change(cpu_only=True)
-    assert refused(sweep("--device", "cuda")) == "error: --device cuda: the runs of toy are made on a CPU alone"
+    assert refused(sweep("--device", "cuda")) == "error: --device cuda: toy runs only on a CPU"
     assert "--device" not in sweep("--help").stdout
 
 
@@ -539,7 +539,7 @@ def test_data_that_stand_in_for_others_say_so_and_ones_own_do_not(catalog: Comma
     catalog.done("--seeds", "1")
     there = catalog.summary(data="movielens")
     assert there.protocol == "stand-in"
-    assert "These data are 300 of its ratings: a stand-in neither proves nor refutes a claim." in there.limits
+    assert "The data is 300 of its ratings: a stand-in neither proves nor refutes a claim." in there.limits
     catalog.done("--seeds", "1", "--ratings", str(catalog.ratings))
     assert catalog.summary().protocol == "as stated"
     assert "stand-in" not in " ".join(catalog.summary().limits)
@@ -548,7 +548,7 @@ def test_data_that_stand_in_for_others_say_so_and_ones_own_do_not(catalog: Comma
 def test_where_nothing_was_tuned_and_could_have_been_it_says_so(sweep: Command) -> None:
     sweep.change(names={"lr": "learning rate"}, limits=("A toy.",))
     sweep.done("--seeds", "1")
-    said = "Every arm has the default learning rate; the regular profile retunes it for each."
+    said = "Every arm uses the default learning rate; the regular profile retunes it for each arm."
     assert sweep.summary().limits == ["The result is for small, re-split and re-seeded.", "A toy.", said]
     sweep.done("--seeds", "1", "--trials", "2")
     assert said not in sweep.summary().limits
@@ -643,8 +643,8 @@ def test_a_result_that_holds_more_is_not_replaced(sweep: Command, trained: Train
     line = refused(sweep("--seeds", "2", "--values", "1,5"))
     assert line == (
         f"error: {sweep.custom} holds more (profile custom, 3 seeds, nothing tuned, 3 arms) than this run would write "
-        "(profile custom, 2 seeds, nothing tuned, 3 arms, without x=2); name another folder with --results, or set that "
-        "aside with --fresh"
+        "(profile custom, 2 seeds, nothing tuned, 3 arms, without x=2); name another folder with --results, or set "
+        "that aside with --fresh"
     )
     assert files(sweep.custom) == before
     assert len(trained()) == n_trained
@@ -677,7 +677,7 @@ def test_a_tuned_result_replaces_an_untuned_one_and_itself_and_not_the_other_way
     for _ in range(2):
         result = sweep("--seeds", "2", "--trials", "3")
         assert result.exit_code == 0, result.output
-    assert "tuned by 3 trials an arm, 3 arms) than this run would leave" in refused(sweep("--seeds", "2"))
+    assert "tuned by 3 trials per arm, 3 arms) than this run would write" in refused(sweep("--seeds", "2"))
 
 
 def test_fresh_runs_set_the_earlier_result_aside_whatever_it_holds(sweep: Command) -> None:
@@ -949,7 +949,7 @@ def test_help_names_one_claim_as_one_and_offers_no_option_that_is_refused(sweep:
 
 def test_values_are_refused_where_arms_are_none(sweep: Command) -> None:
     sweep.change(arms={"low": {"x": 0.0}, "high": {"x": 1.0}}, parts=(), baseline=None, tuned={})
-    assert "the arms of toy are low, high, no values" in refused(sweep("--values", "1"))
+    assert "the arms of toy are low, high, not values" in refused(sweep("--values", "1"))
     assert "--trials 3: toy tunes nothing" in refused(sweep("--trials", "3"))
 
 
