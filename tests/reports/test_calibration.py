@@ -61,4 +61,4 @@ def test_a_file_that_is_none_is_a_problem_and_no_page(tmp_path, change):
     pages = render(gather(tmp_path))
     assert "calibration.html" not in pages.html
     (problem,) = pages.problems
-    assert problem.startswith(f"{tmp_path / 'calibration.json'}: no calibration")
+    assert problem.startswith(f"{tmp_path / 'calibration.json'}: not a calibration")

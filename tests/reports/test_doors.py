@@ -166,7 +166,7 @@ def test_a_value_of_another_type_is_refused_wherever_it_stands(tmp_path, name):
             if said is None:
                 let_in.append((place, value))
             else:
-                assert said.startswith(f"{path}: no ")
+                assert said.startswith(f"{path}: not a ")
                 assert "\n" not in said
     assert [(place, value) for place, value in let_in if not (is_free(name, place) or is_right(place, value))] == []
 
@@ -177,7 +177,7 @@ def test_a_field_that_is_not_there_is_refused_or_not_needed(tmp_path, name):
     for place in PLACES[name]:
         if place:
             path.write_text(json.dumps(without(FILES[name], place)))
-            assert (refusal(name, path) or f"{path}: no ").startswith(f"{path}: no ")
+            assert (refusal(name, path) or f"{path}: not a ").startswith(f"{path}: not a ")
 
 
 CONTRAST, ARM, PART = ("contrasts", 0), ("arms", "wd=0.01"), ("parts", 0)
@@ -240,7 +240,7 @@ def test_a_value_out_of_its_range_is_refused(tmp_path, name, place, value):
     path.write_text(json.dumps(FILES[name]))
     READERS[name](path)
     path.write_text(json.dumps(replaced(FILES[name], place, value)))
-    with pytest.raises(ResultsError, match=f"^{path}: no "):
+    with pytest.raises(ResultsError, match=f"^{path}: not a "):
         READERS[name](path)
 
 
@@ -285,7 +285,7 @@ def test_a_column_of_a_table_holds_what_it_must_or_its_charts_are_left_out(tmp_p
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda runs: pd.concat([runs, runs.head(1)]), "two rows of one arm, kind, seed"),
+        (lambda runs: pd.concat([runs, runs.head(1)]), "two rows have the same arm, kind, seed"),
         (lambda runs: runs.assign(arm=runs["arm"].replace("wd=0", "wd=7")), "the summary has no arm 'wd=7'"),
         (lambda runs: runs.drop(columns="arm"), "lacks the columns arm"),
         (lambda runs: runs[[]], "lacks the columns arm"),

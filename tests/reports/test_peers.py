@@ -183,5 +183,5 @@ def test_fastai_shows_what_it_draws(tmp_path):
 def test_a_file_that_is_no_such_result_is_a_problem_not_a_failure(tmp_path):
     (tmp_path / "peers.json").write_text("{}")
     pages = render(gather(tmp_path))
-    assert "peers.json: no comparison" in pages.problems[0]
+    assert "peers.json: not a comparison" in pages.problems[0]
     assert "peers.html" not in pages.html

@@ -726,7 +726,7 @@ def test_a_run_that_loses_an_arm_replaces_no_result_that_has_it_and_says_why(swe
     ("name", "make", "said"),
     [
         ("summary.json", lambda path: path.write_text('{"theirs": 1}'), "It is not a result of this study"),
-        ("summary.json", Path.mkdir, "cannot be read (it is no file)"),
+        ("summary.json", Path.mkdir, "cannot be read (it is not a file)"),
         ("summary.json", lambda path: path.symlink_to("nowhere"), "cannot be read (No such file"),
         ("runs.parquet", lambda path: pd.DataFrame({"theirs": [1]}).to_parquet(path), "is not a study's table"),
         ("curves.parquet", lambda path: path.write_text("not ours"), "is not a study's table"),

@@ -91,10 +91,10 @@ def test_results_are_listed_and_broken_ones_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (Path.mkdir, "it is no file"),
+        (Path.mkdir, "it is not a file"),
         (lambda path: path.symlink_to("nowhere"), "No such file"),
         (lambda path: path.symlink_to(path.name), "Too many levels"),
-        (os.mkfifo, "it is no file"),
+        (os.mkfifo, "it is not a file"),
         (lambda path: path.write_text("[]"), "no summary of a study"),
         (lambda path: path.write_text("null"), "no summary of a study"),
         (lambda path: path.write_text("[" * 100_000), "not JSON"),
