@@ -117,8 +117,8 @@ def test_rows_of_another_version_are_not_added_to_and_uncommitted_changes_are_no
     [
         ({"dies": [1, 2]}, "it ended with status 1: out of memory", [0]),
         ({"refuses": "no compiler"}, "it ended with status 1: no compiler", []),
-        ({"lacks": 1}, r"it predicted \[29\] ratings where \[30\] are due", []),
-        ({"clock": "made up", "epoch_seconds": 0}, r"it answered .*which is no epoch with seconds above 0", []),
+        ({"lacks": 1}, r"it predicted \[29\] ratings instead of \[30\]", []),
+        ({"clock": "made up", "epoch_seconds": 0}, r"it answered .*which is not an epoch with seconds above 0", []),
     ],
 )
 def test_a_peer_that_fails_is_told_with_its_last_words_and_stops_nobody(data, tmp_path, settings, reason, rows):
@@ -198,4 +198,4 @@ def test_every_declared_peer_has_its_runner_and_its_pinned_requirements():
 def test_an_unknown_peer_is_an_error_that_names_the_known_ones():
     outcome = CliRunner().invoke(command.app, ["--peers", "cornac,netflix"])
     assert outcome.exit_code == 2
-    assert "there is no netflix; there are dotbias, " in outcome.output
+    assert "unknown netflix; there are dotbias, " in outcome.output

@@ -110,7 +110,7 @@ def test_a_check_that_raises_is_named_and_loses_no_other(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("function", "expected", "told"),
-    [(holds, False, "holds, but was expected not to"), (holds_not, True, "does not hold, and was thought to: 2 ≠ 3")],
+    [(holds, False, "holds, but was expected not to"), (holds_not, True, "does not hold, but was expected to: 2 ≠ 3")],
 )
 def test_what_nobody_expected_is_a_problem_and_is_written_as_found(monkeypatch, tmp_path, function, expected, told):
     ran = run(monkeypatch, tmp_path, made_up("7", function, expected))

@@ -108,7 +108,7 @@ def test_a_study_says_what_it_costs_and_which_claims_it_speaks_of() -> None:
     assert dataclasses.replace(toy.STUDY, parts=()).claims_named() == "no claim"
     assert study.costs() == [
         "quick: 1 seed, nothing",
-        "regular: 2 seeds, lr retuned by 3 trials an arm and seed, a minute",
+        "regular: 2 seeds, lr retuned by 3 trials per arm and seed, a minute",
     ]
 
 

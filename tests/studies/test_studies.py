@@ -52,7 +52,7 @@ def test_a_new_study_is_one_file_dropped_in(tmp_path: Path) -> None:
     told = list_studies("--results", str(tmp_path)).stdout
     assert "wd_sweep  Does weight decay 0.1 beat" in told
     assert "toy  Is 1 better than 0?" in told
-    assert "regular: 12 seeds, lr retuned by 4 trials an arm and seed, nothing" in told
+    assert "regular: 12 seeds, lr retuned by 4 trials per arm and seed, nothing" in told
 
 
 def test_a_claim_tells_its_parts_what_is_missing_and_what_would_run_it(tmp_path: Path) -> None:
