@@ -121,7 +121,7 @@ def test_rows_of_another_version_are_not_added_to_and_uncommitted_changes_are_no
         ({"clock": "made up", "epoch_seconds": 0}, r"it answered .*which is not an epoch with seconds above 0", []),
     ],
 )
-def test_a_peer_that_fails_is_told_with_its_last_words_and_stops_nobody(data, tmp_path, settings, reason, rows):
+def test_a_peer_that_fails_is_reported_with_its_last_output_and_stops_no_other(data, tmp_path, settings, reason, rows):
     results = command.measure([peer("bad", **settings), peer("good")], data, tmp_path, "")
     bad, good = results.peers
     assert bad.failure is not None

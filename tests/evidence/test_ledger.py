@@ -192,7 +192,7 @@ class TestOverParts:
         given = [evidence("yes", "1a"), evidence("no", "1b", protocol="stand-in")]
         assert row(part("1a"), part("1b"), evidence=given).verdict == "not seen on a stand-in"
 
-    def test_what_does_not_hold_is_told_with_its_true_form(self):
+    def test_a_claim_that_does_not_hold_is_shown_with_its_true_form(self):
         parts = part("1a", kind="exact", role="weaker"), part("1b")
         failed = row(*parts, evidence=[evidence("no", "1b")], exact=[check("1a")])
         assert (failed.verdict, failed.words) == ("fails", "false as stated; true that part 1a is so.")

@@ -72,7 +72,7 @@ def test_a_summary_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ({"contrasts": [CONTRAST | {"difference": 2.0, "interval": [0.0, 1.0]}]}, "outside its interval"),
         ({"measures": {"rmse": {"title": "t", "logarithmic": False, "arms": {}}}}, "lacks 'a'"),
         ({"parts": [PART | {"weights": {"z": 1.0}}]}, "the part 48 names 'z'"),
-        ({"parts": [PART, PART]}, "the part 48 stands more than once"),
+        ({"parts": [PART, PART]}, "the part 48 occurs more than once"),
         ({"parts": [PART | {"low": 0.2, "high": 0.1}]}, "in the wrong order"),
         ({"parts": [PART | {"low": 0.2}]}, "outside its interval"),
         ({"parts": [PART | {"outcome": "maybe"}]}, "outcome"),
@@ -141,7 +141,7 @@ def test_a_message_is_one_line_whatever_the_folder_is_called_and_what_is_wrong_s
     assert caught.value.wrong.endswith("cannot be read (No such file or directory).")
 
 
-def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked, listed = tmp_path / "locked", os.scandir
 
     def scandir(path: Any) -> Any:

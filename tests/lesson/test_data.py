@@ -77,7 +77,7 @@ def test_an_id_that_only_validation_has_is_the_reserved_row(tmp_path):
     ("how", "complaint"),
     [
         ({"valid_rows": [0, 100_000]}, "there is no row 100000"),
-        ({"valid_rows": [3, 3]}, "stands there twice"),
+        ({"valid_rows": [3, 3]}, "occurs twice"),
         ({"valid_rows": []}, "must be a list of row numbers"),
         ({"valid_rows": np.array([], dtype=int)}, "100000 for training and 0 for validation"),
         ({"valid_rows": [0.5]}, "must be a list of row numbers"),
@@ -175,7 +175,7 @@ def test_the_headers_of_ratings_csv_and_movies_csv_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("films", "ratings", "complaint"),
     [
-        (FILMS, "1,1,5,0\n2,2,3,0\n", r"ratings.csv: no user column .*; line 1 has numbers only"),
+        (FILMS, "1,1,5,0\n2,2,3,0\n", r"ratings.csv: no user column .*; line 1 has only numbers"),
         (FILMS[21:], "userId,movieId,rating\n1,1,5\n2,2,3\n", r"movies.csv: no column 'title'"),
         (FILMS + "2,C,z\n", "userId,movieId,rating\n1,1,5\n2,2,3\n", r"movies.csv, line 4, column 'movieId': 2 stands"),
         (FILMS, "userId,movieId,rating\n1,1,5\n2,3,3\n", r"ratings.csv, line 3, column 'movieId': 3 is not in movies"),

@@ -44,7 +44,7 @@ NO_ID = [1j, ..., slice(1), [1], (1, 2), {}, {1}, np.array([1]), torch.tensor([1
 
 @pytest.mark.parametrize("key", [*NOBODY, *NO_ID], ids=repr)
 def test_what_names_nobody_is_refused(key):
-    with pytest.raises(DataError, match="is no id") as error:
+    with pytest.raises(DataError, match="is not an id") as error:
         spelled(key)
     assert "\n" not in str(error.value)
 

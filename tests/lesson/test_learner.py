@@ -306,12 +306,12 @@ def test_a_rate_that_is_none_is_refused(small, lr):
 
 def test_divergence_is_an_error_and_no_nan_travels(small):
     learn = learner(small, y_range=None)
-    with pytest.raises(DivergenceError, match=r"left the finite numbers in epoch 1 .*smaller rate"):
+    with pytest.raises(DivergenceError, match=r"is not finite in epoch 1 .*smaller rate"):
         learn.fit(3, 1e30)
     assert all(np.isfinite(epoch.valid_loss) for epoch in learn.history)
 
 
-def test_each_epoch_is_told(small, capsys):
+def test_each_epoch_prints_a_line(small, capsys):
     learner(small, quiet=False).fit(2, 1e-2)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["epoch", "train_loss", "valid_loss", "time"]
@@ -501,7 +501,7 @@ def test_a_model_that_does_not_fit_is_refused_and_nothing_changes(learned, small
         assert torch.equal(before, other.model.i_bias.weight)
     for content in (b"", b"not safetensors at all"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="not a saved model"):
+        with pytest.raises(DataError, match="not a readable saved model"):
             learned.load(path)
     with pytest.raises(DataError, match="none"):
         learned.load(tmp_path / "none")
@@ -538,7 +538,7 @@ def test_tables_that_do_not_fit_are_refused_and_nothing_changes(small, tmp_path,
     assert "\n" not in str(error.value)
     assert all(map(torch.equal, before, other.model.state_dict().values()))
     save_file({**state, "extra": torch.ones(1)}, tmp_path / "m", metadata)
-    with pytest.raises(DataError, match="extra is no table of this model"):
+    with pytest.raises(DataError, match="extra is not a table of this model"):
         other.load(tmp_path / "m")
 
 
@@ -566,16 +566,16 @@ def test_a_failed_save_leaves_the_earlier_file(learned, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_data_are_needed_and_it_is_said_how_to_get_them(small):
+def test_missing_data_is_an_error_that_says_how_to_load_it(small):
     for data in ("ratings.csv", small.ratings, None):
         with pytest.raises(
-            DataError, match=r"what load_ratings or load_movielens returns .*load_ratings\('ratings.csv'\)"
+            DataError, match=r"pass the result of load_ratings or load_movielens, .*load_ratings\('ratings.csv'\)"
         ):
             collab_learner(data)
 
 
-def test_a_range_that_does_not_reach_the_ratings_is_said(small):
-    with pytest.warns(UserWarning, match=r"y_range=\(2.0, 3.0\) does not reach all ratings"):
+def test_a_range_that_does_not_cover_the_ratings_warns(small):
+    with pytest.warns(UserWarning, match=r"y_range=\(2.0, 3.0\) does not cover all ratings"):
         learner(small, y_range=(2, 3))
 
 

@@ -79,7 +79,7 @@ def test_quoted_fields_blank_lines_and_a_byte_order_mark_are_read(tmp_path):
         (GOOD.replace("5", "1e39"), "r.csv", "line 4, column 'rating': '1e39' is not a finite number"),
         (GOOD.replace("5", "nan"), "r.csv", "line 4, column 'rating': 'nan' is not a finite number"),
         (GOOD.replace("5", ""), "r.csv", "line 4, column 'rating': '' is not a finite number"),
-        (GOOD.replace("bob", " "), "r.csv", "line 3, column 'user': ' ' is no id"),
+        (GOOD.replace("bob", " "), "r.csv", "line 3, column 'user': ' ' is not an id"),
         ('user,item,rating\n\n"a\nb",dune,4\nbob,dune,x\n', "r.csv", "line 5, column 'rating': 'x'"),
         ("", "r.csv", "the file is empty"),
         (" \n ", "r.csv", "the file is empty"),
@@ -122,7 +122,7 @@ def test_dates_are_no_ratings(tmp_path):
     pd.DataFrame({"user": [1, 2], "item": [1, 1], "rating": pd.to_datetime(["2020", "2021"])}).to_parquet(
         tmp_path / "r.parquet"
     )
-    with pytest.raises(DataError, match=r"column 'rating': timestamp.* are no numbers"):
+    with pytest.raises(DataError, match=r"column 'rating': timestamp.* values are not numbers"):
         read_ratings(tmp_path / "r.parquet")
 
 
@@ -205,7 +205,7 @@ def test_columns_that_are_equally_good_are_refused(tmp_path, header, complaint):
     assert "\n" not in str(error.value)
 
 
-def test_names_and_ids_with_line_breaks_are_told_on_one_line(tmp_path):
+def test_names_and_ids_with_line_breaks_are_shown_on_one_line(tmp_path):
     with pytest.raises(DataError, match="may each be the user column") as error:
         read_ratings(write(tmp_path, 'userid,"user\nid",item,rating\n1,2,3,4\n2,3,4,5\n'))
     assert "\n" not in str(error.value)
@@ -234,8 +234,8 @@ def test_a_value_that_means_none_is_left_out_and_counted(tmp_path):
     assert ratings.item_ids[ratings.item].tolist() == [8, 8, 8]
     assert (ratings.user_ids.tolist(), ratings.item_ids.tolist()) == ([1, 2], [8])
     assert ratings.y_range == (2.75, 5.25)
-    assert ratings.notes[1] == "3 of 6 ratings are 0, which means none: left out"
-    with pytest.raises(DataError, match="every rating is 9, which means none"):
+    assert ratings.notes[1] == "3 of 6 ratings are 0, meaning no rating: left out"
+    with pytest.raises(DataError, match="every rating is 9, meaning no rating"):
         read_ratings(write(tmp_path, "user,item,rating\n1,1,9\n2,1,9\n"), none=9)
     with pytest.raises(DataError, match="none=nan"):
         read_ratings(tmp_path / "r.csv", none=float("nan"))

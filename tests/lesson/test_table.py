@@ -135,7 +135,7 @@ def test_a_field_of_any_length_is_read_and_its_line_is_counted(tmp_path):
             "t.csv",
             "commas are expected, and line 1 holds semicolons; name it by sep=",
         ),
-        (zipped({"a.csv": GOOD, "b.csv": GOOD}), "t.zip", "2 files ('a.csv', 'b.csv'); one is needed"),
+        (zipped({"a.csv": GOOD, "b.csv": GOOD}), "t.zip", "2 files ('a.csv', 'b.csv'); zip one, or unpack it"),
         (zipped({}), "t.zip", "tables are read from"),
         (b"PK\x03\x04 and no more", "t.zip", "cannot be decompressed"),
         (gzip.compress(GOOD.encode(), mtime=0)[:-9], "t.csv.gz", "cannot be decompressed"),
@@ -231,7 +231,7 @@ def test_the_first_value_that_is_no_number_is_found(tmp_path, bad, row):
 @pytest.mark.parametrize("values", [pd.to_datetime(["2020", "2021"]), [[1], [2]], [{"a": 1}, {"a": 2}]])
 def test_what_holds_no_numbers_is_refused(tmp_path, values):
     pd.DataFrame({"n": values}).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"column 'n': .* are no numbers"):
+    with pytest.raises(DataError, match=r"column 'n': .* values are not numbers"):
         read_table(tmp_path / "t.parquet").numbers("n")
 
 
@@ -250,7 +250,7 @@ def test_what_arrow_keeps_in_other_ways_are_ids_too(tmp_path):
     assert [column.tolist() for column in table.ids("half")] == [[0, 1, 0], [1, 2]]
     assert [column.tolist() for column in table.ids("kind")] == [[1, 0, 1], ["a", "b"]]
     pd.DataFrame({"kind": pd.Categorical(["b", None])}).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match="row 2, column 'kind': None is no id"):
+    with pytest.raises(DataError, match="row 2, column 'kind': None is not an id"):
         read_table(tmp_path / "t.parquet").ids("kind")
 
 

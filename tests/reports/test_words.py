@@ -59,7 +59,7 @@ def test_the_answer_is_one_sentence_with_outcome_figures_interval_n_and_certaint
     assert "\n" not in answer
 
 
-def test_an_effect_smaller_than_the_noise_of_one_arm_is_not_told_without_it(sweep):
+def test_an_effect_smaller_than_the_noise_of_one_arm_is_shown_with_the_noise(sweep):
     small = NO | {"estimate": -0.0005, "low": -0.0009, "high": -0.0001, "reason": "reversed"}
     told = words.answer(page(sweep, **small))
     assert "No, the reverse is true" in told
@@ -83,7 +83,7 @@ def test_of_the_best_the_answer_names_the_rival_that_is_closest(optimizers):
     assert " for momentum, lower by " in told
 
 
-def test_a_logarithm_is_told_as_a_ratio_and_its_margin_as_a_factor():
+def test_a_logarithm_is_shown_as_a_ratio_and_its_margin_as_a_factor():
     told = words.answer(page(made_up.timed()))
     assert told.startswith(
         "Yes, by more than a factor of 1.05, on MovieLens 100k: time over the plain step’s 0.48× [0.4"
@@ -111,7 +111,7 @@ def test_the_title_says_of_which_base_a_logarithm_is(title, base):
     assert words.base_of(title) == base
 
 
-def test_one_arm_is_told_beside_the_value_it_is_held_to(optimizers):
+def test_one_arm_is_shown_with_the_value_it_is_compared_with(optimizers):
     summary = optimizers.summary
     part = next(part for part in summary.parts if part.against == 0.9)
     told = words.comparison(summary, part)

@@ -62,7 +62,7 @@ def registry(monkeypatch):
 
 def test_a_part_is_checked_once(registry):
     exact.exact("51a")(holds)
-    with pytest.raises(ValueError, match=r"51a: .*holds checks it already; give holds_not another part"):
+    with pytest.raises(ValueError, match=r"51a: .*holds already checks it; give holds_not another part"):
         exact.exact("51a")(holds_not)
 
 
