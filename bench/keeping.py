@@ -22,7 +22,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self.left_out = False
-        self.told = ""
+        self.outcome = ""
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         """Note that a run with -k, -m or similar is not whole."""
@@ -47,14 +47,14 @@ class Keeper:
         output["bench_profile"] = config.getoption("bench_profile")
         try:
             if reason := why_keep(path, output, self.is_whole(session)):
-                self.told = f"{path} is kept: {reason}; --benchmark-json FILE writes this run elsewhere"
+                self.outcome = f"{path} is kept: {reason}; --benchmark-json FILE writes this run elsewhere"
                 return
             write_text(path, safe_dumps(output, ensure_ascii=True, indent=4) + "\n")
         except OSError as error:
-            self.told = f"error: {path} cannot be written ({error.strerror})"
+            self.outcome = f"error: {path} cannot be written ({error.strerror})"
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
             return
-        self.told = f"written to {path}; `python -m reports` draws the pages"
+        self.outcome = f"written to {path}; `python -m reports` draws the pages"
 
     def is_whole(self, session: pytest.Session) -> bool:
         """Whether every benchmark of the profile was selected and done."""
@@ -66,9 +66,9 @@ class Keeper:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print where the run is."""
-        if self.told:
+        if self.outcome:
             terminalreporter.section("benchmarks.json")
-            terminalreporter.write_line(self.told)
+            terminalreporter.write_line(self.outcome)
 
 
 def why_keep(path: Path, new: dict[str, Any], is_whole: bool) -> str | None:

@@ -250,8 +250,8 @@ class CollabLearner(Learner):
         """
         (users, single), (items, single_item) = listed(user), listed(item)
         if single != single_item or len(users) != len(items):
-            told = ["one" if alone else len(ids) for ids, alone in ((users, single), (items, single_item))]
-            raise DataError(f"{told[0]} users and {told[1]} items: pairs are needed")
+            counts = ["one" if alone else len(ids) for ids, alone in ((users, single), (items, single_item))]
+            raise DataError(f"{counts[0]} users and {counts[1]} items: pass pairs")
         rows = [self.data.users.rows(users), self.data.items.rows(items)]
         _warn_of_unknown([("user", users, rows[0]), ("item", items, rows[1])])
         with torch.no_grad():

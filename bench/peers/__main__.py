@@ -29,8 +29,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(
     help="dotbias and other libraries on the same split of MovieLens 100k: RMSE against seconds of training.\n\n"
     "Each library gets its own environment under .tox/peers, kept for the next time; if one cannot be made, its "
-    "library is reported and left out. They take turns, epoch by epoch or fit by fit. Imports, compilation, a first fit "
-    "and evaluation are not timed. Do not use the machine meanwhile. Stop with Ctrl-C and start again at any time: "
+    "library is reported and left out. They take turns, epoch by epoch or fit by fit. Imports, compilation, a first "
+    "fit and evaluation are not timed. Do not use the machine meanwhile. Stop with Ctrl-C and start again at any time: "
     "finished seeds of a library are kept.\n\n"
     f"Writes DIR/{FILE}; `python -m reports` draws the page. Takes about a quarter of an hour on two cores, and a few "
     "minutes more the first time, for the environments."

@@ -39,12 +39,12 @@ def main() -> int:
             print(f"error: {again}", file=sys.stderr)
             return 2
     for entry, origin in zip(CARRIED, origins, strict=True):
-        print(told(entry, origin))
+        print(described(entry, origin))
     print(OWN)
     return 0
 
 
-def told(entry: Entry, origin: Origin) -> str:
+def described(entry: Entry, origin: Origin) -> str:
     """A data set's description in a few lines."""
     return (
         f"{origin.name}: {origin.counted()}\n"

@@ -285,13 +285,15 @@ def make_ledger(
     """Combine evidence and exact checks into one row per claim."""
     claims, slips = load_claims(), load_slips()
     parts = {part.id: part for claim in claims for part in claim.parts}
-    told = list(problems)
+    sentences = list(problems)
     by_part: dict[str, list[Evidence]] = {}
     for one in evidence:
         if one.found.part in parts:
             by_part.setdefault(one.found.part, []).append(one)
         elif one.found.part:
-            told.append(f"{one.path or one.source}: no part of a claim has the id {one.found.part}; it is left out.")
+            sentences.append(
+                f"{one.path or one.source}: no part of a claim has the id {one.found.part}; it is left out."
+            )
     exact: dict[str, ExactFound] = {}
     of_slips: dict[int, ExactFound] = {}
     for check in checks:
@@ -299,11 +301,13 @@ def make_ledger(
         if kind == "slip" and number in {str(slip.id) for slip in slips}:
             of_slips[int(number)] = check
         elif check.part not in parts or parts[check.part].kind not in ("exact", "by construction"):
-            told.append(f"{EXACT}: {check.part} is not an exact part of a claim; {check.check} is left out.")
+            sentences.append(f"{EXACT}: {check.part} is not an exact part of a claim; {check.check} is left out.")
         else:
             exact[check.part] = check
         if check.holds != check.expected:
-            told.append(f"{EXACT}: {check.part} comes out {str(check.holds).lower()}, unexpectedly: {check.figure}")
+            sentences.append(
+                f"{EXACT}: {check.part} comes out {str(check.holds).lower()}, unexpectedly: {check.figure}"
+            )
     rows = [
         make_row(
             claim,
@@ -317,7 +321,7 @@ def make_ledger(
         for row in rows
         for part in row.parts
     )
-    return Ledger(rows, told, dict(summaries or {}), of_slips, benchmarks, judged)
+    return Ledger(rows, sentences, dict(summaries or {}), of_slips, benchmarks, judged)
 
 
 def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:

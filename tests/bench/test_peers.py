@@ -53,7 +53,7 @@ def test_the_rmse_is_computed_from_predictions_and_rows_come_from_every_epoch_or
     assert results.peers[0].versions == {"numpy": np.__version__}
 
 
-def test_the_clock_stands_while_predictions_are_made(data, tmp_path):
+def test_the_clock_stops_while_predictions_are_made(data, tmp_path):
     results = command.measure([peer("one", seeds=1, epochs=(3,), clock="made up")], data, tmp_path, "")
     assert [point.seconds for point in points(results, "one")[0]] == [1, 2, 3]
 
@@ -131,7 +131,7 @@ def test_a_peer_that_fails_is_reported_with_its_last_output_and_stops_no_other(d
     assert good.failure is None
 
 
-def test_predictions_that_are_no_numbers_have_no_rmse(data, tmp_path):
+def test_predictions_that_are_not_numbers_have_no_rmse(data, tmp_path):
     results = command.measure([peer("one", seeds=1, off=float("inf"))], data, tmp_path, "")
     assert [point.rmse for point in points(results, "one")[0]] == [None, None]
 

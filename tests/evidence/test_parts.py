@@ -82,7 +82,7 @@ def test_a_study_without_a_metric_is_refused():
 
 
 @pytest.mark.parametrize("smallest", [0, -1.0, math.nan, math.inf, "2", "two %", "0 %", "-1 %"])
-def test_a_margin_that_is_none_is_refused_with_the_metrics_title(smallest):
+def test_an_invalid_margin_is_refused_with_the_metrics_title(smallest):
     with pytest.raises(ValueError, match="RMSE"):
         Metric("RMSE", "lower", smallest)
 
@@ -105,7 +105,7 @@ def test_effects_of_a_factorial_are_differences_of_means():
     assert effect("85", FACTORIAL, "wd", "bn", says="").weights == {"neither": 0.5, "wd": -0.5, "bn": -0.5, "both": 0.5}
 
 
-def test_an_effect_of_what_is_no_factor_is_refused():
+def test_an_effect_of_a_setting_that_is_not_a_factor_is_refused():
     with pytest.raises(ValueError, match="no setting 'lr'"):
         effect("85", FACTORIAL, "lr", says="")
     with pytest.raises(ValueError, match="'wd' is not on in half"):

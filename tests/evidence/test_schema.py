@@ -132,7 +132,7 @@ def test_summaries_are_found_by_study_data_and_profile_and_in_a_folder_of_ones_o
     assert "more than 4 folders below" in problem
 
 
-def test_a_message_is_one_line_whatever_the_folder_is_called_and_what_is_wrong_stands_alone(tmp_path: Path) -> None:
+def test_a_message_is_one_line_for_any_folder_name_and_has_the_error_alone(tmp_path: Path) -> None:
     folder = tmp_path / "two\nlines\u202e"
     folder.mkdir()
     with pytest.raises(ResultsError, match="Run the study again") as caught:

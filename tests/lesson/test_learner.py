@@ -244,7 +244,7 @@ def test_a_training_that_fails_leaves_the_model_as_it_was_then(small, backend, m
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize("in_place", [True, False])
-def test_who_changes_the_model_between_epochs_is_heard(small, backend, in_place):
+def test_changes_to_the_model_between_epochs_count(small, backend, in_place):
     learn = learner(small, backend=backend, wd=0.0, opt_func=SGD)
     epochs = learn.epochs(2, 1e-4)
     next(epochs)
@@ -299,7 +299,7 @@ def test_one_layer_group_gets_the_last_rate_of_a_slice(small):
 
 
 @pytest.mark.parametrize("lr", [0, -1, float("nan"), float("inf"), slice(None), "fast"])
-def test_a_rate_that_is_none_is_refused(small, lr):
+def test_an_invalid_rate_is_refused(small, lr):
     with pytest.raises(ValueError, match="lr="):
         learner(small).fit(1, lr=lr)
 
@@ -449,7 +449,7 @@ def test_known_ids_give_no_warning(learned):
         (pd.DataFrame({"user": [196]}), [1]),
     ],
 )
-def test_what_is_no_pair_of_ids_is_refused(learned, user, item):
+def test_anything_but_pairs_of_ids_is_refused(learned, user, item):
     with pytest.raises(DataError) as error:
         learned.predict(user, item)
     assert "\n" not in str(error.value)
@@ -461,7 +461,7 @@ def test_no_pair_has_no_prediction(learned):
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, "3", None, float("nan"), True])
-def test_a_number_of_recommendations_that_is_none_is_refused(learned, n):
+def test_an_invalid_number_of_recommendations_is_refused(learned, n):
     with pytest.raises(DataError, match="n="):
         learned.recommend(196, n=n)
 

@@ -173,7 +173,7 @@ def test_blanks_around_names_ids_and_ratings_do_not_matter(tmp_path):
         ("title,user_id:token,x,rating:float", ["user_id:token", "title", "rating:float"]),
     ],
 )
-def test_the_best_name_is_taken_wherever_it_stands_and_is_said(tmp_path, header, taken):
+def test_the_best_name_is_used_in_any_column_and_is_noted(tmp_path, header, taken):
     ratings = read_ratings(write(tmp_path, f"{header}\n1,2,3,4\n2,3,4,5\n"))
     assert list(ratings.columns.values()) == taken
     left = next(name for name in header.split(",") if name not in taken)

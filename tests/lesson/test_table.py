@@ -53,7 +53,7 @@ def test_other_encodings_are_read_where_they_are_named(tmp_path, encoding):
 
 
 @pytest.mark.parametrize("encoding", ["klingon", "hex", 8, "\0"])
-def test_an_encoding_that_is_none_is_refused(tmp_path, encoding):
+def test_an_unknown_encoding_is_refused(tmp_path, encoding):
     with pytest.raises(DataError, match="encoding="):
         read_table(write(tmp_path, GOOD), encoding=encoding)
 
@@ -100,7 +100,7 @@ def test_any_sign_may_separate_fields_in_a_file_of_any_name(tmp_path, sep, text)
 
 
 @pytest.mark.parametrize("sep", ["", '"', "\n", "\0", 3])
-def test_a_separator_that_is_none_is_refused(tmp_path, sep):
+def test_an_invalid_separator_is_refused(tmp_path, sep):
     with pytest.raises(DataError, match="sep="):
         read_table(write(tmp_path, GOOD), sep=sep)
 
@@ -145,7 +145,7 @@ def test_a_field_of_any_length_is_read_and_its_line_is_counted(tmp_path):
         (GOOD, "t.parquet", "not a Parquet file"),
     ],
 )
-def test_what_is_no_table_is_one_line_that_says_where(tmp_path, content, name, complaint):
+def test_text_that_is_not_a_table_is_one_line_that_says_where(tmp_path, content, name, complaint):
     path = write(tmp_path, content, name)
     with pytest.raises(DataError, match=re.escape(complaint) + ("$" if complaint.endswith(")") else "")) as error:
         read_table(path)
@@ -220,7 +220,7 @@ def test_numbers_of_every_kind_are_read(tmp_path, values):
 
 @pytest.mark.parametrize("bad", ["x", "", "4,5", "1_0", "nan", "inf", "1e39", "--1", "0x1"])
 @pytest.mark.parametrize("row", [0, 1, 500, 998, 999])
-def test_the_first_value_that_is_no_number_is_found(tmp_path, bad, row):
+def test_the_first_value_that_is_not_a_number_is_found(tmp_path, bad, row):
     values = [str(k) for k in range(1000)]
     values[row] = bad
     pd.DataFrame({"n": values, "m": 1}).to_csv(tmp_path / "t.csv", index=False)

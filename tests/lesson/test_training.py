@@ -106,7 +106,7 @@ def test_one_group_gets_the_last_rate(lr):
 
 
 @pytest.mark.parametrize("lr", [0, None, "fast", slice(None), slice(1e-3, None), slice(0, 1e-3), slice(1e-5, 1e-3, 2)])
-def test_a_rate_that_is_none_is_refused(lr):
+def test_an_invalid_rate_is_refused(lr):
     with pytest.raises(DataError, match="lr="):
         group_rates(lr, 3)
 
@@ -219,7 +219,7 @@ def test_biases_and_batch_norm_decay_or_not(data, bn_wd):
 # Epochs one by one
 
 
-def test_epochs_come_one_by_one_and_whoever_has_enough_leaves(data):
+def test_epochs_are_trained_one_by_one_and_the_caller_may_stop(data):
     learn = learner(data)
     for epoch in learn.epochs(50, 0.01):
         if epoch.epoch == 3:

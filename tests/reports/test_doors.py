@@ -1,6 +1,6 @@
-"""Whatever stands in a file, it is a problem with a name, or it is drawn: nothing raises, no other page is lost.
+"""Any content of a file is either reported as a problem of that file or drawn: nothing raises, no other page is lost.
 
-Every field of the made-up files is replaced by every kind of value, and what the door lets in is drawn.
+Every field of the made-up files is replaced by every kind of value, and all that `reports.read` accepts is drawn.
 """
 
 import copy
@@ -157,7 +157,7 @@ def refusal(name, path):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_value_of_another_type_is_refused_wherever_it_stands(tmp_path, name):
+def test_a_value_of_another_type_is_refused_in_every_field(tmp_path, name):
     path, let_in = tmp_path / name, []
     for place in PLACES[name]:
         for value in WRONG[type(at(FILES[name], place))]:
@@ -310,7 +310,7 @@ def test_what_another_library_noted_in_a_table_is_not_asked(tmp_path):
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_stands_in_a_file_every_other_page_is_drawn(tmp_path_factory, no_drawing, data):
+def test_with_any_content_of_a_file_every_other_page_is_drawn(tmp_path_factory, no_drawing, data):
     name = data.draw(st.sampled_from(sorted(FILES)))
     place = data.draw(st.sampled_from(PLACES[name]))
     value = data.draw(st.sampled_from(ODD + WRONG[type(at(FILES[name], place))]))

@@ -223,7 +223,7 @@ def test_an_arm_that_repeats_a_value_is_a_line_of_its_own(sweep):
 
 
 @undrawn
-def test_words_and_two_values_are_no_sweep(optimizers):
+def test_words_or_two_values_are_not_a_sweep(optimizers):
     assert arms.sweep_of(optimizers.summary) is None
     assert arms.sweep_of(made_up.timed().summary) is None
 
@@ -249,7 +249,7 @@ def test_a_margin_that_is_a_share_is_one_of_the_baselines_mean(sweep):
 
 
 @undrawn
-def test_runs_that_diverged_are_no_number_in_a_figure():
+def test_runs_that_diverged_are_nan_in_a_figure():
     study = made_up.sweep(diverged=[("wd=1", seed) for seed in range(4)])
     assert arms.by_seed(page(study), "valid_rmse")["wd=1"].isna().sum() == 4
     assert "Lines skip runs that failed" in only(swept.charts(page(study))).caption

@@ -34,10 +34,10 @@ def row_of(index, claim):
 
 def test_it_opens_with_what_was_found_and_what_is_wrong_by_chance(inputs, index):
     assert ledger.answer(inputs) in index
-    assert re.match(r"\d+ of the lesson’s 85 claims put to the test: 1 holds so far, ", ledger.answer(inputs))
+    assert re.match(r"\d+ of the lesson’s 85 claims tested: 1 holds so far, ", ledger.answer(inputs))
     assert inputs.ledger.judged > 0
     expected = f"{inputs.ledger.expected_false:.1f}"
-    assert f"by chance alone at most {expected} of them come out wrong" in index
+    assert f"by chance alone, at most {expected} of them are wrong" in index
 
 
 def test_the_counts_are_of_claims_that_were_tested(inputs):
@@ -154,5 +154,5 @@ def test_evidence_is_counted_with_its_figures_not_its_words(tmp_path, results):
 
 def test_without_results_no_claim_was_tested(tmp_path):
     inputs = gather(tmp_path)
-    assert ledger.answer(inputs) == "None of the lesson’s 85 claims has been put to the test yet."
+    assert ledger.answer(inputs) == "None of the lesson’s 85 claims has been tested yet."
     assert ledger.chance(inputs) is None

@@ -161,7 +161,7 @@ def test_text_from_outside_turns_no_page_round_and_steers_no_terminal(tmp_path, 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
-def test_a_folder_whose_name_is_no_text_gets_its_page(tmp_path, write_study):
+def test_a_folder_whose_name_is_not_text_gets_its_page(tmp_path, write_study):
     write_study(tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / os.fsdecode(b"caf\xe9"))
     outcome = run("--results", tmp_path, "--out", tmp_path / "html")

@@ -144,7 +144,7 @@ def test_a_ratio_without_an_interval_is_sorted_as_what_has_no_value(tmp_path):
     assert '<td data-sort="">–</td>' in render(gather(tmp_path)).html["peers.html"]
 
 
-def test_whatever_a_peer_says_of_itself_is_escaped(tmp_path):
+def test_everything_a_peer_reports_is_escaped(tmp_path):
     evil = "<b>evil</b>"
     told = {"note": evil, "versions": {evil: evil, "fastai": evil}, "settings": {evil: evil, "bs": 64}}
     drawn = {"rows": 9, "distinct": 6}
@@ -180,7 +180,7 @@ def test_fastai_shows_what_it_draws(tmp_path):
     assert shown["difference"] == pytest.approx(0.02)
 
 
-def test_a_file_that_is_no_such_result_is_a_problem_not_a_failure(tmp_path):
+def test_a_file_with_other_content_is_a_problem_not_a_failure(tmp_path):
     (tmp_path / "peers.json").write_text("{}")
     pages = render(gather(tmp_path))
     assert "peers.json: not a comparison" in pages.problems[0]

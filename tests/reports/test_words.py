@@ -139,7 +139,7 @@ def test_a_study_without_parts_describes(sweep):
     assert words.limits(summary)
 
 
-def test_the_limits_say_of_what_the_interval_speaks_and_what_more_seeds_would_bring(sweep):
+def test_the_limits_say_what_the_interval_covers_and_what_more_seeds_would_give(sweep):
     told = " ".join(words.limits(sweep.summary))
     assert "The interval is for data like these" in told
     assert "Quick profile, 10 seeds an arm: preliminary." in told

@@ -554,7 +554,7 @@ def test_where_nothing_was_tuned_and_could_have_been_it_says_so(sweep: Command) 
     assert said not in sweep.summary().limits
 
 
-def test_one_seed_is_no_verdict_and_not_called_diverged(sweep: Command) -> None:
+def test_one_seed_gives_no_verdict_and_does_not_count_as_diverged(sweep: Command) -> None:
     result = sweep.done("--seeds", "1")
     assert "inconclusive, too few seeds" in result.stdout
     assert "diverged" not in result.stdout
@@ -914,7 +914,7 @@ def test_a_summary_holds_the_time_by_the_clock(sweep: Command) -> None:
         ["--ratings", "postgresql://me:hunter2@host/db"],
     ],
 )
-def test_a_password_that_stands_in_a_wrong_place_is_not_shown(
+def test_a_password_in_a_wrong_place_is_not_shown(
     sweep: Command, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -1024,7 +1024,7 @@ def test_a_worker_reads_the_ratings_as_the_command_does(sweep: Command) -> None:
         prepare(toy.run, Source("movielens", sweep.ratings), table.origin.checksum, 1)
 
 
-def test_how_to_read_a_file_is_refused_where_none_is_named() -> None:
+def test_reading_options_without_a_file_are_refused() -> None:
     result = CliRunner().invoke(command(toy.STUDY), ["--item", "film"])
     assert refused(result) == "error: --item: describes your own file; name the file with --ratings"
 

@@ -60,7 +60,7 @@ def processes(tmp_path: Path, ratings_csv: Path) -> Iterator[Processes]:
         process.kill()
 
 
-def test_killed_and_interrupted_at_any_time_the_same_command_goes_on_and_no_run_is_lost(processes: Processes) -> None:
+def test_after_a_kill_or_interrupt_the_same_command_continues_and_no_run_is_lost(processes: Processes) -> None:
     first = processes.start()
     worker = processes.wait_for(3)[-1][1]
     os.kill(int(worker), signal.SIGKILL)

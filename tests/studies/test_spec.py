@@ -48,7 +48,7 @@ def test_what_cannot_be_answered_is_refused_when_it_is_declared(change: dict[str
         dataclasses.replace(toy.STUDY, **change)
 
 
-def test_a_sweep_has_an_arm_for_each_value_and_none_twice() -> None:
+def test_a_sweep_has_one_arm_for_each_value() -> None:
     arms = sweep("n", (1, 2), lr=0.1, bias=True)
     assert arms == {"n=1": {"n": 1, "lr": 0.1, "bias": True}, "n=2": {"n": 2, "lr": 0.1, "bias": True}}
     assert list(sweep("wd", (0.1234567, 0.1234568, -0.0))) == ["wd=0.1234567", "wd=0.1234568", "wd=0"]
@@ -96,7 +96,7 @@ def test_arms_that_are_the_values_of_one_setting_are_known_as_that(arms: Any, sw
     assert study.swept == swept
 
 
-def test_a_study_says_what_it_costs_and_which_claims_it_speaks_of() -> None:
+def test_a_study_has_its_costs_and_claims_in_words() -> None:
     study = dataclasses.replace(
         toy.STUDY,
         parts=(beats("51a", "x=1", "x=0"), beats("47", "x=1", "x=2"), beats("", "x=2", "x=0")),
@@ -157,7 +157,7 @@ def test_a_run_gives_its_settings_as_they_are_and_draws_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_an_outcome_that_is_no_number_is_refused(value: float) -> None:
+def test_an_outcome_that_is_not_a_number_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match=f"norm is {value}; a run that diverged raises DivergenceError"):
         Outcome({"rmse": 1.0, "norm": value})
 

@@ -269,7 +269,7 @@ def test_what_is_set_aside_replaces_nothing_that_was_set_aside_before(tmp_path: 
     "line",
     ["{}", "[]", "null", "42", '"a"', '{"op_code":[],"worker_id":"a"}', '{"op_code":0}', "[" * 100_000, "9" * 10_000],
 )
-def test_a_line_of_json_that_is_no_record_is_named_and_nothing_is_lost(tmp_path: Path, line: str) -> None:
+def test_a_json_line_that_is_not_a_record_is_named_and_nothing_is_lost(tmp_path: Path, line: str) -> None:
     with open_storage(tmp_path, None) as storage:
         Sweep(toy.STUDY, storage)
     journal = tmp_path / JOURNAL
@@ -304,7 +304,7 @@ def test_records_that_optuna_cannot_follow_are_one_line_and_nothing_is_lost(tmp_
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo])
-def test_a_journal_that_is_no_file_is_one_line(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_a_journal_that_is_not_a_file_is_one_line(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / JOURNAL)
     with pytest.raises(SweepError, match="not a file; --fresh sets it aside"):
         open_storage(tmp_path, None).__enter__()
