@@ -70,7 +70,7 @@ class CollabData:
 
     def __repr__(self) -> str:
         return (
-            f"<{self.name}: {len(self.train):,} training ratings and {len(self.valid):,} validation ratings, "
+            f"<{self.name}: {len(self.train):,} training and {len(self.valid):,} validation ratings, "
             f"{len(self.users.ids):,} users, {len(self.items.ids):,} items, y_range {self.y_range}>"
         )
 

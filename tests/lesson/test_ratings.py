@@ -84,14 +84,14 @@ def test_quoted_fields_blank_lines_and_a_byte_order_mark_are_read(tmp_path):
         ("", "r.csv", "the file is empty"),
         (" \n ", "r.csv", "the file is empty"),
         ("user,item,rating\n", "r.csv", "a header and no rows"),
-        (GOOD.replace(",", ";"), "r.csv", "commas are expected, and line 1 holds semicolons"),
-        (GOOD, "r.tsv", "tabs are expected, and line 1 holds commas"),
+        (GOOD.replace(",", ";"), "r.csv", "expected commas, and line 1 holds semicolons"),
+        (GOOD, "r.tsv", "expected tabs, and line 1 holds commas"),
         (GOOD + "bob,alien,3,9\n", "r.csv", "line 5"),
-        (GOOD + "bob\n", "r.csv", "line 5, column 2: 1 field where 3 are expected"),
+        (GOOD + "bob\n", "r.csv", "line 5, column 2: 1 field instead of 3"),
         (
             "user,item,rating\na,b,1,x\nb,b,2,x\n",
             "r.csv",
-            "line 2, column 4: 4 fields where 3 are expected ('x' is the last)",
+            "line 2, column 4: 4 fields instead of 3 ('x' is the last)",
         ),
         (GOOD.replace("bob", "ann"), "r.csv", "one user only ('ann')"),
         ("user,item,rating\na,x,3\nb,x,3\n", "r.csv", "every rating is 3"),
@@ -188,14 +188,14 @@ def test_the_best_name_is_used_in_any_column_and_is_noted(tmp_path, header, take
     [
         (
             "userId,user_id,item,rating",
-            "'userId', 'user_id' may each be the user column; rename one, or say which: user=",
+            "'userId', 'user_id' may each be the user column; rename one, or name it: user=",
         ),
         ("user,user,item,rating", "'user', 'user' may each be the user column"),
-        ("user,item,score,stars", "'score', 'stars' may each be the rating column; rename one, or say which: rating="),
+        ("user,item,score,stars", "'score', 'stars' may each be the rating column; rename one, or name it: rating="),
         ("user,movieId,item_id,rating", "'movieId', 'item_id' may each be the item column"),
         (
             "1,2,3,4",
-            "no user column (any of user, userid, uid); the columns are '1', '2', '3', '4'; line 1 has numbers only",
+            "no user column (any of user, userid, uid); the columns are '1', '2', '3', '4'; line 1 has only numbers",
         ),
     ],
 )
@@ -266,7 +266,7 @@ def test_files_of_well_known_layouts_are_read_alone(tmp_path, name, text):
 
 
 def test_u_data_with_other_columns_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"u.data, line 1: 5 columns where 4 are expected \(user, item, rating, time\)"):
+    with pytest.raises(DataError, match=r"u.data, line 1: 5 columns instead of 4 \(user, item, rating, time\)"):
         read_ratings(write(tmp_path, "1\t7\t4\t88\t0\n2\t8\t3\t88\t0\n", "u.data"))
 
 
