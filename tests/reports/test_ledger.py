@@ -108,8 +108,8 @@ def test_a_planned_test_is_not_taken_for_evidence(index):
             assert "<li>" not in row
 
 
-def test_what_was_read_has_a_line_a_page(index, everything):
-    table = re.search('aria-label="What was read"><table.*?</table>', index, re.DOTALL)[0]
+def test_the_table_of_results_has_one_line_per_page(index, everything):
+    table = re.search('aria-label="Results on these pages"><table.*?</table>', index, re.DOTALL)[0]
     assert table.count("<tr>") - 1 == len(everything) - 1
     assert "mine.csv, your own" in table
 

@@ -391,7 +391,7 @@ def test_further_metrics_stand_in_a_table_by_arm(everything):
 def test_what_was_tuned_and_what_lies_at_the_edge_is_said(tmp_path, write_study):
     write_study(tmp_path / "wd_sweep", tuned={"lr": [0.001, 0.002, 0.005]})
     page = render(gather(tmp_path)).html["wd_sweep.html"]
-    edge = "learning rate: a wider range may do better"
+    edge = "learning rate: a wider range may be better"
     assert rows_of(page, "Tuning")[1] == ["wd=0", "learning rate 0.005", "3", edge]
 
 

@@ -55,7 +55,7 @@ def test_the_interval_of_a_median_is_the_sign_tests_and_there_is_none_below_six(
 def test_the_reference_is_its_fit_of_twenty_epochs():
     cornac = made_up("cornac", [[(5, 0.01, 0.91), (20, 0.05, 0.902), (30, 0.08, 0.9)]])
     assert time_to_target(made_up("a", [[(1, 0.1, 0.8)]]), cornac).ratio == pytest.approx(2)
-    assert peers.reference_text(results(cornac)) == "cornac’s 20 epochs (50 ms, which end at an RMSE of 0.9020)"
+    assert peers.reference_text(results(cornac)) == "cornac’s 20 epochs (50 ms, ending at an RMSE of 0.9020)"
 
 
 def test_a_reference_without_its_fit_of_twenty_epochs_is_none(tmp_path):

@@ -48,7 +48,7 @@ NO = {"outcome": "no", "reason": "worse by more than m", "estimate": -0.03, "low
         (NO | {"reason": "less than m", "estimate": 0, "low": -0.001, "high": 0.001}, "No, by less than 0.002 if at"),
         ({"outcome": "inconclusive", "reason": "the interval reaches the margin"}, "Undecided on MovieLens 100k: "),
         ({"outcome": "inconclusive", "reason": "too few seeds", "n": 3}, "No verdict from 3 seeds on MovieLens 100k: "),
-        ({"changed": True}, "(preliminary; declared after a first look)."),
+        ({"changed": True}, "(preliminary; declared after results had been seen)."),
         ({"estimate": None, "low": None, "high": None, "diverged": 8}, "of 10 seeds 8 diverged"),
     ],
 )
@@ -142,7 +142,7 @@ def test_a_study_without_parts_describes(sweep):
 def test_the_limits_say_what_the_interval_covers_and_what_more_seeds_would_give(sweep):
     told = " ".join(words.limits(sweep.summary))
     assert "The interval is for data like these" in told
-    assert "Quick profile, 10 seeds an arm: preliminary." in told
+    assert "Quick profile, 10 seeds per arm: preliminary." in told
     assert "The regular profile’s interval will reach about 0.001 to either side; the margin is 0.002." in told
     assert "a failure in up to 30 % of seeds could go unseen" in told
     assert "One learning rate (0.005) for all values." in told
