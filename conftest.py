@@ -1,6 +1,6 @@
-"""The benchmarks' option, here because pytest looks no deeper for options before it knows them.
+"""The benchmarks' option, here because pytest looks for options only in the root conftest.
 
-Otherwise `pytest --benchmark-only --bench-profile smoke` would take `smoke` for a path.
+Otherwise `pytest --benchmark-only --bench-profile smoke` would read `smoke` as a path.
 """
 
 import pytest
@@ -13,6 +13,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=["smoke", "default", "full"],
         default="default",
         help="How much to measure: smoke (about a minute), default (five minutes on two cores) or full. "
-        "Benchmarks run with --benchmark-only, or where bench/ is named (pytest bench); "
+        "Benchmarks run with --benchmark-only, or if bench/ is named (pytest bench); "
         "a plain pytest leaves them out.",
     )

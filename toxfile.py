@@ -1,7 +1,7 @@
-"""A plugin of tox: environments that share a folder share what is installed there.
+"""A tox plugin: environments that share a folder share the packages installed there.
 
-tox empties a folder where it finds the name of another environment. Here all that have torch share one folder and one
-list of dependencies (`[testenv]` in tox.ini), so that it is filled once, whichever comes first.
+tox empties a folder that has the name of another environment in it. Here all environments with torch share one folder
+and one list of dependencies (`[testenv]` in tox.ini), so the first one fills it for all.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from tox.tox_env.register import ToxEnvRegister
 
 
 class FolderInfo(Info):
-    """What tox remembers of a folder, with the folder's name in the place of the environment's."""
+    """The record that tox has of a folder, with the folder's name instead of the environment's."""
 
     def compare(self, value: Any, section: str, sub_section: str | None = None) -> AbstractContextManager[Any]:
-        """As tox does, which recreates an environment where this differs from what it remembers."""
+        """As in tox, which recreates an environment if this differs from its record."""
         if isinstance(value, dict) and "name" in value:
             value = value | {"name": self._path.parent.name}
         return super().compare(value, section, sub_section)
 
 
 class SharedFolder(VirtualEnvRunner):
-    """A virtual environment that other names may have made."""
+    """A virtual environment that another name may have made."""
 
     @staticmethod
     def id() -> str:
@@ -35,11 +35,11 @@ class SharedFolder(VirtualEnvRunner):
 
     @property
     def cache(self) -> FolderInfo:
-        """What tox remembers."""
+        """The record of tox."""
         return FolderInfo(self.env_dir)
 
 
 @impl
 def tox_register_tox_env(register: ToxEnvRegister) -> None:
-    """Let tox.ini name it."""
+    """Make it available in tox.ini."""
     register.add_run_env(SharedFolder)

@@ -1,4 +1,4 @@
-"""The benchmarks' options, fixtures and summary. `bench/harness.py` says how a comparison is timed."""
+"""The benchmarks' options, fixtures and summary. `bench/harness.py` describes the timing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     only = config.getoption("benchmark_only")
     if named and not only:
         return
-    # Without --benchmark-only the benchmarks are left out, with it everything else.
+    # Without --benchmark-only only tests run; with it only benchmarks.
     config.hook.pytest_deselected(items=[item for item in items if item.path.is_relative_to(here) != only])
     items[:] = [item for item in items if item.path.is_relative_to(here) == only]
 
@@ -53,7 +53,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def floor() -> harness.Floor:
-    """Measured once, in the same run as everything that is held against it."""
+    """The machine's floor, measured once, in the same run as everything that is compared with it."""
     return harness.measure_floor()
 
 
@@ -61,7 +61,7 @@ def floor() -> harness.Floor:
 def compare(
     request: pytest.FixtureRequest, benchmark: Any, case: harness.Case, floor: harness.Floor
 ) -> Callable[..., None]:
-    """`harness.compare` for this case: its row is complete but for the outcome."""
+    """`harness.compare` for this case: only the outcome is missing from its row."""
     benchmark.extra_info.update(case.columns(), threads=torch.get_num_threads())
     profile = harness.PROFILES[request.config.getoption("bench_profile")]
     return partial(harness.compare, benchmark, profile, floor)
@@ -90,7 +90,7 @@ def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
 
 
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
-    # What failed its accuracy check, or cannot run here, has no timing and so no row of pytest-benchmark's.
+    # Cases that failed the accuracy check, or cannot run here, have no timing and no row in pytest-benchmark's table.
     output_json["not_timed"] = config.stash[NOT_TIMED]
 
 
@@ -109,8 +109,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def summary_table(group: str, rows: list[dict[str, Any]]) -> str:
-    """One group as text. Only what differs between its rows is a column; the rest stands in the heading."""
-    import pandas as pd  # costs half a second, which a run without benchmarks need not pay
+    """One group as text. Columns are fields that differ between rows; the heading has the rest."""
+    import pandas as pd  # takes half a second, which other runs should not pay
 
     frame = pd.DataFrame([row["extra_info"] for row in rows])
     settings = frame[[column for column in SETTINGS if column in frame]]

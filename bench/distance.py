@@ -2,8 +2,9 @@
 
 MovieLens 100k, five epochs of one-cycle, the same initialization and order of ratings for all. The distance is
 ‖w − w*‖ / ‖w*‖ over all parameters: w as trained in float32, w* by native dense steps in float64. PyTorch is eager with
-fused AdamW; "of eager" is a distance as a share of its distance. "native" steps as is fastest at that size, "native
-replay" runs every step that a row has missed. Eager float64 must agree with w*, or nothing is shown. Takes a minute.
+fused AdamW; "of eager" is a distance as a share of its distance. "native" takes the fastest kind of steps at that size,
+"native replay" runs every step that a row has missed. Eager float64 must agree with w*, or nothing is shown. Takes a
+minute.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from lesson.data import DataError
 from lesson.schedules import one_cycle
 
 BATCHES = (64, 512)
-AGREEMENT = 1e-3  # of the smallest float32 distance: then it does not matter which float64 run is taken for exact
+AGREEMENT = 1e-3  # of the smallest float32 distance: below it, either float64 run can count as exact
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def distances(ratings: Ratings, tables: Tables, batch: int) -> pd.DataFrame:
-    """A row an implementation: batch, implementation, distance, of eager.
+    """One row per implementation: batch, implementation, distance, of eager.
 
     Raises:
         InaccurateError: eager and native float64 do not agree.

@@ -1,11 +1,11 @@
-"""The lesson's model as everybody writes it in PyTorch: what the kernels are compared with."""
+"""The lesson's model in ordinary PyTorch, with which the kernels are compared."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-# MovieLens 100k: 943 users and 1,682 films, and a row each for the unknown one.
+# MovieLens 100k: 943 users and 1,682 films, plus one row each for unknown ids.
 USERS, ITEMS, WIDTH = 944, 1_683, 40
 Y_RANGE = (0.0, 5.5)
 
@@ -20,7 +20,7 @@ class EmbeddingDotBias(nn.Module):
 
     @classmethod
     def of(cls, tables: list[Tensor]) -> EmbeddingDotBias:
-        """A model with copies of four tables, user_weight, item_weight, user_bias, item_bias, that learn if they do."""
+        """A model with copies of the tables user_weight, item_weight, user_bias, item_bias and their requires_grad."""
         users, items, *_ = tables
         model = cls(len(users), len(items), users.shape[1]).to(users.device, users.dtype)
         with torch.no_grad():
@@ -37,6 +37,6 @@ class EmbeddingDotBias(nn.Module):
 
 
 def popular(rows: int, size: int, generator: torch.Generator) -> Tensor:
-    """Ids int64[size] whose popularity falls as 1/rank (Zipf), as ratings' do."""
+    """Ids int64[size] whose popularity falls as 1/rank (Zipf), like that of ratings."""
     weights = 1 / torch.arange(1, rows + 1, dtype=torch.float64)
     return torch.multinomial(weights, size, replacement=True, generator=generator)

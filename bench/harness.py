@@ -1,7 +1,7 @@
-"""How a benchmark is made: accuracy first, then pairs of timings against a baseline, then the machine's floor.
+"""Runs a benchmark: first accuracy, then pairs of timings against a baseline, then the machine's floor.
 
-An implementation and its baseline take turns within one run, so that both meet the same clock rate, cache and
-neighbors; what is reported is their ratio. Absolute seconds do not travel between machines, ratios do.
+An implementation and its baseline take turns within one run, so that both see the same clock rate, caches and other
+processes. The result is their ratio: ratios carry over to other machines better than seconds.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from kernels import backends
 
 Clock = Callable[[], float]
 
-# With five pairs no 95 % interval of a median exists: both ends would lie outside with probability 2·½⁵ > .05.
+# Five pairs have no 95 % interval of a median: both ends would be outside with probability 2·½⁵ > .05.
 MIN_PAIRS = 6
-# The inner loop makes one timing this long, so that the clock and the Python loop around it cost under 1 %.
+# The inner loop makes one timing this long, so that the clock and the Python loop cost under 1 %.
 MIN_LOOP_SECONDS = 1e-3
 
-# Written before each timing on a GPU, so that no call finds its operands in the caches: more than any device has of
-# them (MI300X's last level holds 256 MB).
+# Written before each timing on a GPU, so that no call finds its operands in the caches: larger than any device's cache
+# (MI300X's last level has 256 MB).
 FLUSH_BYTES = 2**29
-# What a flush takes at least: on a B200 (8 TB/s), the fastest memory there is.
+# The shortest time of a flush: on a B200 (8 TB/s), the fastest memory today.
 FLUSH_SECONDS = FLUSH_BYTES / 8e12
 
-# A triton kernel runs on a GPU, the native one on a CPU. CUDA_VISIBLE_DEVICES= measures the CPU of a GPU machine.
+# Triton kernels run on a GPU, native ones on a CPU. CUDA_VISIBLE_DEVICES= measures the CPU of a GPU machine.
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 UNIT_ROUNDOFF = torch.finfo(torch.float32).eps / 2
 
 
 def why_not_timed(implementation: str) -> str | None:
-    """Why a backend cannot be timed on DEVICE; None where it can, and for what is no backend of ours."""
+    """Why a backend cannot be timed on DEVICE; None if it can, and for implementations that are not a backend."""
     backend = implementation.split()[0]  # "native direct", "triton atomics"
     if backend not in backends.BACKENDS:
         return None
     if backend == "triton" and DEVICE.type == "cpu":
-        return "Triton's kernels are timed on a GPU, and there is none here"
+        return "Triton's kernels are timed on a GPU, and this machine has none"
     if backend == "triton" and backends.triton_interpreted():
-        return "TRITON_INTERPRET=1 is set, and a time would be the interpreter's"
+        return "TRITON_INTERPRET=1 is set: the time would be the interpreter's"
     return backends.why_not(backend, DEVICE)
 
 
 class Profile(NamedTuple):
-    """How much time a comparison may take: at most `pairs` pairs, fewer (but MIN_PAIRS) where `seconds` are up."""
+    """The time for a comparison: at most `pairs` pairs, and after `seconds` no more than MIN_PAIRS."""
 
     name: str
     pairs: int
@@ -85,7 +85,7 @@ class Case(NamedTuple):
 
 
 class Check(NamedTuple):
-    """A result beside its float64 definition: |actual − expected| ≤ bound, element by element."""
+    """A result and its float64 definition: |actual − expected| ≤ bound for every element."""
 
     actual: Tensor
     expected: Tensor
@@ -93,7 +93,7 @@ class Check(NamedTuple):
 
 
 class InaccurateError(AssertionError):
-    """An implementation outside its bound: it gets no timing."""
+    """An implementation is outside its bound, so it is not timed."""
 
 
 def rounding_bound(terms: int | Tensor, magnitude: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def rounding_bound(terms: int | Tensor, magnitude: Tensor) -> Tensor:
 
 
 def check_accuracy(checks: Mapping[str, Check]) -> str:
-    """Hold every result against its bound, and say how much of the bound the worst element uses.
+    """Check every result against its bound, and return in words how much of it the worst element uses.
 
     Raises:
         InaccurateError: an element is outside its bound, or not a number; the message names the worst one.
@@ -113,7 +113,7 @@ def check_accuracy(checks: Mapping[str, Check]) -> str:
             raise InaccurateError(f"{name} has shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
         found = actual.detach().to("cpu", torch.float64)
         error = (found - expected).abs()
-        # Where nothing may be off, nothing off uses nothing of the bound.
+        # A bound of 0 with an error of 0 uses none of the bound.
         used = torch.where(error == 0, 0.0, error / bound).nan_to_num(nan=math.inf, posinf=math.inf)
         worst = int(used.argmax())
         share = float(used.flatten()[worst])
@@ -141,8 +141,8 @@ def median_ratio(seconds: list[float], baseline_seconds: list[float]) -> Ratio:
     """The median of paired ratios, with the binomial interval between order statistics.
 
     Timings are skewed and have outliers: this interval assumes no distribution, covers at least 95 % at any
-    number of pairs, and draws no random numbers. It takes the pairs for independent; pairing neighbors in time
-    removes most of the drift that would make them otherwise.
+    number of pairs, and draws no random numbers. It assumes independent pairs; pairing timings that are close in
+    time removes most of the drift that would make them dependent.
 
     Raises:
         ValueError: fewer than MIN_PAIRS pairs.
@@ -155,9 +155,9 @@ def median_ratio(seconds: list[float], baseline_seconds: list[float]) -> Ratio:
 
 
 def seconds_per_call(run: Callable[[], object], repeats: int, clock: Clock | None) -> float:
-    """Run `repeats` times and return the mean seconds a call.
+    """Run `repeats` times and return the mean seconds per call.
 
-    By `clock`, or where it is None by the device's own time: see `device_seconds_per_call`.
+    Measured by `clock`, or if it is None by the device: see `device_seconds_per_call`.
     """
     if clock is None:
         return device_seconds_per_call(run, repeats)
@@ -170,11 +170,11 @@ def seconds_per_call(run: Callable[[], object], repeats: int, clock: Clock | Non
 def device_seconds_per_call(run: Callable[[], object], repeats: int) -> float:
     """The mean seconds between CUDA events on either side of each call, caches flushed before each.
 
-    While the device flushes, the host queues the call: as often as it takes to keep the device busy until it has, so
-    that what the host needs for a call (see `host_seconds`) is not counted as the device's.
+    The host queues the call while the device flushes, often enough to keep the device busy until then, so that the
+    host's time for a call (see `host_seconds`) does not count as the device's.
     """
     cold = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=DEVICE)
-    flushes = 1 + math.ceil(2 * host_seconds(run) / FLUSH_SECONDS)  # twice: to queue a flush takes the host a while too
+    flushes = 1 + math.ceil(2 * host_seconds(run) / FLUSH_SECONDS)  # twice: queuing a flush takes time too
     events = []
     for _ in range(repeats):
         for _ in range(flushes):
@@ -184,7 +184,7 @@ def device_seconds_per_call(run: Callable[[], object], repeats: int) -> float:
         start.record()
         run()
         end.record()
-        end.synchronize()  # else the device would fall ever further behind the host, and the queue fill up
+        end.synchronize()  # else the device would fall behind the host, and the queue would fill up
     return sum(start.elapsed_time(end) for start, end in events) / 1e3 / repeats  # elapsed_time is in milliseconds
 
 
@@ -198,15 +198,15 @@ def host_seconds(run: Callable[[], object]) -> float:
     return seconds
 
 
-# On a GPU the device times itself. What runs on the CPU even so is given time.perf_counter.
+# On a GPU the device times itself. Code that still runs on the CPU uses time.perf_counter.
 CLOCK: Clock | None = None if DEVICE.type == "cuda" else time.perf_counter
 
 
 def repeats_for(run: Callable[[], object], clock: Clock | None) -> tuple[int, float]:
-    """How many calls fill MIN_LOOP_SECONDS, and the seconds one takes."""
+    """How many calls fill MIN_LOOP_SECONDS, and the seconds of one."""
 
     def quickest(repeats: int) -> float:
-        # Of three: one burst of a neighbor's would make the loop too short for good. Bursts are short, though.
+        # The best of three: a short burst of another process would make the loop too short for the whole run.
         seconds = seconds_per_call(run, repeats, clock)
         if seconds > 20 * MIN_LOOP_SECONDS:
             return seconds
@@ -228,11 +228,11 @@ def time_pairs(
 ) -> tuple[list[float], list[float]]:
     """Time `run` in pytest-benchmark's rounds, and `baseline` just before each or, every other time, just after.
 
-    Taking turns at going first keeps anything periodic on the machine (a neighbor's time slice) from always
-    meeting the same one. Both have been called before the first round, so compilers have done and caches are warm.
+    The two take turns at going first, so that nothing periodic on the machine always hits the same one. Both have been
+    called before the first round, so everything is compiled and caches are warm.
 
     Returns:
-        Seconds a step of `run` and of `baseline`, one of each a round; a call does `steps` of them.
+        Seconds per step of `run` and of `baseline`, one of each per round; a call does `steps` of them.
     """
     repeats, call = repeats_for(run, clock)
     baseline_repeats, baseline_call = repeats_for(baseline, clock)
@@ -242,7 +242,7 @@ def time_pairs(
     baseline_seconds: list[float] = []
 
     def settle(run: Callable[[], object], repeats: int) -> None:
-        if repeats > 1:  # a short call would pay for what the other has left in the caches
+        if repeats > 1:  # otherwise a short call would pay for the other's cache contents
             run()
 
     def time_baseline() -> None:
@@ -265,13 +265,13 @@ def time_pairs(
     benchmark.pedantic(target, setup=setup, teardown=teardown, rounds=rounds, iterations=1)
     # --benchmark-cprofile adds a round under the profiler: no timing.
     del seconds[rounds:], baseline_seconds[rounds:]
-    # pytest-benchmark has timed the whole of `target`: on a GPU with its flushes.
+    # pytest-benchmark has timed all of `target`, on a GPU including its flushes.
     benchmark.stats.stats.data[:] = seconds
     return seconds, baseline_seconds
 
 
 class Floor(NamedTuple):
-    """What this machine can do at best: nothing that moves so many bytes or does so many operations is faster."""
+    """The machine's limits: nothing that moves that many bytes or does that many operations is faster."""
 
     bytes_per_second: float
     flops_per_second: float
@@ -279,7 +279,7 @@ class Floor(NamedTuple):
     def seconds(self, bytes_: int, flops: int) -> float:
         """The larger of bytes over bandwidth and operations over peak.
 
-        Tensors that stay in the caches can be faster than this: the bandwidth is the main memory's.
+        The bandwidth is the main memory's: work on tensors in the caches can be faster than this.
         """
         return max(bytes_ / self.bytes_per_second, flops / self.flops_per_second)
 
@@ -287,7 +287,7 @@ class Floor(NamedTuple):
 def measure_floor(clock: Clock | None = CLOCK) -> Floor:
     """Bandwidth from an in-place add over 256 MiB (read and write), peak from a 2048² float32 matrix product.
 
-    An in-place add, since a copy hides a third transfer: the destination is read before it is written.
+    The add is in place because a copy has a hidden third transfer: it reads the destination before writing it.
     """
     large = torch.zeros(2**26, device=DEVICE)
     square = torch.ones(2048, 2048, device=DEVICE)
@@ -319,28 +319,28 @@ def compare(
 
     Args:
         benchmark: pytest-benchmark's fixture.
-        profile: how much time this may take.
-        floor: what the machine can do at best.
+        profile: the time for this comparison.
+        floor: the machine's limits.
         run: one call of the implementation.
-        baseline: one call of what it is compared with.
-        check: the implementation's results beside their float64 definition.
-        bytes_: the least that any implementation must move.
-        flops: the least that any implementation must compute.
+        baseline: one call of the baseline.
+        check: the implementation's results and their float64 definition.
+        bytes_: the bytes that every implementation must move.
+        flops: the operations that every implementation must do.
         clock: seconds, monotonic; None for CUDA events.
-        steps: how many steps a call of `run` and one of `baseline` do, where the row speaks of a step.
+        steps: how many steps a call of `run` and one of `baseline` do, if the row is about one step.
 
     Raises:
-        InaccurateError: the results are outside their bound. Then nothing has been timed.
+        InaccurateError: the results are outside their bound. Then nothing is timed.
     """
     info = benchmark.extra_info
-    # Compilers do their work in the first call: it is shown apart, and only for what proves accurate.
+    # The first call compiles: its time is shown separately, and only for accurate implementations.
     first_call = seconds_per_call(run, 1, clock) if clock else host_seconds(run)
     try:
         info.update(accuracy=check_accuracy(check()), accurate=True)
     except InaccurateError as error:
         info.update(accuracy=str(error), accurate=False)
         raise
-    if benchmark.disabled:  # --benchmark-disable asks for no timing
+    if benchmark.disabled:  # --benchmark-disable: no timing
         benchmark.pedantic(run)
         return
     baseline()

@@ -1,4 +1,4 @@
-"""Where a run of the benchmarks is kept by default: what the pages are drawn from, never replaced by less."""
+"""Writes a run of the benchmarks to the file that the pages use, which a smaller run never replaces."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from bench import harness
 from studies.evidence.schema import read_bytes, write_text
 
 HERE = Path(__file__).parent
-FILE = Path("results") / "benchmarks.json"  # from the root; where `python -m reports` looks
+FILE = Path("results") / "benchmarks.json"  # relative to the root; `python -m reports` reads it
 
 
 class Keeper:
-    """Writes `FILE` at the end of a run with --benchmark-only that says nothing of files."""
+    """Writes `FILE` at the end of a run with --benchmark-only and no option for a file."""
 
     def __init__(self) -> None:
         self.left_out = False
-        self.told = ""
+        self.outcome = ""
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
-        """A run with -k, -m and their like is not whole."""
+        """Note that a run with -k, -m or similar is not whole."""
         self.left_out |= any(item.path.is_relative_to(HERE) for item in items)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the run, or say why what is there is kept."""
+        """Write the run, or print why the old file is kept."""
         config, measured = session.config, session.config.pluginmanager.get_plugin("pytest-benchmark")
         if not measured.benchmarks:
             return
@@ -47,17 +47,17 @@ class Keeper:
         output["bench_profile"] = config.getoption("bench_profile")
         try:
             if reason := why_keep(path, output, self.is_whole(session)):
-                self.told = f"{path} is kept: {reason}; --benchmark-json FILE writes this run elsewhere"
+                self.outcome = f"{path} is kept: {reason}; --benchmark-json FILE writes this run elsewhere"
                 return
             write_text(path, safe_dumps(output, ensure_ascii=True, indent=4) + "\n")
         except OSError as error:
-            self.told = f"error: {path} cannot be written ({error.strerror})"
+            self.outcome = f"error: {path} cannot be written ({error.strerror})"
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
             return
-        self.told = f"written to {path}; `python -m reports` draws the pages"
+        self.outcome = f"written to {path}; `python -m reports` draws the pages"
 
     def is_whole(self, session: pytest.Session) -> bool:
-        """Whether every benchmark of the profile was asked for and had its turn."""
+        """Whether every benchmark of the profile was selected and done."""
         config = session.config
         start = config.invocation_params.dir
         named = any(HERE.is_relative_to((start / arg).resolve()) for arg in config.args)
@@ -65,18 +65,18 @@ class Keeper:
         return named and not narrowed and not session.shouldstop and not session.shouldfail
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say where the run is."""
-        if self.told:
+        """Print where the run is."""
+        if self.outcome:
             terminalreporter.section("benchmarks.json")
-            terminalreporter.write_line(self.told)
+            terminalreporter.write_line(self.outcome)
 
 
 def why_keep(path: Path, new: dict[str, Any], is_whole: bool) -> str | None:
-    """Why the file of an earlier run is not replaced by a new one; None where it may be.
+    """Why the file of an earlier run is not replaced by a new one; None if it may be.
 
     Args:
-        path: of the earlier run's file.
-        new: what would be written there.
+        path: the earlier run's file.
+        new: the new run's data.
         is_whole: whether the new run had all benchmarks of its profile.
     """
     if not os.path.lexists(path):
@@ -85,7 +85,7 @@ def why_keep(path: Path, new: dict[str, Any], is_whole: bool) -> str | None:
         old = json.loads(read_bytes(path))
         theirs, ours = names(old), names(new)
     except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
-        return "it is not this suite's"
+        return "this suite did not write it"
     ranks = list(harness.PROFILES)
     profile = old.get("bench_profile", "default")  # a file from before this was recorded
     if profile not in ranks or ranks.index(profile) > ranks.index(new["bench_profile"]):
@@ -96,5 +96,5 @@ def why_keep(path: Path, new: dict[str, Any], is_whole: bool) -> str | None:
 
 
 def names(output: dict[str, Any]) -> set[str]:
-    """The benchmarks that had their turn, timed or not."""
+    """The benchmarks that were done, timed or not."""
     return {row["fullname"] for row in [*output["benchmarks"], *output.get("not_timed", [])]}

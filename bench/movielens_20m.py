@@ -1,10 +1,10 @@
-"""One training in MovieLens 20M's shape, in a process of its own: what it takes in time and memory.
+"""One training in MovieLens 20M's shape, in its own process: its time and memory.
 
     python -m bench.movielens_20m "native deferred" --batch 4096
 
 138,000 users, 27,000 items, 20 million ratings drawn with Zipf popularity of both; the lesson's model, five epochs of
-one-cycle; of eager PyTorch, the first EAGER_STEPS. Prints JSON: seconds, steps, the mean squared error on ratings held
-out, and the peak of memory above what the ratings and the loaded libraries take. In it are 160 MB for an epoch's order.
+one-cycle; for eager PyTorch, only the first EAGER_STEPS. Prints JSON: seconds, steps, the mean squared error on
+held-out ratings, and the peak of memory above the ratings and the loaded libraries, with 160 MB for an epoch's order.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from lesson.schedules import Schedule, one_cycle
 
 TABLES = (138_000, 27_000)
 RATINGS, HELD_OUT = 20_000_000, 100_000
-EAGER_STEPS = 30  # all of them would take the better part of an hour, and no more memory
+EAGER_STEPS = 30  # all of them would take most of an hour, and no more memory
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.movielens_20m", description="Train once; print JSON.")
     parser.add_argument("implementation", choices=["eager", *MODES])
-    parser.add_argument("--batch", type=int, default=4096, help="ratings a step (4096)")
+    parser.add_argument("--batch", type=int, default=4096, help="ratings per step (4096)")
     arguments = parser.parse_args()
     if not 1 <= arguments.batch <= RATINGS:
-        parser.error(f"--batch {arguments.batch}: a number from 1 to {RATINGS:,} is needed")
+        parser.error(f"--batch {arguments.batch}: choose a number from 1 to {RATINGS:,}")
     print(json.dumps(train(arguments.implementation, arguments.batch)))
 
 
@@ -42,7 +42,7 @@ def train(implementation: str, batch: int) -> dict[str, float]:
     epochs, schedule = EPOCHS, one_cycle(EPOCHS * -(-RATINGS // batch), LR)
     if implementation == "eager":
         epochs, schedule = 1, Schedule(*(rates[:EAGER_STEPS] for rates in schedule))
-    training(implementation, 2, one_cycle(200, LR))[1](drawn_ratings(400))  # what compiles does it now
+    training(implementation, 2, one_cycle(200, LR))[1](drawn_ratings(400))  # compiles
     before = forget_peak()
     began = time.perf_counter()
     tables, epoch = training(implementation, batch, schedule, TABLES)
@@ -62,7 +62,7 @@ def train(implementation: str, batch: int) -> dict[str, float]:
 
 
 def forget_peak() -> int:
-    """Let the peak of memory count from now on (Linux); returns the bytes in use."""
+    """Reset the peak of memory (Linux); returns the bytes in use."""
     Path("/proc/self/clear_refs").write_text("5")
     return memory()["RSS"]
 

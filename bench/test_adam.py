@@ -1,7 +1,7 @@
 """One AdamW step over the four tables of an embedding-dot-bias model: every backend, and torch.optim's three.
 
-A dense step reads parameter, gradient and two averages and writes three of them: 28 bytes a parameter. Where
-the tables outgrow the caches that is the limit, and torch's fused step is near it.
+A dense step reads parameter, gradient and two averages and writes three of them: 28 bytes per parameter. For tables
+larger than the caches this is the limit, and torch's fused step is near it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from kernels.backends import BACKENDS
 
 pytestmark = pytest.mark.benchmark(group="adam")
 
-# `torch fused` against itself shows what a ratio is worth here; "native direct" is the native kernel without
+# `torch fused` against itself shows the noise of ratios; "native direct" is the native kernel without
 # torch.library around it.
 TORCH = {"torch fused": {"fused": True}, "torch foreach": {"foreach": True}, "torch loop": {"foreach": False}}
 IMPLEMENTATIONS = [*TORCH, *BACKENDS, "native direct"]
 
-# Users and items of MovieLens 100k, of ten times that, of MovieLens 20M, and of five times that.
+# Users and items of MovieLens 100k, ten times that, MovieLens 20M, and five times that.
 ROWS = [(USERS, ITEMS), (10_000, 17_000), (138_493, 26_744), (700_000, 100_000)]
 SIZES = {"smoke": ROWS[:2], "default": ROWS[:3], "full": ROWS}
 
@@ -55,7 +55,7 @@ def test_adam(case, compare):
 
 
 def table_states(params: int) -> States:
-    """Four tables as they stand after some steps."""
+    """Four tables after some steps."""
     users, items = next(rows for rows in ROWS if sum(rows) * (WIDTH + 1) == params)
     generator = torch.Generator().manual_seed(0)
     states = []
@@ -98,7 +98,7 @@ def one_step(implementation: str, states: States) -> States:
 
 
 def accuracy(stepped: States, states: States) -> dict[str, Check]:
-    """Hold one step against its formula in float64; the constants that a step multiplies by are rounded too."""
+    """Compare one step with its formula in float64; the constants that a step multiplies by are rounded too."""
     beta1, beta2, eps = FASTAI
     checks = {}
     for name, state, (param, _, mean, square) in zip(

@@ -1,7 +1,8 @@
 """A training step of an embedding table whose optimizer is deferred, against nn.Embedding and torch's fused AdamW.
 
-A batch of ids, Zipf popular, looked up, scored, and stepped: forward, backward, `optimizer.step`. Dense steps cost the
-table's size, deferred ones the batch's. The flush before an evaluation is not in it; docs/deferred.md has its cost.
+A batch of ids of Zipf popularity is looked up, scored and stepped: forward, backward, `optimizer.step`. The cost of
+dense steps grows with the table, of deferred ones with the batch. The flush before an evaluation is not included;
+docs/deferred.md has its cost.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ def test_deferred(case, compare):
         step,
         step_of(case.baseline, case.classes)[1],
         lambda: accuracy(case.implementation),
-        clock=time.perf_counter,  # on the CPU, wherever a GPU may be
+        clock=time.perf_counter,  # on the CPU, even if there is a GPU
     )
 
 
 def step_of(
     implementation: str, rows: int, dtype: torch.dtype = torch.float32
 ) -> tuple[Callable[[], Tensor], Callable[[], None]]:
-    """A fresh table, as the call that reads all of it, and its training step: the same for every implementation."""
+    """A call that reads all of a fresh table, and its training step: the same for every implementation."""
     generator = torch.Generator().manual_seed(0)
     weight = 0.1 * torch.randn(rows, WIDTH, generator=generator)
     query = torch.randn(WIDTH, generator=generator).to(dtype)
@@ -77,7 +78,7 @@ def step_of(
 
 
 def accuracy(implementation: str) -> dict[str, Check]:
-    """Hold 100 steps of a small table against the float64 trajectory: no farther from it than 1.5 times torch."""
+    """Compare 100 steps of a small table with the float64 trajectory: at most 1.5 times as far as torch's."""
 
     def trained(name: str, dtype: torch.dtype) -> Tensor:
         weight, step = step_of(name, 10_000, dtype)

@@ -1,7 +1,7 @@
 """Adam's step of a batch on a GPU: the rows it reads, with the steps they missed, against the whole table's.
 
-"triton dense" moves every row, gradient or not. Replay runs the missed steps and fold does them as one, in the rows
-that the batch reads alone; both include setting back, for the next call, which steps were missed.
+"triton dense" moves every row, with or without a gradient. In the rows that the batch reads, replay runs the missed
+steps and fold does them as one; both include resetting, for the next call, which steps were missed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.benchmark(group="deferred_steps")
 IMPLEMENTATIONS = ["triton dense", "triton replay", "triton fold"]
 READ = 1_024  # rows a batch reads
 ROWS = {"smoke": [27_000], "default": [27_000, 165_000], "full": [27_000, 165_000, 1_650_000]}
-T, LONGEST = 250, 50  # the batch's step, and the most steps that a row has missed
+T, LONGEST = 250, 50  # the batch's step, and the largest number of missed steps
 SETTINGS = {"lr": 5e-3, **FASTAI._asdict(), "weight_decay": 0.1}
 
 
@@ -58,7 +58,7 @@ def step_of(
     implementation: str, tables: list[Tensor], read: Tensor, missed: Tensor
 ) -> tuple[list[Tensor], Callable[[], object]]:
     """A copy of weight and averages, and the call that steps them."""
-    from kernels.optimizers import triton_deferred as deferred  # Triton is not there on every platform
+    from kernels.optimizers import triton_deferred as deferred  # not every platform has Triton
     from kernels.optimizers import triton_kernels as dense
 
     weight, grad, mean, square = (table.to(DEVICE, copy=True) for table in tables)
@@ -85,7 +85,7 @@ def step_of(
 
 
 def accuracy(implementation: str, tables: list[Tensor], read: Tensor, missed: Tensor) -> dict[str, Check]:
-    """Hold the rows that are read against a loop over their steps in float64."""
+    """Compare the rows that are read with a loop over their steps in float64."""
     found, step = step_of(implementation, tables, read, missed)
     step()
     beta1, beta2, eps = FASTAI
@@ -100,5 +100,5 @@ def accuracy(implementation: str, tables: list[Tensor], read: Tensor, missed: Te
         moved = lr / (1 - beta1**t) * m / ((v / (1 - beta2**t)).sqrt() + eps)
         w = torch.where(now, w * (1 - lr * SETTINGS["weight_decay"]) - moved, w)
         magnitude = magnitude + torch.where(now, moved.abs() + lr / (1 - beta1**t) * (1 - beta1) * g.abs(), 0)
-    terms = 10 * (missed[:, None] + 1)  # ten roundings a step lie between a gradient and its weight
+    terms = 10 * (missed[:, None] + 1)  # ten roundings per step between a gradient and its weight
     return {"weight": Check(found[0][read.to(DEVICE)], w, rounding_bound(terms, magnitude))}

@@ -1,6 +1,6 @@
 """Embedding-dot-bias: every backend, and torch.compile, against the lesson's model in eager PyTorch.
 
-"native direct" is the native kernel without torch.library around it: the difference is the wrapper's price.
+"native direct" is the native kernel without torch.library around it: the difference is the wrapper's cost.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from kernels.dot_bias import embedding_dot_bias, native
 
 pytestmark = pytest.mark.benchmark(group="dot_bias")
 
-# `eager` against itself shows what a ratio is worth here.
-# "triton atomics" gives up the same bits at every call for gradients without a sort.
+# `eager` against itself shows the noise of ratios.
+# "triton atomics" needs no sort for the gradients, but its bits differ from call to call.
 IMPLEMENTATIONS = ["eager", "torch.compile", *BACKENDS, "native direct", "triton atomics"]
 BATCHES = {"smoke": [64, 4_096], "default": [64, 512, 4_096], "full": [64, 512, 4_096, 32_768]}
 
@@ -32,7 +32,7 @@ def cases(profile: str) -> list[Case]:
         Case("dot_bias", implementation, "eager", pass_, batch=batch, width=WIDTH, params=(USERS + ITEMS) * (WIDTH + 1))
         for batch, pass_ in product(BATCHES[profile], ("forward", "forward+backward"))
         for implementation in IMPLEMENTATIONS
-        # A compilation takes seconds: the smoke profile has the largest batch's alone.
+        # A compilation takes seconds: the smoke profile compiles only for the largest batch.
         if (implementation != "triton atomics" or pass_ != "forward")
         if profile != "smoke" or implementation != "torch.compile" or batch == BATCHES["smoke"][-1]
     ]
@@ -57,7 +57,7 @@ def test_dot_bias(case, compare):
     if case.implementation == "torch.compile":
         skip_unless_compiled(run)
 
-    # Ids, rows and biases are read and the scores written; backward reads its gradient and writes the tables' once.
+    # Ids, rows and biases are read and scores written; backward reads their gradient and writes the tables' once.
     moved = case.batch * (2 * 8 + 2 * (WIDTH + 1) * 4 + 4)
     operations = case.batch * (2 * WIDTH + 2)
     if learns:
@@ -73,7 +73,7 @@ def test_dot_bias(case, compare):
 
 
 def skip_unless_compiled(run: Callable[[], object]) -> None:
-    """Call it once: a test whose call torch.compile cannot compile here is skipped."""
+    """Call it once; skip the test if torch.compile does not work here."""
     try:
         run()
     except BackendCompilerFailed as error:
@@ -83,7 +83,7 @@ def skip_unless_compiled(run: Callable[[], object]) -> None:
 def dot_bias_call(
     implementation: str, ids: list[Tensor], tables: list[Tensor], upstream: Tensor
 ) -> Callable[[], list[Tensor]]:
-    """The call to time: scores and, where the tables ask for them, the four gradients."""
+    """The call to time: scores and, if the tables require them, the four gradients."""
     learns = tables[0].requires_grad
     if implementation == "native direct":
 
@@ -104,7 +104,7 @@ def dot_bias_call(
         model = EmbeddingDotBias.of(tables)
         leaves = list(model.parameters())
         if implementation == "torch.compile":
-            torch.compiler.reset()  # each size is compiled for itself, not as a size that varies
+            torch.compiler.reset()  # compile each size separately, not as a dynamic size
             model = torch.compile(model)
 
         def forward() -> Tensor:
@@ -127,7 +127,7 @@ class Exact(NamedTuple):
 
 
 def exact(ids: list[Tensor], tables: list[Tensor]) -> Exact:
-    """Carry the rounding of the scores' sums through the sigmoid."""
+    """The bound after the sigmoid, from the rounding of the scores' sums."""
     users, items = ids
     user_weight, item_weight, user_bias, item_bias = (table.detach().double() for table in tables)
     user_rows, item_rows = user_weight[users], item_weight[items]
@@ -141,7 +141,7 @@ def exact(ids: list[Tensor], tables: list[Tensor]) -> Exact:
 def gradient_checks(
     results: list[Tensor], ids: list[Tensor], tables: list[Tensor], model: Exact, slope: Tensor, slope_bound: Tensor
 ) -> dict[str, Check]:
-    """Hold the four gradients against float64, given that of each score before the sigmoid and its bound."""
+    """Compare the four gradients with float64, given each score's gradient before the sigmoid and its bound."""
     ones = torch.ones(len(slope), 1, dtype=torch.float64)
     names = ["user_weight", "item_weight", "user_bias", "item_bias"]
     others = [model.item_rows, model.user_rows, ones, ones]
@@ -161,7 +161,7 @@ def gradient_checks(
 
 
 def accuracy(results: list[Tensor], ids: list[Tensor], tables: list[Tensor], upstream: Tensor) -> dict[str, Check]:
-    """Hold scores and gradients against float64 within the rounding of their sums, carried through the sigmoid."""
+    """Compare scores and gradients with float64, within the rounding of their sums carried through the sigmoid."""
     model = exact(ids, tables)
     low, high = Y_RANGE
     scores = model.sigmoid * (high - low) + low
@@ -169,6 +169,6 @@ def accuracy(results: list[Tensor], ids: list[Tensor], tables: list[Tensor], ups
     if len(results) == 1:
         return checks
     slope = upstream.double() * (high - low) * model.sigmoid * (1 - model.sigmoid)
-    # s(1 − s) moves no more than s does.
+    # s(1 − s) changes at most as much as s.
     slope_bound = upstream.double().abs() * (high - low) * (model.bound + 2 * UNIT_ROUNDOFF)
     return checks | gradient_checks(results[1:], ids, tables, model, slope, slope_bound)

@@ -27,7 +27,7 @@ BATCHES = {"smoke": [4_096], "default": [64, 512, 4_096], "full": [64, 512, 4_09
 
 
 def dtype_of(implementation: str) -> torch.dtype:
-    """What the tables are kept in."""
+    """The tables' dtype."""
     return DTYPES.get(implementation.split()[-1], torch.float32)
 
 
@@ -99,7 +99,7 @@ def loss_call(
             return mse_loss(model(*ids), ratings)
 
         if implementation == "torch.compile":
-            torch.compiler.reset()  # each size is compiled for itself, not as a size that varies
+            torch.compiler.reset()  # compile each size separately, not as a dynamic size
             forward = torch.compile(forward)
 
     def forward_backward() -> list[Tensor]:
@@ -110,7 +110,7 @@ def loss_call(
 
 
 def accuracy(results: list[Tensor], ids: list[Tensor], ratings: Tensor, tables: list[Tensor]) -> dict[str, Check]:
-    """Hold loss and gradients against float64 within the rounding of their sums."""
+    """Compare loss and gradients with float64, within the rounding of their sums."""
     model = exact(ids, tables)
     low, high = Y_RANGE
     scores = model.sigmoid * (high - low) + low
@@ -120,7 +120,7 @@ def accuracy(results: list[Tensor], ids: list[Tensor], ratings: Tensor, tables: 
     loss_bound = (2 * error.abs() * error_bound + error_bound**2).mean() + rounding_bound(len(error) + 2, loss)
     factor = 2 / len(error) * (high - low)
     slope = factor * error * model.sigmoid * (1 - model.sigmoid)
-    # s(1 − s) is at most ¼ and moves no more than s does.
+    # s(1 − s) is at most ¼ and changes at most as much as s.
     slope_bound = factor * (error_bound / 4 + error.abs() * (model.bound + 3 * UNIT_ROUNDOFF))
     checks = {"loss": Check(results[0], loss, loss_bound)}
     return checks | gradient_checks(results[1:], ids, tables, model, slope, slope_bound)

@@ -1,7 +1,7 @@
-"""Claim 26: the lookup is faster than the matrix product that it stands for. Where, and where not?
+"""Claim 26: the lookup is faster than the matrix product that it replaces. When, and when not?
 
 With ten classes it is not: the product with a small matrix is quick, and `F.embedding`'s dense backward is slow.
-The memory that each takes is counted beside it.
+The memory of each is counted too.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from kernels import lookup
 
 pytestmark = pytest.mark.benchmark(group="lookup")
 
-# `embedding` against itself shows what a ratio is worth here.
+# `embedding` against itself shows the noise of ratios.
 RIVALS = ["embedding", "index_select", "one_hot_matmul", "prebuilt_one_hot_matmul", "sparse_one_hot_matmul"]
 PREBUILT = {"prebuilt_one_hot_matmul": lookup.one_hot, "sparse_one_hot_matmul": lookup.sparse_one_hot}
-# Bytes an element of the dense one-hot matrix: float32, and F.one_hot makes int64 before it.
+# Bytes per element of the dense one-hot matrix: float32, and the int64 of F.one_hot before it.
 DENSE_BYTES = {"one_hot_matmul": 12, "prebuilt_one_hot_matmul": 4}
 MOST_BYTES = 2**30
 
@@ -69,7 +69,7 @@ def test_lookup(case, compare, benchmark):
 
 
 def lookup_call(rival: str, ids: Tensor, weight: Tensor, upstream: Tensor) -> Callable[[], list[Tensor]]:
-    """The call to time: the rows and, where `weight` asks for it, the table's gradient."""
+    """The call to time: the rows and, if `weight` requires it, the table's gradient."""
     function = getattr(lookup, rival)
     stored = PREBUILT[rival](ids, weight.shape[0]) if rival in PREBUILT else ids
 
@@ -84,7 +84,7 @@ def lookup_call(rival: str, ids: Tensor, weight: Tensor, upstream: Tensor) -> Ca
 
 
 def allocated_bytes(run: Callable[[], object]) -> int:
-    """What one call allocates in all, its results included; freed again or not."""
+    """The bytes that one call allocates, including its results and what it frees."""
     with profiler.profile(profile_memory=True) as profile:
         run()
     usage = f"self_{'cpu' if DEVICE.type == 'cpu' else 'device'}_memory_usage"
@@ -92,13 +92,13 @@ def allocated_bytes(run: Callable[[], object]) -> int:
 
 
 def stored_bytes(rival: str, classes: int, batch: int) -> int:
-    """What the batch takes before the call: ids, or the one-hot matrix in their place."""
+    """The batch's bytes before the call: ids, or the one-hot matrix instead."""
     per_row = {"prebuilt_one_hot_matmul": 4 * classes, "sparse_one_hot_matmul": 8 + 8 + 4}
     return batch * per_row.get(rival, 8)
 
 
 def accuracy(results: list[Tensor], ids: Tensor, weight: Tensor, upstream: Tensor) -> dict[str, Check]:
-    """Hold rows against the table's, and a gradient against sums of as many terms as the batch has the id."""
+    """Compare rows with the table's, and a gradient with sums of one term per occurrence of the id in the batch."""
     weight, upstream = weight.detach().double(), upstream.double()
     zeros = torch.zeros_like(weight)
     count = torch.bincount(ids, minlength=len(weight)).unsqueeze(1)

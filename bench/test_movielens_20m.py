@@ -1,7 +1,7 @@
 """Training in MovieLens 20M's shape: a step against eager PyTorch, and a whole training with its memory.
 
-Steps take turns as ever. A whole training is too long for that: `bench/movielens_20m.py` does it once, in a process of
-its own, whose memory is the training's.
+Steps take turns as in other benchmarks. A whole training is too long for that: `bench/movielens_20m.py` runs it once,
+in its own process, whose memory is the training's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.training import EPOCHS, small_accuracy, warm_epoch
 
 pytestmark = [
     pytest.mark.benchmark(group="movielens_20m"),
-    pytest.mark.skipif(sys.platform != "linux", reason="a process's peak of memory is read as Linux tells it"),
+    pytest.mark.skipif(sys.platform != "linux", reason="a process's peak of memory is read from Linux's /proc"),
 ]
 
 STEPS = (500, 8)  # a call

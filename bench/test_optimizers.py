@@ -1,6 +1,6 @@
-"""The lesson's optimizers side by side: one step over MovieLens 100k's four tables, in steps of fused AdamW.
+"""The lesson's optimizers side by side: one step over MovieLens 100k's four tables, relative to fused AdamW.
 
-`lesson` is `lesson.optimizers`, composed of small steps to be read and changed; torch's are there to be fast.
+`lesson` is `lesson.optimizers`, composed of small steps that are easy to read and change; torch's are built for speed.
 `triton` is `kernels.optimizers`: the four tables in one launch.
 """
 
@@ -33,7 +33,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], Callabl
 }
 TORCH = {"torch fused": {"fused": True}, "torch foreach": {"foreach": True}, "torch loop": {"foreach": False}}
 BASELINE = ("AdamW", "torch fused")
-# The least that a step moves, in numbers a parameter: reads of gradient, parameter and averages, and writes back.
+# Numbers per parameter that a step must move: it reads gradient, parameter and averages, and writes back.
 NUMBERS = {"SGD": 3, "momentum": 5, "RMSprop": 5, "Adam": 7, "AdamW": 7}
 
 
@@ -79,7 +79,7 @@ def optimizer_on(
 
 def triton_step(op: str, params: list[Tensor]) -> Callable[[], object]:
     """A call that steps the parameters by one kernel, counting its steps."""
-    from kernels.optimizers.triton_kernels import step_  # Triton is not there on every platform
+    from kernels.optimizers.triton_kernels import step_  # not every platform has Triton
 
     weights, steps = [param.detach() for param in params], count(1)
     means, squares = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
@@ -96,7 +96,7 @@ def triton_step(op: str, params: list[Tensor]) -> Callable[[], object]:
 
 
 def accuracy(case: Case, tables: list[Tensor], grads: list[Tensor]) -> dict[str, Check]:
-    """Hold three steps against torch's plain loop in float64; from the second on, the averages count."""
+    """Compare three steps with torch's plain loop in float64; from the second on, the averages count."""
     params, step = optimizer_on(case.op, case.implementation, tables, grads)
     exact, exact_step = optimizer_on(case.op, "torch loop", tables, grads, torch.float64)
     for _ in range(3):
@@ -106,7 +106,7 @@ def accuracy(case: Case, tables: list[Tensor], grads: list[Tensor]) -> dict[str,
     checks = {}
     for name, param, expected, table in zip(names, params, exact, tables, strict=True):
         expected = expected.detach().cpu()
-        # An update may be a small difference of its terms; the table's largest is of the terms' size.
+        # An update may be a small difference of large terms; the table's largest update has the terms' size.
         magnitude = table.double().abs() + (expected - table).abs().max()
         checks[name] = Check(param, expected, rounding_bound(8, magnitude))
     return checks

@@ -1,10 +1,10 @@
 """A training step of the lesson's model as its tables grow from 2.6 thousand rows to 2.6 million.
 
-A dense step moves every row, a deferred one those that its batch reads; the rest waits until it is read, or for the
-flush at the end of an epoch. A step is timed as a share of an epoch: of as many as fit in a third of a second where
-every row is moved, and of DEFERRED_STEPS where not, so that its share of the flush is in it. Users and items stand to
-each other as in MovieLens 100k, both are of Zipf popularity. What was timed is held to float64 in MovieLens 100k's
-tables, on the same code: in the largest a float64 trajectory would take longer than all timings.
+A dense step moves every row, a deferred one the rows that its batch reads; other rows wait until they are read, or for
+the flush at the end of an epoch. A step is timed as a share of an epoch, so that it includes its share of the flush:
+an epoch has as many dense steps as fit in a third of a second, or DEFERRED_STEPS deferred ones. The ratio of users to
+items is that of MovieLens 100k; both have Zipf popularity. Accuracy is checked on the same code in MovieLens 100k's
+tables: in the largest a float64 trajectory would take longer than all timings.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def test_scale(case, compare):
         for name, epoch_steps in zip((case.implementation, case.baseline), steps, strict=True)
     )
     check = partial(small_accuracy, case.implementation)
-    compare(run, baseline, check, clock=time.perf_counter, steps=steps)  # on the CPU, wherever a GPU may be
+    compare(run, baseline, check, clock=time.perf_counter, steps=steps)  # on the CPU, even if there is a GPU
 
 
 def steps_a_call(implementation: str, rows: int) -> int:

@@ -1,11 +1,11 @@
 """An epoch of the lesson's model: native code against eager PyTorch with its fused AdamW, on the CPU.
 
-The ratings are drawn, in MovieLens 100k's shape, so that nothing has to be fetched; the full profile has as many in
-tables of 165 thousand and of 1.65 million rows. There most rows are never read: the trainer lets them decay when
-somebody reads the tables, and "native flushed" reads them after each epoch. "native skip", "native hugectr" and "native
-caffe2" do there what other optimizers do about rows that a batch does not read: no dense Adam, each is held to its own
-float64 trajectory, and they stand apart. Of the native trainer five epochs in a row are timed there, as in the lesson.
-`bench/test_scale.py` has tables of which every row has been read.
+The ratings are drawn, in MovieLens 100k's shape, so that nothing has to be fetched; the full profile has the same
+number in tables of 165 thousand and of 1.65 million rows. There most rows are never read: the trainer decays them when
+the tables are read, and "native flushed" reads them after each epoch. "native skip", "native hugectr" and "native
+caffe2" treat rows that a batch does not read as other optimizers do. They are not dense Adam, so each is compared with
+its own float64 trajectory, in a separate group. The native trainer is timed there over five epochs in a row, as in the
+lesson. `bench/test_scale.py` has tables in which every row has been read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.benchmark(group="training")
 RATINGS = 90_000  # nine tenths of MovieLens 100k
 LARGER: Tables = (60_000, 105_000)
 LARGEST: Tables = (600_000, 1_050_000)
-# `eager` against itself shows what a ratio is worth here: too long for the smoke profile.
+# `eager` against itself shows the noise of ratios; it takes too long for the smoke profile.
 GRID: dict[str, list[tuple[Tables, int, list[str]]]] = {
     "smoke": [(MOVIELENS, 64, ["native"])],
     "default": [(MOVIELENS, batch, ["eager", "native", "native dense"]) for batch in (64, 512)],
@@ -58,14 +58,14 @@ def cases(profile: str) -> list[Case]:
 def test_training(case, compare):
     tables = next(tables for tables in (MOVIELENS, LARGER, LARGEST) if sum(tables) * (WIDTH + 1) == case.params)
     ratings = drawn_ratings(RATINGS, tables)
-    # In larger tables an epoch finds in the caches what the one before it left, not what eager did: so time a few.
+    # In larger tables an epoch finds the caches as the previous epoch left them, not as eager did: so time a few.
     epochs = 1 if tables == MOVIELENS else EPOCHS
     compare(
         epochs_of(case.implementation, case.batch, tables, ratings, epochs),
         epochs_of(case.baseline, case.batch, tables, ratings, 1),
         # As in `small_accuracy`, a float64 trajectory in the larger tables would take longer than all timings.
         partial(accuracy, case.implementation.removesuffix(" flushed"), case.batch, drawn_ratings(RATINGS)),
-        clock=time.perf_counter,  # on the CPU, wherever a GPU may be
+        clock=time.perf_counter,  # on the CPU, even if there is a GPU
         steps=(epochs, 1),
     )
 

@@ -1,11 +1,11 @@
-"""Trainings a minute on the whole machine: dotbias against eager PyTorch.
+"""Trainings per minute on the whole machine: dotbias against eager PyTorch.
 
-A training is the lesson's: MovieLens 100k, five epochs of one-cycle in batches of 64. Whoever trains many models, as a
-study does, has every core to give. dotbias gets a process of one thread for each core; PyTorch is tried like that, and
-as one process that has all threads. A round is a turn of each. The processes of a turn are new: they import, compile
-and train once, begin together when all have done so, and count their trainings for a quarter of a minute. dotbias
-trains by the lesson's learner, whose validation after each epoch is in its time; PyTorch does not validate. Leave the
-machine alone meanwhile.
+A training is the lesson's: MovieLens 100k, five epochs of one-cycle in batches of 64. Training many models, as a study
+does, can use every core. dotbias gets one process with one thread per core; PyTorch is measured like that, and as one
+process with all threads. A round is one turn of each. The processes of a turn are new: they import, compile and train
+once, start together when all are ready, and count their trainings for a quarter of a minute. dotbias trains with the
+lesson's learner, so its time includes validation after each epoch; PyTorch does not validate. Do not use the machine
+meanwhile.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SECONDS = 15.0
 
 
 class Arrangement(NamedTuple):
-    """Who trains, in how many processes of how many threads each."""
+    """An implementation, its number of processes, and the threads of each."""
 
     implementation: str  # dotbias or eager
     processes: int
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="default: 5, about six minutes on two cores")
     rounds = parser.parse_args().rounds
     if rounds < 1:
-        parser.error(f"--rounds {rounds}: at least one is needed")
+        parser.error(f"--rounds {rounds}: choose at least one")
     try:
         load_movielens()
     except DataError as error:
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def arrangements(cores: int) -> list[Arrangement]:
-    """Ours, and those that may be PyTorch's best."""
+    """Our arrangement, and the candidates for PyTorch's best."""
     theirs = [Arrangement("eager", cores, 1), Arrangement("eager", 1, cores)]
     return [Arrangement("dotbias", cores, 1), *dict.fromkeys(theirs)]  # on one core they are the same
 
@@ -74,7 +74,7 @@ def arrangements(cores: int) -> list[Arrangement]:
 def take_turns(
     turns: list[Arrangement], rounds: int, load: Callable[[], CollabData] = load_movielens, seconds: float = SECONDS
 ) -> pd.DataFrame:
-    """Trainings a minute: a row a round, a column an arrangement.
+    """Trainings per minute: one row per round, one column per arrangement.
 
     Raises:
         ProcessException: a process failed or died; the others have been ended.
@@ -86,12 +86,12 @@ def take_turns(
             said = f"round {number} of {rounds}: {name}, processes × threads {processes} × {threads}: "
             print(said, end="", file=sys.stderr, flush=True)
             rates.loc[number, turn] = rate = trainings_a_minute(turn, load, seconds)
-            print(f"{rate:,.1f} a minute", file=sys.stderr)
+            print(f"{rate:,.1f} per minute", file=sys.stderr)
     return rates
 
 
 def trainings_a_minute(turn: Arrangement, load: Callable[[], CollabData], seconds: float) -> float:
-    """What the processes of a turn do together, each counting for so many seconds and to the end of a training."""
+    """Run the processes of a turn together; each counts for `seconds` and to the end of a training."""
     context = multiprocessing.get_context("spawn")
     ready, rates = context.Barrier(turn.processes), context.Array("d", turn.processes)
     multiprocessing.spawn(train_for, (turn, load, seconds, ready, rates), turn.processes)
@@ -106,7 +106,7 @@ def train_for(
     ready: Barrier,
     rates: MutableSequence[float],
 ) -> None:
-    """What a process does: its trainings a second go to rates[process]."""
+    """The work of a process: it writes its trainings per second to rates[process]."""
     torch.set_num_threads(turn.threads)
     data = load()
     train = {"dotbias": train_by_learner, "eager": train_eagerly}[turn.implementation]
@@ -117,7 +117,7 @@ def train_for(
         train(data, done)
         if not rates[process] and (taken := time.perf_counter() - began) >= seconds:
             rates[process] = done / taken
-        if all(rates):  # until then go on, or the last to finish would have more of the machine
+        if all(rates):  # continue until then, or the last to finish would have more of the machine
             return
 
 
@@ -140,7 +140,7 @@ def summary(rates: pd.DataFrame) -> str:
     processes, threads = rates["eager"].median().idxmax()
     ratios = rates["dotbias"].squeeze(axis=1) / rates["eager", processes, threads]
     return (
-        f"Trainings a minute (rounds: {len(rates)})\n{table.to_string(index=False, float_format='{:,.1f}'.format)}\n"
+        f"Trainings per minute (rounds: {len(rates)})\n{table.to_string(index=False, float_format='{:,.1f}'.format)}\n"
         f"dotbias trains {ratios.median():.1f} times as many (from {ratios.min():.1f} to {ratios.max():.1f}) as eager "
         f"PyTorch at its best, {processes} × {threads}"
     )

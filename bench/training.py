@@ -1,7 +1,7 @@
 """The lesson's model trained on drawn ratings, by eager PyTorch and by the native trainer: the same steps for all.
 
-Eager is what one would write after the lesson, made quick: nn.Embedding, batches by index, no DataLoader, fused AdamW.
-What is native is the learner's fused trainer, its checks and copies included; both include the shuffle.
+Eager is the lesson's code made fast: nn.Embedding, batches by index, no DataLoader, fused AdamW. Native is the
+learner's fused trainer, including its checks and copies; both include the shuffle.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from lesson.schedules import Schedule, constant
 
 LR, WD = 5e-3, 0.1
 EPOCHS = 5  # of the lesson's training
-CALLS = 200  # more than any profile times: the native trainer wants the rates of all
-# Not the same steps, but what other optimizers do instead about the rows that a batch does not read.
+CALLS = 200  # more than any profile times: the native trainer needs all rates beforehand
+# Not the same steps: what other optimizers do with the rows that a batch does not read.
 APPROXIMATE: dict[str, Mode | None] = {"native skip": "skip", "native hugectr": "hugectr", "native caffe2": "caffe2"}
 MODES: dict[str, Mode | None] = {
     "native": None,
@@ -55,14 +55,14 @@ def training(
     tables: Tables = MOVIELENS,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Callable[[], Sequence[Tensor]], Callable[[Ratings], object]]:
-    """A fresh model: the call that reads its four tables, and the one that trains them for one epoch over ratings.
+    """A fresh model: a call that reads its four tables, and one that trains them for one epoch over ratings.
 
     The same initialization, the same order, the same constants for every implementation and dtype.
 
     Args:
         implementation: "eager", or one of `MODES`.
-        batch: ratings a step.
-        schedule: a rate and a momentum for each step that there may be, as the native trainer knows them beforehand.
+        batch: ratings per step.
+        schedule: a rate and a momentum for each possible step; the native trainer needs them beforehand.
         tables: how many users and items there are.
         dtype: of the tables.
     """
@@ -80,7 +80,7 @@ def training(
         def eager_epoch(ratings: Ratings) -> None:
             users, items, stars = ratings[0], ratings[1], ratings[2].to(dtype)
             group = optimizer.param_groups[0]
-            # Where the schedule ends before the epoch, that is the end.
+            # If the schedule ends before the epoch, training ends there.
             for rows, (lr, beta1) in zip(torch.randperm(len(stars), generator=order).split(batch), steps, strict=False):
                 group["lr"], group["betas"] = lr, (beta1, FASTAI.beta2)
                 loss = mse_loss(model(users[rows], items[rows]), stars[rows])
@@ -108,7 +108,7 @@ def trained(
     epochs: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """All parameters after so many epochs, float64[params]; the other arguments are `training`'s."""
+    """All parameters after `epochs` epochs, float64[params]; the other arguments are `training`'s."""
     weights, epoch = training(implementation, batch, schedule, tables, dtype)
     for _ in range(epochs):
         epoch(ratings)
@@ -116,10 +116,10 @@ def trained(
 
 
 def accuracy(implementation: str, batch: int, ratings: Ratings) -> dict[str, Check]:
-    """Hold one epoch's parameters against the float64 trajectory: no farther from it than 1.5 times eager float32.
+    """Compare one epoch's parameters with the float64 trajectory: at most 1.5 times as far as eager float32.
 
-    In MovieLens 100k's tables. Rounding grows along a trajectory, so that a bound by element would say nothing. An
-    approximation of Adam has a trajectory of its own, and eager float32 says how far rounding may take it from that.
+    In MovieLens 100k's tables. Rounding grows along a trajectory, so a bound per element would mean nothing. An
+    approximation of Adam is compared with its own trajectory; eager float32 gives the allowed distance.
     """
     schedule = constant(-(-len(ratings[2]) // batch), LR, FASTAI.beta1)
     of = partial(trained, batch=batch, schedule=schedule, ratings=ratings)
@@ -132,12 +132,12 @@ def accuracy(implementation: str, batch: int, ratings: Ratings) -> dict[str, Che
 
 @cache
 def small_accuracy(implementation: str) -> dict[str, Check]:
-    """`accuracy` after 300 steps of 64, for what is timed in larger tables: folding begins after 100 steps."""
+    """`accuracy` after 300 steps of 64, for timings in larger tables: folding begins after 100 steps."""
     return accuracy(implementation, 64, drawn_ratings(300 * 64))
 
 
 def warm_epoch(implementation: str, batch: int, tables: Tables, steps: int) -> partial[object]:
-    """An epoch of so many steps; where steps are deferred, of a model that has seen every row and folds."""
+    """An epoch of `steps` steps; for deferred steps, of a model that has read every row and folds."""
     warm = every_row(tables, least=150 * batch)
     schedule = constant(CALLS * steps + -(-len(warm[2]) // batch), LR, FASTAI.beta1)
     epoch = training(implementation, batch, schedule, tables)[1]
@@ -147,6 +147,6 @@ def warm_epoch(implementation: str, batch: int, tables: Tables, steps: int) -> p
 
 
 def every_row(tables: Tables, least: int) -> Ratings:
-    """Ratings, at least so many, in which every user and item has one."""
+    """At least `least` ratings, in which every user and item has one."""
     n = torch.arange(max(*tables, least))
     return n % tables[0], n % tables[1], (1 + n % 5).float()

@@ -1,4 +1,4 @@
-"""The lesson as a library, in the lesson's own words.
+"""The lesson as a library, with the lesson's names.
 
 >>> from lesson import collab_learner, load_movielens
 >>> data = load_movielens()

@@ -1,4 +1,4 @@
-"""What makes no sense is refused at once, in one line that says what is needed."""
+"""Checks of arguments: a wrong one raises an error at once, in one line that says what is needed."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ NUMBERS = (int, float, np.integer, np.floating)
 
 
 class DataError(ValueError):
-    """What was given cannot be used: the message says what and where (file, line, column), and what to do."""
+    """Input cannot be used: the message says what, where (file, line, column), and what to do."""
 
 
 def shown(value: Any) -> str:
-    """A value in an error: its repr on one line, not too long; numbers as Python writes them, not NumPy."""
+    """A value for an error message: its repr on one short line, with NumPy numbers as Python's."""
     text = " ".join(repr(value.item() if isinstance(value, np.generic) else value).split())
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def printable(text: str | Path) -> str:
-    r"""Text or a path on one line that any file takes: \n and bytes that are not UTF-8 as their escapes."""
+    r"""Text or a path on one line, with \n and bytes that are not UTF-8 as escapes."""
     return "".join(sign if sign.isprintable() else _escaped(sign) for sign in str(text))
 
 
 def _escaped(sign: str) -> str:
-    if "\udc80" <= sign <= "\udcff":  # a byte of a name, as Python stands in for it
+    if "\udc80" <= sign <= "\udcff":  # a byte of a name, which Python stores as a surrogate
         return f"\\x{ord(sign) - 0xDC00:02x}"
     return sign.encode("unicode_escape").decode()
 
 
 def whole(name: str, value: Any, least: int = 0, most: int = 2**63 - 1) -> int:
-    """A whole number from `least` to `most`; 40.0 is one.
+    """A whole number from `least` to `most`; 40.0 counts as one.
 
     Raises:
         DataError: it is not.
@@ -49,7 +49,7 @@ def whole(name: str, value: Any, least: int = 0, most: int = 2**63 - 1) -> int:
 def number(
     name: str, value: Any, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
 ) -> float:
-    """A finite number in the range that is asked for.
+    """A finite number in the given range.
 
     Raises:
         DataError: it is not.
@@ -110,7 +110,7 @@ def score_range(name: str, value: Any) -> tuple[float, float]:
 
 
 def below_one(name: str, value: Any) -> float:
-    """A share that a mean keeps from step to step: 0 or more, and below 1.
+    """The share that a moving mean keeps at each step: at least 0, and below 1.
 
     Raises:
         DataError: it is not.

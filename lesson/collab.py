@@ -1,4 +1,4 @@
-"""Collaborative filtering: the learner of embedding-dot-bias, with the fused trainer where it can train."""
+"""Collaborative filtering: the learner of embedding-dot-bias, which uses the fused trainer if it can."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DECAYS: dict[Decay, list[optimizers.Step]] = {
 
 
 class Rule(NamedTuple):
-    """What the fused trainer must know of an optimizer, in its words."""
+    """An optimizer's settings as the fused trainer names them."""
 
     optimizer: Kind
     decay: Decay
@@ -65,7 +65,7 @@ def seeded_model(
     seed: int = 0,
     backend: str | None = None,
 ) -> EmbeddingDotBias:
-    """The model that the learner of this seed starts from; see `EmbeddingDotBias` for the other arguments."""
+    """The initial model of the learner with this seed; see `EmbeddingDotBias` for the other arguments."""
     return EmbeddingDotBias(n_factors, n_users, n_items, y_range, stream(seed, "initialization"), backend)
 
 
@@ -82,7 +82,7 @@ def fused_trainer(
     mode: Mode | None = None,
     dtype: torch.dtype | None = None,
 ) -> Trainer:
-    """The trainer that starts from a model's tables and follows a schedule: by default the lesson's AdamW.
+    """A trainer that starts from a model's tables and follows a schedule: by default the lesson's AdamW.
 
     Args:
         model: its tables are copied.
@@ -90,7 +90,7 @@ def fused_trainer(
         wd: weight decay.
         optimizer: see `kernels.trainer.Trainer`, as for the following.
         decay: what weight decay does.
-        beta1: momentum at every step, where the schedule has none.
+        beta1: momentum at every step, if the schedule has none.
         beta2: decay of the mean square.
         eps: added to its root.
         mode: what happens to rows that a batch does not read.
@@ -121,18 +121,18 @@ def fused_trainer(
 class CollabLearner(Learner):
     """A learner for collaborative filtering; made by `collab_learner`.
 
-    On a CPU the fused trainer does whole epochs where it knows the optimizer: the lesson's SGD, Momentum, RMSprop, Adam
-    and AdamW, over all four tables. Other optimizers, frozen tables and `bn_wd=False` go through the learner's loop,
-    which takes many times as long.
+    On a CPU the fused trainer does whole epochs for the optimizers it knows: the lesson's SGD, Momentum, RMSprop, Adam
+    and AdamW, over all four tables. Other optimizers, frozen tables and `bn_wd=False` use the learner's loop, which
+    takes many times as long.
 
     Args:
         data: ratings, split.
-        model: embedding-dot-bias, on the tables of these data.
-        mode: of the fused trainer, what happens to rows that a batch does not read; see `kernels.trainer`.
+        model: embedding-dot-bias, with tables for this data.
+        mode: how the fused trainer treats rows that a batch does not read; see `kernels.trainer`.
         how: as for `Learner`.
 
     Raises:
-        DataError: an argument makes no sense.
+        DataError: an argument is wrong.
     """
 
     data: CollabData
@@ -157,7 +157,7 @@ class CollabLearner(Learner):
         if rule is not None:
             return self._fused_training(rule, schedule)
         if self.mode is not None:
-            raise DataError(f"mode={self.mode!r}: only the fused trainer has modes, and it cannot train this")
+            raise DataError(f"mode={self.mode!r}: only the fused trainer has modes, and it cannot train this model")
         return super()._training(optimizer, schedule)
 
     @contextmanager
@@ -168,7 +168,7 @@ class CollabLearner(Learner):
 
         def train(order: Tensor) -> Tensor:
             for layer, table in zip(layers, trainer.weights(), strict=True):
-                if layer.weight.data_ptr() != table.data_ptr():  # somebody gave the model other numbers
+                if layer.weight.data_ptr() != table.data_ptr():  # the caller changed the model's numbers
                     table.copy_(layer.weight.detach().view_as(table))
             try:
                 return trainer.epoch(rows.users, rows.items, stars, order, self.bs)
@@ -183,7 +183,7 @@ class CollabLearner(Learner):
                 layer.weight.data = layer.weight.detach().clone(memory_format=torch.contiguous_format)
 
     def _rule(self, optimizer: torch.optim.Optimizer) -> Rule | None:
-        """The optimizer as the fused trainer knows it; None where that cannot do what it does."""
+        """The optimizer's settings for the fused trainer; None if the trainer cannot compute its steps."""
         whole = len(optimizer.param_groups) == 1 and all(param.requires_grad for param in self.model.parameters())
         if type(optimizer) is not Optimizer or not whole or self.loss_func is not mse_loss:
             return None
@@ -200,7 +200,7 @@ class CollabLearner(Learner):
         """Biases float32[len(arr)] of items (ids or titles), or of users (claim 39).
 
         Args:
-            arr: ids, in a list, an array, a tensor or a Series.
+            arr: ids in a list, an array, a tensor or a Series.
             is_item: whether they are items; users otherwise.
 
         Raises:
@@ -213,7 +213,7 @@ class CollabLearner(Learner):
         """Latent factors float32[len(arr), n_factors] of items (ids or titles), or of users.
 
         Args:
-            arr: ids, in a list, an array, a tensor or a Series.
+            arr: ids in a list, an array, a tensor or a Series.
             is_item: whether they are items; users otherwise.
 
         Raises:
@@ -243,15 +243,15 @@ class CollabLearner(Learner):
             A float, or float32[pairs].
 
         Raises:
-            DataError: None or NaN for an id, or lists that are not equally long.
+            DataError: an id is None or NaN, or the lists differ in length.
 
         Warns:
-            UnknownIdsWarning: some of the ids training never saw.
+            UnknownIdsWarning: training never saw some of the ids.
         """
         (users, single), (items, single_item) = listed(user), listed(item)
         if single != single_item or len(users) != len(items):
-            told = ["one" if alone else len(ids) for ids, alone in ((users, single), (items, single_item))]
-            raise DataError(f"{told[0]} users and {told[1]} items: pairs are needed")
+            counts = ["one" if alone else len(ids) for ids, alone in ((users, single), (items, single_item))]
+            raise DataError(f"{counts[0]} users and {counts[1]} items: pass pairs")
         rows = [self.data.users.rows(users), self.data.items.rows(items)]
         _warn_of_unknown([("user", users, rows[0]), ("item", items, rows[1])])
         with torch.no_grad():
@@ -259,15 +259,15 @@ class CollabLearner(Learner):
         return scores.item() if single else scores
 
     def recommend(self, user: Id, n: int = 10) -> pd.DataFrame:
-        """The `n` items of the highest predicted rating among those the user has not rated in training.
+        """The `n` items with the highest predicted ratings among those that the user has not rated in training.
 
         Returns:
-            Columns item, title, prediction, best first; ties go by id. Fewer rows where there are fewer items.
+            Columns item, title, prediction, best first; ties by id. Fewer than `n` rows if there are fewer items.
 
         Raises:
-            DataError: a user that training did not see.
+            DataError: training did not see the user.
         """
-        import pandas as pd  # half a second, for whoever asks for no recommendation
+        import pandas as pd  # pandas takes half a second to import, only needed here
 
         n, row = checks.whole("n", n, least=1), self.data.users.row(user)
         items = torch.arange(1, len(self.data.items))
@@ -295,7 +295,7 @@ class CollabLearner(Learner):
 
 
 def _share(layers: Sequence[nn.Embedding], trainer: Trainer) -> None:
-    """Let the parameters be views of the trainer's tables: both would be 17 bytes a parameter."""
+    """Make the parameters views of the trainer's tables: separate copies would take 17 bytes per parameter."""
     for layer, table in zip(layers, trainer.weights(), strict=True):
         layer.weight.data = table.view(len(table), -1)
 
@@ -321,21 +321,21 @@ def collab_learner(
     Args:
         data: from `load_movielens` or `load_ratings`.
         n_factors: width of the embeddings.
-        y_range: range of the sigmoid on the score, as wide as the ratings or wider; None leaves it out.
+        y_range: range of the sigmoid on the score, at least as wide as the ratings; None for no sigmoid.
         wd: weight decay; under AdamW each step shrinks every parameter by 1 − lr·wd.
-        bs: ratings a batch.
-        opt_func: makes the optimizer; one of `lesson.optimizers`, other constants by `functools.partial`.
+        bs: ratings per batch.
+        opt_func: makes the optimizer; one of `lesson.optimizers`, with other constants through `functools.partial`.
         metrics: functions of predictions and ratings, such as `lesson.metrics.rmse`.
         bn_wd: whether the tables of biases decay too (claim 55).
         seed: of initialization and batch order. The same seed, backend and thread count give the same bits.
         backend: "native" (default on a CPU), "reference" or "triton" (default on a GPU).
-        device: where the model lives. The CPU is the default: at the lesson's sizes it is the faster place.
-        mode: of the fused trainer, what happens to rows that a batch does not read; see `kernels.trainer`.
-        quiet: print no line an epoch.
+        device: the model's device. The CPU is the default: at the lesson's sizes it is faster.
+        mode: how the fused trainer treats rows that a batch does not read; see `kernels.trainer`.
+        quiet: do not print a line per epoch.
 
     Raises:
         BackendError: the backend cannot run on this device.
-        DataError: an argument makes no sense.
+        DataError: an argument is wrong.
 
     >>> from lesson import load_movielens
     >>> learn = collab_learner(load_movielens(), n_factors=40, y_range=(0, 5.5), wd=1e-1, quiet=True)
@@ -344,7 +344,7 @@ def collab_learner(
     """
     if not isinstance(data, CollabData):
         raise DataError(
-            f"data={shown(data)}: what load_ratings or load_movielens returns is needed, "
+            f"data={shown(data)}: pass the result of load_ratings or load_movielens, "
             "as in collab_learner(load_ratings('ratings.csv'))"
         )
     checks.text("backend", backend)
@@ -353,7 +353,7 @@ def collab_learner(
     low, high = data.ratings.rating.min(), data.ratings.rating.max()
     if model.y_range is not None and not (model.y_range[0] <= low and high <= model.y_range[1]):
         warnings.warn(
-            f"y_range={model.y_range} does not reach all ratings, which go from {low:g} to {high:g}; "
+            f"y_range={model.y_range} does not cover all ratings, which go from {low:g} to {high:g}; "
             f"data.y_range does: {data.y_range}",
             stacklevel=2,
         )
@@ -367,13 +367,13 @@ def _device(device: Any) -> torch.device:
         place = torch.device(device)
         torch.zeros((), device=place).item()  # "meta" has no numbers
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        known = "'cpu' is needed, or 'cuda' where there is a GPU"
+        known = "use 'cpu', or 'cuda' if there is a GPU"
         raise DataError(f"device={shown(device)}: {known} ({reason(error)})") from None
     return place
 
 
 def _warn_of_unknown(asked: list[tuple[str, list[Any], np.ndarray]]) -> None:
-    """Say once which ids training never saw."""
+    """Warn once about ids that training never saw."""
     names = ((kind, spelled(keys[k])) for kind, keys, rows in asked for k in np.flatnonzero(rows == 0))
     unknown = list(dict.fromkeys(names))
     if unknown:

@@ -1,4 +1,4 @@
-"""The learner: data, model and training in the lesson's words. Every model of the lesson is trained by this loop."""
+"""The learner: data, model and training. This loop trains every model of the lesson."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Epoch(NamedTuple):
-    """What an epoch left behind: 1-based number, mean losses, seconds of training, metrics by name."""
+    """The record of an epoch: 1-based number, mean losses, seconds of training, metrics by name."""
 
     epoch: int
     train_loss: float
@@ -39,7 +39,7 @@ class Epoch(NamedTuple):
 
 
 class Recorder(NamedTuple):
-    """fastai's name for what training leaves behind: the loss of every batch, the loss and metrics of every epoch."""
+    """fastai's name for the training record: the loss of every batch, the loss and metrics of every epoch."""
 
     losses: list[float]
     val_losses: list[float]
@@ -47,7 +47,7 @@ class Recorder(NamedTuple):
 
 
 class DivergenceError(FloatingPointError):
-    """Training left the finite numbers; `history` holds the epochs before."""
+    """Training diverged; `history` has the epochs before."""
 
     def __init__(self, message: str, history: Sequence[Epoch] = ()) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class DivergenceError(FloatingPointError):
 
 
 def stream(seed: int, name: str) -> torch.Generator:
-    """A generator of its own for each purpose, so that one more draw here moves nothing there.
+    """A separate generator for each purpose, so that an extra draw in one does not change the other.
 
     Args:
         seed: at least 0.
@@ -74,23 +74,23 @@ class Learner:
             (inputs …, target), as `torch.utils.data.TensorDataset` does.
         model: called with the inputs of a batch.
         loss_func: of predictions and target; a mean over rows.
-        opt_func: makes an optimizer of parameter groups: one of `lesson.optimizers` or of torch's, other constants by
+        opt_func: makes an optimizer of parameter groups: from `lesson.optimizers` or torch, other constants through
             `functools.partial`.
         metrics: functions of predictions and target, measured on the validation rows after each epoch.
-        layer_groups: the model's parts from first to last, for freezing and for rates of their own; None is one group.
-        wd: weight decay of each group, as the optimizer understands it.
-        bn_wd: whether biases and BatchNorm decay too. A bias is what has "bias" at the end of its name or its layer's.
-        train_bn: whether BatchNorm goes on training in frozen layer groups (fastai's default).
-        divisor: by what slice(lr) divides the rate of all groups but the last.
-        bs: rows a batch; None takes the data's own `bs`, or 64.
-        seed: of the order of rows.
-        quiet: print no line an epoch.
+        layer_groups: the model's parts from first to last, for freezing and separate rates; None is one group.
+        wd: the optimizer's weight decay, for every group.
+        bn_wd: whether biases and BatchNorm decay too. A bias has a name, or a layer name, that ends in "bias".
+        train_bn: whether BatchNorm trains in frozen layer groups too (fastai's default).
+        divisor: slice(lr) divides the rate of all groups but the last by it.
+        bs: rows per batch; None takes the data's `bs`, or 64.
+        seed: for the order of rows.
+        quiet: do not print a line per epoch.
 
     Attributes:
         history: an `Epoch` for each epoch trained so far.
 
     Raises:
-        DataError: an argument makes no sense.
+        DataError: an argument is wrong.
 
     >>> from torch.nn.functional import mse_loss
     >>> from lesson.data import DataBunch
@@ -104,7 +104,7 @@ class Learner:
     True
     """
 
-    valid_bs = 1024  # rows that are validated at a time, so that a large validation set needs no memory for all
+    valid_bs = 1024  # rows validated at a time, to limit the memory for a large validation set
 
     def __init__(
         self,
@@ -124,14 +124,14 @@ class Learner:
         quiet: bool = False,
     ) -> None:
         if not all(hasattr(data, part) and len(getattr(data, part)) for part in ("train", "valid")):
-            raise DataError(f"data={shown(data)}: train and valid are needed, with a row each at least")
+            raise DataError(f"data={shown(data)}: it needs train and valid, each with at least one row")
         for name, function in (("loss_func", loss_func), ("opt_func", opt_func), *(("metrics", m) for m in metrics)):
             if not callable(function):
-                raise DataError(f"{name}={shown(function)}: a function is needed")
+                raise DataError(f"{name}={shown(function)}: pass a function")
         self.data, self.model, self.loss_func, self.opt_func = data, model, loss_func, opt_func
         self.metrics = {getattr(metric, "__name__", type(metric).__name__): metric for metric in metrics}
         if len(self.metrics) < len(metrics):
-            raise DataError(f"metrics: two have one name; there are {', '.join(self.metrics)}")
+            raise DataError(f"metrics: two have the same name; there are {', '.join(self.metrics)}")
         self.layer_groups = [model] if layer_groups is None else list(layer_groups)
         _check_parts(model, self.layer_groups)
         self.wd, self.bn_wd, self.train_bn = checks.number("wd", wd, least=0), bn_wd, train_bn
@@ -145,7 +145,7 @@ class Learner:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return next(self.model.parameters()).device
 
     @property
@@ -159,7 +159,7 @@ class Learner:
     def freeze_to(self, n: int) -> None:
         """Train the layer groups from the n-th on (claims 14, 16).
 
-        BatchNorm trains everywhere; where `train_bn` is False it stands still in frozen groups, its running means too.
+        BatchNorm trains everywhere, unless `train_bn` is False: then frozen groups keep it fixed, running means too.
 
         Args:
             n: the first group that trains, counted from 0; a negative one from the end.
@@ -176,7 +176,7 @@ class Learner:
                     param.requires_grad_(trains)
 
     def freeze(self) -> None:
-        """Train the last layer group alone."""
+        """Train only the last layer group."""
         self.freeze_to(-1)
 
     def unfreeze(self) -> None:
@@ -193,7 +193,7 @@ class Learner:
             lr: a rate for all layer groups, or a slice; see `group_rates`.
 
         Raises:
-            DivergenceError: the loss is no finite number any more.
+            DivergenceError: the loss is not finite.
         """
         for _ in self.epochs(epochs, lr):
             pass
@@ -216,26 +216,26 @@ class Learner:
             pct_start: the share of the steps in which the rate grows.
 
         Raises:
-            DivergenceError: the loss is no finite number any more.
+            DivergenceError: the loss is not finite.
         """
         policy = partial(one_cycle, moms=moms, div_factor=div_factor, pct_start=pct_start)
         for _ in self.epochs(epochs, lr, policy):
             pass
 
     def epochs(self, epochs: int, lr: float | slice = 3e-3, policy: Policy = constant) -> Iterator[Epoch]:
-        """Train one epoch each time the next is asked for: to stop early, look at weights, or train two in turns.
+        """An iterator that trains one epoch per step: to stop early, look at weights, or train two in turns.
 
-        Between epochs the model holds what has been trained so far, and whoever changes it then is heard. A training
-        that is left early keeps what it has.
+        Between epochs the model has what was trained so far, and changes to it then count. A training that stops early
+        keeps what it has.
 
         Args:
-            epochs: how many there are at most; the schedule is for all of them.
+            epochs: the largest number of epochs; the schedule is for all of them.
             lr: the (highest) rate for all layer groups, or a slice; see `group_rates`.
-            policy: makes a schedule for a number of steps and a rate: `constant`, `one_cycle`, or your own.
+            policy: makes a schedule from a number of steps and a rate: `constant`, `one_cycle`, or your own.
 
         Raises:
-            DataError: an argument makes no sense, or all layers are frozen.
-            DivergenceError: (while training) the loss is no finite number any more.
+            DataError: an argument is wrong, or all layers are frozen.
+            DivergenceError: (while training) the loss is not finite.
         """
         epochs = checks.whole("epochs", epochs, least=1)
         rates = group_rates(lr, len(self.layer_groups), self.divisor)
@@ -261,7 +261,7 @@ class Learner:
     def _training(
         self, optimizer: torch.optim.Optimizer, schedule: Schedule
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
-        """A training: what it gives goes through rows int64[n] once, and returns the losses float64[batches]."""
+        """A training: the function it yields trains on rows int64[n] once, and returns losses float64[batches]."""
         momenta = itertools.repeat(None) if schedule.momentum is None else schedule.momentum.tolist()
         steps = zip(schedule.lr.tolist(), momenta, strict=False)
         optimizer.zero_grad()
@@ -289,7 +289,7 @@ class Learner:
                     layer.train(not isinstance(layer, NORMS))
 
     def _param_groups(self, rates: Sequence[float]) -> list[dict[str, Any]]:
-        """The optimizer's groups: one a layer group, two where biases and BatchNorm do not decay."""
+        """The optimizer's groups: one per layer group, or two if biases and BatchNorm do not decay."""
         plain = _plain_params(self.model)
         found = []
         for group, rate in zip(self.layer_groups, rates, strict=True):
@@ -304,7 +304,7 @@ class Learner:
     def _record(self, record: Epoch) -> Epoch:
         if not (math.isfinite(record.train_loss) and math.isfinite(record.valid_loss)):
             raise DivergenceError(
-                f"the loss left the finite numbers in epoch {record.epoch} "
+                f"the loss is not finite in epoch {record.epoch} "
                 f"(training {record.train_loss}, validation {record.valid_loss}); try a smaller rate",
                 self.history,
             )
@@ -318,7 +318,7 @@ class Learner:
             print(f"{record.epoch:5}", *columns, f"{record.seconds:5.2f}s", sep="  ")
         return record
 
-    # What the model says
+    # Predictions
 
     @torch.no_grad()
     def get_preds(self) -> tuple[Tensor, Tensor]:
@@ -339,21 +339,21 @@ class Learner:
         """Save the model as a safetensors file; the whole file or none of it.
 
         Raises:
-            DataError: the folder does not exist or cannot be written to, or a folder has this name.
+            DataError: the folder does not exist or cannot be written to, or the path is a folder.
         """
         saving.save(self.model, path, self._identity())
 
     def load(self, path: str | Path) -> Self:
-        """Take over the state of a saved model that fits this one.
+        """Load the state of a saved model that fits this one.
 
         Raises:
-            DataError: no such file, or one that does not fit this learner.
+            DataError: the file does not exist or does not fit this learner.
         """
         saving.load(self.model, path, self._identity())
         return self
 
     def _identity(self) -> dict[str, str]:
-        """What a saved model must share with this learner besides the shapes of its tables."""
+        """What a saved model must share with this learner, in addition to the tables' shapes."""
         return {}
 
 
@@ -363,11 +363,11 @@ def group_rates(lr: float | slice, groups: int, divisor: float = 3) -> list[floa
     Args:
         lr: a number goes to all; slice(b) gives the last group b and all others b / divisor; slice(a, b) goes from a
             to b in equal ratios. A single group gets b.
-        groups: how many there are.
-        divisor: 3 as in the lesson; fastai takes 10 since 1.0.29.
+        groups: the number of groups.
+        divisor: 3 as in the lesson; fastai uses 10 since 1.0.29.
 
     Raises:
-        DataError: a rate that is none.
+        DataError: a rate is wrong.
 
     >>> group_rates(slice(1e-3), 3)
     [0.0003333333333333333, 0.0003333333333333333, 0.001]
@@ -377,7 +377,7 @@ def group_rates(lr: float | slice, groups: int, divisor: float = 3) -> list[floa
     if not isinstance(lr, slice):
         return [checks.number("lr", lr, above=0)] * groups
     if lr.step is not None:
-        raise DataError(f"lr={shown(lr)}: slice(b) or slice(a, b) is needed")
+        raise DataError(f"lr={shown(lr)}: use slice(b) or slice(a, b)")
     last = checks.number("lr", lr.stop, above=0)
     if lr.start is None:
         return [last / divisor] * (groups - 1) + [last]
@@ -387,9 +387,9 @@ def group_rates(lr: float | slice, groups: int, divisor: float = 3) -> list[floa
 
 
 def _check_parts(model: nn.Module, groups: Sequence[nn.Module]) -> None:
-    """Every parameter belongs to one layer group."""
+    """Check that every parameter belongs to exactly one layer group."""
     if not all(isinstance(group, nn.Module) for group in groups):
-        raise DataError("layer_groups: a list of modules is needed, from the first layers to the last")
+        raise DataError("layer_groups: pass a list of modules, from the first layers to the last")
     owners = Counter(param for group in groups for param in group.parameters())
     for name, param in model.named_parameters():
         if owners[param] != 1:
@@ -408,7 +408,7 @@ def _is_bias(name: str) -> bool:
 
 
 def _set_hypers(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
-    """This step's rate, as each group has its share of it, and its momentum where the optimizer has one."""
+    """Set this step's rate, scaled per group, and its momentum if the optimizer has one."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["share"]
         if momentum is not None and "betas" in group:

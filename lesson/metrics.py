@@ -1,4 +1,4 @@
-"""Metrics: functions of predictions and target that give a number."""
+"""Metrics: functions of predictions and target that return a number."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The lesson's optimizers: each is a list of small steps, so that an ablation is a list with one item changed.
+"""The lesson's optimizers: each is a list of small steps, so that an ablation changes one item.
 
 A step is a function of a parameter, its state and the hyper-parameters of its group, by name. It changes parameter or
-state in place; `state["grad"]` is the gradient as the steps before have left it. All else is `torch.optim.Optimizer`:
+state in place; `state["grad"]` is the gradient as changed by earlier steps. All else is `torch.optim.Optimizer`:
 parameter groups, `state_dict`, schedulers.
 
 >>> param = torch.nn.Parameter(torch.ones(1))
@@ -61,7 +61,7 @@ def sgd_step(param: Tensor, state: State, *, lr: float, **_: Any) -> None:
 
 
 def momentum_step(param: Tensor, state: State, *, lr: float, **_: Any) -> None:
-    """Step: w −= lr·m, of either mean (claim 69)."""
+    """Step: w −= lr·m, for either mean (claim 69)."""
     param.sub_(state["exp_avg"], alpha=lr)
 
 
@@ -77,7 +77,7 @@ def adam_step(param: Tensor, state: State, *, lr: float, betas: tuple[float, flo
 
 
 def sign_step(param: Tensor, state: State, *, lr: float, **_: Any) -> None:
-    """Step: w −= lr·sign(g): what Adam does that is made anew for each batch (claim 66)."""
+    """Step: w −= lr·sign(g): the step of an Adam that is re-created for each batch (claim 66)."""
     param.sub_(state["grad"].sign(), alpha=lr)
 
 
@@ -93,31 +93,31 @@ class Optimizer(torch.optim.Optimizer):
     """Runs a list of steps over parameters.
 
     Args:
-        params: the parameters, or groups of them: dictionaries with "params" and what else is their own.
-        steps: what happens to each of them, in order.
+        params: the parameters, or groups of them: dictionaries with "params" and the group's own settings.
+        steps: the steps for each parameter, in order.
         lr: learning rate.
-        hypers: what else the steps ask for: weight_decay, momentum, betas, eps.
+        hypers: the steps' other hyper-parameters: weight_decay, momentum, betas, eps.
 
     Raises:
-        DataError: a list of steps or a number that makes no sense.
+        DataError: the list of steps or a number is wrong.
     """
 
     def __init__(self, params: Params, steps: list[Step], lr: float = 1e-3, **hypers: Any) -> None:
         if not isinstance(steps, list | tuple) or not steps or not all(map(callable, steps)):
-            raise DataError(f"steps={checks.shown(steps)}: a list of steps is needed, such as [sgd_step]")
+            raise DataError(f"steps={checks.shown(steps)}: pass a list of steps, such as [sgd_step]")
         self.steps = list(steps)
         try:
             super().__init__(params, {"lr": lr, **hypers})
         except (TypeError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"params: a list of parameters is needed, with one at least ({error})") from None
+            raise DataError(f"params: pass a list of at least one parameter ({error})") from None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Take over more parameters.
+        """Add a group of parameters.
 
         Raises:
-            DataError: a number that makes no sense, or one that a step asks for and does not get.
+            DataError: a number is wrong, or a hyper-parameter of a step is missing.
         """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -126,17 +126,17 @@ class Optimizer(torch.optim.Optimizer):
         for step in self.steps:
             for name, asked in signature(step).parameters.items():
                 if asked.kind is Parameter.KEYWORD_ONLY and asked.default is Parameter.empty and name not in group:
-                    raise DataError(f"{name}: the step {step.__name__} asks for it; give it to the optimizer by name")
+                    raise DataError(f"{name}: the step {step.__name__} needs it; pass it to the optimizer by name")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "steps": self.steps}  # torch's copies leave out what it does not know
+        return {**super().__getstate__(), "steps": self.steps}  # torch's copies drop unknown attributes
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of every parameter that has a gradient.
 
         Args:
-            closure: computes loss and gradients; what it returns is returned.
+            closure: computes loss and gradients; its result is returned.
         """
         loss = None
         if closure is not None:
@@ -192,7 +192,7 @@ def Momentum(  # noqa: N802
 def RMSprop(  # noqa: N802
     params: Params, lr: float = 1e-3, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0
 ) -> Optimizer:
-    """RMSprop (Hinton's course) as torch has it: with the root, and eps outside it; its alpha is Adam's β2."""
+    """RMSprop (Hinton's course) as in torch: with the root, and eps outside it; torch's alpha is β2."""
     return Optimizer(params, RMSPROP_STEPS, lr, betas=(0.0, alpha), eps=eps, weight_decay=weight_decay)
 
 

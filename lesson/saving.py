@@ -1,4 +1,4 @@
-"""A model's state as a safetensors file: nothing is unpickled, and a file that does not fit changes nothing."""
+"""Saves a model's state as a safetensors file: nothing is unpickled; a file that does not fit changes nothing."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from lesson.data.table import as_path, reason
 
 
 def save(model: nn.Module, path: str | Path, identity: Mapping[str, str]) -> None:
-    """Write the state of a model, and what it was made for; the whole file or none of it.
+    """Write the state and the identity of a model; the whole file or nothing.
 
     Args:
         model: the model.
         path: the file.
-        identity: what `load` asks for, text by name.
+        identity: texts by name, which `load` compares.
 
     Raises:
-        DataError: the folder does not exist or cannot be written to, or a folder has this name.
+        DataError: the folder does not exist or cannot be written to, or the path is a folder.
     """
     path = as_path(path)
     try:
         if path.is_dir():
-            raise IsADirectoryError("a folder has this name")
+            raise IsADirectoryError("it is a folder")
         handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
@@ -47,10 +47,10 @@ def save(model: nn.Module, path: str | Path, identity: Mapping[str, str]) -> Non
 
 
 def load(model: nn.Module, path: str | Path, identity: Mapping[str, str]) -> None:
-    """Give a model the state of a file that was saved with this identity.
+    """Load a model's state from a file that was saved with this identity.
 
     Raises:
-        DataError: no such file, or one that does not fit.
+        DataError: the file does not exist or does not fit.
     """
     shown_path = printable(as_path(path))
     try:
@@ -58,18 +58,18 @@ def load(model: nn.Module, path: str | Path, identity: Mapping[str, str]) -> Non
             saved = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, ValueError, safetensors.SafetensorError) as error:  # ValueError: a zero byte in the name
-        raise DataError(f"{shown_path}: not a saved model that can be read ({reason(error)})") from error
+        raise DataError(f"{shown_path}: not a readable saved model ({reason(error)})") from error
     for name, own in identity.items():
         if saved.get(name) != own:
             theirs = saved.get(name, "nothing")
             raise DataError(
-                f"{shown_path}: saved with other {name} ({theirs:.60} where this learner has {own:.60}); "
+                f"{shown_path}: saved with other {name} ({theirs:.60}; this learner has {own:.60}); "
                 "make the learner from the same data, split and arguments"
             )
     tables = model.state_dict()
     for name in sorted(tables.keys() | state.keys()):
         if name not in tables or name not in state:
-            raise DataError(f"{shown_path}: {name} is {'missing' if name in tables else 'no table of this model'}")
+            raise DataError(f"{shown_path}: {name} is {'missing' if name in tables else 'not a table of this model'}")
         for what in ("shape", "dtype"):
             saved_as, needed = (getattr(table[name], what) for table in (state, tables))
             if saved_as != needed:

@@ -11,7 +11,7 @@ from lesson import checks
 
 
 class Schedule(NamedTuple):
-    """A rate and a momentum for each step, float64[steps]; no momentum leaves the optimizer its own."""
+    """A rate and a momentum for each step, float64[steps]; without a momentum the optimizer keeps its own."""
 
     lr: np.ndarray
     momentum: np.ndarray | None
@@ -21,7 +21,7 @@ Policy = Callable[[int, float], Schedule]  # of the number of steps and the high
 
 
 def cosine(start: float, end: float, steps: int) -> np.ndarray:
-    """Half a cosine, float64[steps]: the first is `start`, and one step after the last would be `end`."""
+    """Half a cosine, float64[steps]: it begins at `start` and would reach `end` one step after the last."""
     start, end, steps = checks.number("start", start), checks.number("end", end), checks.whole("steps", steps)
     return end + (start - end) / 2 * (1 + np.cos(np.pi * np.arange(steps) / max(steps, 1)))
 
@@ -36,17 +36,17 @@ def one_cycle(
     """The one-cycle policy (Smith 2018) as in fastai v1: the rate goes low-high-low, momentum mirrors it (claim 76).
 
     The rate starts at lr_max / div_factor, reaches lr_max after `pct_start` of the steps, and ends at
-    lr_max / (div_factor · 10⁴), which is lr_max / 250,000 by default; both ways along a cosine.
+    lr_max / (div_factor · 10⁴), which is lr_max / 250,000 by default; both parts follow a cosine.
 
     Args:
-        steps: how many there are.
+        steps: the number of steps.
         lr_max: the highest rate.
         moms: momentum at both ends, and where the rate is highest.
-        div_factor: how much lower the first rate is.
-        pct_start: the share of the steps in which the rate grows.
+        div_factor: lr_max over the first rate.
+        pct_start: the share of steps in which the rate rises.
 
     Raises:
-        DataError: an argument makes no sense.
+        DataError: an argument is wrong.
 
     >>> lr, momentum = one_cycle(1000, lr_max=5e-3)
     >>> [float(lr[step].round(6)) for step in (0, 300, 999)]

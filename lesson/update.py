@@ -21,7 +21,7 @@ def penalized(model: nn.Module, x: Tensor, y: Tensor, wd: float) -> Tensor:
 
 
 def update(model: nn.Module, x: Tensor, y: Tensor, lr: float, wd: float = 1e-5) -> float:
-    """One step of gradient descent on the penalized loss, as the lesson writes it first (claim 64).
+    """One step of gradient descent on the penalized loss, in the lesson's first version (claim 64).
 
     Returns:
         The loss before the step, penalty included.
@@ -42,10 +42,10 @@ def update(model: nn.Module, x: Tensor, y: Tensor, lr: float, wd: float = 1e-5) 
 
 
 def update_with(opt: torch.optim.Optimizer, model: nn.Module, x: Tensor, y: Tensor, wd: float = 0.0) -> float:
-    """The same with an optimizer in the place of the lesson's two lines, and by default without the penalty.
+    """The same with an optimizer instead of the lesson's two lines, and by default without the penalty.
 
     The lesson makes a new Adam for every batch, as `update_with(Adam(model.parameters(), lr), model, x, y)` does. It
-    starts from no state each time, so that its step is lr·g/(|g| + eps): the gradient's sign (claim 66).
+    starts without state each time, so its step is lr·g/(|g| + eps): the gradient's sign (claim 66).
 
     Returns:
         The loss before the step.

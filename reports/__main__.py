@@ -1,4 +1,4 @@
-"""`python -m reports`: render whatever is in the results folder."""
+"""`python -m reports`: draws everything in the results folder."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def main(
     results: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder that studies and benchmarks left behind.")
+        Path, typer.Option(metavar="DIR", help="The folder with the results of studies and benchmarks.")
     ] = Path("results"),
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the pages go.")] = Path("reports/html"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the pages.")] = Path("reports/html"),
 ) -> None:
-    """Render results as pages: the claims ledger, a page a study, the benchmarks, the peers.
+    """Draw the results as pages: the claims ledger, a page for each study, the benchmarks, the other libraries.
 
-    Ends with status 1 where a file or value could not be used: it is named, and everything else is drawn.
+    A file or value that cannot be used is named, and the exit status is then 1; everything else is drawn.
     """
-    # Imported here: --help, and a folder that is not there, need none of the libraries that draw.
+    # Imported here: --help and a missing folder do not need the drawing libraries.
     from reports.pages import render
     from reports.read import gather
     from studies.evidence.schema import ResultsError, write_text
@@ -34,9 +34,7 @@ def main(
     except ResultsError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(
-            f"{error.filename or results}: cannot be read ({error.strerror}). Name the folder of results by --results."
-        )
+        _fail(f"{error.filename or results}: cannot be read ({error.strerror}). Name another folder with --results.")
     _require_folder(out)
     pages = render(inputs)
     try:
@@ -47,14 +45,14 @@ def main(
     for problem in pages.problems:
         typer.echo(f"problem: {one_line(problem)}", err=True)
     for part in inputs.missing:
-        typer.echo(f"missing: {part.what} This makes it: {part.command}", err=True)
+        typer.echo(f"missing: {part.what} To make it: {part.command}", err=True)
     typer.echo(f"pages: {one_line(str((out / 'index.html').resolve()))}")
     if pages.problems:
         raise typer.Exit(1)
 
 
 def _require_folder(out: Path) -> None:
-    """Make sure that pages can be written, before the seconds that it takes to draw them."""
+    """Check that pages can be written, before the seconds that drawing takes."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -62,7 +60,7 @@ def _require_folder(out: Path) -> None:
     except OSError as error:
         taken = isinstance(error, (FileExistsError, NotADirectoryError))
         reason = "a file is in the way" if taken else error.strerror
-        _fail(f"--out {out}: no page can be written there ({reason}). Name another folder.")
+        _fail(f"--out {out}: cannot write pages there ({reason}). Name another folder.")
 
 
 def _fail(message: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""How the arms of a study are named, placed on an axis, and laid out as tables of runs."""
+"""Names a study's arms, places them on an axis, and lays out their runs as tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FEWEST = 3  # values of a setting that make a sweep
 
 
 def name_of(summary: Summary, name: str) -> str:
-    """A setting, an arm or a metric as a reader calls it."""
+    """The display name of a setting, an arm or a metric."""
     return summary.names.get(name, name)
 
 
@@ -23,7 +23,7 @@ def title_of(summary: Summary, metric: str) -> str:
 
 
 def differing(summary: Summary) -> list[str]:
-    """The settings in which the arms differ, but for what tuning chose."""
+    """The settings in which the arms differ, except those that tuning chose."""
     arms = [arm.settings for arm in summary.arms.values()]
     tuned = {key for tuning in summary.tuning for key in tuning.chosen}
     every = list(dict.fromkeys(key for settings in arms for key in settings if key not in tuned))
@@ -35,8 +35,8 @@ class Sweep(NamedTuple):
 
     Attributes:
         setting: its name.
-        places: its values, of the arms that have one, in the axis' order.
-        lines: by arm, what else tells it apart: the arms of one line differ in the swept setting alone.
+        places: its value by arm, in the axis' order.
+        lines: by arm, its other settings: the arms of one line differ only in the swept setting.
     """
 
     setting: str
@@ -45,7 +45,7 @@ class Sweep(NamedTuple):
 
 
 def sweep_of(summary: Summary) -> Sweep | None:
-    """The setting with most values that are numbers from 0 on; None where no setting has three of them."""
+    """The setting with the most distinct numbers from 0 on; None if no setting has three."""
     differ = differing(summary)
     values = {key: _numbers(summary, key) for key in differ}
     swept = max(differ, key=lambda key: len(set(values[key].values())), default=None)
@@ -57,7 +57,7 @@ def sweep_of(summary: Summary) -> Sweep | None:
     for arm, value in values[swept].items():
         settings = summary.arms[arm].settings
         line = ", ".join(f"{name_of(summary, key)} {settings[key]}" for key in others if key in settings)
-        if value in taken.setdefault(line, set()):  # of two arms on one place the second is a point of its own
+        if value in taken.setdefault(line, set()):  # if two arms share a place, the second gets its own line
             line = name_of(summary, arm)
         taken.setdefault(line, set()).add(value)
         lines[arm] = line
@@ -65,7 +65,7 @@ def sweep_of(summary: Summary) -> Sweep | None:
 
 
 def _numbers(summary: Summary, setting: str) -> dict[str, float]:
-    """The setting's value by arm, where it is a number that an axis from 0 on has a place for."""
+    """The setting's value by arm, if it is a number from 0 on."""
     values = {arm: one.settings.get(setting) for arm, one in summary.arms.items()}
     return {
         arm: float(value)
@@ -75,7 +75,7 @@ def _numbers(summary: Summary, setting: str) -> dict[str, float]:
 
 
 def by_seed(study: Study, metric: str, kind: str = "run") -> pd.DataFrame:
-    """A metric of every run, a row a seed and a column an arm as declared; NaN where it failed."""
+    """A metric of every run: one row per seed, one column per arm in declared order; NaN if the run failed."""
     if study.runs is None:
         return pd.DataFrame()
     runs = study.runs[study.runs["kind"] == kind]
@@ -84,17 +84,17 @@ def by_seed(study: Study, metric: str, kind: str = "run") -> pd.DataFrame:
 
 
 def noise_pairs(study: Study) -> pd.Series:
-    """The A/A differences by seed: the noise floor's arm again minus the same arm, on the same splits."""
+    """The A/A differences by seed: the noise floor's repeat minus the first run, on the same splits."""
     floor = study.summary.noise_floor
     if floor is None or study.runs is None:
         return pd.Series(dtype=float)
     runs = study.runs[study.runs["arm"] == floor.arm].set_index("seed")
-    first, again = (runs.loc[runs["kind"] == kind, f"metric.{study.summary.metric}"] for kind in ("run", "again"))
-    return (again.astype(float) - first.astype(float)).dropna()
+    first, repeat = (runs.loc[runs["kind"] == kind, f"metric.{study.summary.metric}"] for kind in ("run", "repeat"))
+    return (repeat.astype(float) - first.astype(float)).dropna()
 
 
 def shown_arms(summary: Summary, most: int) -> list[str]:
-    """At most so many arms: those that parts weigh first, the baseline, and of the others some, evenly."""
+    """At most `most` arms: the baseline, the arms of parts, and an even choice of the others."""
     arms = list(summary.arms)
     if len(arms) <= most:
         return arms

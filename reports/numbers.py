@@ -1,4 +1,4 @@
-"""How every number on the pages is written: − for minus, commas between thousands, as many digits as mean something."""
+"""Writes every number on the pages: − for minus, commas between thousands, only significant digits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Write = Callable[[float | None], str]
 
 MISSING = "–"
 MOST = 8  # decimals
-LARGE = 1e7  # from here on three figures say what matters
-LONG = 1e15  # from here on a float does not have all digits before its point
+LARGE = 1e7  # from here on three digits are enough
+LONG = 1e15  # from here on a float does not have every integer digit
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`value` with `digits` decimals: 0.895, −0.033, 1.011; a dash where there is none; 2.00·10²⁰ where it is long."""
+    """`value` with `digits` decimals: 0.895, −0.033, 1.011; a dash for None; 2.00·10²⁰ if it is long."""
     if value is None or math.isnan(value):
         return MISSING
     if LONG <= abs(value) < math.inf:
@@ -25,7 +25,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """As `number`, with a plus sign before what is positive."""
+    """As `number`, with a plus sign if it is positive."""
     return plus(number(value, digits), value)
 
 
@@ -41,12 +41,12 @@ def digits_for(bounds: tuple[float, float] | None, least: int = 3) -> int:
 
 
 def writer(*values: float | None, bounds: Interval | None = None, least: int = 3) -> Write:
-    """How to write numbers that stand side by side: with decimals in which they differ, to three figures where tiny.
+    """How to write numbers side by side: with enough decimals to differ, and three digits if tiny.
 
     Args:
         *values: the numbers.
         bounds: the interval of their difference: its ends differ too. A null end is infinite.
-        least: decimals of numbers below 10; of larger ones there are fewer.
+        least: decimals of numbers below 10; larger ones have fewer.
 
     Example:
         >>> write = writer(0.8204, 0.8201)
@@ -63,22 +63,22 @@ def writer(*values: float | None, bounds: Interval | None = None, least: int = 3
     ends = (low, high) if low is not None and high is not None and high - low > 1e-9 * largest else None
     digits = max(digits_for(ends, least), digits_to_differ(values, least))
     if any(0 < abs(end) < 10**-digits / 2 for end in ends or ()):
-        digits += 1  # an end beside 0 should say on which side it is
+        digits += 1  # an end near 0 should show its sign
     return lambda value: number(value, digits)
 
 
 def plus(text: str, value: float | None) -> str:
-    """`text`, which writes `value`, with a plus sign before what is positive: +0.043, but 0.000."""
+    """`text`, which writes `value`, with a plus sign if it is positive: +0.043, but 0.000."""
     return f"+{text}" if value is not None and value > 0 and text.strip("0.") else text
 
 
 def interval_of(bounds: tuple[float, float] | None, write: Write) -> str:
-    """An interval of differences, whose numbers `write` writes, with signs: [−0.035, −0.031]."""
+    """An interval of differences, written by `write`, with signs: [−0.035, −0.031]."""
     return MISSING if bounds is None else f"[{', '.join(plus(write(end), end) for end in bounds)}]"
 
 
 def range_of(low: float | None, high: float | None, write: Write) -> str:
-    """An interval whose numbers `write` writes: [0.031, 0.034], and with signs where it has both: [−0.002, +0.004].
+    """An interval, written by `write`: [0.031, 0.034], with signs if it has both: [−0.002, +0.004].
 
     A null end is infinite: [0.031, ∞).
     """
@@ -89,14 +89,14 @@ def range_of(low: float | None, high: float | None, write: Write) -> str:
 
 
 def digits_to_differ(values: Iterable[float | None], least: int = 3, most: int = 8) -> int:
-    """Decimals with which different values look different: 0.8201 and 0.8204, not 0.820 twice."""
+    """Decimals that make different values look different: 0.8201 and 0.8204, not 0.820 twice."""
     different = {value for value in values if value is not None and math.isfinite(value)}
     enough = (d for d in range(least, most) if len({number(value, d) for value in different}) == len(different))
     return next(enough, most)
 
 
 def setting(value: object, figures: int = 4) -> str:
-    """A setting as short as it goes: 0.1, 0.004106, 1e-05, adamw."""
+    """A setting as short as possible: 0.1, 0.004106, 1e-05, adamw."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, (int, float)):
@@ -106,9 +106,9 @@ def setting(value: object, figures: int = 4) -> str:
 
 
 def settings(values: Iterable[object]) -> list[str]:
-    """Settings, each as short as it goes, but so that different ones look different: 0.00123456 and 0.00123457."""
+    """Settings as short as possible, but different ones look different: 0.00123456 and 0.00123457."""
     listed = list(values)
-    for figures in range(4, 18):  # 17 figures tell any two floats apart
+    for figures in range(4, 18):  # 17 digits distinguish any two floats
         texts = [setting(value, figures) for value in listed]
         if len(set(texts)) >= len(set(listed)):
             break
@@ -116,7 +116,7 @@ def settings(values: Iterable[object]) -> list[str]:
 
 
 def figures(value: float | None) -> str:
-    """`value` to three figures, whatever its size: 0.409, 0.0123, 3.34·10⁻⁶; a dash where there is none."""
+    """`value` to three digits at any size: 0.409, 0.0123, 3.34·10⁻⁶; a dash for None."""
     if value is None or math.isnan(value):
         return MISSING
     if value == 0 or math.isinf(value):
@@ -143,7 +143,7 @@ def p_value(p: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share of one in whole per cent: 95 %."""
+    """A share in whole per cent: 95 %."""
     return MISSING if share is None else f"{100 * share:.0f} %"
 
 

@@ -1,4 +1,4 @@
-"""The door: every file of the results folder is read here, once, and checked before anything is drawn from it."""
+"""Reads every file of the results folder, once, and checks it before anything is drawn."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from studies.evidence.ledger import Ledger, read_ledger
 from studies.evidence.schema import CURVES, RUNS, ResultsError, Summary, read_bytes
 
 INDEX_PAGE = "index.html"
-PAGES = Path(__file__).parent / "pages"  # whose files name the other pages
-LONGEST_NAME = 60  # of a page: with four bytes a character it still is a file's name
-LARGEST = 1e100  # that is drawn: the square of what is larger may overflow, and no float32 is
+PAGES = Path(__file__).parent / "pages"  # its files name the other pages
+LONGEST_NAME = 60  # of a page, in characters: at four bytes each still a valid file name
+LARGEST = 1e100  # drawn: larger squares may overflow, and float32 cannot hold more
 
 Holds = Callable[[pd.Series], bool]
 Read = TypeVar("Read")
@@ -28,7 +28,7 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Study:
-    """One folder of results: the summary, its runs and curves where they could be read, and the page's name."""
+    """One folder of results: the summary, its runs and curves if they could be read, and the page's name."""
 
     page: str
     folder: Path
@@ -39,7 +39,7 @@ class Study:
 
 
 class Missing(NamedTuple):
-    """What is not there, and the command that makes it."""
+    """Results that are missing, and the command that makes them."""
 
     what: str
     command: str
@@ -47,7 +47,7 @@ class Missing(NamedTuple):
 
 @dataclass
 class Inputs:
-    """Everything the pages are made from. `problems` are sentences about what could not be used."""
+    """Everything the pages are made from. `problems` are sentences about files that cannot be used."""
 
     results: Path
     ledger: Ledger
@@ -57,10 +57,10 @@ class Inputs:
     files: dict[str, Any] = field(default_factory=dict)
 
     def file(self, name: str, read: Callable[[Path], Read]) -> Read | None:
-        """What `read` makes of a file of the results folder, read once; None where it is not there or is a problem."""
+        """The result of `read` on a file of the results folder, cached; None if the file is missing or a problem."""
         if name not in self.files:
             self.files[name] = None
-            if os.path.lexists(self.results / name):  # a link that leads nowhere is there, and a problem
+            if os.path.lexists(self.results / name):  # a broken link counts as a file, and is a problem
                 try:
                     self.files[name] = read(self.results / name)
                 except ResultsError as error:
@@ -70,10 +70,10 @@ class Inputs:
 
 
 def gather(results: Path) -> Inputs:
-    """Read the ledger and every study in `results`, and say what is broken or missing.
+    """Read the ledger and every study in `results`, and collect what is broken or missing.
 
     Raises:
-        ResultsError: there is no such folder.
+        ResultsError: the folder does not exist.
     """
     ledger = read_ledger(results)
     inputs = Inputs(results, ledger, [], list(ledger.problems))
@@ -93,14 +93,14 @@ def gather(results: Path) -> Inputs:
 def page_name(folder: Path, results: Path, taken: set[str]) -> str:
     """A page's file name: wd_sweep-movielens-quick.html for wd_sweep/movielens/quick/.
 
-    `taken` are names in small letters: not every file system tells Index.html from index.html.
+    `taken` has names in lower case: on some file systems Index.html is index.html.
     """
     parts = folder.relative_to(results).parts or (folder.resolve().name,)
     stem = re.sub(r"[^\w.-]+", "-", "-".join(parts))[:LONGEST_NAME]
-    again = 2
+    number = 2
     name = f"{stem}.html"
     while name.casefold() in taken:
-        name, again = f"{stem}-{again}.html", again + 1
+        name, number = f"{stem}-{number}.html", number + 1
     return name
 
 
@@ -113,8 +113,8 @@ def is_text(values: pd.Series) -> bool:
 
 
 def is_kind(values: pd.Series) -> bool:
-    """What a run was made for."""
-    return is_text(values) and bool(values.isin(["run", "again", "tuning"]).all())
+    """A run's kind in every row."""
+    return is_text(values) and bool(values.isin(["run", "repeat", "tuning"]).all())
 
 
 def is_whole(values: pd.Series) -> bool:
@@ -128,19 +128,19 @@ def is_truth(values: pd.Series) -> bool:
 
 
 def is_number(values: pd.Series) -> bool:
-    """A number in every row that has anything: infinite where a run diverged."""
+    """A number or nothing in every row; infinite if a run diverged."""
     numeric = types.is_numeric_dtype(values) and not types.is_bool_dtype(values)
     return numeric or bool(values.isna().all())
 
 
 def is_drawable(values: pd.Series) -> bool:
-    """A number that can be averaged and drawn in every row that has anything."""
+    """Nothing, or a number that can be averaged and drawn, in every row."""
     return is_number(values) and bool((values.dropna().astype(float).abs() < LARGEST).all())
 
 
 HOLDS: dict[Holds, str] = {
     is_text: "text in every row",
-    is_kind: "run, again or tuning in every row",
+    is_kind: "run, repeat or tuning in every row",
     is_whole: "a whole number in every row",
     is_truth: "true or false in every row",
     is_number: "numbers",
@@ -152,7 +152,7 @@ OF_CURVES |= {"x": is_drawable, "curve": is_text, "value": is_number}
 
 
 def read_study(path: Path, summary: Summary, page: str) -> Study:
-    """Read the tables beside a `summary.json`; one that cannot be used becomes a problem on the page."""
+    """Read the tables beside a `summary.json`; a table that cannot be used becomes a problem on the page."""
     problems: list[str] = []
 
     def table(name: str, columns: Mapping[str, Holds], once: list[str]) -> pd.DataFrame | None:
@@ -162,7 +162,7 @@ def read_study(path: Path, summary: Summary, page: str) -> Study:
         except ResultsError as error:
             problems.append(
                 f"{beside} cannot be used ({error}): its charts are left out. "
-                f"This makes it anew: {summary.provenance.command}"
+                f"To make it again: {summary.provenance.command}"
             )
             return None
 
@@ -178,26 +178,26 @@ def read_table(path: Path, columns: Mapping[str, Holds], once: list[str], summar
     Args:
         path: the file.
         columns: what each column must hold.
-        once: the columns that tell rows apart, but for those of tuning.
-        summary: of the study whose table it is.
+        once: the columns that identify a row; tuning rows may repeat them.
+        summary: the study's summary.
 
     Raises:
-        ResultsError: it cannot be read, or does not hold that. Other columns are left behind.
+        ResultsError: it cannot be read, or a column does not hold that. Other columns are dropped.
     """
     try:
         table = parquet.read_table(pa.BufferReader(read_bytes(path)))
         table.validate(full=True)
     except FileNotFoundError as error:
-        raise ResultsError("it is not there") from error
+        raise ResultsError("it is missing") from error
     except OSError as error:
         raise ResultsError(f"it cannot be read: {error.strerror or error}") from error
     except (ValueError, pa.ArrowException) as error:
-        raise ResultsError(f"it is no Parquet file: {error}") from error
+        raise ResultsError(f"it is not a Parquet file: {error}") from error
     if lacking := sorted(columns.keys() - set(table.column_names)):
         raise ResultsError(f"it lacks the columns {', '.join(lacking)}")
     if twice := [name for name in columns if table.column_names.count(name) > 1]:
         raise ResultsError(f"it has the column {twice[0]} twice")
-    frame = table.select(list(columns)).replace_schema_metadata().to_pandas()  # its types alone say what it holds
+    frame = table.select(list(columns)).replace_schema_metadata().to_pandas()  # pandas' metadata may be wrong
     for name, holds in columns.items():
         if not holds(frame[name]):
             raise ResultsError(f"its column {name} does not hold {HOLDS[holds]}")
@@ -205,5 +205,5 @@ def read_table(path: Path, columns: Mapping[str, Holds], once: list[str], summar
     if unknown := sorted(set(judged["arm"]) - summary.arms.keys()):
         raise ResultsError(f"the summary has no arm {unknown[0]!r}")
     if judged.duplicated(once).any():
-        raise ResultsError(f"it has two rows of one {', '.join(once)}")
+        raise ResultsError(f"two rows have the same {', '.join(once)}")
     return frame

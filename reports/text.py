@@ -1,18 +1,18 @@
-"""Text from outside beside our own: it must not turn a page round, break a chart's XML, or steer a terminal."""
+"""Text from outside, cleaned: it must not reverse a page, break a chart's XML, or control a terminal."""
 
 from __future__ import annotations
 
 import re
 
-# Control characters but for tabs and ends of lines; Unicode's marks, embeddings, overrides and isolates of direction;
-# halves of characters, as names of files have them that are not UTF-8; and what XML allows nowhere.
+# Control characters except tabs and line ends; Unicode's direction marks, embeddings, overrides and isolates;
+# surrogates (from file names that are not UTF-8); and characters that XML forbids.
 UNSHOWN = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 
 
 def shown(text: str) -> str:
-    """`text` with a � for each character that would act instead of being seen."""
+    """`text` with a � for each invisible or control character."""
     return UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

@@ -1,4 +1,4 @@
-"""How timings are named, worded and laid out as tables."""
+"""Names timings, words their conditions, and lays them out as tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TITLES = {
     "deferred": "Deferred AdamW, a step",
     "deferred_steps": "Deferred steps on a GPU",
 }
-# What a benchmark is run under, in the order of the page.
+# The conditions of a benchmark, in the order of the page.
 CONDITIONS = ("op", "stage", "classes", "rows", "batch", "width", "params")
 
 
@@ -30,9 +30,9 @@ def plain(name: str) -> str:
 
 
 def implementation(timing: Timing) -> str:
-    """What was timed; a baseline timed against itself says that it was."""
+    """The name of what was timed; a baseline timed against itself is marked as a repeat."""
     name = plain(timing.implementation)
-    return f"{name} again (A/A)" if timing.implementation == timing.baseline else name
+    return f"{name} repeat (A/A)" if timing.implementation == timing.baseline else name
 
 
 def title(group: str) -> str:
@@ -41,7 +41,7 @@ def title(group: str) -> str:
 
 
 def condition(key: str, value: Any) -> str:
-    """A condition in words: batch 64, 10 classes, forward; nothing where it is not set."""
+    """A condition in words: batch 64, 10 classes, forward; empty if it is not set."""
     if value is None:
         return ""
     if key in ("op", "stage"):
@@ -60,12 +60,12 @@ def corner(timing: Timing) -> str:
 
 
 def one_hot(benchmarks: Benchmarks) -> list[Timing]:
-    """Where a one-hot product is held against the lookup."""
+    """The timings that compare a one-hot product with the lookup."""
     return [t for t in benchmarks.timings if t.group == "lookup" and "one-hot" in plain(t.implementation)]
 
 
 def drawn(timings: list[Timing], keys: list[str]) -> pd.DataFrame:
-    """Timings as charts draw them: in the page's words, `where` saying under which of the conditions `keys`."""
+    """Timings for charts, in the page's words; `where` has the conditions `keys`."""
     rows = [
         {"implementation": implementation(t), "ratio": t.ratio, "low": t.ratio_low, "high": t.ratio_high}
         | {"where": words(t, keys), "classes": t.classes, "batch": words(t, ["batch"])}
@@ -75,7 +75,7 @@ def drawn(timings: list[Timing], keys: list[str]) -> pd.DataFrame:
 
 
 def table(timings: list[Timing], keys: list[str]) -> pd.DataFrame:
-    """Ratios as the data of a figure."""
+    """Ratios as the data table of a figure."""
     rows = [
         {"implementation": implementation(t)}
         | {key: getattr(t, key) for key in keys}
@@ -91,7 +91,7 @@ def varying(timings: list[Timing]) -> list[str]:
 
 
 def baselines(timings: list[Timing]) -> str:
-    """What timings are held against."""
+    """The baselines of timings."""
     return ", ".join(dict.fromkeys(plain(t.baseline) for t in timings))
 
 

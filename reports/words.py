@@ -1,4 +1,4 @@
-"""What was found, in words: outcomes, verdicts, certainty and answers are worded here and nowhere else."""
+"""The wording of outcomes, verdicts, certainty and answers, all in one place."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OUTCOMES: dict[Reason, str] = {
     "differs": "yes",
     "differs by less than m": "yes, by less than {m}",
     "differs by more than m": "yes, by more than {m}",
-    "no difference beyond m": "no, to within {m} they are equal",
+    "no difference beyond m": "no, they are equal to within {m}",
     "no rival better by m": "yes, no rival is better by {m}",
     "a rival better by m": "no, {rival} is better by more than {m}",
     "not after correction over the rivals": "undecided, {rival} looks better, but not after correction for all rivals",
@@ -57,10 +57,10 @@ METHODS: dict[IntervalKind, str] = {
     "none": "",
 }
 NO_INTERVAL = ("none", "one run", "counted")
-LOGARITHM = re.compile(r"log(\d+) of ")  # how the titles of metrics begin that are judged by their logarithm
+LOGARITHM = re.compile(r"log(\d+) of ")  # begins the titles of metrics that are judged by their logarithm
 
 FEW = 4  # conditions that a verdict names
-# How a count of claims reads, of one and of several, in the order of the page.
+# The words after a count of claims, singular and plural, in the order of the page.
 VERDICTS: dict[Verdict, tuple[str, str]] = {
     "holds": ("holds", "hold"),
     "holds so far": ("holds so far", "hold so far"),
@@ -88,17 +88,17 @@ SIDES: dict[Verdict, str] = {
     "not run": "not-run",
 }
 DOUBTS: dict[Doubt, str] = {
-    "stand-in": "Other data, or another model, stand in for those that the claim speaks of.",
-    "one data set for a general sentence": "The claim speaks of data in general; it was tried on one data set.",
+    "stand-in": "Other data, or another model, stand in for those that the claim is about.",
+    "one data set for a general sentence": "The claim is about data in general; it was tested on one data set.",
     "the interval reaches the margin": "The effect may be smaller than the smallest one worth knowing.",
-    "not retuned": "The settings were not tuned for each arm, so another setting may turn the result.",
-    "preliminary": "A quick run, or one with fewer than 20 seeds: the regular profile may say otherwise.",
-    "declared after looking": "The part was declared, or changed, after a first look at results.",
+    "not retuned": "The settings were not tuned for each arm; tuning may reverse the result.",
+    "preliminary": "A quick run, or one with fewer than 20 seeds: the regular profile may give another result.",
+    "declared after looking": "The part was declared, or changed, after results had been seen.",
 }
 
 
 def verdict(row: LedgerRow | PartRow) -> str:
-    """The verdict on a claim or a part; what depends on many conditions counts them, where the ledger names all."""
+    """The verdict on a claim or a part; if it depends on many conditions they are counted, not named."""
     parts = row.parts if isinstance(row, LedgerRow) else (row,)
     many = [part for part in parts if part.verdict == row.verdict == "depends" and len(part.conditions) > FEW]
     if not many:
@@ -108,7 +108,7 @@ def verdict(row: LedgerRow | PartRow) -> str:
 
 
 def capital(text: str) -> str:
-    """`text` with its first letter a capital one."""
+    """`text` with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
@@ -118,7 +118,7 @@ def listed(words: list[str]) -> str:
 
 
 def margin_of(part: PartFound, title: str = "") -> str:
-    """The margin, as short as it goes; of a metric whose title says that it is a logarithm, the factor."""
+    """The margin, as short as possible; for a metric whose title names a logarithm, as a factor."""
     if part.margin is None:
         return numbers.MISSING
     if base := base_of(title):
@@ -127,7 +127,7 @@ def margin_of(part: PartFound, title: str = "") -> str:
 
 
 def outcome(summary: Summary, part: PartFound, found: Found | None = None) -> str:
-    """What was found of a part, or against one of its rivals: yes, no or undecided, and by how much."""
+    """The outcome of a part, or against one of its rivals: yes, no or undecided, and by how much."""
     found = found or part
     words = OUTCOMES[found.reason]
     if found.outcome == "no" and part.form == "equivalent":
@@ -141,20 +141,20 @@ def outcome(summary: Summary, part: PartFound, found: Found | None = None) -> st
 
 
 def worst_rival(part: PartFound) -> str | None:
-    """The rival whose figures stand for a part of the form "best"."""
+    """The rival whose figures decide a part of the form "best"."""
     fields = set(Found.model_fields) - {"reason"}
     own = part.model_dump(include=fields)
     return next((rival.arm for rival in part.rivals if rival.model_dump(include=fields) == own), None)
 
 
 def writer_of(part: PartFound, found: Found | None = None) -> Write:
-    """How the numbers of a part are written."""
+    """The function that writes a part's numbers."""
     found = found or part
     return numbers.writer(found.estimate, bounds=(found.low, found.high))
 
 
 def interval(found: Found, write: Write) -> str:
-    """The deciding interval, scored as the estimate: + speaks for the part."""
+    """The deciding interval, signed like the estimate: + supports the part."""
     if found.interval in NO_INTERVAL:
         return numbers.MISSING
     if found.low is None and found.high is None and found.estimate is None and found.outcome != "inconclusive":
@@ -163,7 +163,7 @@ def interval(found: Found, write: Write) -> str:
 
 
 def effect(part: PartFound, title: str) -> str:
-    """The estimate as a change of the metric: lower by 0.032 [0.030, 0.035]. Of a logarithm it is a ratio.
+    """The estimate as a change of the metric: lower by 0.032 [0.030, 0.035]. For a logarithm it is a ratio.
 
     Args:
         part: what was found.
@@ -187,13 +187,13 @@ def effect(part: PartFound, title: str) -> str:
 
 
 def base_of(title: str) -> int | None:
-    """The base of the logarithm that a metric is, as its title says: 10 of "log10 of steps"; None of any other."""
+    """The base of the logarithm in a metric's title: 10 for "log10 of steps"; None if there is no logarithm."""
     found = LOGARITHM.match(title)
     return int(found[1]) if found else None
 
 
 def ratio(part: PartFound, base: int) -> str:
-    """What a part found of a logarithm, as a ratio: 3.1× [2.8×, 3.4×]."""
+    """The estimate of a logarithm as a ratio: 3.1× [2.8×, 3.4×]."""
     sign = 1 if part.better == "higher" else -1
     ends = (part.estimate, part.low, part.high)
     middle, low, high = (None if end is None else base ** (sign * end + part.against) for end in ends)
@@ -203,14 +203,14 @@ def ratio(part: PartFound, base: int) -> str:
     if part.interval not in NO_INTERVAL:
         left = "(0×" if low is None else f"[{numbers.times(low)}"
         said += f" {left}, {'∞)' if high is None else f'{numbers.times(high)}]'}"
-    return f"{said}, held to {numbers.times(base**part.against)}" if part.against else said
+    return f"{said}, compared with {numbers.times(base**part.against)}" if part.against else said
 
 
 def found_on(summary: Summary | None, part: PartFound) -> str:
-    """What a study found of a part, in a few words: RMSE lower by 0.032 [0.030, 0.035].
+    """The result on a part, in a few words: RMSE lower by 0.032 [0.030, 0.035].
 
     Args:
-        summary: the study's; None of what no study found, whose metric is its own title.
+        summary: the study's; None if no study found it: then the metric's name is its title.
         part: what was found.
     """
     title = part.metric if summary is None else title_of(summary, part.metric)
@@ -222,7 +222,7 @@ def found_on(summary: Summary | None, part: PartFound) -> str:
 
 
 def arms_of(summary: Summary, part: PartFound) -> str:
-    """What a part weighs: a − b, or 0.5 · a − 0.5 · b."""
+    """The weighted arms of a part: a − b, or 0.5 · a − 0.5 · b."""
     size = {abs(weight) for weight in part.weights.values()}
     words = []
     for arm, weight in part.weights.items():
@@ -257,7 +257,7 @@ def _has(summary: Summary, arm: str, part: PartFound) -> bool:
 
 
 def noise_span(study: Study) -> float | None:
-    """How far two runs of one arm on one split lie apart at most: the largest A/A difference."""
+    """The largest A/A difference: between two runs of one arm on one split."""
     pairs = noise_pairs(study)
     if not pairs.empty:
         return float(pairs.abs().max())
@@ -272,7 +272,7 @@ def spread(floor: NoiseFloor | None) -> float | None:
 
 
 def reservations(study: Study, part: PartFound) -> list[str]:
-    """What makes the outcome of a part less than certain, a few words each."""
+    """The reasons why a part's outcome is less than certain, a few words each."""
     summary, said = study.summary, []
     if summary.preliminary and part.reason != "too few seeds":
         said.append("preliminary")
@@ -285,19 +285,18 @@ def reservations(study: Study, part: PartFound) -> list[str]:
     if judged and span is not None and abs(part.estimate or 0) < span:
         said.append(f"two runs of one arm differ by up to {writer_of(part)(span)}")
     if part.changed:
-        said.append("declared after a first look")
+        said.append("declared after results had been seen")
     if summary.looks > 1:
-        said.append(f"looked at {summary.looks} times")
+        said.append(f"results seen {summary.looks} times")
     return said
 
 
 def answer(study: Study) -> str:
-    """The answer in one sentence, from the first part: outcome, data, figures, interval, n, what is uncertain."""
+    """The answer in one sentence, from the first part: outcome, data, figures, interval, n, doubts."""
     summary = study.summary
     if not summary.parts:
-        return (
-            f"This study describes {numbers.counted(len(summary.arms), 'arm')} on {summary.data.name}; it judges none."
-        )
+        arms = numbers.counted(len(summary.arms), "arm")
+        return f"This study describes {arms} on {summary.data.name} and judges nothing."
     part = summary.parts[0]
     where = f"{summary.data.name}{', a stand-in' if summary.protocol == 'stand-in' else ''}"
     said = capital(outcome(summary, part))
@@ -308,16 +307,16 @@ def answer(study: Study) -> str:
 
 
 def limits(summary: Summary) -> list[str]:
-    """The sentences that bound the answer: of what the interval speaks, the profile, the study's own."""
+    """The sentences that limit the answer: what the interval covers, the profile, the study's own limits."""
     said = []
     part = next(iter(summary.parts), None)
     if part is not None and METHODS[part.interval]:
         said.append(f"The interval is {INTERVALS[part.interval]} ({METHODS[part.interval]}).")
     if summary.protocol == "stand-in":
-        said.append("The data or the model stand in for those that the claim speaks of.")
+        said.append("The data or the model stand in for those that the claim is about.")
     if summary.own:
-        said.append("These are your own data; the claims speak of others.")
-    profile = f"{capital(summary.profile)} profile, {numbers.counted(summary.seeds, 'seed')} an arm"
+        said.append("This is your own data; the claims are about other data.")
+    profile = f"{capital(summary.profile)} profile, {numbers.counted(summary.seeds, 'seed')} per arm"
     if summary.preliminary:
         profile += ": preliminary"
     said.append(f"{profile}.")
@@ -329,9 +328,9 @@ def limits(summary: Summary) -> list[str]:
 
 
 def expectation(summary: Summary, part: PartFound) -> str | None:
-    """What the regular profile can decide, after a quick run."""
+    """What the regular profile can decide, as predicted by a quick run."""
     width, title = part.expected_half_width, title_of(summary, part.metric)
-    if width is None or part.margin is None or width < part.margin / 1000:  # seeds that agree need no more of them
+    if width is None or part.margin is None or width < part.margin / 1000:  # seeds that agree need no further seeds
         return None
     base = base_of(title)
     reach = f"a factor of {numbers.setting(base**width, 3)}" if base else numbers.writer(width, part.margin)(width)

@@ -1,4 +1,4 @@
-"""`python -m studies`: every study, what it asks, what it costs, whether it has results; and all of them at once."""
+"""`python -m studies`: lists every study with its question, cost and results; with --all runs them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 class StudyError(ValueError):
-    """A file in this package that is no study as it should be: the message says which and why."""
+    """A file in this package is not a valid study: the message says which and why."""
 
 
 def find_studies() -> list[Study]:
     """Every study: the modules of this package that have a `STUDY`.
 
     Raises:
-        StudyError: a study's name is not that of its file, by which its command goes.
+        StudyError: a study's name differs from its file's, which its command uses.
     """
     found = []
     for module in pkgutil.iter_modules(studies.__path__):
@@ -44,7 +44,7 @@ def find_studies() -> list[Study]:
             continue
         if study.name != module.name:
             raise StudyError(
-                f"studies/{module.name}.py: its STUDY is called {study.name!r}; call it {module.name!r}, as its file is"
+                f"studies/{module.name}.py: its STUDY is called {study.name!r}; call it {module.name!r}, like its file"
             )
         found.append(study)
     return found
@@ -74,13 +74,13 @@ def describe(study: Study, results: Path, summaries: Sequence[Path]) -> str:
 
 
 def describe_claim(row: LedgerRow, found: Sequence[Study]) -> str:
-    """A claim: its parts, what speaks of each, what is missing, and the command that would run it."""
+    """A claim: its parts, the evidence on each, what is missing, and the command that would add it."""
     doubts = ", ".join(row.certainty.doubts) if row.certainty else ""
     certain = f" (certainty {row.certainty.level}{f': {doubts}' if doubts else ''})" if row.certainty else ""
     lines = [f"Claim {row.claim.id}: {row.claim.claim}", f"  {row.words}{certain}", ""]
     for part in row.parts:
         lines += _part(part, [study for study in found if part.part.id in {one.id for one in study.parts}])
-    lines += [f"Slip {slip.id}: {slip.slip} Right is: {slip.correction}" for slip in row.slips]
+    lines += [f"Slip {slip.id}: {slip.slip} Correct: {slip.correction}" for slip in row.slips]
     return "\n".join(map(printable, lines))
 
 
@@ -118,11 +118,11 @@ def _evidence(one: Evidence) -> str:
 @app.command(cls=Command, help=__doc__)
 def main(
     claim: Annotated[
-        int | None, typer.Option(min=1, max=N_CLAIMS, help="A claim: its parts, what speaks of them, what is missing.")
+        int | None, typer.Option(min=1, max=N_CLAIMS, help="Show a claim: its parts, the evidence, what is missing.")
     ] = None,
-    run_all: Annotated[bool, typer.Option("--all", help="Run them, one after the other.")] = False,
-    profile: Annotated[str | None, typer.Option(help="With --all: how much to spend.  [default: quick]")] = None,
-    results: Annotated[str, typer.Option(metavar="DIR", help="Where results are.")] = "results",
+    run_all: Annotated[bool, typer.Option("--all", help="Run the studies, one after the other.")] = False,
+    profile: Annotated[str | None, typer.Option(help="The profile for --all.  [default: quick]")] = None,
+    results: Annotated[str, typer.Option(metavar="DIR", help="The folder of results.")] = "results",
 ) -> None:
     """List the studies, or run them."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -142,7 +142,7 @@ def main(
         _run_all(found, profile or "quick", folder)
         return
     if profile is not None:
-        _fail("--profile says how to run the studies: add --all")
+        _fail("--profile is for running the studies: add --all")
     summaries, problems = find_summaries(folder) if folder.exists() else ([], [])
     if claim is None:
         typer.echo("\n\n".join(describe(study, folder, summaries) for study in found))
@@ -161,12 +161,12 @@ def _run_all(found: Sequence[Study], profile: str, folder: Path) -> None:
 
 
 def _run(study: Study, profile: str, results: Path) -> int:
-    """Run a study by its own command, so that its failure stops no other; returns its exit status."""
+    """Run a study with its own command, so that its failure stops no other; returns its exit status."""
     command = [sys.executable, "-m", f"studies.{study.name}", "--profile", profile, "--results", str(results)]
     with subprocess.Popen(command) as process:  # noqa: S603 - this interpreter, one of our modules
         try:
             return process.wait()
-        except KeyboardInterrupt:  # the study has got it too: let it say how to go on
+        except KeyboardInterrupt:  # the study gets Ctrl-C too: let it print how to continue
             process.wait()
             raise typer.Exit(130) from None
 

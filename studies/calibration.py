@@ -1,7 +1,7 @@
 """`python -m studies.calibration`: how often the rules that judge studies are wrong, on simulated studies.
 
-A study's numbers are drawn with a known mean, where a form's "yes" or "no" is only just false: at 0 and at the margin.
-Every shape is drawn as it is and mirrored. All cells stand in the file, the bad ones too. 20,000 studies take some
+A study's numbers are drawn with a known mean, at which a form's "yes" or "no" is only just false: 0 or the margin.
+Every shape is drawn as it is and mirrored. The file has all cells, including the bad ones. 20,000 studies take a few
 minutes.
 """
 
@@ -25,7 +25,7 @@ from studies.evidence.statistics import Floats
 
 SEEDS = (10, 20, 40)
 OVERLAP = 1 / 9  # splits of 90 % and 10 %
-MARGIN = 2.0  # standard deviations: so wide that no outcome is out of reach
+MARGIN = 2.0  # standard deviations: wide enough for every outcome to be possible
 RIVALS = 5
 BAR = 0.05
 BARRED = ("normal", "shared baseline", "heavy tails", "exponential", "overlapping splits")
@@ -86,16 +86,15 @@ class Cell:
     """One form on one shape.
 
     Attributes:
-        shape: of the numbers.
-        mirrored: whether their signs are turned.
-        n: seeds a study.
+        shape: the distribution of the numbers.
+        mirrored: whether their signs are flipped.
+        n: seeds per study.
         interval: which of the deciding intervals.
-        form: what is asked. Of "best" the arms have the shape, and differences share an arm; "by differences" each
-            rival's difference has it, independent of the others', which is harsher than arms can be.
-        coverage: share of intervals that hold the mean.
-        false_yes: share of studies that say "yes" where that is only just false; of "different", on the side where it
-            is said more often.
-        false_no: share that say "no" where that is only just false.
+        form: the question. For "best" the arms have the shape, and differences share an arm; "by differences" gives
+            each rival's difference the shape, independent of the others', which is harsher than arms can be.
+        coverage: share of intervals that contain the mean.
+        false_yes: share of studies that say "yes" when it is only just false; for "different", on the worse side.
+        false_no: share that say "no" when it is only just false.
     """
 
     shape: str
@@ -112,8 +111,8 @@ def calibrate(studies: int, seed: int = 0, shapes: tuple[str, ...] = tuple(SHAPE
     """Every form on every shape.
 
     Args:
-        studies: simulated for each shape and number of seeds.
-        seed: of the simulation.
+        studies: how many to simulate for each shape and number of seeds.
+        seed: the simulation's seed.
         shapes: names among `SHAPES`.
     """
     return [cell for shape in shapes for n in SEEDS for cell in _cells(shape, n, studies, seed)]
@@ -187,9 +186,9 @@ def _outcomes(form: Form, low: Floats, high: Floats, by: bool) -> Any:
 
 
 def broken(cells: list[Cell], studies: int) -> list[Cell]:
-    """The cells of shapes that have a bar, and are above it by more than chance explains.
+    """The cells of shapes with a bar that exceed it by more than chance explains.
 
-    Rivals' differences that are skewed and independent have none: no two rivals of one arm are so. They are shown.
+    Rivals' differences that are skewed and independent have no bar, because real rivals share an arm. They are shown.
     """
     chance = 4 * math.sqrt(BAR * (1 - BAR) / studies)
     barred = [cell for cell in cells if cell.shape in BARRED and cell.form != "best, by differences"]
@@ -212,9 +211,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(help=__doc__)
 def main(
-    studies: Annotated[int, typer.Option(min=100, help="Simulated for each shape and number of seeds.")] = 20_000,
-    out: Annotated[Path, typer.Option(help="The file of results.")] = Path("results/calibration.json"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the simulation.")] = 0,
+    studies: Annotated[int, typer.Option(min=100, help="Simulated studies per shape and number of seeds.")] = 20_000,
+    out: Annotated[Path, typer.Option(help="The file for the results.")] = Path("results/calibration.json"),
+    seed: Annotated[int, typer.Option(min=0, help="The simulation's seed.")] = 0,
 ) -> None:
     """Simulate, print the table, write the file."""
     cells: list[Cell] = []

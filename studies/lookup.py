@@ -1,7 +1,7 @@
-"""Claim 26: is looking rows up faster than the one-hot product it stands for, and does it take less memory?
+"""Claim 26: is the lookup faster than the one-hot product that it replaces, and does it need less memory?
 
-Of each kind the faster one counts: one-hot vectors built before, built anew or sparse, against `F.embedding` and
-`index_select`. A ratio is that of the worst corner for the lookup: of small and large batches, forward and backward.
+The fastest of each kind counts: one-hot vectors prebuilt, freshly built or sparse, against `F.embedding` and
+`index_select`. The ratio is from the lookup's worst corner: small and large batches, forward and backward.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from studies.lab.timing import bytes_of, seconds_of
 
 BATCHES, WIDTH = (64, 4_096), 40
 LOOKUPS = ("embedding", "index_select")
-# What each way is given in the place of ids.
+# What each method gets instead of ids.
 WAYS = {
     "embedding": None,
     "index_select": None,
@@ -33,7 +33,7 @@ WAYS = {
 
 
 def run(job: Run, _made: Made) -> Outcome:
-    """Every corner of one number of classes, the ways taking turns."""
+    """Every corner for one number of classes; the methods take turns."""
     torch.manual_seed(job.draw)
     times, sizes = [], []
     for batch, learns in product(BATCHES, (False, True)):
@@ -46,25 +46,25 @@ def run(job: Run, _made: Made) -> Outcome:
 
 
 def once(way: str, batch: Tensor, weight: Tensor) -> Tensor:
-    """The rows of a batch, or where the table learns its gradient."""
+    """The rows of a batch, or the gradient if the table is trained."""
     rows = getattr(lookup, way)(batch, weight)
     return torch.autograd.grad(rows.sum(), weight)[0] if weight.requires_grad else rows
 
 
 def stored(batch: Tensor) -> int:
-    """Bytes of what is there before the call: ids, or one-hot vectors in their place."""
+    """Bytes that exist before the call: ids, or one-hot vectors instead."""
     return stored(batch.indices()) + stored(batch.values()) if batch.is_sparse else batch.nbytes
 
 
 def ratio(taken: Mapping[str, float]) -> float:
-    """log10 of what the thriftiest one-hot product takes over the thriftiest lookup."""
+    """log10 of the best one-hot product over the best lookup."""
     return log10(min(taken[way] for way in WAYS if way not in LOOKUPS) / min(taken[way] for way in LOOKUPS))
 
 
 STUDY = Study(
     name="lookup",
     title="One-hot product against lookup",
-    question="Is the lookup faster than every product with one-hot vectors, however few the classes?",
+    question="Is the lookup faster than every product with one-hot vectors, even with few classes?",
     run=run,
     data=("made",),
     arms=sweep("classes", (2, 10, 100, 1_000, 10_000)),
@@ -73,9 +73,9 @@ STUDY = Study(
         "memory": Metric("log10 of one-hot over lookup, bytes", better="higher", smallest=log10(1.05), resplit=False),
     },
     parts=(
-        exceeds("26a", "classes=2", 0, says="the lookup is faster, even of two classes"),
-        exceeds("26b", "classes=2", 0, "it takes less memory, even of two classes", metric="memory"),
-        exceeds("", "classes=1000", 0, says="of a thousand classes it is faster"),
+        exceeds("26a", "classes=2", 0, says="the lookup is faster, even with two classes"),
+        exceeds("26b", "classes=2", 0, "it needs less memory, even with two classes", metric="memory"),
+        exceeds("", "classes=1000", 0, says="with a thousand classes it is faster"),
     ),
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="two minutes"),
@@ -86,8 +86,8 @@ STUDY = Study(
     alone=True,
     cpu_only=True,
     limits=(
-        f"Batches of {BATCHES[0]} and {BATCHES[1]:,}, width {WIDTH}, one thread of this processor. The ratio is that "
-        "of the corner that is worst for the lookup.",
+        f"Batches of {BATCHES[0]} and {BATCHES[1]:,}, width {WIDTH}, one thread of this processor. The ratio is "
+        "from the corner that is worst for the lookup.",
     ),
 )
 

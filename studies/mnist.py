@@ -1,7 +1,7 @@
-"""Claims 64 to 66: what the lesson's update() learns of MNIST in one epoch, and what a hidden layer and Adam add.
+"""Claims 64 to 66: what the lesson's update() learns from MNIST in one epoch, and what a hidden layer and Adam add.
 
-Each seed draws its own split, initialization and batch order, the same for every arm. "Adam re-created" is as the notes
-write it: an Adam for every batch, without memory, so that each step is nearly the gradient's sign.
+Each seed draws its own split, initialization and batch order, the same for every arm. "Adam re-created" follows the
+notes: a new Adam for every batch, without memory, so each step is nearly the gradient's sign.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def run(job: Run, digits: Digits) -> Outcome:
 
 
 def stepper(name: str, model: nn.Module, lr: float) -> Callable[[Tensor, Tensor], float]:
-    """A step of the training loop: the notes' update(), or one with an optimizer in the place of its two lines."""
+    """A step of the training loop: the notes' update(), or one with an optimizer instead of its two lines."""
     params = list(model.parameters())
     if name == "update":
         return lambda x, y: update(model, x, y, lr)
@@ -63,13 +63,13 @@ STUDY = Study(
         "784-50-10, Adam re-created": {"model": "784-50-10", "step": "Adam re-created", "lr": 1e-3},
     },
     baseline="logistic, SGD",
-    metrics={"accuracy": Metric("share of validation digits read", better="higher", smallest=0.005)},
+    metrics={"accuracy": Metric("share of validation digits read correctly", better="higher", smallest=0.005)},
     parts=(
         exceeds("64", "logistic, SGD", 0.85, says="logistic regression reads more than .85"),
         beats("65a", "784-50-10, Adam", "logistic, SGD", says="the net with Adam reads more than logistic regression"),
         beats("", "784-50-10, SGD", "logistic, SGD", says="with update() alone the net reads more, too"),
-        not_worse("66b", "784-50-10, Adam re-created", "784-50-10, Adam", says="re-created, Adam is not worse"),
-        not_worse("66c", "784-50-10, Adam", "784-50-10, SGD", says="Adam takes the place of SGD"),
+        not_worse("66b", "784-50-10, Adam re-created", "784-50-10, Adam", says="Adam re-created is not worse"),
+        not_worse("66c", "784-50-10, Adam", "784-50-10, SGD", says="Adam can replace SGD"),
     ),
     tuned={"lr": Range(1e-4, 1.0)},
     x="batch",

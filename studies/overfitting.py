@@ -1,7 +1,7 @@
-"""Claim 47: too much weight decay keeps the model from learning; too little lets it overfit earlier, no worse stopped.
+"""Claim 47: too much weight decay prevents learning; too little only makes the model overfit earlier.
 
 A run trains the lesson's model on MovieLens 100k, or on your ratings, for each of several lengths, every length with a
-one-cycle schedule of its own. Half of the validation rows choose the length, the other half measure it.
+separate one-cycle schedule. Half of the validation rows choose the length, the other half measure it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Part, Profile, Range, Run, Study, beats, not_worse, sweep
 
 LENGTHS = (1, 2, 3, 5, 8, 12, 20)
-FIXED = 5  # epochs, of what is measured at one length
+FIXED = 5  # epochs, for the metrics at one length
 LR = 5e-3
 
 
@@ -52,7 +52,7 @@ def trained(data: CollabData, job: Run, length: int) -> CollabLearner:
 
 
 def squared_errors(learn: CollabLearner, data: CollabData) -> Tensor:
-    """Of each validation row, in an order of chance: that of the split."""
+    """The loss of each validation row, in the random order of the split."""
     with torch.no_grad():
         scores = learn.model(data.valid.users, data.valid.items)
     return (scores - data.valid.ratings).double().square()

@@ -1,9 +1,9 @@
-"""Claim 54: what an optimizer does to the rows that a batch does not read, and what that does to rare films.
+"""Claim 54: what an optimizer does to the rows that a batch does not read, and the effect on rare films.
 
 Dense AdamW decays every row at every step and moves it by its momentum. Optimizers for large tables leave untouched
-rows alone, or make up for missed steps by approximations; deferred steps compute what dense ones do. Here they train
+rows alone, or approximate the missed steps; deferred steps compute what dense ones do. Here they train
 the lesson's model with its recipe, each seed with its own split, initialization and batch order, the same for every
-rule. `kernels/trainer/approximations.py` says what each rule does.
+rule. `kernels/trainer/approximations.py` describes the rules.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from studies.lab.spec import Metric, Outcome, Profile, Run, Study, beats, differ
 from studies.lab.timing import InTurns
 
 N_FACTORS, EPOCHS, BATCH, LR, WD = 40, 5, 64, 5e-3, 0.1
-RARE = 5  # training ratings of a rare film, at most
+RARE = 5  # most training ratings of a rare film
 
 
 def run(job: Run, ratings: Ratings) -> Outcome:
-    """One training by the rule, in turns with dense steps in float32, to time them; and in float64, to be near to."""
+    """Train by the rule, in turns with dense steps in float32 (for time) and in float64 (for distance)."""
     data = split(ratings, seed=job.seed)
     ours = trainer(data, job.draw, job["rule"], torch.float32)
     dense, exact = (trainer(data, job.draw, "dense", dtype) for dtype in (torch.float32, torch.float64))
@@ -39,7 +39,7 @@ def run(job: Run, ratings: Ratings) -> Outcome:
     for loss, _ in turns:
         valid_loss = error(ours, data)
         if not math.isfinite(loss + valid_loss):
-            raise DivergenceError(f"{job['rule']} left the finite numbers", history)
+            raise DivergenceError(f"{job['rule']} diverged", history)
         history.append(Epoch(len(history) + 1, loss, valid_loss, turns.seconds[0][-1], {}))
     for _ in epochs(exact, data, job.draw):
         pass
@@ -68,19 +68,19 @@ def epochs(training: Trainer, data: CollabData, seed: int) -> Iterator[float]:
 
 
 def error(training: Trainer, data: CollabData, rows: Tensor | slice = slice(None)) -> float:
-    """The mean squared error on (some) validation rows; NaN where there are none."""
+    """The mean squared error on (some) validation rows; NaN if there are none."""
     valid = data.valid
     scores = training.scores(valid.users[rows], valid.items[rows])
     return mse_loss(scores.double(), valid.ratings[rows].double()).item()
 
 
 def measured(ours: Trainer, exact: Trainer, data: CollabData) -> dict[str, float | None]:
-    """What else a trained model shows; None where the data have no such film."""
+    """The other metrics of a trained model; None if the data has no such film."""
     theirs = torch.cat([table.flatten() for table in exact.weights()])
     distance = torch.cat([table.double().flatten() for table in ours.weights()]) - theirs
     norms = ours.weights()[1].double().norm(dim=1)
     rated = data.rated
-    seen = rated[1:]  # row 0 stands for every film that training does not know
+    seen = rated[1:]  # row 0 is every film that training does not know
     frequent = seen >= seen.double().quantile(0.9)
     found = {
         "distance": (distance.norm() / theirs.norm()).item(),
@@ -95,7 +95,7 @@ def measured(ours: Trainer, exact: Trainer, data: CollabData) -> dict[str, float
 STUDY = Study(
     name="untouched_rows",
     title="Rows a batch does not read",
-    question="Is it as good to skip the rows that a batch does not read as to take dense steps?",
+    question="Is skipping the rows that a batch does not read as good as taking dense steps?",
     run=run,
     data=("movielens",),
     arms=sweep("rule", ("dense", "virtual", "skip", "skip decay", "skip momentum", "hugectr", "caffe2")),
@@ -116,7 +116,7 @@ STUDY = Study(
         equals("", "virtual", "dense", says="deferred steps err as dense ones do"),
         beats("54a", "skip decay", "dense", "rare films’ vectors stay longer without the decay", "rare_norm", by=True),
         differs("54b", "skip decay", "dense", "the error on rare films changes", "rare_rmse"),
-        differs("54c", "skip momentum", "dense", "so it does without their momentum", "rare_norm"),
+        differs("54c", "skip momentum", "dense", "so does stopping their momentum", "rare_norm"),
     ),
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="one minute"),
@@ -130,7 +130,7 @@ STUDY = Study(
         f"The recipe: {N_FACTORS} factors, {EPOCHS} epochs, batches of {BATCH}, weight decay {WD:g}; nothing is tuned.",
         "HugeCTR-like and caffe2-like steps are not those systems' own code.",
         "“skip” stops momentum as well as decay; “skip decay” and “skip momentum” stop one of them.",
-        "Times are of tables this small, and of runs side by side unless --workers is 1: description, no benchmark.",
+        "Times are for tables this small, and of parallel runs unless --workers is 1: a description, not a benchmark.",
     ),
 )
 

@@ -1,5 +1,5 @@
-"""dotbias beside other libraries, on the same ratings: `python -m bench.peers`, or `tox run -e peers`.
+"""dotbias and other libraries on the same ratings: `python -m bench.peers`, or `tox run -e peers`.
 
-`declared.py` says who takes part and how, `environments.py` makes an environment for each, `runners/` holds what runs
-inside them, `conversation.py` talks to them, and `__main__.py` lets them take turns.
+`declared.py` lists the libraries and their settings, `environments.py` makes an environment for each, `runners/` has
+the code that runs inside them, `conversation.py` talks to it, and `__main__.py` runs them in turns.
 """

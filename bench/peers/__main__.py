@@ -1,4 +1,4 @@
-"""`python -m bench.peers`: let dotbias and other libraries take turns on MovieLens 100k, and write peers.json."""
+"""`python -m bench.peers`: runs dotbias and other libraries in turns on MovieLens 100k, and writes peers.json."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(
     help="dotbias and other libraries on the same split of MovieLens 100k: RMSE against seconds of training.\n\n"
-    "Each library gets an environment of its own under .tox/peers, kept for the next time; one that cannot be made is "
-    "reported and left out. They take turns, epoch by epoch or fit by fit; imports, compilation and a first fit of one "
-    "epoch come before, evaluation is not timed. Leave the machine alone meanwhile. Stop with Ctrl-C and start again "
-    "at will: what a library has finished for a seed is kept.\n\n"
-    f"Leaves DIR/{FILE}; `python -m reports` draws the page. Takes about a quarter of an hour on two cores, and some "
+    "Each library gets its own environment under .tox/peers, kept for the next time; if one cannot be made, its "
+    "library is reported and left out. They take turns, epoch by epoch or fit by fit. Imports, compilation, a first "
+    "fit and evaluation are not timed. Do not use the machine meanwhile. Stop with Ctrl-C and start again at any time: "
+    "finished seeds of a library are kept.\n\n"
+    f"Writes DIR/{FILE}; `python -m reports` draws the page. Takes about a quarter of an hour on two cores, and a few "
     "minutes more the first time, for the environments."
 )
 def main(
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds for everybody; default: 20 for the fast, 3 or 5 for the slow.")
+        int | None, typer.Option(min=1, help="Seeds per library; default: 20 for fast, 3 or 5 for slow ones.")
     ] = None,
     peers: Annotated[str | None, typer.Option(help=f"Some of {', '.join(NAMES)}, with commas; default: all.")] = None,
-    results: Annotated[Path, typer.Option(metavar="DIR", help="Where to.")] = Path("results"),
+    results: Annotated[Path, typer.Option(metavar="DIR", help="The folder for results.")] = Path("results"),
 ) -> None:
-    """Measure, and say where the results are."""
+    """Measure, and print where the results are."""
     unknown = sorted(set(peers.split(",")) - set(NAMES)) if peers else []
     if unknown:
-        _fail(f"--peers: there is no {', '.join(unknown)}; there are {', '.join(NAMES)}")
+        _fail(f"--peers: unknown {', '.join(unknown)}; there are {', '.join(NAMES)}")
     chosen = [peer for peer in declared.PEERS if not peers or peer.name in peers.split(",")]
     command = provenance.command("bench.peers", sys.argv[1:])
     try:
@@ -53,9 +53,9 @@ def main(
     except (DataError, ResultsError) as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or results}: {error.strerror}; is the folder of results right, writable, not full?")
+        _fail(f"{error.filename or results}: {error.strerror}; check that --results is right, writable and not full")
     except KeyboardInterrupt:
-        print("\nStopped. What is finished is kept; the same command goes on from here.", file=sys.stderr)
+        print("\nStopped. Finished seeds are kept; the same command continues from here.", file=sys.stderr)
         raise typer.Exit(130) from None
     for peer in outcome.peers:
         if peer.failure:
@@ -71,10 +71,10 @@ def _fail(message: str) -> NoReturn:
 def measure(
     peers: Sequence[declared.Peer], data: CollabData, folder: Path, command: str, seeds: int | None = None
 ) -> evidence.PeerResults:
-    """Let `peers` take turns, a round for each seed, and write what is known after every finished row.
+    """Let `peers` take turns, one round per seed, and write the results after every finished row.
 
     Raises:
-        ResultsError: the folder holds results that these cannot be added to.
+        ResultsError: the folder has results that these cannot be added to.
     """
     results = _start(peers, data, folder / FILE, command)
     records = {peer.name: peer for peer in results.peers}
@@ -124,7 +124,7 @@ def measure(
 
 
 def points_of(runner: Runner, seed: int, lengths: Sequence[int]) -> Iterator[evidence.Point]:
-    """The points of a fit for each number of epochs."""
+    """The points of one fit per number of epochs."""
     for epochs in lengths:
         yield from runner.fit(seed, epochs)
 
@@ -132,11 +132,11 @@ def points_of(runner: Runner, seed: int, lengths: Sequence[int]) -> Iterator[evi
 def take_turns(
     fits: Mapping[str, Iterator[evidence.Point]], first: int
 ) -> Iterator[tuple[str, list[evidence.Point] | PeerError]]:
-    """A point of each in turn, until all are through; whoever is yields its name with all its points, or its failure.
+    """Compute one point of each in turn; yields each finished peer's name with all its points, or its failure.
 
     Args:
-        fits: for each peer's name its points, computed as they are asked for.
-        first: who begins, counted around: nobody shall always follow the same one.
+        fits: each peer's points by its name, computed lazily.
+        first: the index of the peer that begins; rounds differ, so that no peer always follows the same one.
     """
     names = list(fits)
     names = names[first % len(names) :] + names[: first % len(names)] if names else []
@@ -154,7 +154,7 @@ def take_turns(
 
 
 def _start(peers: Sequence[declared.Peer], data: CollabData, path: Path, command: str) -> evidence.PeerResults:
-    """What is there already and still holds, or nothing yet."""
+    """The earlier results that are still valid, or empty ones."""
     commit, dirty = provenance.commit()
     results = evidence.PeerResults(
         command=command,
@@ -204,9 +204,9 @@ def _start(peers: Sequence[declared.Peer], data: CollabData, path: Path, command
 
 
 def _introduce(record: evidence.Peer, runner: Runner) -> None:
-    """Take over what a peer says of itself."""
+    """Record what a runner reports about itself."""
     if record.rows and record.versions != runner.versions:
-        raise PeerError(f"measured with {record.versions} before, now with {runner.versions}: set {FILE} aside")
+        raise PeerError(f"measured with {record.versions} before, now with {runner.versions}: rename {FILE}")
     record.versions = runner.versions
     record.drawn = evidence.Drawn(**runner.drawn) if runner.drawn else None
 

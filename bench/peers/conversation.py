@@ -1,4 +1,4 @@
-"""Our side of the conversation with a runner; `runners/protocol.py` is the other one."""
+"""Our side of the conversation with a runner; `runners/protocol.py` is the other side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ THREADS_OF = ("OMP", "OPENBLAS", "MKL", "NUMBA", "RAYON")
 
 
 class PeerError(RuntimeError):
-    """A peer that died or did not keep to the protocol: the message says how."""
+    """A peer died or violated the protocol: the message says how."""
 
 
 def export(data: CollabData, path: Path) -> None:
@@ -41,13 +41,13 @@ class Runner:
     """A peer's process, ready to fit.
 
     Attributes:
-        versions: of what it runs on.
-        drawn: how many rows of an epoch, and of them distinct ones, if it told.
+        versions: of its packages.
+        drawn: how many rows an epoch has, and how many are distinct, if it reports them.
 
     Args:
-        peer: whose.
+        peer: the declared peer.
         python: the interpreter of its environment.
-        ratings: the file that `export` wrote; beside it go the peer's predictions and what it prints.
+        ratings: the file that `export` wrote; the peer's predictions and output go beside it.
         threads: that it may use.
 
     Raises:
@@ -75,13 +75,13 @@ class Runner:
         self.versions, self.drawn = ready["versions"], ready["drawn"]
 
     def fit(self, seed: int, epochs: int) -> Iterator[Point]:
-        """The points of a fit, trained one by one as they are asked for."""
+        """The points of a fit, each trained when it is requested."""
         answer = self._ask(seed=seed, epochs=epochs)
         while "done" not in answer:
             try:
                 point = Point(epochs=answer["epochs"], seconds=answer["seconds"], rmse=self._rmse())
             except (KeyError, ValidationError):
-                raise PeerError(f"it answered {answer}, which is no epoch with seconds above 0") from None
+                raise PeerError(f"it answered {answer}, which is not an epoch with seconds above 0") from None
             yield point
             answer = self._ask()
 
@@ -96,7 +96,7 @@ class Runner:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         except OSError:
-            pass  # it has died: there will be no answer
+            pass  # it has died and will not answer
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -109,11 +109,11 @@ class Runner:
         try:
             return dict(json.loads(line))
         except ValueError:
-            raise PeerError(f"it answered {line!r:.100}, which is no JSON object") from None
+            raise PeerError(f"it answered {line!r:.100}, which is not a JSON object") from None
 
     def _rmse(self) -> float | None:
         predicted = np.load(self.predictions, allow_pickle=False)
         if predicted.shape != self.expected.shape:
-            raise PeerError(f"it predicted {list(predicted.shape)} ratings where {list(self.expected.shape)} are due")
+            raise PeerError(f"it predicted {list(predicted.shape)} ratings instead of {list(self.expected.shape)}")
         rmse = float(np.sqrt(np.mean((predicted - self.expected) ** 2)))
         return rmse if np.isfinite(rmse) else None

@@ -1,7 +1,7 @@
-"""Who takes part: settings, lengths of fits, seeds.
+"""The libraries, with settings, lengths of fits and seeds.
 
-Others run with their own defaults at the size that suits them. Where something was chosen, it was on other splits than
-the one that is measured (seeds 1–4 of the split, not 42).
+Other libraries run with their own defaults and a suitable size. Settings that were chosen were chosen on other splits
+than the measured one (seeds 1–4 of the split, not 42).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Peer:
         name: for the command line.
         title: for the page.
         runner: a file of `runners/`.
-        settings: what the runner is given.
-        epochs: the lengths of the fits. One fit is looked at after each epoch, where the library can be interrupted.
-        seeds: how many; fewer for the slow ones.
+        settings: passed to the runner.
+        epochs: the lengths of the fits; a single fit evaluated after each epoch if the library can be interrupted.
+        seeds: how many; fewer for slow libraries.
         requirements: a file of `runners/`, or None for those that run in the suite's own environment.
         note: what to know when comparing.
     """
@@ -48,15 +48,15 @@ PEERS = [
          "Trains on one thread."),
     Peer("dotbias-quick", "dotbias, 4 epochs", RUNNERS / "ours.py",
          LESSON | {"wd": 0.15, "lr": 8e-3, "pct_start": 0.4, "bs": 256}, (4,), 20, None,
-         "The same model with the settings that reach a level like the lesson’s recipe soonest, "
+         "The same model with the settings that reach the lesson’s level soonest, "
          "found on other splits."),
     Peer("cornac", "cornac MF", RUNNERS / "cornac_mf.py", {"k": 40}, (5, 10, 15, 20, 30), 20, RUNNERS / "cornac.txt",
          "Given a seed, cornac trains on one thread. Clips its predictions to the scale."),
     Peer("libmf", "LIBMF", RUNNERS / "libmf_sgd.py", {"k": 40, "lambda": 0.07}, (10, 20, 40), 5, RUNNERS / "libmf.txt",
-         "No biases, no seed of its own; λ chosen on other splits. Its predict hands the factors over wrongly, "
+         "No biases, no seed of its own; λ chosen on other splits. Its predict passes the factors wrongly, "
          "so the product is made from its factors."),
     Peer("lenskit", "LensKit biased ALS", RUNNERS / "lenskit_als.py", {"embedding_size": 50}, (2, 5, 10), 5,
-         RUNNERS / "lenskit.txt", "With its usual fallback to biases for what the factors do not know."),
+         RUNNERS / "lenskit.txt", "With its usual fallback to biases for unknown ids."),
     Peer("surprise", "Surprise SVD", RUNNERS / "surprise_svd.py", {"n_factors": 100}, (5, 10, 20, 40), 3,
          RUNNERS / "surprise.txt", "One thread. Clips its predictions to the scale."),
     Peer("myfm", "myFM", RUNNERS / "myfm_gibbs.py", {"rank": 10}, (20, 50, 200), 3, RUNNERS / "myfm.txt",
@@ -70,5 +70,5 @@ PEERS = [
          "skipped."),
     Peer("fastai-distinct", "fastai, without replacement", RUNNERS / "fastai_collab.py",
          FASTAI | {"replacement": False}, (5,), 3, RUNNERS / "fastai.txt",
-         "As stock, with TabDataLoader for a loader, which draws every row once."),
+         "Like stock, but with TabDataLoader, which draws every row once."),
 ]  # fmt: skip

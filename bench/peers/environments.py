@@ -1,4 +1,4 @@
-"""An environment for each list of requirements, made once and kept."""
+"""Makes an environment for each list of requirements, once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ ENVIRONMENTS = Path(__file__).parents[2] / ".tox" / "peers"
 
 
 class NoEnvironmentError(RuntimeError):
-    """An environment that could not be made: the message is pip's last line."""
+    """An environment could not be made: the message is pip's last line."""
 
 
 def python_of(requirements: Path | None, environments: Path = ENVIRONMENTS) -> str:
-    """The interpreter of the environment that has `requirements`, made where there is none yet.
+    """The interpreter of the environment with `requirements`, which is made if it is missing.
 
-    NAME.txt is installed with dependencies; NAME-alone.txt beside it, if there is one, after it and without. None means
-    this interpreter.
+    NAME.txt is installed with dependencies; then NAME-alone.txt, if there is one, without. None means this interpreter.
 
     Raises:
         NoEnvironmentError: pip cannot install them.
@@ -53,7 +52,7 @@ def python_of(requirements: Path | None, environments: Path = ENVIRONMENTS) -> s
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
             raise NoEnvironmentError(
-                f"pip cannot install {path.name}: {errors[-1] if errors else 'it does not say why'}"
+                f"pip cannot install {path.name}: {errors[-1] if errors else 'pip gives no reason'}"
             )
     made.write_text(wanted, encoding="utf-8")
     return str(python)

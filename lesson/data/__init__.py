@@ -1,4 +1,4 @@
-"""The lesson's data: MovieLens, MNIST, your own, and the split. `python -m lesson.data` says what is here."""
+"""The lesson's data: MovieLens, MNIST, your own, and the split. `python -m lesson.data` lists what is here."""
 
 from lesson.checks import DataError
 from lesson.data.bunch import DataBunch

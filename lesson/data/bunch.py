@@ -1,4 +1,4 @@
-"""Training and validation rows together, by the lesson's name for that."""
+"""Training and validation rows together, under the lesson's name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lesson import checks
 
 @dataclass(frozen=True)
 class DataBunch:
-    """Two data sets and the rows a batch; a learner needs nothing else.
+    """Two data sets and a batch size: all that a learner needs.
 
     Attributes:
-        train: a data set that row numbers index, such as `torch.utils.data.TensorDataset` (claim 57).
+        train: a data set indexed by row numbers, such as `torch.utils.data.TensorDataset` (claim 57).
         valid: another.
-        bs: rows a batch.
+        bs: rows per batch.
     """
 
     train: Any
@@ -26,7 +26,7 @@ class DataBunch:
 
     @classmethod
     def create(cls, train_ds: Any, valid_ds: Any, bs: int = 64) -> DataBunch:
-        """What the lesson calls it.
+        """The lesson's name for the constructor.
 
         >>> import torch
         >>> rows = torch.utils.data.TensorDataset(torch.rand(100, 784), torch.randint(10, (100,)))

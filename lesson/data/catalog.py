@@ -1,4 +1,4 @@
-"""The data sets by name: how each is opened, and what of the user's own may take its place."""
+"""The data sets by name: how each is opened, and which option replaces it with the user's own data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lesson.data.made import Made
 from lesson.data.movielens import open_movielens
 from lesson.data.table import read_table
 
-# The options that take the user's own data, and what opens these; all that is opened has an `origin`.
+# The options for the user's own data, with their openers; all opened data has an `origin`.
 OWN: dict[str, Callable[..., Any]] = {"--ratings": open_ratings, "--digits": load_digits, "--table": read_table}
 
 
@@ -20,8 +20,8 @@ class Entry(NamedTuple):
 
     Attributes:
         open: opens the default.
-        option: of `OWN`, for the user's own in its place; None where runs make the data.
-        carrier: the package that carries the default; None where nothing is read.
+        option: a key of `OWN`, for the user's own data instead; None if runs make the data.
+        carrier: the package that contains the default; None if nothing is read.
         python: how to open it in Python.
     """
 
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
     @property
     def open_own(self) -> Callable[..., Any]:
-        """Opens the user's own: the path of a file or folder, and how to read that by name.
+        """Opens the user's own data: takes the path of a file or folder, and reading options by name.
 
         >>> CATALOG["movielens"].open_own is open_ratings
         True

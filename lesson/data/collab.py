@@ -1,4 +1,4 @@
-"""Ratings split into training and validation rows, ids mapped to rows of the embedding tables."""
+"""Ratings split into training and validation rows, with ids mapped to rows of the embedding tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Rows:
     """Ratings as a model reads them: `users`, `items` int64[rows] of the tables, `ratings` float32[rows].
 
-    Indexed by row numbers or a slice it gives (users, items, ratings) of these rows.
+    Indexing by row numbers or a slice returns (users, items, ratings) of these rows.
     """
 
     users: torch.Tensor
@@ -46,17 +46,17 @@ class Rows:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CollabData:
-    """Ratings split into training and validation, ids mapped to rows of the embedding tables.
+    """Ratings split into training and validation, with ids mapped to rows of the embedding tables.
 
     Attributes:
-        name: what reports call the data set.
+        name: the data set's name in reports.
         users: the users of the training rows.
         items: the items of the training rows, with titles.
         train: the training rows, in file order.
         valid: the validation rows; ids unseen in training are row 0.
         y_range: the range the lesson gives the sigmoid for these ratings.
         checksum: of the ratings.
-        ratings: what was split.
+        ratings: the ratings before the split.
     """
 
     name: str
@@ -70,28 +70,28 @@ class CollabData:
 
     def __repr__(self) -> str:
         return (
-            f"<{self.name}: {len(self.train):,} ratings to train and {len(self.valid):,} to validate, "
+            f"<{self.name}: {len(self.train):,} training and {len(self.valid):,} validation ratings, "
             f"{len(self.users.ids):,} users, {len(self.items.ids):,} items, y_range {self.y_range}>"
         )
 
     @property
     def origin(self) -> Origin:
-        """Where the ratings come from."""
+        """The origin of the ratings."""
         return self.ratings.origin
 
     @cached_property
     def rated(self) -> torch.Tensor:
-        """Training ratings of each row of the item table, int64[len(items)]."""
+        """The number of training ratings of each row of the item table, int64[len(items)]."""
         return torch.bincount(self.train.items, minlength=len(self.items))
 
     @cached_property
     def learnable_rows(self) -> int:
-        """How many validation rows have a user and an item that training has seen: the others it cannot learn."""
+        """How many validation rows have a user and an item that training has seen; the others cannot be learnt."""
         return int(((self.valid.users > 0) & (self.valid.items > 0)).sum())
 
     def show_batch(self, n: int = 10) -> pd.DataFrame:
-        """The first `n` training rows, with columns user, item, title (where items have one) and rating."""
-        import pandas as pd  # half a second, for whoever shows nothing
+        """The first `n` training rows, with columns user, item, title (if items have titles) and rating."""
+        import pandas as pd  # pandas takes half a second to import, only needed here
 
         users, items, ratings = (
             column[: checks.whole("n", n, least=1)].tolist()
@@ -103,7 +103,7 @@ class CollabData:
         return table.assign(rating=ratings)
 
     def title(self, item: Any) -> str:
-        """The title of an item id, or the id as text where no title is known."""
+        """The title of an item id, or the id as text if it has no title."""
         return self.items.title(item)
 
 
@@ -120,20 +120,20 @@ def split(
 
     Args:
         ratings: the table.
-        valid_pct: the share of rows that validates, between 0 and 1.
-        seed: of the split.
-        valid_rows: row numbers (0-based, in file order) that validate, instead of the two above.
+        valid_pct: the share of validation rows, between 0 and 1.
+        seed: the split's seed.
+        valid_rows: row numbers (0-based, in file order) of the validation rows, instead of the two above.
 
     Raises:
-        DataError: row numbers that do not exist or repeat, or a part that would be empty.
+        DataError: a row number does not exist or repeats, or a part would be empty.
     """
     if not isinstance(ratings, Ratings):
-        raise DataError(f"ratings={shown(ratings)}: what open_ratings or read_ratings returns is needed")
+        raise DataError(f"ratings={shown(ratings)}: pass the result of open_ratings or read_ratings")
     n = len(ratings)
     if valid_rows is None:
         valid_pct = checks.number("valid_pct", valid_pct, above=0, below=1)
         seed = checks.whole("seed", seed)
-        # RandomSplitter draws from the global generator; an own one gives the same rows and disturbs nobody.
+        # RandomSplitter uses the global generator; a separate one gives the same rows without side effects.
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
         chosen = order[: int(valid_pct * n)].numpy()
     else:
@@ -144,7 +144,7 @@ def split(
         if len(outside):
             raise DataError(f"valid_rows: there is no row {outside[0]}; rows go from 0 to {n - 1}")
         if len(np.unique(chosen)) != len(chosen):
-            raise DataError("valid_rows: a row number stands there twice")
+            raise DataError("valid_rows: a row number occurs twice")
     is_valid = np.zeros(n, dtype=bool)
     is_valid[chosen] = True
     train_rows = np.flatnonzero(~is_valid)
@@ -197,28 +197,28 @@ def load_ratings(
 ) -> CollabData:
     """Your ratings: CSV, TSV or Parquet with user, item and rating columns, any ids; or a MovieLens folder.
 
-    Text and Parquet may be gzipped, or zipped alone. A whole number is an integer as an id, also where it is
-    written as 1.0, and blanks around ids do not matter; 007 and 7 are two.
+    Text and Parquet may be gzipped, or the only file in a zip. An id that is a whole number is an integer, even if
+    written as 1.0, and blanks around ids do not matter; 007 and 7 are different ids.
 
     Args:
         path: the file, or the folder.
-        user: name of the column of users; None takes the one that is called so, as "user" or "userId" is.
-        item: name of the column of items; likewise.
-        rating: name of the column of ratings; likewise.
-        sep: what separates the fields of text; None goes by the file's name.
-        encoding: of text; None takes UTF-8, or what a byte order mark says.
-        none: a rating that means that there is none, such as Book-Crossing's 0: its rows are left out, and
-            `data.ratings.notes` says how many.
-        valid_pct: the share of rows that validates.
-        seed: of the split.
-        valid_rows: row numbers that validate, instead of the two above; see `split`.
+        user: name of the column of users; None finds it by its usual names, such as "user" or "userId".
+        item: name of the column of items; None finds it likewise.
+        rating: name of the column of ratings; None finds it likewise.
+        sep: the separator of text fields; None chooses by the file's name.
+        encoding: the text's encoding; None means UTF-8, or the encoding of a byte order mark.
+        none: a rating that means "no rating", such as Book-Crossing's 0: its rows are left out, and
+            `data.ratings.notes` has their number.
+        valid_pct: the share of validation rows.
+        seed: the split's seed.
+        valid_rows: row numbers of the validation rows, instead of the two above; see `split`.
 
     Example:
         >>> data = load_ratings("BX-Book-Ratings.csv", item="ISBN", rating="Book-Rating",
         ...                     sep=";", encoding="latin-1", none=0)  # doctest: +SKIP
 
     Raises:
-        DataError: what is wrong, with file, line, column and value.
+        DataError: the input is wrong; the message has file, line, column and value.
     """
     ratings = open_ratings(path, user=user, item=item, rating=rating, sep=sep, encoding=encoding, none=none)
     return split(ratings, valid_pct=valid_pct, seed=seed, valid_rows=valid_rows)
@@ -232,20 +232,20 @@ def open_ratings(path: str | Path, **options: Any) -> Ratings:
         options: how to read a file: user, item, rating, sep, encoding and none, as for `load_ratings`.
 
     Raises:
-        DataError: what is wrong, with file, line, column and value.
+        DataError: the input is wrong; the message has file, line, column and value.
     """
     if not _is_folder(path):
         return read_ratings(path, **options)
     for name, value in options.items():
         if value is not None:
-            raise DataError(f"{printable(path)}: {name}={shown(value)} is for a file; a MovieLens folder is as it is")
+            raise DataError(f"{printable(path)}: {name}={shown(value)} is for a file, not for a MovieLens folder")
     return open_movielens(path)
 
 
 def _is_folder(path: str | Path) -> bool:
     try:
         return as_path(path).is_dir()
-    except OSError:  # whoever reads it will say why
+    except OSError:  # reading it will raise the error
         return False
 
 
@@ -263,13 +263,13 @@ def load_movielens(
         path: a folder with `u.data` and `u.item` (100k), `ratings.dat` and `movies.dat` (1M, 10M), or
             `ratings.csv` and `movies.csv` (20M and later). None: the installed 100k.
         key: "id" keys films by their number; "title" merges films of one title, as fastai's example does
-            (18 titles of the 100k set stand for two films each).
-        valid_pct: the share of rows that validates.
-        seed: of the split.
-        valid_rows: row numbers that validate, instead of the two above; see `split`.
+            (18 titles of the 100k set belong to two films each).
+        valid_pct: the share of validation rows.
+        seed: the split's seed.
+        valid_rows: row numbers of the validation rows, instead of the two above; see `split`.
 
     Raises:
-        DataError: the data are not there or cannot be read.
+        DataError: the data is missing or cannot be read.
     """
     ratings = open_movielens(path, key=key)
     return split(ratings, valid_pct=valid_pct, seed=seed, valid_rows=valid_rows)

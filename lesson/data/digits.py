@@ -1,4 +1,4 @@
-"""Handwritten digits: 5,000 of MNIST that a package carries, or the IDX files of all 70,000."""
+"""Handwritten digits: 5,000 of MNIST from a package, or the IDX files of all 70,000."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MNIST_CITATION = (
     "Proceedings of the IEEE 86(11), 2278-2324."
 )
 MNIST = "MNIST"
-# How many there are of each digit, by which MNIST's files are told from others of their size, such as Fashion-MNIST's.
+# The count of each digit, which identifies MNIST's files among others of their size, such as Fashion-MNIST's.
 MNIST_TRAIN = np.array([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])
 MNIST_TEST = np.array([980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009])
 PIXELS = 784
@@ -37,11 +37,11 @@ IDX = ("train", "t10k")  # the two parts of MNIST; the second may be missing
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Digits:
-    """Images of digits, a row an image.
+    """Images of digits, one per row.
 
     Attributes:
-        name: what reports call the data set.
-        checksum: sha256 of the file; of IDX files, of their contents, gzipped or not.
+        name: the data set's name in reports.
+        checksum: sha256 of the file; for IDX files, of their decompressed contents.
         x: float32[n, 784], pixels from 0 to 1, row by row.
         y: int64[n], the digits.
     """
@@ -59,29 +59,29 @@ class Digits:
 
     @property
     def origin(self) -> Origin:
-        """Where they come from."""
+        """Their origin."""
         key = "mnist" if self.name == MNIST else None
         return Origin(self.name, self.checksum, {"digits": len(self)}, MNIST_TERMS, MNIST_CITATION, key)
 
     def learnable(self, seeds: int) -> list[str]:  # noqa: ARG002 - as other data have it
-        """What to know before the first run: nothing, where there are digits of several kinds.
+        """Notes before the first run: none.
 
         Raises:
-            DataError: there is one kind only.
+            DataError: all digits are the same, so there is nothing to learn.
         """
         if len(kinds := self.y.unique()) < 2:
-            raise DataError(f"{self.name}: every digit is a {int(kinds[0])}, so that there is nothing to learn")
+            raise DataError(f"{self.name}: every digit is a {int(kinds[0])}, so there is nothing to learn")
         return []
 
     def split(self, seed: int = 42, valid_pct: float = 0.2) -> DataBunch:
-        """Split into training and validation rows, as `lesson.data.split` does ratings.
+        """Split into training and validation rows, as `lesson.data.split` splits ratings.
 
         Args:
-            seed: of the split.
-            valid_pct: the share of rows that validates.
+            seed: the split's seed.
+            valid_pct: the share of validation rows.
 
         Raises:
-            DataError: an argument makes no sense, or a part would be empty.
+            DataError: an argument is wrong, or a part would be empty.
 
         >>> data = load_digits().split(seed=0)
         >>> len(data.train), len(data.valid)
@@ -95,7 +95,7 @@ class Digits:
                 f"{self.name}: {len(self)} digits leave {len(train)} for training and {len(valid)} for validation; "
                 "both need at least one"
             )
-        train = train.sort().values  # in file order, as ratings are
+        train = train.sort().values  # in file order, like ratings
         return DataBunch(TensorDataset(self.x[train], self.y[train]), TensorDataset(self.x[valid], self.y[valid]))
 
 
@@ -103,11 +103,11 @@ def load_digits(path: str | Path | None = None) -> Digits:
     """MNIST: the 5,000 digits that this suite installs, 500 of each, or a folder of the IDX files.
 
     Args:
-        path: a folder with `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, and those of `t10k` where they are
-            there, which come behind; gzipped or plain. None: the installed 5,000.
+        path: a folder with `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, gzipped or plain; files of `t10k`
+            are appended if present. None: the installed 5,000.
 
     Raises:
-        DataError: the data are not there or cannot be read.
+        DataError: the data is missing or cannot be read.
 
     >>> digits = load_digits()
     >>> digits.x.shape, digits.y.bincount().tolist()
@@ -122,7 +122,7 @@ def _carried_digits() -> Digits:
     options = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
     columns = pyarrow.csv.read_csv(io.BytesIO(_plain(raw, file)), read_options=options).columns
     if len(columns) != PIXELS + 1:
-        raise DataError(f"{printable(file)}: {len(columns)} columns where {PIXELS} pixels and the digit are expected")
+        raise DataError(f"{printable(file)}: {len(columns)} columns instead of {PIXELS} pixels and the digit")
     *pixels, digits = (column.to_numpy() for column in columns)
     return _digits("MNIST 5k", hashlib.sha256(raw).hexdigest(), np.stack(pixels, axis=1), digits)
 
@@ -154,7 +154,7 @@ def _idx_folder(folder: Path) -> Digits:
 
 
 def _file(names: set[str], name: str) -> str | None:
-    """The file of this name, gzipped or not, also where a dot stands before idx."""
+    """The file of this name, gzipped or not, also with a dot before idx."""
     spellings = [name, name.replace("-idx", ".idx")]
     return next((found for known in spellings for found in (known, f"{known}.gz") if found in names), None)
 
@@ -167,7 +167,7 @@ def _idx(file: Path, shape: tuple[int, ...], digest: Any) -> np.ndarray:
     sizes = np.frombuffer(raw[4:start], ">i4") if raw[:4] == magic and len(raw) >= start else np.zeros(1, ">i4")
     if tuple(sizes[1:]) != shape or sizes[0] < 1 or len(raw) != start + int(sizes[0]) * math.prod(shape):
         kind = "28 × 28 images" if shape else "labels"
-        raise DataError(f"{printable(file)}: not an IDX file of {kind}, or not all of it")
+        raise DataError(f"{printable(file)}: not an IDX file of {kind}, or incomplete")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(-1, *shape)
 
 

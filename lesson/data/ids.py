@@ -1,4 +1,4 @@
-"""What an id is: one spelling for a file and for whoever asks, and the rows of a table that ids stand for."""
+"""Ids: one spelling for files and for callers, and the rows of a table that ids map to."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")
 
 
 class UnknownIdsWarning(UserWarning):
-    """Some ids have no training rating, and the reserved row answers for them."""
+    """Some ids have no training rating; their predictions come from the reserved row."""
 
 
 def spelled(key: Any) -> str:
     """The one spelling of an id: 7, 7.0, "7", " 7" and "7.0" are "7"; "007" is another id.
 
     Raises:
-        DataError: what names nobody: None, NaN, blank text, or several ids in one.
+        DataError: it is not an id: None, NaN, blank text, or several ids.
     """
     if isinstance(key, np.generic) or getattr(key, "ndim", None) == 0:
         key = key.item()
@@ -50,19 +50,19 @@ def spelled(key: Any) -> str:
     elif isinstance(key, float | Decimal):
         if math.isfinite(key):
             return str(int(key) if key == int(key) else key)
-    elif isinstance(key, datetime.date | uuid.UUID) and key == key:  # NaT is a date, and no id
+    elif isinstance(key, datetime.date | uuid.UUID) and key == key:  # NaT is a date, not an id
         return str(key)
-    raise DataError(f"{shown(key)} is no id; text or a whole number is needed")
+    raise DataError(f"{shown(key)} is not an id; use text or a whole number")
 
 
 def listed(ids: Any) -> tuple[list[Any], bool]:
-    """Ids as a list, whatever holds them (list, array, tensor, Series), and whether it was one id alone.
+    """Ids as a list, from a list, array, tensor or Series, and whether it was a single id.
 
     Raises:
         DataError: a table, a set or a dictionary.
     """
     if getattr(ids, "ndim", 0) > 1 or isinstance(ids, Mapping | AbstractSet):
-        raise DataError(f"{shown(ids)}: a list of ids is needed, one beside the other")
+        raise DataError(f"{shown(ids)}: a flat list of ids is needed")
     if hasattr(ids, "tolist"):
         ids = ids.tolist()
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
@@ -71,19 +71,19 @@ def listed(ids: Any) -> tuple[list[Any], bool]:
 
 
 def several(ids: Any) -> list[Any]:
-    """Ids as a list, where more than one may be asked for.
+    """Ids as a list; a single id is not allowed.
 
     Raises:
-        DataError: as `listed`, and one id alone.
+        DataError: as in `listed`, or a single id.
     """
     keys, single = listed(ids)
     if single:
-        raise DataError(f"a list of ids is needed, not {shown(ids)} alone")
+        raise DataError(f"a list of ids is needed, not {shown(ids)}")
     return keys
 
 
 def narrowed(texts: Sequence[str]) -> np.ndarray:
-    """Spellings as int64 or uint64 where all are whole numbers that fit, else as text (object)."""
+    """Spellings as int64 or uint64 if all are whole numbers that fit, else as text (object)."""
     if all(map(INTEGER.fullmatch, texts)):
         for dtype in (np.int64, np.uint64):
             try:
@@ -98,9 +98,9 @@ class Vocab:
     """Ids by row of an embedding table. Row 0 is reserved for ids that no training row has, as in fastai.
 
     Attributes:
-        kind: what they name, "user" or "item".
+        kind: "user" or "item".
         ids: the distinct ids, row 1 first.
-        titles: what to show for an id, and another name for it.
+        titles: an id's title, which can be used instead of the id.
     """
 
     kind: str
@@ -122,7 +122,7 @@ class Vocab:
     def _rows(self) -> dict[str, int]:
         rows = {spelled(key): row for row, key in enumerate(self._keys[1:], start=1)}
         if len(rows) < len(self.ids):
-            raise DataError(f"{len(self.ids):,} {self.kind}s have only {len(rows):,} ids: 7, '7' and 7.0 are one")
+            raise DataError(f"{len(self.ids):,} {self.kind}s have only {len(rows):,} ids: 7, '7' and 7.0 are the same")
         return rows
 
     @cached_property
@@ -138,13 +138,13 @@ class Vocab:
         return named
 
     def rows(self, ids: Any) -> np.ndarray:
-        """The rows of several ids or titles, int64[len(ids)]; 0 (the reserved one) for what training has not seen.
+        """The rows of several ids or titles, int64[len(ids)]; 0 (the reserved row) for ids that training has not seen.
 
         Args:
-            ids: in a list, an array, a tensor or a Series.
+            ids: a list, an array, a tensor or a Series.
 
         Raises:
-            DataError: None, NaN or blank among the ids, or a title that several items have.
+            DataError: an id is None, NaN or blank, or several items share a title.
         """
         return np.array([self._row(key) for key in several(ids)], dtype=np.int64)
 
@@ -178,12 +178,12 @@ class Vocab:
 
     def _row(self, key: Any) -> int:
         text = spelled(key)
-        if text in self._rows:  # an id goes before a title
+        if text in self._rows:  # ids have priority over titles
             return self._rows[text]
         named = self._named.get(text, [])
         if len(named) > 1:
             ids = printable(", ".join(named))
-            raise DataError(f"{len(named)} {self.kind}s have the title {text!r}: name one of the ids {ids}")
+            raise DataError(f"{len(named)} {self.kind}s have the title {text!r}: use one of the ids {ids}")
         return self._rows.get(named[0], 0) if named else 0
 
     def key(self, row: int) -> Hashable:

@@ -1,4 +1,4 @@
-"""Data that every run makes for itself: random ids and tables, functions of one variable."""
+"""Data that every run makes itself: random ids and tables, functions of one variable."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from lesson.data.origin import Origin
 
 
 class Made:
-    """Nothing to read: whoever asks for these data draws them from its seed."""
+    """Nothing to read: each run draws the data from its seed."""
 
     origin = Origin("data made by each run", "made")
 
     def learnable(self, seeds: int) -> list[str]:  # noqa: ARG002 - as other data have it
-        """What to know before the first run: nothing."""
+        """Notes before the first run: none."""
         return []

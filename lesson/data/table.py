@@ -1,4 +1,4 @@
-"""Tables from files: text and Parquet, plain or compressed. Bad input gives one error that says where it is."""
+"""Tables from files: text and Parquet, plain or compressed. Bad input gives one error with its place."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from lesson.checks import DataError, printable, shown
 from lesson.data.ids import narrowed, spelled
 from lesson.data.origin import Origin
 
-# What separates fields, by how the name ends. RecBole names its files .inter and .item, GroupLens u.data, ratings.dat.
+# Separators by the end of a file's name: .inter and .item are RecBole's, u.data and ratings.dat GroupLens'.
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".inter": "\t", ".item": "\t", ".data": "\t", ".dat": "::"}
 SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", "::": "double colons"}
 PARQUET = (".parquet", ".pq")
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 BLOCK = 1 << 24  # bytes that Arrow parses in one go; no row may be longer
 
-# What a byte order mark at the start stands for. UTF-32's begins with that of UTF-16.
+# Encodings by byte order mark. UTF-32's begins with that of UTF-16.
 MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 class EncodingError(DataError):
-    """Text in another encoding than the one in which it was read."""
+    """The text is in another encoding than the one it was read with."""
 
 
 class Table:
-    """Columns of a file, and the way back from a row to the place in the file where it stands.
+    """Columns of a file, and each row's place in the file for errors.
 
     Attributes:
-        path: the file, as messages name it.
+        path: the file, as shown in messages.
         checksum: sha256 of the file.
-        names: of the columns, in file order.
+        names: column names, in file order.
     """
 
     def __init__(self, path: str, checksum: str, names: Sequence[str], columns: pyarrow.Table) -> None:
@@ -61,15 +61,15 @@ class Table:
 
     @property
     def origin(self) -> Origin:
-        """Where it comes from."""
+        """Its origin."""
         return Origin(data_name(self.path), self.checksum, {"rows": len(self), "columns": len(self.names)})
 
     def place(self, row: int) -> str:
-        """Where a row stands, in the words of an error."""
+        """A row's place in the file, for an error."""
         return f"row {row + 1}"
 
     def hint(self) -> str:
-        """What an error about the columns may add."""
+        """A hint for errors about columns."""
         return ""
 
     def fail(self, row: int, name: str, complaint: str) -> NoReturn:
@@ -81,10 +81,10 @@ class Table:
         raise DataError(f"{self.path}, {self.place(row)}, column {name!r}: {complaint}")
 
     def column(self, name: str) -> pyarrow.ChunkedArray:
-        """The values of a column; those of a text file are text.
+        """The values of a column; in a text file all are text.
 
         Raises:
-            DataError: no column has this name, or several have, or there is no row.
+            DataError: no column or several columns have this name, or there are no rows.
         """
         if self.names.count(name) != 1:
             have = (
@@ -95,7 +95,7 @@ class Table:
             raise DataError(f"{self.path}: a header and no rows")
         values = self.columns.column(self.names.index(name))
         kind = values.type
-        if isinstance(kind, pyarrow.BaseExtensionType):  # UUIDs, as databases export them
+        if isinstance(kind, pyarrow.BaseExtensionType):  # UUIDs, exported by databases
             return pyarrow.chunked_array([[None if value is None else str(value) for value in values.to_pylist()]])
         if pyarrow.types.is_dictionary(kind):
             return values.cast(kind.value_type)
@@ -105,14 +105,14 @@ class Table:
         """A column as float32[rows].
 
         Raises:
-            DataError: at the first value that is no finite number.
+            DataError: a value is not a finite number; the message has the first.
         """
         values = self.column(name)
         try:
             doubles = _doubles(values)
         except pyarrow.ArrowNotImplementedError:
-            raise DataError(f"{self.path}, column {name!r}: {values.type} are no numbers") from None
-        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+            raise DataError(f"{self.path}, column {name!r}: {values.type} values are not numbers") from None
+        with np.errstate(over="ignore"):  # values too large for float32 raise below
             numbers = doubles.to_numpy().astype(np.float32)
         bad = np.flatnonzero(~np.isfinite(numbers))
         if len(bad) or len(numbers) < len(values):
@@ -124,16 +124,16 @@ class Table:
         """A column as int64[rows], positions among the distinct ids, and those ids, sorted; see `ids.spelled`.
 
         Raises:
-            DataError: at the first row without an id.
+            DataError: a row has no id; the message has the first.
         """
         values = self.column(name)
         try:
             coded = values.dictionary_encode(null_encoding="encode").unify_dictionaries()
         except pyarrow.ArrowNotImplementedError:
-            raise DataError(f"{self.path}, column {name!r}: {values.type} are no ids") from None
+            raise DataError(f"{self.path}, column {name!r}: {values.type} values are not ids") from None
         codes = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks])
         distinct = coded.chunk(0).dictionary
-        if pyarrow.types.is_integer(values.type) and not values.null_count:  # as text, a million take a second
+        if pyarrow.types.is_integer(values.type) and not values.null_count:  # as text, a million of them take a second
             keys = distinct.to_numpy()
             keys = keys if keys.max() > np.iinfo(np.int64).max else keys.astype(np.int64)
         else:
@@ -152,19 +152,19 @@ class Table:
 
 
 class TextTable(Table):
-    """Delimited text. Everything is read as text, so that an id such as 007 or NA stays what it is.
+    """Delimited text. Everything is read as text, so that ids such as 007 or NA stay unchanged.
 
     Attributes:
-        suffix: of the file, such as .csv, also where it is compressed.
-        sep: what separates fields.
-        width: how many columns there are.
-        headless: whether line 1 has numbers only, and so no names of columns.
+        suffix: of the file, such as .csv, without a compression suffix.
+        sep: the separator of fields.
+        width: the number of columns.
+        headless: whether line 1 has only numbers, so it cannot be a header.
     """
 
     def __init__(self, file: _File, text: bytes, sep: str, quoted: bool) -> None:
         self.path, self.suffix, self.sep, self.header_lines = file.path, file.suffix, sep, 1
         sign = sep
-        if len(sep.encode()) > 1:  # Arrow wants one byte
+        if len(sep.encode()) > 1:  # Arrow needs a single byte
             sign = next((mark for mark in "\x1f\x1e\x1d\x1c" if mark.encode() not in text), "\x1f")
             text = text.replace(sep.encode(), sign.encode())
         self.text = text if text.endswith((b"\n", b"\r")) else text + b"\n"
@@ -181,14 +181,14 @@ class TextTable(Table):
         self.headless = all(NUMBER.fullmatch(name) for name in self.names)
 
     def name_columns(self, names: Sequence[str]) -> TextTable:
-        """This table with line 1 as its first row: it is no header, and the columns have these names.
+        """This table without a header: line 1 is its first row, and the columns get these names.
 
         Raises:
             DataError: there are more columns, or fewer.
         """
         if len(names) != self.width:
             raise DataError(
-                f"{self.path}, line 1: {self.width} columns where {len(names)} are expected "
+                f"{self.path}, line 1: {self.width} columns instead of {len(names)} "
                 f"({', '.join(names[:4])}{' …' if len(names) > 4 else ''}){self.hint()}"
             )
         self.names, self.columns, self.header_lines = list(names), self.cells, 0
@@ -196,15 +196,15 @@ class TextTable(Table):
 
     def place(self, row: int) -> str:
         """The line of the file on which a row ends."""
-        # Blank lines and line breaks inside quotes make line and row differ: count as Arrow did.
+        # Blank lines and line breaks in quotes make line and row numbers differ: count as Arrow does.
         with _long_fields():
             reader = self._reader()
             lines = (reader.line_num for fields in reader if self._is_row(fields))
             return f"line {next(itertools.islice(lines, row + self.header_lines, None))}"
 
     def hint(self) -> str:
-        """What may be wrong with the columns: the separator, or a header that is none."""
-        headless = "; line 1 has numbers only where the names of the columns are needed" if self.headless else ""
+        """A possible cause of wrong columns: the separator, or a missing header."""
+        headless = "; line 1 has only numbers, but must have the column names" if self.headless else ""
         return self._other_separator() or headless
 
     def _other_separator(self) -> str:
@@ -213,7 +213,7 @@ class TextTable(Table):
             return ""
         seen = next((f", and line 1 holds {name}" for sign, name in SEPARATOR_NAMES.items() if sign in line), "")
         expected = SEPARATOR_NAMES.get(self.sep, shown(self.sep))
-        return f" (the separator may be wrong: {expected} are expected{seen}; name it by sep=, or --sep)"
+        return f" (the separator may be wrong: expected {expected}{seen}; set it with sep=, or --sep)"
 
     def _cells(self) -> pyarrow.Table:
         try:
@@ -235,7 +235,7 @@ class TextTable(Table):
         except pyarrow.ArrowInvalid as error:
             complaint = self._complaint() or reason(error)
             raise DataError(f"{self.path}, {complaint}") from error
-        # Arrow lets the last quote stay open, and all that follows it becomes one value.
+        # Arrow accepts an open last quote and makes one value of all that follows.
         last = cells.column(self.width - 1)[-1].as_py()
         ends_in_it = self.text.endswith(b'"' + last.replace('"', '""').encode())
         if self.quoted and ends_in_it and (complaint := self._complaint()):
@@ -243,7 +243,7 @@ class TextTable(Table):
         return cells
 
     def _complaint(self) -> str:
-        """Where and why this text is no table; nothing where it is one."""
+        """Where and why this text is not a table; nothing if it is one."""
         line = 0
         with _long_fields():
             reader = self._reader(strict=True)
@@ -256,22 +256,22 @@ class TextTable(Table):
                         return f"line {line}: a row of more than {BLOCK >> 20} MB"
             except csv.Error as error:
                 if "unexpected end" not in str(error):
-                    return f"line {reader.line_num}: text stands behind a closing quote"
+                    return f"line {reader.line_num}: text after a closing quote"
                 open_at = len(deque(self._reader(), maxlen=1)[0])
                 return f"line {line + 1}, column {open_at}: a quote opens and never closes"
         return ""
 
     def _ragged(self, line: int, fields: list[str]) -> str:
-        many = f"{len(fields)} field{'s' if len(fields) > 1 else ''} where {self.width} are expected"
+        many = f"{len(fields)} field{'s' if len(fields) > 1 else ''} instead of {self.width}"
         if len(fields) < self.width:
             return f"line {line}, column {len(fields) + 1}: {many}{self._other_separator()}"
         extra = (
-            "the last is blank, a separator too many?" if not fields[-1].strip() else f"{shown(fields[-1])} is the last"
+            "the last is blank: a separator too many?" if not fields[-1].strip() else f"{shown(fields[-1])} is the last"
         )
         return f"line {line}, column {self.width + 1}: {many} ({extra}){self._other_separator()}"
 
     def _is_row(self, fields: list[str]) -> bool:
-        # No field at all is a blank line, and one of blanks is too; one of nothing is a pair of quotes.
+        # No field, or one blank field, is a blank line; one empty field is a pair of quotes.
         return len(fields) == self.width or (fields != [] and not (len(fields) == 1 and fields[0].isspace()))
 
     def _reader(self, strict: bool = False) -> Any:
@@ -284,8 +284,8 @@ def read_table(path: str | Path, *, sep: str | None = None, encoding: str | None
 
     Args:
         path: the file.
-        sep: what separates the fields of text; None goes by the file's name: commas for `.csv`, tabs for `.tsv`.
-        encoding: of text; None takes UTF-8, or what a byte order mark says.
+        sep: the separator of text fields; None chooses by the file's name: commas for `.csv`, tabs for `.tsv`.
+        encoding: the text's encoding; None means UTF-8, or the encoding of a byte order mark.
 
     Raises:
         DataError: the file cannot be read as a table.
@@ -296,15 +296,21 @@ def read_table(path: str | Path, *, sep: str | None = None, encoding: str | None
     if sep is not None or encoding is not None:
         raise DataError(f"{file.path}: sep and encoding are for text; Parquet has neither")
     try:
-        # Unlike `read_table`, this takes columns of one name.
+        # Unlike `read_table`, this accepts columns with equal names.
         columns = _with_index(pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.content)).read())
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:  # of pandas' notes, the last
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # the last two: pandas' metadata
         raise DataError(f"{file.path}: not a Parquet file that can be read ({reason(error)})") from error
     return Table(file.path, file.checksum, columns.column_names, columns)
 
 
 def _with_index(columns: pyarrow.Table) -> pyarrow.Table:
-    """The columns, and the named index that pandas keeps beside them where it counts up."""
+    """The columns, with a named index that pandas stores as a range."""
     for index in (columns.schema.pandas_metadata or {}).get("index_columns", []):
         if isinstance(index, dict) and index.get("name"):
             numbers = index["start"] + index["step"] * np.arange(len(columns))
@@ -315,11 +321,11 @@ def _with_index(columns: pyarrow.Table) -> pyarrow.Table:
 def read_text(
     path: str | Path, *, sep: str | None = None, encoding: str | None = None, quoted: bool = True
 ) -> TextTable:
-    """As `read_table`, of text alone.
+    """As `read_table`, for text only.
 
     Args:
         path: the file.
-        sep: what separates fields.
+        sep: the separator of fields.
         encoding: of the file.
         quoted: whether double quotes enclose fields.
 
@@ -333,15 +339,15 @@ def _text(file: _File, sep: str | None, encoding: str | None, quoted: bool) -> T
     if sep is None and file.suffix not in SEPARATORS:
         raise DataError(
             f"{file.path}: tables are read from .csv (commas), .tsv (tabs) or .parquet, also as .gz or .zip, not "
-            f"{file.suffix or 'this'}; for other text say what separates the fields, by sep= or --sep"
+            f"{file.suffix or 'this'}; for other text set the separator with sep= or --sep"
         )
     if sep is None:
         sep = SEPARATORS[file.suffix]
         if sep == "::" and b"::" not in file.content[:4096].split(b"\n")[0]:
             sep = "\t"  # HetRec's .dat
     elif not checks.text("sep", sep) or set(sep) & set('"\r\n\0'):
-        raise DataError(f"sep={shown(sep)}: one sign or more is needed, and no quote or line break")
-    sep = sep.replace("\\t", "\t")  # as shells hand it over
+        raise DataError(f"sep={shown(sep)}: use one or more characters, without quotes or line breaks")
+    sep = sep.replace("\\t", "\t")  # as shells pass it
     text = _utf8(file, sep, encoding)
     return TextTable(file, text, sep, quoted)
 
@@ -352,19 +358,19 @@ def listing(names: Sequence[str]) -> str:
 
 
 def as_path(path: Any) -> Path:
-    """A path, whatever names it.
+    """A path, from a str or path-like object.
 
     Raises:
-        DataError: nothing that can name a file.
+        DataError: it cannot be a path.
     """
     try:
         return Path(path)
     except TypeError:
-        raise DataError(f"path={shown(path)}: the path of a file is needed") from None
+        raise DataError(f"path={shown(path)}: pass the path of a file") from None
 
 
 def data_name(path: str | Path) -> str:
-    """What reports call the data of a file: its name without endings."""
+    """The name of a file's data in reports: the file's name without suffixes."""
     return printable(Path(re.sub(r"\.(gz|zip)$", "", as_path(path).name, flags=re.IGNORECASE)).stem)
 
 
@@ -377,8 +383,8 @@ class _File:
     """A file's bytes, decompressed.
 
     Attributes:
-        path: as messages name it.
-        suffix: what the name ends in, lower case, without .gz or .zip.
+        path: as shown in messages.
+        suffix: the name's suffix in lower case, without .gz or .zip.
         checksum: sha256 of the file as it is on disk.
         content: the bytes.
     """
@@ -405,11 +411,11 @@ class _File:
 
     def _member(self, raw: bytes, name: Path) -> tuple[bytes, Path]:
         if name.suffix.lower() != ".zip":
-            return raw, name  # other programs' files are zipped too, .xlsx for one
+            return raw, name  # other programs' files are zips too, such as .xlsx
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             members = [m for m in archive.namelist() if not m.endswith("/") and not m.startswith("__MACOSX/")]
             if len(members) != 1:
-                raise DataError(f"{self.path}: {len(members)} files ({listing(members)}); one is needed, or unpack it")
+                raise DataError(f"{self.path}: {len(members)} files ({listing(members)}); zip one, or unpack it")
             return archive.read(members[0]), Path(members[0])
 
 
@@ -427,7 +433,7 @@ def _utf8(file: _File, sep: str, encoding: str | None) -> bytes:
         raise EncodingError(
             f"{path}, line {len(before)}, column {before[-1].count(sep) + 1}: "
             f"byte 0x{raw[error.start]:02x} is not valid {said}"
-            + ("; say which encoding it is, by encoding= or --encoding (latin-1?)" if encoding is None else "")
+            + ("; set the encoding with encoding= or --encoding (latin-1?)" if encoding is None else "")
         ) from error
     except UnicodeError as error:
         raise EncodingError(f"{path}: not valid {said} ({error})") from error
@@ -440,13 +446,13 @@ def _utf8(file: _File, sep: str, encoding: str | None) -> bytes:
     if (zero := utf8.find(b"\0")) >= 0:
         line = utf8.count(b"\n", 0, zero) + 1
         raise EncodingError(
-            f"{path}, line {line}: a zero byte, which no text has; if this is UTF-16, say encoding='utf-16-le'"
+            f"{path}, line {line}: a zero byte, which text does not have; if this is UTF-16, set encoding='utf-16-le'"
         )
     return utf8
 
 
 def _doubles(values: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
-    """Values as float64; of text, those before the first that is no number."""
+    """Values as float64; for text, those before the first that is not a number."""
     try:
         return values.cast("double", safe=False)
     except pyarrow.ArrowInvalid:
@@ -464,7 +470,7 @@ def _doubles(values: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Lift the limit that the csv module has for a field."""
+    """Lift the csv module's limit on field size."""
     limit = csv.field_size_limit(2**31 - 1)
     try:
         yield

@@ -33,12 +33,12 @@ class EmbeddingDotBias(nn.Module):
         n_factors: width of the two tables of factors.
         n_users: rows of the user tables.
         n_items: rows of the item tables.
-        y_range: (low, high) of the sigmoid on the score; None leaves the sigmoid out.
-        generator: draws the initial tables; None takes torch's own.
+        y_range: (low, high) of the sigmoid on the score; None for no sigmoid.
+        generator: draws the initial tables; None uses torch's own.
         backend: of the kernel; None chooses by device, see `kernels.embedding_dot_bias`.
 
     Raises:
-        DataError: a size or a range that makes no sense.
+        DataError: a size or a range is wrong.
 
     >>> model = EmbeddingDotBias(n_factors=40, n_users=944, n_items=1683, y_range=(0, 5.5))
     >>> model(torch.tensor([1, 1]), torch.tensor([50, 51])).shape

@@ -1,7 +1,7 @@
-"""Figures: a file for each, with its data, its caption and its drawing.
+"""One file per figure, with its data, its caption and its drawing.
 
-A module with `SECTION`, `PLACE` and `charts(study)` belongs to the page of a study: its charts stand in that section,
-in the order of the places. A section that the page's template does not know gets the section's name as its heading.
+A module with `SECTION`, `PLACE` and `charts(study)` belongs to the page of a study: its charts appear in that section,
+in the order of the places. A section that is not in the page's template gets its name as a heading.
 """
 
 from __future__ import annotations

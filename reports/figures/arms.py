@@ -1,4 +1,4 @@
-"""A metric of every run, a row an arm."""
+"""A metric of every run, one row per arm."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SECTION, PLACE = "arms", 15
 
 
 def charts(study: Study) -> list[Chart]:
-    """The first metric, where no setting is swept."""
+    """The first metric, unless a setting is swept."""
     return [] if sweep_of(study.summary) else of_metric(study, study.summary.metric)
 
 
 def of_metric(study: Study, metric: str) -> list[Chart]:
-    """A chart of a metric, where a run has it."""
+    """A chart of a metric, if a run has it."""
     summary, table = study.summary, by_seed(study, metric)
     if table.empty or table.notna().to_numpy().sum() == 0:
         return []
@@ -51,10 +51,10 @@ def draw(figure: Figure, runs: pd.DataFrame, baseline: str | None, label: str, d
 
     Args:
         figure: the figure to draw on.
-        runs: `arm` (categories, in order) and `value`, a row a run.
+        runs: `arm` (categories, in order) and `value`, one row per run.
         baseline: its arm, if there is one.
         label: of the axis.
-        decades: whether the axis is logarithmic where the values span a decade or more.
+        decades: whether the axis is logarithmic if the values span a decade or more.
     """
     axes, wide = figure.subplots(), 72 * figure.get_figwidth() > NARROW
     means = runs.groupby("arm", observed=True)["value"].mean()

@@ -19,7 +19,7 @@ LINES = 6
 
 
 def charts(study: Study) -> list[Chart]:
-    """One chart, where arms were tuned."""
+    """One chart, if arms were tuned."""
     summary = study.summary
     by_arm = {tuning.arm: tuning.best_of_k for tuning in summary.tuning if tuning.best_of_k}
     curves = {name_of(summary, arm): by_arm[arm] for arm in summary.arms if arm in by_arm}
@@ -37,9 +37,9 @@ def charts(study: Study) -> list[Chart]:
             "best-of-k",
             "Expected best result of the first k tuning trials",
             "; ".join(f"{label}: {write(values[-1])} after {len(values)}" for label, values in curves.items()),
-            "What tuning with fewer trials would have found, on average over all choices of k of them. These are the "
+            "The result of tuning with fewer trials, averaged over all choices of k of them. These are the "
             "tuning seeds, so results are better than on fresh ones."
-            + (f" {left_out} of {len(curves)} arms are in the data alone." if left_out else ""),
+            + (f" {left_out} of {len(curves)} arms are only in the data." if left_out else ""),
             data,
             lambda figure, wide: draw(figure, long, label, 3 if wide else 1),
             lambda wide: 350 if wide else 330 + 24 * len(shown),
@@ -48,7 +48,7 @@ def charts(study: Study) -> list[Chart]:
 
 
 def draw(figure: Figure, curves: pd.DataFrame, label: str, columns: int) -> None:
-    """A line an arm: `arm`, `k`, `best`."""
+    """One line per arm: `arm`, `k`, `best`."""
     axes, colors = figure.subplots(), drawing.palette(curves["arm"])
     look: Any = {"hue": "arm", "style": "arm", "palette": colors, "markers": True, "dashes": True}
     sns.lineplot(curves, x="k", y="best", **look, errorbar=None, linewidth=1.8, ax=axes)

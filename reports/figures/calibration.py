@@ -1,4 +1,4 @@
-"""Shares of false outcomes by shape and number of seeds, every form a dot."""
+"""Shares of false outcomes by shape and number of seeds, one dot per form."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def chart(found: Calibration) -> Chart:
-    """A panel for each number of seeds, a row a shape."""
+    """One panel per number of seeds, one row per shape."""
     cells = pd.DataFrame([cell.model_dump() for cell in found.cells])
     worst = cells.groupby(["shape", "n"], sort=False)[["false_yes", "false_no"]].max()
     seeds = sorted(cells["n"].unique())
     return drawing.chart(
         "calibration",
-        "Shares of studies that decide falsely",
+        "Shares of studies with a false outcome",
         "; ".join(
             f"{shape}, {n} seeds: false yes {numbers.number(yes)}, false no {numbers.number(no)}"
             for shape, n, yes, no in worst.reset_index().itertuples(index=False)

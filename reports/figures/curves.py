@@ -1,4 +1,4 @@
-"""Curves over a run, a panel an arm: every seed, and the mean."""
+"""Curves over a run, one panel per arm: every seed, and the mean."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from reports.read import LARGEST, Study
 from reports.words import capital, listed
 
 SECTION, PLACE = "curves", 10
-PANELS = 8  # for so many arms curves are readable
-POINTS = 9_000  # of all lines of a drawing together: a page stays small
+PANELS = 8  # more would not be readable
+POINTS = 9_000  # over all lines of a drawing, to keep the page small
 DASHES: list[Any] = ["-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (2, 2))]
 PARTS_OF_DATA = r"\b(train(ing)?|valid(ation)?|test)\b"
 
 
 def charts(study: Study) -> list[Chart]:
-    """A chart for each kind of curve; what was measured on training and on validation rows shares one."""
+    """A chart for each kind of curve; curves of training and of validation rows share one."""
     curves = study.curves
     if curves is None or curves.empty:
         return []
@@ -36,18 +36,18 @@ def charts(study: Study) -> list[Chart]:
 
 
 def kind_of(study: Study, curve: str) -> str:
-    """What a curve measures, whichever rows it was measured on: loss, of training loss and of validation loss."""
+    """What a curve measures, on any rows: loss for training loss and for validation loss."""
     said = readable(study, curve)
     return " ".join(re.sub(PARTS_OF_DATA, "", said).split()) or said
 
 
 def readable(study: Study, curve: str) -> str:
-    """A curve as a reader calls it."""
+    """A curve's display name."""
     return study.summary.names.get(curve, curve.replace("_", " "))
 
 
 def of_kind(study: Study, curves: pd.DataFrame, place: int, kind: str, names: list[str]) -> Chart | None:
-    """The chart of the curves `names`, which share an axis; `place` tells it from others of the page."""
+    """The chart of the curves `names`, which share an axis; `place` makes its name unique on the page."""
     summary = study.summary
     curves = curves[curves["curve"].isin(names)]
     arms = [arm for arm in shown_arms(summary, PANELS) if arm in set(curves["arm"])]
@@ -83,19 +83,19 @@ def of_kind(study: Study, curves: pd.DataFrame, place: int, kind: str, names: li
 
 
 def columns(panels: int, wide: bool) -> int:
-    """So many panels side by side that rows are filled."""
+    """The number of panels side by side that fills the rows."""
     rows = -(-panels // (4 if wide else 2))
     return -(-panels // rows)
 
 
 def thinned(places: pd.Series, most: int) -> np.ndarray:
-    """At most so many of the places, evenly, the first and the last among them."""
+    """At most `most` of the places, evenly spread, with the first and the last."""
     there = np.sort(places.unique())
     return there[np.unique(np.linspace(0, len(there) - 1, min(most, len(there))).round().astype(int))]
 
 
 def draw(figure: Figure, curves: pd.DataFrame, labels: tuple[str, str], across: int) -> None:
-    """A panel an arm: `arm` (categories), `seed`, `x`, `curve`, `value`."""
+    """One panel per arm: `arm` (categories), `seed`, `x`, `curve`, `value`."""
     arms = curves["arm"].cat.categories
     grid = figure.subplots(-(-len(arms) // across), across, sharex=True, sharey=True, squeeze=False)
     by_place = curves.pivot_table("value", "x", ["arm", "curve", "seed"], dropna=False, observed=True)
@@ -107,14 +107,14 @@ def draw(figure: Figure, curves: pd.DataFrame, labels: tuple[str, str], across: 
                 continue
             lines = by_place[arm, name]
             look: Any = {"color": SERIES[i % len(SERIES)], "linestyle": DASHES[i % len(DASHES)]}
-            gap = lines.reindex([*lines.index, np.nan])  # after each seed: many lines drawn as one are drawn fast
+            gap = lines.reindex([*lines.index, np.nan])  # NaN after each seed: drawing all seeds as one line is fast
             axes.plot(np.tile(gap.index, lines.shape[1]), gap.to_numpy().ravel("F"), **look, linewidth=0.6, alpha=0.45)
             axes.plot(lines.index, lines.mean(axis=1), **look, linewidth=2.2, label=name)
         axes.set(title=drawing.wrapped(arm))
         axes.tick_params(labelbottom=place + across >= len(arms))
     for axes in grid.flat[len(arms) :]:
         axes.set_visible(False)
-    # A few runs that go astray should not flatten all others.
+    # A few extreme runs should not flatten all others.
     low, high = robust_range(curves["value"])
     if high > low:
         grid[0, 0].set_ylim(low - 0.04 * (high - low), high + 0.03 * (high - low))
@@ -126,7 +126,7 @@ def draw(figure: Figure, curves: pd.DataFrame, labels: tuple[str, str], across: 
 
 
 def robust_range(values: pd.Series) -> tuple[float, float]:
-    """The range of the values, but for those far outside the range of nearly all of them."""
+    """The range of the values, without those far outside the range of nearly all."""
     low, high = values.quantile(0.03), values.quantile(0.97)
     reach = 0.6 * (high - low)
     return max(values.min(), low - reach), min(values.max(), high + reach)

@@ -1,7 +1,7 @@
-"""What all figures share: inline SVG that belongs to its page, with its font, its ink, its accents, light or dark.
+"""Shared by all figures: inline SVG that takes font and colors from its page, light or dark.
 
-seaborn draws, on axes made here. A chart is drawn twice, for a wide and for a narrow screen, and comes with its data as
-a table. What may be told apart by color is told apart by marker, line style or label as well.
+seaborn draws on axes made here. A chart is drawn twice, for a wide and a narrow screen, and comes with its data as
+a table. Colors never carry a distinction alone: marker, line style or label repeat it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from reports.text import shown
 
 WIDE, NARROW = 720, 350  # units of the SVG; the page shows them at about one pixel each
 
-# What seaborn draws with → what the page's style sheet decides, for light pages and for dark ones.
+# Colors that seaborn draws with → the page's colors, for light and dark pages.
 INK, SOFT, FAINT, PAPER = "#1b1f24", "#5b6471", "#9aa2ad", "#ffffff"
 SERIES: list[str] = sns.color_palette("colorblind", 6).as_hex()
-NEUTRAL = "#333333"  # seaborn's own, for legend entries that stand for a line style
+NEUTRAL = "#333333"  # seaborn's own color of legend entries for a line style
 PAGE_COLORS = {
     INK: "currentColor",
     NEUTRAL: "currentColor",
@@ -62,7 +62,7 @@ STYLE: Any = {
     "figure.constrained_layout.h_pad": 0.06,
     "figure.constrained_layout.w_pad": 0.06,
     "figure.facecolor": "none",
-    "font.family": "DejaVu Sans",  # wider than most: what fits in it fits in the reader's font
+    "font.family": "DejaVu Sans",  # wider than most, so text also fits in the reader's font
     "grid.alpha": 0.35,
     "grid.color": FAINT,
     "grid.linewidth": 0.5,
@@ -90,7 +90,7 @@ ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of a page: its title, two drawings of it, what it shows in words, and its numbers."""
+    """A figure of a page: its title, two drawings of it, its caption, and its data."""
 
     title: str
     wide: Markup
@@ -108,19 +108,19 @@ def chart(
     draw: Callable[[Figure, bool], None],
     height: Callable[[bool], float],
 ) -> Chart:
-    """Draw with `draw(figure, wide)` at both widths; `height(wide)` is in units of the SVG, `name` one of the page."""
+    """Draw with `draw(figure, wide)` at both widths; `height(wide)` is in SVG units, `name` unique on the page."""
     name = re.sub("[^a-z0-9]+", "-", name.lower())  # it becomes part of ids
     drawings = []
     for wide in (True, False):
         drawing = f"{name}-{'wide' if wide else 'narrow'}"
-        with mpl.rc_context({**STYLE, "svg.hashsalt": drawing}):  # the salt keeps ids apart on a page, and the same
+        with mpl.rc_context({**STYLE, "svg.hashsalt": drawing}):  # the salt makes ids unique on a page and reproducible
             figure = Figure(figsize=((WIDE if wide else NARROW) / 72, height(wide) / 72), dpi=72, layout="constrained")
             drawings.append(_inline(svg_of(figure, partial(draw, figure, wide)), drawing, title, description))
     return Chart(title, drawings[0], drawings[1], caption, data)
 
 
 def svg_of(figure: Figure, draw: Callable[[], None]) -> str:
-    """What `draw` puts on the figure, as Matplotlib's SVG."""
+    """The figure drawn by `draw`, as Matplotlib's SVG."""
     text = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts have it
@@ -128,7 +128,7 @@ def svg_of(figure: Figure, draw: Callable[[], None]) -> str:
         characters = int(72 * figure.get_figwidth() / 9.5)  # of a label's size that fit under a panel
         for axes in figure.axes:
             axes.set_xlabel(textwrap.fill(axes.get_xlabel(), characters))
-        if engine := figure.get_layout_engine():  # once, for good: savefig would draw everything twice to do it itself
+        if engine := figure.get_layout_engine():  # only once: savefig would draw everything twice for it
             engine.execute(figure)
             figure.set_layout_engine(None)
         figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -136,18 +136,18 @@ def svg_of(figure: Figure, draw: Callable[[], None]) -> str:
 
 
 def _inline(text: str, name: str, title: str, description: str) -> Markup:
-    """Matplotlib's SVG, fit to stand in a page: named, without fixed size, in the page's colors."""
+    """Matplotlib's SVG made ready for a page: named, without a fixed size, in the page's colors."""
     svg = ElementTree.fromstring(shown(text))  # noqa: S314 our own drawing, made a moment ago
     for element in svg.iter():
         if element.tag == f"{{{SVG}}}g":
-            element.attrib.pop("id", None)  # nothing refers to a group, and axes_1 is in every drawing
+            element.attrib.pop("id", None)  # nothing refers to groups, and every drawing has an axes_1
         if style := element.get("style"):
             element.set("style", re.sub("#[0-9a-f]{6}", lambda m: PAGE_COLORS.get(m[0], m[0]), style))
         if path := element.get("d"):
             element.set("d", re.sub(r"(\.\d\d)\d+", r"\1", path))  # a hundredth of a pixel is enough
     for defs in svg.findall(f"{{{SVG}}}defs"):
         if defs.find(f"{{{SVG}}}style") is not None:
-            svg.remove(defs)  # its rule would reach the whole page; the style sheet has it for charts alone
+            svg.remove(defs)  # its rule would apply to the whole page; the style sheet limits it to charts
     for key in ("width", "height"):
         del svg.attrib[key]
     svg.set("role", "img")
@@ -159,21 +159,21 @@ def _inline(text: str, name: str, title: str, description: str) -> Markup:
     return Markup(ElementTree.tostring(svg, encoding="unicode"))  # noqa: S704 escaped by ElementTree
 
 
-# What several charts share
+# Shared by several charts
 
 
 def palette(names: Iterable[str]) -> dict[str, str]:
-    """A color for each name; after six they come again."""
+    """A color for each name; they repeat after six."""
     return {name: SERIES[place % len(SERIES)] for place, name in enumerate(dict.fromkeys(names))}
 
 
 def wrapped(name: str, width: int = 20) -> str:
-    """A long name on two lines at most, so that it leaves room for what it names."""
+    """A long name on at most two lines, so that it leaves room for the chart."""
     return "\n".join(textwrap.wrap(name, width, max_lines=2, placeholder=" …"))
 
 
 def legend_above(figure: Figure, axes: Axes, loc: Any, columns: int) -> None:
-    """Move the legend of `axes` above all panels; seaborn's headings in it say nothing that its entries do not."""
+    """Move the legend of `axes` above all panels, without seaborn's headings, which add nothing."""
     handles, names = axes.get_legend_handles_labels()
     axes.legend().remove()
     entries = {name: handle for handle, name in zip(handles, names, strict=True) if name not in HEADINGS}
@@ -181,7 +181,7 @@ def legend_above(figure: Figure, axes: Axes, loc: Any, columns: int) -> None:
 
 
 def rows_without_axis(axes: Axes) -> None:
-    """Labels of rows alone on the left: no line, no ticks; the grid helps to read along x."""
+    """Only row labels on the left: no line, no ticks; the grid runs along x."""
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
@@ -200,7 +200,7 @@ def value_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def thin_labels(figure: Figure, axes: Axes, keep: Sequence[str]) -> None:
-    """Hide labels of the x axis that would touch others; those in `keep` win, then from the left."""
+    """Hide x labels that would touch others; labels in `keep` have priority, then those on the left."""
     figure.draw_without_rendering()
     shown: list[Any] = []
     for label in sorted(axes.get_xticklabels(), key=lambda label: label.get_text() not in keep):
@@ -212,16 +212,16 @@ def thin_labels(figure: Figure, axes: Axes, keep: Sequence[str]) -> None:
 
 
 def logarithmic(figure: Figure, *axes: str) -> None:
-    """Logarithmic axes ("x", "y") of all panels, without small ticks: seaborn would ask for the label of each."""
+    """Logarithmic axes ("x", "y") of all panels, without minor ticks: seaborn would format a label for each."""
     for panel in figure.axes:
         panel.set(**{f"{axis}scale": "log" for axis in axes})
-    for panel in figure.axes:  # after all of them: the scale of a panel brings ticks to those that share its axis
+    for panel in figure.axes:  # in a second loop: a panel's scale adds ticks to panels that share its axis
         for axis in axes:
             getattr(panel, f"{axis}axis").set_minor_locator(NullLocator())
 
 
 def room_around(axes: Axes, values: pd.Series) -> None:
-    """Room on both sides of a lone value on a logarithmic x axis: rounding alone would tell its ends apart."""
+    """Room around a single value on a logarithmic x axis, whose ends would otherwise differ only by rounding."""
     if values.min() == values.max():
         axes.set_xlim(values.min() / 10, values.max() * 10.0)
 

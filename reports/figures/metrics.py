@@ -1,4 +1,4 @@
-"""Every further metric of a study, a row an arm."""
+"""Every metric of a study but the first, one row per arm."""
 
 from __future__ import annotations
 

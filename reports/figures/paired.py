@@ -21,7 +21,7 @@ SECTION, PLACE = "arms", 20
 
 
 def charts(study: Study) -> list[Chart]:
-    """One chart, where arms are compared with a baseline."""
+    """One chart, if arms are compared with a baseline."""
     summary, table = study.summary, by_seed(study, study.summary.metric)
     by_arm = {contrast.arm: contrast for contrast in summary.contrasts if contrast.baseline == summary.baseline}
     found: dict[str, Contrast | NoiseFloor] = {}
@@ -35,7 +35,7 @@ def charts(study: Study) -> list[Chart]:
         return []
     floor = summary.noise_floor
     if floor is not None:
-        label = f"{name_of(summary, floor.arm)} again"
+        label = f"{name_of(summary, floor.arm)} repeat"
         found[label], pairs[label] = floor, noise_pairs(study)
 
     ones, nothing = list(found.values()), (np.nan, np.nan)
@@ -56,7 +56,7 @@ def charts(study: Study) -> list[Chart]:
         seeds = by_pair.melt(var_name="arm", value_name="difference").dropna()
         draw(figure, contrasts, seeds, margin, spread, f"{where}{good}")
 
-    wider = " thin bar: for data like it;" if contrasts["lowest"].notna().any() else ""
+    wider = " thin bar: for similar data;" if contrasts["lowest"].notna().any() else ""
     caption = f"Thick bar: 95 % interval for this data set;{wider} dots: seeds."
     if margin is not None:
         caption += f" Grey band: differences below the margin, ±{numbers.setting(margin, 3)}."
@@ -64,7 +64,7 @@ def charts(study: Study) -> list[Chart]:
         caption += (
             f" Last row, the noise floor: {name_of(summary, floor.arm)} run twice on the same splits with another "
             "initialization and order. Dotted lines: where 95 % of such pairs fall. Arms that share their "
-            "initialization and order differ by less than such pairs do."
+            "initialization and order differ by less than such pairs."
         )
     writes = [numbers.writer(one.difference, bounds=one.interval) for one in ones]
     return [
@@ -84,7 +84,7 @@ def charts(study: Study) -> list[Chart]:
 
 
 def margin_of(study: Study) -> float | None:
-    """The margin of the first metric, of which a share is one of the baseline's mean."""
+    """The margin of the first metric; a margin in per cent is a share of the baseline's mean."""
     summary = study.summary
     declared = summary.metrics[summary.metric]
     mean = summary.arms[summary.baseline].metrics.get(summary.metric) if summary.baseline else None
@@ -105,13 +105,13 @@ def draw(
     spread: float | None,
     label: str,
 ) -> None:
-    """Paired differences, a row an arm.
+    """Paired differences, one row per arm.
 
     Args:
         figure: the figure to draw on.
         contrasts: `arm`, `difference`, its interval `low` to `high`, the wider one `lowest` to `highest`, and
             `noise`: whether the row is the noise floor. NaN where there is none.
-        seeds: `arm` and `difference`, a row a pair of runs.
+        seeds: `arm` and `difference`, one row per pair of runs.
         margin: drawn as a band around 0.
         spread: half the range of 95 % of A/A pairs.
         label: of the axis.

@@ -1,4 +1,4 @@
-"""What was asked, each part with its interval: all of them on one axis, in margins."""
+"""Every part with its interval, on one axis, in margins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MARKERS = {"yes": "o", "no": "X", "inconclusive": "D"}
 
 
 def charts(study: Study) -> list[Chart]:
-    """One chart, where several parts or rivals have a margin and an estimate."""
+    """One chart, if several parts or rivals have a margin and an estimate."""
     summary = study.summary
     rows: list[tuple[str, str, float, float, float]] = []
     for part in summary.parts:
@@ -48,7 +48,7 @@ def charts(study: Study) -> list[Chart]:
             "Every part with its interval, in margins",
             "; ".join(lines),
             "The unit is a part’s own margin, the smallest effect worth knowing; the grey band reaches one margin to "
-            "either side. Right of 0 speaks for the part. Circles: yes; crosses: no; diamonds: undecided. The scale is "
+            "either side. Right of 0 supports the part. Circles: yes; crosses: no; diamonds: undecided. The scale is "
             f"logarithmic beyond {LINEAR:g} margins.",
             found.astype(object),
             lambda figure, wide: draw(figure, found, wide),
@@ -58,7 +58,7 @@ def charts(study: Study) -> list[Chart]:
 
 
 def draw(figure: Figure, found: pd.DataFrame, wide: bool) -> None:
-    """A row a part: `estimate`, and its interval from `95 % from` to `to`."""
+    """One row per part: `estimate`, and its interval from `95 % from` to `to`."""
     axes: Any = figure.subplots()
     ends = found[["estimate", "95 % from", "to"]].to_numpy(dtype=float)
     reach = max(1.5 * LINEAR, 1.3 * np.abs(ends[np.isfinite(ends)]).max())

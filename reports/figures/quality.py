@@ -1,4 +1,4 @@
-"""RMSE against seconds of training, a line a library."""
+"""RMSE against seconds of training, one line per library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from studies.evidence.peers import TARGET, PeerResults
 
 
 def chart(results: PeerResults, words: str) -> Chart | None:
-    """RMSE against seconds of training; `words` say what it shows."""
+    """RMSE against seconds of training; `words` describe it."""
     rows = [
         {"peer": peer.title, "seed": row.seed, "epochs": point.epochs, "seconds": point.seconds, "rmse": point.rmse}
         for peer in results.peers
@@ -33,7 +33,7 @@ def chart(results: PeerResults, words: str) -> Chart | None:
         "quality",
         "RMSE on the validation rows against seconds of training",
         words,
-        "Left and low is better. A mark an epoch, or a fit of its own where a library trains in one call; thin lines: "
+        "Left and low is better. One mark per epoch, or per fit if a library trains in one call; thin lines: "
         f"each seed. Dotted: {TARGET}.",
         means.rename(columns={"seconds": "seconds, mean", "rmse": "RMSE, mean"}).astype({"epochs": object}),
         lambda figure, wide: draw(figure, seeds, TARGET, 3 if wide else 1),
@@ -42,7 +42,7 @@ def chart(results: PeerResults, words: str) -> Chart | None:
 
 
 def draw(figure: Figure, seeds: pd.DataFrame, target: float, columns: int) -> None:
-    """RMSE against seconds of training: `peer`, `seed`, `epochs`, `seconds`, `rmse`; a thin line a seed."""
+    """RMSE against seconds of training: `peer`, `seed`, `epochs`, `seconds`, `rmse`; one thin line per seed."""
     axes = figure.subplots()
     drawing.logarithmic(figure, "x")
     drawing.room_around(axes, seeds["seconds"])
@@ -58,5 +58,5 @@ def draw(figure: Figure, seeds: pd.DataFrame, target: float, columns: int) -> No
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.setting(float(value))))
     axes.set(xlabel="seconds of training (logarithmic)", ylabel="RMSE on validation rows")
     low, high = axes.get_ylim()
-    axes.set_ylim(low, min(high, 0.97))  # the first epochs of some would flatten all others
+    axes.set_ylim(low, min(high, 0.97))  # the first epochs of some libraries would flatten the others
     drawing.legend_above(figure, axes, "outside upper left", columns)

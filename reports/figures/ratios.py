@@ -20,7 +20,7 @@ def chart(group: str, timings: list[Timing]) -> Chart:
         f"ratios-{group}",
         f"{title(group)}: time over the time of {against}",
         "; ".join(f"{words(t, keys)} {implementation(t)}: {numbers.times(t.ratio)}" for t in timings),
-        f"Circles: faster than {against}; crosses: slower; diamonds: neither, by the bar, the ratio’s 95 % interval.",
+        f"Circles: faster than {against}; crosses: slower; diamonds: undecided. Bars: 95 % intervals of the ratio.",
         table(timings, keys),
         lambda figure, _wide: draw(figure, drawn(timings, keys), f"time ÷ time of {against}"),
         lambda _wide: 60 + 22 * len(timings) + 28 * len({words(t, keys) for t in timings}),
@@ -28,7 +28,7 @@ def chart(group: str, timings: list[Timing]) -> Chart:
 
 
 def draw(figure: Figure, timings: pd.DataFrame, label: str) -> None:
-    """Ratios with intervals on a logarithmic axis, a row an `implementation`, a panel for each of `where`."""
+    """Ratios with intervals on a logarithmic axis, one row per `implementation`, one panel per `where`."""
     panels = dict(list(timings.groupby("where", sort=False)))
     heights = [len(panel) + 1 for panel in panels.values()]  # and the title
     grid = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)[:, 0]

@@ -1,4 +1,4 @@
-"""Time of a training step against the rows of the tables, and where deferred steps begin to pay."""
+"""Time of a training step against the rows of the tables, and from where deferred steps are faster."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ DEFERRED, DENSE = "native deferred", "native dense"
 
 
 def crossing(timings: list[Timing]) -> tuple[float, str] | None:
-    """From how many rows on deferred steps are faster than our own dense ones, and that in words; None if never.
+    """From how many rows on deferred steps are faster than our dense steps, as a number and in words; None if never.
 
-    `timings` are of one batch. Between two measured sizes the ratio is taken for a power of the rows.
+    `timings` share one batch size. Between two measured sizes the ratio is interpolated as a power of the rows.
     """
     pairs = sorted((t.rows, t.ratio) for t in timings if (t.implementation, t.baseline) == (DEFERRED, DENSE) and t.rows)
     slower = [place for place, (_, ratio) in enumerate(pairs) if ratio >= 1]

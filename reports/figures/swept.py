@@ -20,7 +20,7 @@ LINES = 6  # as many as have a color of their own
 
 
 def charts(study: Study) -> list[Chart]:
-    """One chart, where a setting takes three values or more."""
+    """One chart, if a setting has three or more values."""
     summary, sweep = study.summary, sweep_of(study.summary)
     table = by_seed(study, summary.metric)
     if sweep is None or table.empty or table.notna().to_numpy().sum() == 0:
@@ -48,13 +48,13 @@ def charts(study: Study) -> list[Chart]:
     runs["value"], runs["line"] = runs["arm"].map(sweep.places), runs["arm"].map(sweep.lines)
     several = len(lines) > 1
     caption = (
-        "Thin lines are seeds: a seed has the same data and the same start in every arm. Thick lines are their means."
+        "Thin lines are seeds: a seed has the same data and initialization in every arm. Thick lines are their means."
     )
     if table.isna().to_numpy().any():
-        caption += " Lines pass over runs that failed or are missing."
+        caption += " Lines skip runs that failed or are missing."
     if len(lines) > LINES:
         lines = lines[:LINES]
-        caption += f" Of all lines the first {LINES} are drawn; the data hold the others."
+        caption += f" Only the first {LINES} lines are drawn; the data has the others."
     data = pd.concat([table, mean.to_frame("mean").T]).rename(columns=lambda arm: name_of(summary, arm))
     return [
         drawing.chart(
@@ -72,15 +72,15 @@ def charts(study: Study) -> list[Chart]:
 def draw(
     figure: Figure, runs: pd.DataFrame, sweep: Sweep, marks: dict[str, str], labels: tuple[str, str], wide: bool
 ) -> None:
-    """A thin line a seed, a thick one for their mean, a color for each `line`.
+    """One thin line per seed, a thick line for their mean, a color for each `line`.
 
     Args:
         figure: the figure to draw on.
-        runs: `arm`, `seed`, `value`, `metric` and `line`, a row a run.
+        runs: `arm`, `seed`, `value`, `metric` and `line`, one row per run.
         sweep: the swept setting.
         marks: words beside an arm's mean.
         labels: of both axes.
-        wide: whether the screen is.
+        wide: whether the screen is wide.
     """
     axes = figure.subplots()
     lines = list(dict.fromkeys(runs["line"]))

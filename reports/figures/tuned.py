@@ -1,4 +1,4 @@
-"""What tuning tried: a map of the first metric over two settings that are numbers."""
+"""The tuning trials: a map of the first metric over two numeric settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Map(NamedTuple):
     """Trials on a map.
 
     Attributes:
-        trials: `panel`, `x`, `y`, `value` (NaN where it diverged) and `chosen`, a row a trial.
+        trials: `panel`, `x`, `y`, `value` (NaN if it diverged) and `chosen`, one row per trial.
         x: the setting along x.
         y: the setting along y.
     """
@@ -36,7 +36,7 @@ class Map(NamedTuple):
 
 
 def charts(study: Study) -> list[Chart]:
-    """One chart, where trials have a place by two numbers."""
+    """One chart, if trials differ in two numeric settings."""
     summary, found = study.summary, map_of(study)
     if found is None or found.trials["value"].notna().sum() == 0:
         return []
@@ -53,8 +53,8 @@ def charts(study: Study) -> list[Chart]:
                 f"{y} {numbers.setting(at_y)}, {metric} {write(value)}"
                 for panel, at_x, at_y, value, _ in chosen.itertuples(index=False)
             ),
-            "A dot a trial on the tuning seeds; the stronger its color, the better: from "
-            f"{write(worst(trials, better))} to {write(best(trials, better))}. A ring marks what was chosen, a cross "
+            "One dot per trial on the tuning seeds; the stronger its color, the better: from "
+            f"{write(worst(trials, better))} to {write(best(trials, better))}. A ring marks the choice, a cross "
             "a trial that diverged.",
             table(trials).rename(columns={"panel": "arm", "x": x, "y": y, "value": metric}).astype(object),
             lambda figure, wide: draw(figure, trials, (x, y), better, 3 if wide else 1),
@@ -64,7 +64,7 @@ def charts(study: Study) -> list[Chart]:
 
 
 def table(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials as the data of the figure; a lone panel has no name."""
+    """The trials as the data of the figure; a single panel has no name."""
     return trials if trials["panel"].any() else trials.drop(columns="panel")
 
 
@@ -79,7 +79,7 @@ def worst(trials: pd.DataFrame, better: str) -> float:
 
 
 def map_of(study: Study) -> Map | None:
-    """The trials by swept value and tuned setting, or by two tuned settings, a panel an arm; None without two."""
+    """The trials by swept value and tuned setting, or by two tuned settings with one panel per arm; else None."""
     summary, sweep = study.summary, sweep_of(study.summary)
     tuned = list(dict.fromkeys(key for tuning in summary.tuning for key in tuning.chosen))
     if not tuned or (len(tuned) < 2 and sweep is None):
@@ -131,7 +131,7 @@ def draw(figure: Figure, trials: pd.DataFrame, labels: tuple[str, str], better: 
 
 
 def spans(axes, axis: str, values: pd.Series) -> None:  # type: ignore[no-untyped-def]
-    """A logarithmic axis where values span a decade."""
+    """Make an axis logarithmic if values span a decade."""
     positive = values[values > 0]
     if positive.empty or positive.max() < 10 * positive.min():
         return

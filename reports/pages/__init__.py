@@ -1,7 +1,7 @@
-"""From inputs to HTML: a file for each type of page, and in the place of a page that cannot be drawn a word why.
+"""Turns inputs into HTML: one file per type of page; a page that cannot be drawn is replaced by one that says why.
 
-A module here has a `PLACE` among the others and `plan(inputs)`, which returns the pages that it draws. The file of its
-one page has the module's name, which no study's page can take.
+A module here has a `PLACE` in the order of pages and `plan(inputs)`, which returns the pages to draw. A module with a
+single page gives it the module's name, which no study's page can take.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INLINED = {"style": "style.css", "behavior": "behavior.js"}
 
 
 class Pages(NamedTuple):
-    """Every page's HTML by file name, and sentences about all that could not be used or drawn."""
+    """Every page's HTML by file name, and a sentence about each file that could not be used or drawn."""
 
     html: dict[str, str]
     problems: list[str]
@@ -39,12 +39,12 @@ class Page:
 
     Attributes:
         file: its file's name.
-        name: what a link to it says.
-        template: that draws it.
-        source: the results it shows.
-        context: all that the template shows, an "answer" among it.
-        everywhere: whether every page links to it; else the index alone does.
-        about: what the index says of the results beside the answer: data, profile, commit, dirty, finished.
+        name: the text of links to it.
+        template: the template's file name.
+        source: the path of the results it shows.
+        context: returns the template's variables, one of them "answer".
+        everywhere: whether every page links to it; otherwise only the index does.
+        about: what the index shows beside the answer: data, profile, commit, dirty, finished.
     """
 
     file: str
@@ -57,23 +57,23 @@ class Page:
 
 
 def render(inputs: Inputs) -> Pages:
-    """Draw every page; one that cannot be drawn becomes a problem, and a page that says so."""
+    """Draw every page; a page that cannot be drawn becomes a problem and a page that says so."""
     planned = [page for module in _modules() for page in module.plan(inputs)]
     problems, answers, html = list(inputs.problems), dict[str, str](), {}
     env = environment()
-    for page in sorted(planned, key=lambda page: page.file == INDEX_PAGE):  # which says what became of the others
+    for page in sorted(planned, key=lambda page: page.file == INDEX_PAGE):  # it needs the others' answers
         links = [one for one in planned if one.everywhere or one is page]
         around = {"links": links, "here": page.file, "planned": planned, "answers": answers, "problems": problems}
         try:
             context = page.context()
             html[page.file] = env.get_template(page.template).render(context, **around)
             answers[page.file] = context["answer"]
-        # The one place that catches whatever comes. A file can be wrong in ways that no check at the door foresees,
-        # and one such file must not cost all other pages.
+        # The only place that catches every exception: a file can be wrong in ways that no check foresees, and must not
+        # prevent the other pages.
         except Exception as error:
             problems.append(
                 f"{page.source}: its page could not be drawn ({type(error).__name__}: {error}). All other pages are "
-                "whole. Make the results anew; if that does not help, it is an error in reports/."
+                "drawn. Make the results again; if that does not help, it is a bug in reports/."
             )
             around["problems"] = problems if page.file == INDEX_PAGE else problems[-1:]
             html[page.file] = env.get_template("undrawn.html.j2").render(**around)
@@ -89,7 +89,7 @@ def _modules() -> list[Any]:
 
 @cache
 def environment() -> jinja2.Environment:
-    """The templates, with the pages' number formats as filters; everything from outside is escaped, and seen."""
+    """The templates, with number formats as filters; text from outside is escaped and made visible."""
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -107,7 +107,7 @@ def environment() -> jinja2.Environment:
 
 
 def finalize(value: Any) -> Any:
-    """What a template writes, without characters that act instead of being seen; Markup stays Markup."""
+    """A template's output with invisible and control characters replaced; Markup stays Markup."""
     if not isinstance(value, str):
         return value
     return type(value)(shown(value))

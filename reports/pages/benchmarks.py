@@ -1,4 +1,4 @@
-"""The page of the benchmarks: ratios to a baseline with intervals, and where the one-hot product wins."""
+"""The page of the benchmarks: ratios to a baseline with intervals, and the cases that the one-hot product wins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILE = "benchmarks.json"
 
 
 def plan(inputs: Inputs) -> list[Page]:
-    """One page, where there are benchmarks."""
+    """One page, if there are benchmarks."""
     benchmarks = inputs.ledger.benchmarks  # the ledger has read them for claim 26
     if benchmarks is None:
         inputs.missing.append(Missing("There are no benchmarks that can be read.", "tox run -e bench"))
@@ -29,7 +29,7 @@ def plan(inputs: Inputs) -> list[Page]:
 
 
 def answer(benchmarks: Benchmarks) -> str:
-    """The answer in a sentence: the ratio at large, and where one-hot wins."""
+    """The answer in a sentence: the largest ratio, and where one-hot wins."""
     corners = one_hot(benchmarks)
     if not corners:
         return "The one-hot product was not measured against the lookup in these benchmarks."
@@ -53,10 +53,10 @@ def training_words(timings: list[Timing]) -> str:
             continue
         text = (
             f"Batch {t.batch:,}, {plain(t.implementation)}: {t.epochs} epochs of {t.ratings:,} ratings over "
-            f"{t.params:,} parameters took {numbers.seconds(t.training_s)}, once, in a process of its own. Above "
-            f"ratings and libraries its memory peaked at {numbers.size(t.memory_bytes)}, "
-            f"{t.memory_bytes / t.params:.0f} bytes a parameter, the {numbers.size(8 * t.ratings)} of an epoch’s order "
-            "included"
+            f"{t.params:,} parameters took {numbers.seconds(t.training_s)}, once, in a separate process. Above "
+            f"ratings and libraries, its memory peaked at {numbers.size(t.memory_bytes)}, "
+            f"{t.memory_bytes / t.params:.0f} bytes per parameter, with "
+            f"{numbers.size(8 * t.ratings)} for an epoch’s order"
         )
         if t.baseline_memory_bytes:
             text += f"; that of {plain(t.baseline)}, after its first steps, at {numbers.size(t.baseline_memory_bytes)}"
@@ -65,14 +65,14 @@ def training_words(timings: list[Timing]) -> str:
 
 
 def group_chart(group: str, timings: list[Timing], benchmarks: Benchmarks) -> Chart | None:
-    """What shows a group best."""
+    """The chart of a group."""
     if group == "lookup":
         return crossover.chart(benchmarks)
     return scale.chart(timings) if group == "scale" else ratios.chart(group, timings)
 
 
 def context_of(benchmarks: Benchmarks) -> dict[str, Any]:
-    """All that the template of the benchmarks' page shows."""
+    """The variables of the benchmarks page's template."""
     by_group = {group: [t for t in benchmarks.timings if t.group == group] for group in TITLES}
     for t in benchmarks.timings:
         if t.group not in TITLES:

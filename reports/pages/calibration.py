@@ -15,8 +15,8 @@ from studies.evidence.schema import Positive, Record, Share, Size, Whole, read_j
 
 PLACE = 50
 FILE = "calibration.json"
-UNHELD = "best, by differences"  # rivals whose differences are skewed and independent: no two rivals of one arm are
-SAMPLING = 4  # standard errors above the bar that simulation alone explains
+UNHELD = "best, by differences"  # not held to the bar: rivals of one arm are never independent
+SAMPLING = 4  # standard errors above the bar that the simulation's noise explains
 
 
 class Cell(Record):
@@ -38,7 +38,7 @@ class Cell(Record):
 
 
 class Source(Record):
-    """The code behind it."""
+    """The code that made it."""
 
     commit: str | None
     dirty: bool | None
@@ -46,7 +46,7 @@ class Source(Record):
 
 
 class Calibration(Record):
-    """The whole of `calibration.json`."""
+    """The contents of `calibration.json`."""
 
     schema_version: Literal[1]
     studies: Positive
@@ -60,20 +60,20 @@ class Calibration(Record):
 
     @property
     def tolerated(self) -> float:
-        """The bar, and what simulating so many studies adds by chance."""
+        """The bar, plus the noise of simulating this many studies."""
         return self.bar + SAMPLING * math.sqrt(self.bar * (1 - self.bar) / self.studies)
 
     def held(self, cell: Cell) -> bool:
-        """Whether a cell is held to the bar; the others are shown all the same."""
+        """Whether a cell is held to the bar; the others are only shown."""
         return cell.shape in self.barred and cell.form != UNHELD
 
     def above(self, cell: Cell) -> bool:
-        """Whether a cell is wrong more often than the bar, by more than chance explains."""
+        """Whether a cell exceeds the bar by more than chance explains."""
         return cell.worst > self.tolerated
 
 
 class Line(NamedTuple):
-    """A shape at one number of seeds: its worst cells."""
+    """The worst cells of a shape at one number of seeds."""
 
     shape: str
     n: int
@@ -89,13 +89,13 @@ def read_calibration(path: Path) -> Calibration:
     """Read and check a `calibration.json`.
 
     Raises:
-        ResultsError: the file cannot be read, is no JSON, or lacks, misnames or misstates a field.
+        ResultsError: the file cannot be read, is not JSON, or a field is missing, unknown or wrong.
     """
     return read_json(path, Calibration, "calibration", "Run python -m studies.calibration again.")
 
 
 def plan(inputs: Inputs) -> list[Page]:
-    """One page, where there is a calibration."""
+    """One page, if there is a calibration."""
     found = inputs.file(FILE, read_calibration)
     if found is None:
         return []
@@ -105,7 +105,7 @@ def plan(inputs: Inputs) -> list[Page]:
 
 
 def lines(found: Calibration) -> list[Line]:
-    """The worst of each shape and number of seeds, in the file's order."""
+    """The worst cells of each shape and number of seeds, in the file's order."""
     rows = []
     for shape, n in dict.fromkeys((cell.shape, cell.n) for cell in found.cells):
         own = [cell for cell in found.cells if (cell.shape, cell.n) == (shape, n)]
@@ -124,17 +124,17 @@ def answer(found: Calibration) -> str:
     bar = f"more often than {numbers.setting(found.bar)}"
     total = numbers.counted(len(found.cells), "cell")
     if not bad:
-        return f"In none of {total} do the rules decide falsely {bar}."
+        return f"In none of {total} are the rules wrong {bar}."
     worst = max(bad, key=lambda cell: cell.worst)
     held = sum(map(found.held, bad)) or "none"
     return (
-        f"In {len(bad)} of {total} the rules decide falsely {bar}, {held} of them held to it; at worst "
+        f"In {len(bad)} of {total} the rules are wrong {bar}, {held} of them held to it; at worst "
         f"{numbers.number(worst.worst)}: form “{worst.form}”, numbers “{worst.shape}”, {worst.n} seeds."
     )
 
 
 def context_of(found: Calibration) -> dict[str, Any]:
-    """All that the template of the calibration's page shows."""
+    """The variables of the calibration page's template."""
     return {
         "answer": answer(found),
         "found": found,

@@ -1,4 +1,4 @@
-"""The index page: the claims ledger, the notes' slips, and what was read to make the pages."""
+"""The index page: the claims ledger, the notes' errors, and the results behind the pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLACE = 10
 
 
 class Group(NamedTuple):
-    """Claims that stand together under one heading."""
+    """The claims under one heading."""
 
     key: str
     heading: str
@@ -36,7 +36,7 @@ def plan(inputs: Inputs) -> list[Page]:
 
 
 def group_of(row: LedgerRow) -> str:
-    """The heading under which a claim stands."""
+    """The heading of a claim's group."""
     if any(part.conditions or part.own for part in row.parts):
         return "measured"
     if row.verdict in ("not run", "cited"):
@@ -45,46 +45,46 @@ def group_of(row: LedgerRow) -> str:
 
 
 def groups(rows: list[LedgerRow]) -> list[Group]:
-    """The claims by heading, those that were measured first; no heading without a claim."""
+    """The claims by heading, measured ones first; headings without claims are left out."""
     found = [Group(key, heading, [row for row in rows if group_of(row) == key]) for key, heading in HEADINGS.items()]
     return [group for group in found if group.rows]
 
 
 def answer(inputs: Inputs) -> str:
-    """How far the ledger is, in one sentence."""
+    """The state of the ledger in one sentence."""
     rows = inputs.ledger.rows
     tested = [row for row in rows if group_of(row) in ("measured", "calculated") and row.verdict != "not run"]
     if not tested:
-        return f"None of the lesson’s {len(rows)} claims has been put to the test yet."
+        return f"None of the lesson’s {len(rows)} claims has been tested yet."
     counts = {word: count(tested, word) for word in words.VERDICTS}
     said = ", ".join(f"{n} {words.VERDICTS[word][n > 1]}" for word, n in counts.items() if n)
-    return f"{len(tested)} of the lesson’s {numbers.counted(len(rows), 'claim')} put to the test: {said}."
+    return f"{len(tested)} of the lesson’s {numbers.counted(len(rows), 'claim')} tested: {said}."
 
 
 def chance(inputs: Inputs) -> str | None:
-    """How many of the judged parts come out wrong by chance alone."""
+    """How many of the judged parts are wrong by chance, in a sentence."""
     ledger = inputs.ledger
     if not ledger.judged:
         return None
     expected = numbers.number(ledger.expected_false, 1 if ledger.expected_false >= 0.1 else 2)
     parts = numbers.counted(ledger.judged, "part")
     was = "was" if ledger.judged == 1 else "were"
-    return f"{parts} of claims {was} decided by measurement; by chance alone at most {expected} of them come out wrong."
+    return f"{parts} of claims {was} decided by measurement; by chance alone, at most {expected} of them are wrong."
 
 
 def count_verdicts(inputs: Inputs) -> dict[Verdict, int]:
-    """How many claims have each verdict that any has, in the order of the page."""
+    """The number of claims by verdict, in the order of the page, without zeros."""
     verdicts = [row.verdict for row in inputs.ledger.rows]
     return {word: verdicts.count(word) for word in words.VERDICTS if word in verdicts}
 
 
 def count(rows: list[LedgerRow], verdict: str | None = None, topic: str | None = None) -> int:
-    """How many claims have a verdict and a topic; None is any."""
+    """How many claims have a verdict and a topic; None means any."""
     return sum(verdict in (None, row.verdict) and topic in (None, row.claim.topic) for row in rows)
 
 
 class Found(NamedTuple):
-    """A piece of evidence in words: of which data, what was found, what of the run matters, and its page."""
+    """A piece of evidence in words: its data, the result, facts about the run, and its page."""
 
     title: str
     text: str
@@ -114,7 +114,7 @@ def found_of(inputs: Inputs, evidence: Evidence) -> Found:
 
 
 def context_of(inputs: Inputs) -> dict[str, Any]:
-    """All that the template of the index shows."""
+    """The variables of the index's template."""
     rows = inputs.ledger.rows
     topics = [topic for topic in get_args(Topic) if any(row.claim.topic == topic for row in rows)]
     counts = count_verdicts(inputs)

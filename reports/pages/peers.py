@@ -33,7 +33,7 @@ OURS, LESSON, FASTAI, DISTINCT = "dotbias-quick", "dotbias", "fastai", "fastai-d
 
 
 def plan(inputs: Inputs) -> list[Page]:
-    """One page, where there is a comparison."""
+    """One page, if there is a comparison."""
     results = inputs.file(FILE, read_peers)
     if results is None:
         return []
@@ -51,13 +51,13 @@ class Line:
     rmse: float | None
     sd: float | None
     seconds: float
-    to_target: float  # the median over seeds, infinite where most never reach it
+    to_target: float  # the median over seeds, infinite if most never reach it
     missed: int
     ratio: Ratio | None
 
     @property
     def versions(self) -> str:
-        """The library's own version; the first that it tells."""
+        """The library's own version: the first in the list."""
         return next(iter(f"{name} {version}" for name, version in self.peer.versions.items()), "")
 
 
@@ -86,26 +86,26 @@ def lines(results: PeerResults) -> list[Line]:
 
 
 def drawn_words(found: list[Line]) -> str:
-    """What the figure shows: each library at its best."""
+    """The figure in words: each library at its best."""
     return "; ".join(
         f"{line.peer.title}: {numbers.number(line.rmse, 4)} after {numbers.seconds(line.seconds)}" for line in found
     )
 
 
 def ratio_text(ratio: Ratio) -> str:
-    """A ratio with its interval where there is one: 1.4× [1.3×, 1.6×]."""
+    """A ratio with its interval, if it has one: 1.4× [1.3×, 1.6×]."""
     interval = "" if ratio.low is None else f" {numbers.times_interval(ratio.low, ratio.high)}"
     return f"{numbers.times(ratio.ratio)}{interval}"
 
 
 def reference_text(results: PeerResults) -> str:
-    """What the times to the target are held against: cornac's 20 epochs, 49 ms to an RMSE of 0.902."""
+    """The reference for times to the target: cornac's 20 epochs, 49 ms to an RMSE of 0.902."""
     peer = results.reference()
     if peer is None:
         return ""
     seconds = median(seconds_at(row, REFERENCE_EPOCHS) for row in peer.rows)
     ends = [point.rmse for row in peer.rows for point in row.points if point.epochs == REFERENCE_EPOCHS and point.rmse]
-    level = f", which end at an RMSE of {numbers.number(mean(ends), 4)}" if ends else ""
+    level = f", ending at an RMSE of {numbers.number(mean(ends), 4)}" if ends else ""
     return f"{REFERENCE}’s {REFERENCE_EPOCHS} epochs ({numbers.seconds(seconds)}{level})"
 
 
@@ -115,23 +115,23 @@ def answer(results: PeerResults) -> str:
     stock = results.peer(FASTAI)
     ratio = time_to_target(ours, reference) if ours and reference else None
     epochs = epoch_time(stock, lesson) if stock and lesson else None
-    told = []
+    sentences = []
     if ratio:
         missed = f"{ratio.misses} missed" if ratio.misses else "none missed"
         seeds = f"{numbers.counted(ratio.n, 'seed')}, {missed}"
-        told.append(
+        sentences.append(
             f"to an RMSE of {TARGET} dotbias takes {ratio_text(ratio)} the time of {reference_text(results)}; {seeds}"
         )
     if epochs:
-        told.append(f"an epoch of fastai takes {ratio_text(epochs)} as long as one of dotbias")
-    if not told:
+        sentences.append(f"an epoch of fastai takes {ratio_text(epochs)} as long as one of dotbias")
+    if not sentences:
         return "dotbias was not measured in turn with cornac or fastai."
-    text = "; ".join(told)
+    text = "; ".join(sentences)
     return f"{text[0].upper() if not text.startswith('dotbias') else text[0]}{text[1:]}."
 
 
 def sampling(results: PeerResults) -> dict[str, Any] | None:
-    """What fastai's loader draws in an epoch, and what that does to the RMSE."""
+    """How many distinct rows fastai's loader draws in an epoch, and the effect on the RMSE."""
     stock, distinct = results.peer(FASTAI), results.peer(DISTINCT)
     if not (stock and stock.drawn):
         return None
@@ -153,7 +153,7 @@ def sampling(results: PeerResults) -> dict[str, Any] | None:
 
 
 def context_of(results: PeerResults) -> dict[str, Any]:
-    """All that the template of the peers' page shows."""
+    """The variables of the peers page's template."""
     stock, lesson, found = results.peer(FASTAI), results.peer(LESSON), lines(results)
     commits = sorted({row.commit or "unknown" for peer in results.peers for row in peer.rows})
     return {

@@ -1,4 +1,4 @@
-"""The page of a study: its answer, its limits, every part it was asked, every arm, its figures, how to run it again."""
+"""The page of a study: its answer, its limits, every part, every arm, its figures, how to run it again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reports.read import Inputs, Study
 from studies.evidence.schema import SUMMARY, Arm, Contrast, Found, Measured, PartFound, Summary
 
 PLACE = 20
-SECTIONS = ("parts", "arms", "metrics", "curves", "tuning")  # that the template has a place for
+SECTIONS = ("parts", "arms", "metrics", "curves", "tuning")  # the sections in the template
 
 
 def plan(inputs: Inputs) -> list[Page]:
@@ -39,7 +39,7 @@ def plan(inputs: Inputs) -> list[Page]:
 
 
 class PartRow(NamedTuple):
-    """A row of the table of parts: a part, or what was found against one of its rivals."""
+    """A row of the table of parts: a part, or its comparison with one rival."""
 
     part: PartFound
     found: Found
@@ -60,7 +60,7 @@ class PartRow(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """How far the regular profile's interval will reach, after a quick run."""
+        """How far the regular profile's interval will reach, predicted by a quick run."""
         width = None if self.rival else self.part.expected_half_width
         return "" if width is None else f"± {numbers.writer(width, self.part.margin)(width)}"
 
@@ -93,13 +93,13 @@ class ArmRow(NamedTuple):
 
 
 def arm_rows(summary: Summary) -> list[ArmRow]:
-    """The arms in the order of their declaration, the baseline among them without a contrast."""
+    """The arms in the order of their declaration; the baseline has no contrast."""
     by_arm = {contrast.arm: contrast for contrast in summary.contrasts if contrast.baseline == summary.baseline}
     return [ArmRow(name, name_of(summary, name), arm, by_arm.get(name)) for name, arm in summary.arms.items()]
 
 
 def writers(summary: Summary) -> dict[str, Write]:
-    """How the numbers of each metric are written in the table of arms: so that different means look different."""
+    """The function that writes each metric's numbers in the table of arms, so that different means look different."""
     found = {}
     for metric in summary.metrics:
         means = [arm.metrics[metric].mean for arm in summary.arms.values() if metric in arm.metrics]
@@ -109,13 +109,13 @@ def writers(summary: Summary) -> dict[str, Write]:
 
 
 def measured(summary: Summary, metric: str, arm: str) -> Measured | None:
-    """What is said of a further metric of an arm beside its mean: the difference from the baseline."""
+    """An arm's difference from the baseline in another metric, if there is one."""
     measure = summary.measures.get(metric)
     return measure.arms.get(arm) if measure and arm != summary.baseline else None
 
 
 def missing_runs(study: Study) -> list[str]:
-    """Which runs of the plan are not there: '2 of wd = 0.1 (seeds 3, 7)'."""
+    """The planned runs that are missing: 'wd = 0.1: 2 seeds (3, 7)'."""
     if study.runs is None:
         return []
     runs = study.runs[study.runs["kind"] == "run"]
@@ -151,16 +151,16 @@ def ranges(values: list[int]) -> str:
 
 
 def commit_note(summary: Summary) -> str | None:
-    """What to know of the code behind the runs, where it was not one clean commit."""
+    """A warning about the code behind the runs, if it was not one clean commit."""
     provenance = summary.provenance
     notes = []
     if len(set(provenance.commits)) > 1:
         notes.append(f"The runs come from {len(set(provenance.commits))} commits")
     if provenance.dirty:
-        notes.append("the working tree held changes that no commit has" if notes else "Run with uncommitted changes")
+        notes.append("the working tree had uncommitted changes" if notes else "Run with uncommitted changes")
     if provenance.commit is None:
         notes.append("the commit is not known" if notes else "The commit is not known")
-    return f"{'; '.join(notes)}: no commit gives back exactly these numbers." if notes else None
+    return f"{'; '.join(notes)}: no commit reproduces exactly these numbers." if notes else None
 
 
 def beside(study: Study, studies: list[Study]) -> list[tuple[str, str]]:
@@ -170,7 +170,7 @@ def beside(study: Study, studies: list[Study]) -> list[tuple[str, str]]:
 
 
 def context_of(study: Study, studies: list[Study]) -> dict[str, Any]:
-    """All that the template of a study's page shows."""
+    """The variables of a study page's template."""
     summary = study.summary
     charts = figures.of_study(study)
     states = summary.provenance.trials

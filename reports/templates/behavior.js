@@ -1,6 +1,6 @@
 
 "use strict";
-// Sorting: a heading becomes a button; cells sort by data-sort where they have it, else by what they show.
+// Sorting: a heading becomes a button; cells sort by data-sort if they have it, else by their text.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
   const key = (row, column) => {
@@ -20,7 +20,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
       const rows = [...table.tBodies[0].rows].map((row) => [key(row, column), row]);
       rows.sort(([a], [b]) => {
-        if (a === "" || b === "") return (a === "") - (b === ""); // what has no value stays last
+        if (a === "" || b === "") return (a === "") - (b === ""); // empty cells stay last
         const order = typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
         return descending ? -order : order;
       });
@@ -50,7 +50,7 @@ for (const block of document.querySelectorAll("pre")) {
   block.classList.add("copyable");
   block.append(button);
 }
-// The claims that were not run are folded away: who asks for them, or for one of them, finds them unfolded.
+// The claims that were not run are folded; choosing them, or following a link to one, unfolds them.
 const folded = document.getElementById("not-run");
 if (folded) {
   document.getElementById("verdict-not-run")?.addEventListener("change", () => (folded.open = true));

@@ -1,7 +1,7 @@
-"""What `pytest --benchmark-only --benchmark-json` leaves behind: `benchmarks.json`, read and checked.
+"""Reads and checks `benchmarks.json`, the output of `pytest --benchmark-only --benchmark-json`.
 
-pytest-benchmark writes more than is read here. What a benchmark says of itself stands in its row's `extra_info`
-(bench/harness.py); the rows of what has no time stand under `not_timed`.
+pytest-benchmark writes more than is read here. A benchmark's own fields are in its row's `extra_info`
+(bench/harness.py); `not_timed` lists the benchmarks without a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from studies.evidence.schema import Count, PartFound, Positive, read_json, requi
 
 LOOKUPS = ("embedding", "index_select")
 ONE_HOT = ("one_hot_matmul", "prebuilt_one_hot_matmul", "sparse_one_hot_matmul")
-SMALLEST_RATIO = 1.05  # a lookup that is faster by less is not worth knowing
+SMALLEST_RATIO = 1.05  # the smallest ratio worth knowing
 
 Above0 = Annotated[float, Field(gt=0)]
 
@@ -29,7 +29,7 @@ class _Part(BaseModel):
 class _Timed(_Part):
     """The `extra_info` of a benchmark that passed its accuracy check and was timed. `ratio`: over the baseline's time.
 
-    Of a call of several `steps`, seconds are a step's. `training_s` is that of a whole training of `epochs` over
+    If a call does several `steps`, seconds are per step. `training_s` is the time of a whole training of `epochs` over
     `ratings`.
     """
 
@@ -139,7 +139,7 @@ class _File(_Part):
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """What `benchmarks.json` holds. `inaccurate` and `not_timed` are names with reasons."""
+    """The contents of `benchmarks.json`. `inaccurate` and `not_timed` are names with reasons."""
 
     timings: list[Timing]
     inaccurate: list[tuple[str, str]]
@@ -153,7 +153,7 @@ def read_benchmarks(path: Path) -> Benchmarks:
     """Read and check a pytest-benchmark JSON file whose `extra_info` holds ratios.
 
     Raises:
-        ResultsError: the file cannot be read, is no JSON, or lacks, misnames or misstates a field.
+        ResultsError: the file cannot be read, is not JSON, or a field is missing, unknown or wrong.
     """
     raw = read_json(path, _File, "file of this suite's benchmarks", "Run them again.")
     timings, inaccurate, not_timed = [], [], []
@@ -185,11 +185,11 @@ def read_benchmarks(path: Path) -> Benchmarks:
 def lookup_findings(benchmarks: Benchmarks) -> list[tuple[str, PartFound]]:
     """Claim 26, corner by corner of the grid: the best one-hot product over the better of the lookups.
 
-    Time is part 26a, memory 26b. Both ratios are known against one baseline, so that the interval of their ratio is the
-    widest that theirs allow.
+    Time is part 26a, memory 26b. Both ratios share a baseline, so the interval of their ratio is the widest that their
+    intervals allow.
 
     Returns:
-        The corner, such as "forward, 10 classes, batch 64, width 40", and what was found.
+        The corner, such as "forward, 10 classes, batch 64, width 40", and the result.
     """
     corners: dict[str, list[Timing]] = {}
     for timing in benchmarks.timings:
@@ -231,7 +231,7 @@ def _time(product: Timing, lookup: Timing) -> PartFound:
 
 
 def _memory(products: list[Timing], lookups: list[Timing]) -> PartFound | None:
-    """The least memory of a product over the least of a lookup; None where it was not counted."""
+    """The least memory of a product over the least of a lookup; None if it was not counted."""
     counted = [[t for t in timings if t.memory_bytes] for timings in (products, lookups)]
     if not all(counted):
         return None

@@ -41,7 +41,7 @@ class _Entry(BaseModel):
 
     @property
     def section(self) -> str:
-        """The heading in the note; with two notes both headings, each after its letter; "" where it is ours."""
+        """The heading in the note; for two notes both headings, each after its letter; "" if the claim is ours."""
         if len(self.sections) < 2:
             return "".join(self.sections.values())
         return " · ".join(f"{note}: {heading}" for note, heading in self.sections.items())
@@ -51,14 +51,14 @@ class ClaimPart(BaseModel):
     """One sentence of a claim.
 
     Attributes:
-        id: "48", or "47a" where the claim has several.
+        id: "48", or "47a" if the claim has several sentences.
         kind: what decides it.
         role: "core"; "extra": ours, shown, never changes the verdict; "weaker": the true form of a false sentence.
         says: the sentence.
-        check: how it is put to the test.
-        conditions: the data sets its check asks for, by their names in the catalog; any one where there are none.
-        general: whether it speaks of data at large, and not of the lesson's own alone.
-        source: what is cited.
+        check: how it is tested.
+        conditions: the data sets its check needs, by their names in the catalog; if empty, any one will do.
+        general: whether it is about data in general, not only about the lesson's own.
+        source: the citation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -103,22 +103,22 @@ class Claim(_Entry):
         if [part.id for part in self.parts] != [f"{self.id}{letter}" for letter in letters]:
             raise ValueError(f"claim {self.id}: its parts are {', '.join(part.id for part in self.parts)}")
         if all(part.role != "core" for part in self.parts):
-            raise ValueError(f"claim {self.id}: no part of it is core")
+            raise ValueError(f"claim {self.id}: none of its parts is core")
         return self
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """What decides its parts, each kind once."""
+        """The kinds of its parts, each once."""
         return tuple(dict.fromkeys(part.kind for part in self.parts))
 
     @property
     def check(self) -> str:
-        """How it is put to the test, part by part."""
+        """How it is tested, part by part."""
         return " ".join(part.check for part in self.parts)
 
 
 class Slip(_Entry):
-    """One place where the notes go wrong, and what is right. `claims` are the ids it concerns."""
+    """An error in the notes, and its correction. `claims` are the ids it concerns."""
 
     slip: Text
     correction: Text
@@ -129,7 +129,7 @@ def load_claims() -> list[Claim]:
     """The claims, by id.
 
     Raises:
-        ValueError: claims.toml lacks an id, has one twice, or a field or word that is not known.
+        ValueError: claims.toml lacks or repeats an id, or has an unknown field or word.
     """
     claims = [Claim.model_validate(entry) for entry in _read()["claim"]]
     _require_ids("claim", claims, N_CLAIMS)

@@ -1,8 +1,8 @@
-"""From outcomes to verdicts: what the evidence says of each claim.
+"""Turns outcomes into verdicts on the claims.
 
 A part of a claim is judged over its conditions, a claim over its core parts. A condition is a data set and a protocol:
-as stated, or on a stand-in. Within one the strongest evidence speaks; the rest stands beside it as superseded. How
-certain a verdict is stands beside it and is never mixed with it.
+as stated, or on a stand-in. Within a condition the strongest evidence decides; the rest is listed as superseded. Each
+verdict has a certainty, which never changes the verdict.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _WITHOUT_VERDICT = ("too few seeds", "nothing measured")
 
 
 class ExactFound(BaseModel):
-    """What a check of `studies.exact` found; `figure` says it to a reader."""
+    """The result of a check of `studies.exact`; `figure` is its text for readers."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -90,15 +90,15 @@ class ExactFile(BaseModel):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one study, or a benchmark, found of one part under one condition: numbers, which pages word.
+    """The result of one study or benchmark on one part under one condition, in numbers; pages word them.
 
     Attributes:
         found: the numbers and the outcome.
         source: the study's name, or "benchmarks".
-        data: the data set's name in the catalog; of a benchmark what was measured.
-        title: the same for readers.
+        data: the data set's name in the catalog; for a benchmark, what was measured.
+        title: its display name.
         protocol: as stated, or on a stand-in.
-        own: whether the data are the user's own.
+        own: whether it is the user's own data.
         profile: of the study.
         tuned: whether the settings of every arm of the part were tuned.
         preliminary: the quick profile, or few seeds.
@@ -118,7 +118,7 @@ class Evidence:
 
     @property
     def strength(self) -> tuple[bool, bool, bool, int, int]:
-        """The larger speaks: a verdict, a declared profile, tuned, the profile's rank, then seeds."""
+        """Sorts evidence, stronger is larger: has a verdict, declared profile, tuned, the profile's rank, seeds."""
         return (
             self.found.reason not in _WITHOUT_VERDICT,
             self.profile != CUSTOM,
@@ -130,7 +130,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Condition:
-    """One part under one condition: the evidence that speaks, and what it supersedes, the stronger first."""
+    """One part under one condition: the evidence that decides, and what it supersedes, strongest first."""
 
     data: str
     protocol: Protocol
@@ -139,22 +139,22 @@ class Condition:
 
     @property
     def outcome(self) -> Outcome:
-        """Of the evidence that speaks."""
+        """The outcome of the deciding evidence."""
         return self.used.found.outcome
 
 
 @dataclass(frozen=True)
 class PartRow:
-    """One part of a claim, with all that speaks for or against it.
+    """One part of a claim, with all evidence for or against it.
 
     Attributes:
-        part: as claims.toml has it.
+        part: from claims.toml.
         verdict: over the conditions, or the exact check's.
-        words: the verdict for a reader.
+        words: the verdict in words.
         conditions: with evidence, as stated first.
-        own: on the user's own data: a column apart, without a say in the verdict.
-        exact: what the check found, of an exact part.
-        missing: the data sets that the part's check asks for and nobody has run.
+        own: evidence on the user's own data, in a separate column; it does not affect the verdict.
+        exact: the check's result, for an exact part.
+        missing: the data sets that the part's check needs and that have no results.
     """
 
     part: ClaimPart
@@ -168,7 +168,7 @@ class PartRow:
 
 @dataclass(frozen=True)
 class Certainty:
-    """How sure a verdict is: a level lost for each doubt."""
+    """How sure a verdict is: each doubt lowers it by one level."""
 
     level: Level
     doubts: tuple[Doubt, ...]
@@ -179,13 +179,13 @@ class LedgerRow:
     """A claim and its verdict.
 
     Attributes:
-        claim: as claims.toml has it.
+        claim: from claims.toml.
         verdict: over the core parts.
-        words: the same for a reader; it adds the true form of a sentence that does not hold.
+        words: the verdict in words, with the true form of a sentence that does not hold.
         parts: in the claim's order.
-        true_form: the weaker parts that hold, where the claim as stated does not.
-        certainty: of the verdict; None where there is none, or where none is needed: of what is exact or cited.
-        slips: of the notes, that concern the claim.
+        true_form: the weaker parts that hold if the claim as stated does not.
+        certainty: of the verdict; None without a verdict, and for exact and cited claims.
+        slips: the notes' errors that concern the claim.
     """
 
     claim: Claim
@@ -198,13 +198,13 @@ class LedgerRow:
 
     @property
     def evidence(self) -> list[Evidence]:
-        """All of it: what speaks, what it supersedes, and the user's own."""
+        """All evidence: deciding, superseded, and on the user's own data."""
         conditions = [c for row in self.parts for c in (*row.conditions, *row.own)]
         return [e for condition in conditions for e in (condition.used, *condition.superseded)]
 
     @property
     def missing(self) -> list[str]:
-        """The parts that nothing speaks of yet."""
+        """The parts without evidence."""
         return [row.part.id for row in self.parts if row.verdict == "not run"]
 
 
@@ -213,12 +213,12 @@ class Ledger:
     """Every claim, by id.
 
     Attributes:
-        rows: a row a claim.
-        problems: sentences about results that could not be used, to be shown beside it.
-        summaries: those that were, by path.
-        slips: what exact checks found of the notes' slips, by id.
-        benchmarks: as read; None without the file.
-        judged: measured parts on which some evidence says yes or no.
+        rows: one row per claim.
+        problems: sentences about results that could not be used.
+        summaries: the summaries that were used, by path.
+        slips: the results of exact checks of the notes' errors, by id.
+        benchmarks: the benchmarks file; None if it is missing.
+        judged: measured parts with some evidence that says yes or no.
     """
 
     rows: list[LedgerRow]
@@ -230,7 +230,7 @@ class Ledger:
 
     @property
     def expected_false(self) -> float:
-        """How many of the judged parts come out wrong by chance alone, at most."""
+        """How many of the judged parts are wrong by chance, at most."""
         return self.judged * ALPHA
 
 
@@ -238,10 +238,10 @@ def read_ledger(results: Path) -> Ledger:
     """Gather every claim's evidence: the studies' summaries, the exact checks, the benchmarks.
 
     Args:
-        results: the folder of results; `find_summaries` says where in it a `summary.json` may lie.
+        results: the folder of results; `find_summaries` describes where its `summary.json` files may be.
 
     Raises:
-        ResultsError: there is no such folder. A broken file is a problem in the ledger instead.
+        ResultsError: the folder does not exist. A broken file is a problem in the ledger instead.
     """
     if not results.is_dir():
         raise ResultsError(f"{results}: no such folder. Run a study first, or name the folder of its results.")
@@ -270,7 +270,7 @@ def read_exact(path: Path) -> ExactFile:
     """Read and check an `exact.json`.
 
     Raises:
-        ResultsError: the file cannot be read, is no JSON, or lacks or misstates a field.
+        ResultsError: the file cannot be read, is not JSON, or a field is missing or wrong.
     """
     return read_json(path, ExactFile, "file of exact checks", "Run python -m studies.exact again.")
 
@@ -282,16 +282,18 @@ def make_ledger(
     summaries: Mapping[Path, Summary] | None = None,
     benchmarks: Benchmarks | None = None,
 ) -> Ledger:
-    """Join evidence and exact checks into one row a claim."""
+    """Combine evidence and exact checks into one row per claim."""
     claims, slips = load_claims(), load_slips()
     parts = {part.id: part for claim in claims for part in claim.parts}
-    told = list(problems)
+    sentences = list(problems)
     by_part: dict[str, list[Evidence]] = {}
     for one in evidence:
         if one.found.part in parts:
             by_part.setdefault(one.found.part, []).append(one)
         elif one.found.part:
-            told.append(f"{one.path or one.source}: no part of a claim has the id {one.found.part}; it is left out.")
+            sentences.append(
+                f"{one.path or one.source}: no part of a claim has the id {one.found.part}; it is left out."
+            )
     exact: dict[str, ExactFound] = {}
     of_slips: dict[int, ExactFound] = {}
     for check in checks:
@@ -299,11 +301,13 @@ def make_ledger(
         if kind == "slip" and number in {str(slip.id) for slip in slips}:
             of_slips[int(number)] = check
         elif check.part not in parts or parts[check.part].kind not in ("exact", "by construction"):
-            told.append(f"{EXACT}: {check.part} is no exact part of a claim; {check.check} is left out.")
+            sentences.append(f"{EXACT}: {check.part} is not an exact part of a claim; {check.check} is left out.")
         else:
             exact[check.part] = check
         if check.holds != check.expected:
-            told.append(f"{EXACT}: {check.part} comes out {str(check.holds).lower()}, unexpectedly: {check.figure}")
+            sentences.append(
+                f"{EXACT}: {check.part} comes out {str(check.holds).lower()}, unexpectedly: {check.figure}"
+            )
     rows = [
         make_row(
             claim,
@@ -317,11 +321,11 @@ def make_ledger(
         for row in rows
         for part in row.parts
     )
-    return Ledger(rows, told, dict(summaries or {}), of_slips, benchmarks, judged)
+    return Ledger(rows, sentences, dict(summaries or {}), of_slips, benchmarks, judged)
 
 
 def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
-    """What a study on one data set found of the parts of claims."""
+    """The results of a study on one data set for the parts of claims."""
     tuned = {tuning.arm for tuning in summary.tuning}
     return [
         Evidence(
@@ -357,7 +361,7 @@ def over_conditions(conditions: Sequence[Condition], missing: Sequence[str] = ()
 
     Args:
         conditions: those with evidence.
-        missing: data sets that the part's check asks for, without evidence as stated.
+        missing: data sets that the part's check needs, without evidence as stated.
     """
     stated = [c for c in conditions if c.protocol == "as stated"]
     yes, no = ([c for c in stated if c.outcome == outcome] for outcome in ("yes", "no"))
@@ -380,7 +384,7 @@ def over_conditions(conditions: Sequence[Condition], missing: Sequence[str] = ()
 
 
 def make_row(claim: Claim, parts: Sequence[PartRow], slips: Sequence[Slip] = ()) -> LedgerRow:
-    """A claim over its core parts, with the true form of what does not hold."""
+    """A claim over its core parts, with the true form of a claim that does not hold."""
     core = [row for row in parts if row.part.role == "core"]
     verdict, words = over_parts(core)
     true_form = tuple(row for row in parts if row.part.role == "weaker" and row.verdict in YES)
@@ -403,7 +407,7 @@ def make_row(claim: Claim, parts: Sequence[PartRow], slips: Sequence[Slip] = ())
 
 
 def over_parts(core: Sequence[PartRow]) -> tuple[Verdict, str]:
-    """The verdict on a claim of several sentences, and its words: one that is wrong makes it wrong.
+    """The verdict on a claim of several sentences, and its words: one wrong sentence makes the claim wrong.
 
     A part that is refuted beside one that is open refutes the claim.
     """
@@ -432,7 +436,7 @@ def over_parts(core: Sequence[PartRow]) -> tuple[Verdict, str]:
 
 
 def certainty(rows: Iterable[PartRow]) -> Certainty | None:
-    """How sure the evidence that speaks is; None where nothing was measured."""
+    """How sure the deciding evidence is; None if nothing was measured."""
     doubts: list[Doubt] = []
     measured = False
     for row in rows:
@@ -451,7 +455,7 @@ def certainty(rows: Iterable[PartRow]) -> Certainty | None:
 
 
 def _doubts(evidence: Evidence) -> list[Doubt]:
-    """What there is to doubt in one piece of evidence."""
+    """The doubts about one piece of evidence."""
     found: dict[Doubt, bool] = {
         "stand-in": evidence.protocol == "stand-in",
         "the interval reaches the margin": evidence.found.reaches_margin,
@@ -463,7 +467,7 @@ def _doubts(evidence: Evidence) -> list[Doubt]:
 
 
 def _conditions(evidence: Iterable[Evidence]) -> tuple[Condition, ...]:
-    """Evidence by data set and protocol, the strongest speaking; as stated comes first."""
+    """Evidence by data set and protocol, the strongest deciding; as stated comes first."""
     groups: dict[tuple[Protocol, str], list[Evidence]] = {}
     for one in evidence:
         groups.setdefault((one.protocol, one.data), []).append(one)
@@ -488,7 +492,7 @@ def _part_verdict(
 
 
 def _so_far(core: Sequence[PartRow]) -> str:
-    """Of one part its own words; of several the one with most to come."""
+    """The words of one part; of several, those of the part with most data sets missing."""
     behind = [row for row in core if row.verdict == "holds so far"]
     return max(behind, key=lambda row: len(row.missing)).words
 
@@ -498,13 +502,13 @@ def _named(conditions: Sequence[Condition]) -> str:
 
 
 def _clause(sentence: str) -> str:
-    """A sentence as it goes on after "true that"."""
+    """A sentence as it continues after "true that"."""
     first, rest = sentence[0], sentence[1:]
     return (first.lower() if rest[:1].islower() or rest[:1] == " " else first) + rest
 
 
 def _read(path: Path, reader: Any, problems: list[str]) -> Any:
-    """What a file of the results holds; None without it, or where it is a problem."""
+    """The contents of a results file; None if it is missing or a problem."""
     if not path.exists():
         return None
     try:

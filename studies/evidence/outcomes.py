@@ -1,7 +1,7 @@
-"""From numbers to an outcome: what a study finds of a part of a claim.
+"""Turns a study's numbers into an outcome on a part of a claim.
 
-A part is one number a seed, d = Σ weight · arm − value, scored so that + is good. Its 95 % interval [L, U] decides, the
-same interval for every form, and m > 0 is the margin:
+A part is one number per seed, d = Σ weight · arm − value, signed so that + is good. Its 95 % interval [L, U] decides,
+the same interval for every form; m > 0 is the margin:
 
 - superior: yes if L > 0 (by more than the margin: L > m), else no if U < m;
 - noninferior: yes if L > −m, no if U < −m;
@@ -9,10 +9,10 @@ same interval for every form, and m > 0 is the margin:
 - different: yes if L > 0 or U < 0, else no if −m < L and U < m;
 - best: yes if noninferior to every rival, no if inferior to any, Holm over the rivals.
 
-Otherwise it is inconclusive. Where seeds re-split one data set the interval is the corrected t (Nadeau & Bengio 2003),
-which speaks of data like these; else it is a t or, of skewed numbers, a bootstrap-t interval. Where a run diverged or
-missed its target d is infinite, and the interval is the median's by order statistics.
-`python -m studies.calibration` measures how often all this is wrong.
+Otherwise it is inconclusive. If seeds re-split one data set, the interval is the corrected t (Nadeau & Bengio 2003),
+which covers similar data; else it is a t or, for skewed numbers, a bootstrap-t interval. If a run diverged or missed
+its target, d is infinite, and the interval is the median's by order statistics.
+`python -m studies.calibration` measures how often these rules are wrong.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from studies.evidence.statistics import (
     skewnesses,
 )
 
-MIN_SEEDS = 8  # fewer are a smoke run, without a verdict
+MIN_SEEDS = 8  # with fewer it is a smoke run, without a verdict
 LEVEL = 0.95
-# A sample's skewness is smaller than its population's: at 1 half the samples of ten exponential numbers would pass for
-# symmetric. With this bound and level the wrong decisions stay below .05 on either side (studies.calibration).
+# A sample's skewness is smaller than its population's: with a bound of 1, half the samples of ten exponential numbers
+# would count as symmetric. This bound and level keep wrong decisions below .05 on either side (studies.calibration).
 SKEWED = 0.5
 SKEWED_LEVEL = 0.97
 ROUNDING = 8 * float(np.finfo(np.float32).eps)
@@ -53,11 +53,11 @@ class Numbers:
     """A part's number for each seed that all its arms ran, in the seeds' order.
 
     Attributes:
-        d: float[n], scored so that + is good; infinite where an arm diverged or missed.
+        d: float[n], signed so that + is good; infinite if an arm diverged or missed.
         scale: mean size of what was measured.
-        diverged: of these seeds, those in which a run diverged.
-        missed: those in which none diverged and one missed its target.
-        dropped: further seeds, in which arms on either side failed.
+        diverged: the seeds among these in which a run diverged.
+        missed: the seeds in which none diverged and one missed its target.
+        dropped: further seeds, in which arms on both sides failed.
     """
 
     d: Floats = field(default_factory=lambda: np.empty(0))
@@ -85,19 +85,19 @@ def judge_part(
     diverged: Mapping[str, Collection[int]] | None = None,
     regular: int | None = None,
 ) -> PartFound:
-    """Judge one part by its arms alone: no other arm or part changes what is found.
+    """Judge one part by its arms alone: no other arm or part changes the result.
 
     Args:
-        part: as declared; `parts.check_parts` has passed it.
-        values: by metric, arm and seed. None, or no finite number, is a run that missed its target or diverged.
+        part: as declared, checked by `parts.check_parts`.
+        values: by metric, arm and seed. None or not finite: a run that missed its target or diverged.
         metrics: by name, the first the study's own.
-        overlap: n_valid/n_train by arm, where each seed re-splits one data set; None where the seeds' data do not
+        overlap: n_valid/n_train by arm, if each seed re-splits one data set; None if the seeds' data does not
             overlap.
         diverged: by arm, the seeds whose run diverged; the others without a value missed their target.
-        regular: seeds of the regular profile, after a quick one: the half-width to expect of it is given.
+        regular: seeds of the regular profile, after a quick run: the result has its expected half-width.
 
     Raises:
-        ValueError: `overlap` names none of the part's arms: without it the interval would be too narrow.
+        ValueError: `overlap` has none of the part's arms: without it the interval would be too narrow.
     """
     name = metric_of(part, metrics)
     metric = metrics[name]
@@ -132,15 +132,15 @@ def judge_part(
 
 
 def judge(form: Form, numbers: Numbers, margin: float, overlap: float | None, *, by: bool = False, arms: int) -> Found:
-    """Hold one part's numbers to a form.
+    """Test one part's numbers against a form.
 
     Args:
-        form: "best" is held as noninferior, to one rival.
+        form: "best" is tested as noninferior, against one rival.
         numbers: the part's.
-        margin: in the metric's unit; NaN where nothing was measured of which it is a share.
-        overlap: n_valid/n_train where the seeds re-split one data set.
+        margin: in the metric's unit; NaN if it is a share of something that was not measured.
+        overlap: n_valid/n_train if the seeds re-split one data set.
         by: superior by more than the margin.
-        arms: how many the part weighs.
+        arms: how many arms the part weighs.
     """
     n = numbers.d.size
     outcome: Outcome = "inconclusive"
@@ -184,15 +184,15 @@ def judge_ratio(
 ) -> PartFound:
     """Judge a ratio of times or bytes that comes with its own interval: is it above one?
 
-    It is held as the decimal logarithm, so that 0 is equal and −1 a tenth.
+    It is judged as the decimal logarithm: 0 means equal and −1 a tenth.
 
     Args:
-        part: id; "" where no claim asks.
+        part: id; "" if it belongs to no claim.
         says: the sentence.
         metric: its name.
-        arms: what stands above and what below.
-        ratio: it, and the ends of its 95 % interval; None where that is not bounded.
-        n: pairs of timings; 1 of what is counted, such as bytes, whose interval has no width.
+        arms: the numerator and the denominator.
+        ratio: the ratio and the ends of its 95 % interval; None for an unbounded end.
+        n: pairs of timings; 1 for counts such as bytes, whose interval has no width.
         margin: the smallest ratio worth knowing, above 1.
         missed: pairs that never reached their target: their ratio is infinite.
     """
@@ -221,7 +221,7 @@ def judge_ratio(
 
 
 def decide(form: Form, low: float, high: float, margin: float, *, by: bool = False) -> tuple[Outcome, Reason]:
-    """The outcome of a form, and why.
+    """The outcome of a form, and the reason.
 
     Example:
         >>> decide("superior", 0.0004, 0.0015, 0.002)
@@ -236,10 +236,10 @@ def decide(form: Form, low: float, high: float, margin: float, *, by: bool = Fal
 
 
 def rules(form: Form, low: Any, high: Any, margin: float, *, by: bool = False) -> list[Rule]:
-    """The outcomes of a form, of which the first that holds counts; none is inconclusive.
+    """The outcomes of a form; the first that holds counts, and without one it is inconclusive.
 
     Args:
-        form: what is asked.
+        form: the question.
         low: an end of the interval, or float[...] of many.
         high: the other end.
         margin: m.
@@ -274,12 +274,12 @@ def rules(form: Form, low: Any, high: Any, margin: float, *, by: bool = False) -
 
 
 def deciding_interval(d: Floats, overlap: float | None, scale: float = 0.0, level: float = LEVEL) -> Deciding:
-    """The interval that decides, of a mean, or of a median where numbers are infinite.
+    """The deciding interval: of the mean, or of the median if numbers are infinite.
 
     Args:
         d: float[n], n ≥ 1.
-        overlap: n_valid/n_train where the seeds re-split one data set.
-        scale: mean size of what d is a difference of: what is only rounding of it is 0.
+        overlap: n_valid/n_train if the seeds re-split one data set.
+        scale: mean size of the numbers that d is a difference of; differences within its rounding count as 0.
         level: the coverage.
     """
     if not np.isfinite(d).all():
@@ -299,7 +299,7 @@ def deciding_intervals(d: Floats, overlap: float | None, level: float = LEVEL) -
 
     Args:
         d: float[studies, n], n ≥ 2.
-        overlap: n_valid/n_train where the seeds re-split one data set.
+        overlap: n_valid/n_train if the seeds re-split one data set.
         level: the coverage.
     """
     n = d.shape[-1]
@@ -313,12 +313,12 @@ def deciding_intervals(d: Floats, overlap: float | None, level: float = LEVEL) -
 
 
 def expected_half_width(sd: float, n: int, overlap: float | None) -> float:
-    """Half the deciding interval's width to expect of n seeds whose numbers have the standard deviation `sd`.
+    """The expected half-width of the deciding interval for n seeds whose numbers have the standard deviation `sd`.
 
     Args:
         sd: of a part's numbers.
-        n: seeds; with ever more of them a corrected interval keeps 1.96·sd·√overlap.
-        overlap: n_valid/n_train where the seeds re-split one data set.
+        n: seeds; however many, a corrected interval never gets below 1.96·sd·√overlap.
+        overlap: n_valid/n_train if the seeds re-split one data set.
 
     Example:
         >>> round(expected_half_width(1.0, 10, 1 / 9), 2), round(expected_half_width(1.0, 20, 1 / 9), 2)
@@ -338,12 +338,12 @@ def numbers_of(
 ) -> Numbers:
     """The weighted sum of arms, minus a value, for each seed that all of them ran.
 
-    A run that diverged or missed counts as infinitely bad. Where runs on either side did, nothing can be said of the
-    seed: it is dropped and counted.
+    A run that diverged or missed counts as infinitely bad. If runs on both sides did, the seed is undefined: it is
+    dropped and counted.
 
     Args:
         weights: by arm.
-        against: what is subtracted.
+        against: the value subtracted.
         values: by arm and seed.
         metric: says which way is better.
         diverged: by arm, the seeds whose run diverged.
@@ -386,7 +386,7 @@ def _finite(value: float) -> float | None:
 
 
 def _median(d: Floats) -> float:
-    """The median; NaN where it lies between −∞ and ∞."""
+    """The median; NaN if it is between −∞ and ∞."""
     middle = np.sort(d)[[(d.size - 1) // 2, d.size // 2]]
     return math.nan if middle[0] == -middle[1] and np.isinf(middle[0]) else float(middle.mean())
 
@@ -397,7 +397,7 @@ def _sd(d: Floats) -> float:
 
 
 def _pairs(part: Part) -> dict[str, Mapping[str, float]]:
-    """What is weighed against what: of "best" the arm against each rival, by rival."""
+    """The part's weights; for "best", those of the arm against each rival, by rival."""
     if part.form != "best":
         return {"": part.weights}
     (arm,) = (arm for arm, weight in part.weights.items() if weight > 0)
@@ -415,9 +415,9 @@ def _ratio(part: Part, overlap: Mapping[str, float]) -> float:
 
 
 def _margin(part: Part, metric: Metric, values: Mapping[str, Mapping[int, float | None]]) -> float:
-    """The margin in the metric's unit; NaN where it is a share of nothing.
+    """The margin in the metric's unit; NaN if the mean it is a share of is missing.
 
-    A share is one of the mean of the arms that the part's arm is held against, if any; of "best" it is the arm's own.
+    A share refers to the mean of the arms that the part's arm is compared with, if any; for "best", to the arm's own.
     """
     reference = [arm for arm, weight in part.weights.items() if (weight > 0) == (part.form == "best")]
     numbers = np.array([_number(v) for arm in reference or part.weights for v in values.get(arm, {}).values()])
@@ -429,7 +429,7 @@ def _margin(part: Part, metric: Metric, values: Mapping[str, Mapping[int, float 
 def _over_rivals(
     names: list[str], numbers: list[Numbers], found: list[Found], margin: float, overlap: float | None
 ) -> list[Rival]:
-    """What is found of each rival, "no" only where that stands after Holm's correction over the rivals."""
+    """The result against each rival; "no" only if it remains after Holm's correction over the rivals."""
     better = [i for i, one in enumerate(found) if one.outcome == "no"]
     beaten: set[int] = set()
     while True:
@@ -452,7 +452,7 @@ def _over_rivals(
 
 
 def _worst(rivals: list[Rival]) -> Found:
-    """One finding of all rivals, with the figures of the one that speaks most against the arm."""
+    """One result over all rivals, with the figures of the rival that is strongest against the arm."""
     severity: dict[Outcome, int] = {"no": 0, "inconclusive": 1, "yes": 2}
     worst = min(rivals, key=lambda rival: (severity[rival.outcome], -math.inf if rival.low is None else rival.low))
     reasons: dict[Outcome, Reason] = {

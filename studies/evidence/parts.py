@@ -1,4 +1,4 @@
-"""What a study declares before it runs: its metrics, and the parts of claims that it puts to the test."""
+"""What a study declares before it runs: its metrics, and the parts of claims that it tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from studies.evidence.provenance import digest
 Better = Literal["lower", "higher"]
 Form = Literal["superior", "noninferior", "equivalent", "different", "best"]
 
-PART_ID = re.compile(r"(?:[1-9]\d?[a-z]?)?")  # "48", "47a"; "" where no claim asks
+PART_ID = re.compile(r"(?:[1-9]\d?[a-z]?)?")  # "48", "47a"; "" for no claim
 _SHARE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?%")
 
 
@@ -23,14 +23,14 @@ class Metric:
     """What a run measures. Without `better` it is described and never judged.
 
     Attributes:
-        title: what a reader calls it, with its unit.
-        better: which way is better, or which way the claim points.
+        title: its display name, with the unit.
+        better: which direction is better, or the direction of the claim.
         smallest: the margin, the smallest effect worth knowing: in the metric's unit, or as a share of the reference
             arm's mean ("0.2 %"). None: it is described and never judged.
         logarithmic: whether it spans decades, so that its axis should. Ratios and times are judged by their
             logarithm: let the run measure that, and say so in the title.
-        resplit: whether it is measured on a split's validation rows, so that it speaks of data like these only by an
-            interval that allows for overlapping splits. False for times, memory and norms.
+        resplit: whether it is measured on a split's validation rows, so that its interval must allow for overlapping
+            splits. False for times, memory and norms.
     """
 
     title: str
@@ -46,7 +46,7 @@ class Metric:
             raise ValueError(f"{self.title}: the smallest effect is {self.smallest!r}; it is above 0, or None")
 
     def margin(self, reference: float) -> float:
-        """The smallest effect in the metric's unit; NaN where none is declared.
+        """The smallest effect in the metric's unit; NaN if none is declared.
 
         Args:
             reference: mean of the reference arm, of which `smallest` may be a share.
@@ -60,26 +60,26 @@ class Metric:
         if isinstance(self.smallest, str):
             share = _SHARE.fullmatch(self.smallest)
             if share is None:
-                raise ValueError(f'{self.title}: the smallest effect {self.smallest!r} is no share such as "0.2 %"')
+                raise ValueError(f'{self.title}: the smallest effect {self.smallest!r} is not a share such as "0.2 %"')
             return float(share[1]) / 100 * abs(reference)
         return float(self.smallest) if math.isfinite(self.smallest) else math.nan
 
 
 @dataclass(frozen=True)
 class Part:
-    """One sentence of a claim as one number a seed: a weighted sum of what arms measured, minus a value.
+    """One sentence of a claim as one number per seed: a weighted sum of the arms' values, minus a constant.
 
     `{"wd=0.1": 1, "wd=0.01": -1}` is a difference, four weights of a two-by-two design are an interaction, and one
-    arm against chance is a threshold. The number is scored so that + is good: where lower is better, by its negative.
+    arm against chance is a threshold. The number is signed so that + is good: if lower is better, it is negated.
 
     Attributes:
-        id: of the claim's part: "48", or "47a" where the claim has several; "" where no claim asks.
+        id: of the claim's part: "48", or "47a" if the claim has several; "" if it belongs to no claim.
         says: the sentence.
-        weights: by arm. Of "best": 1 for the arm, −1 for each rival.
-        form: what the number is held to; `outcomes` says how.
+        weights: by arm. For "best": 1 for the arm, −1 for each rival.
+        form: the question about the number; see `outcomes`.
         metric: its name; None is the study's first.
         against: subtracted from the sum, in the metric's unit. Ten times fewer steps, measured as log10, are −1.
-        by: of "superior": by more than the margin, not only by more than 0.
+        by: for "superior": by more than the margin, not only by more than 0.
     """
 
     id: str
@@ -92,7 +92,7 @@ class Part:
 
     @property
     def claim(self) -> int | None:
-        """The claim's id: 47 of "47a"; None where no claim asks."""
+        """The claim's id: 47 of "47a"; None if it belongs to no claim."""
         return claim_of(self.id)
 
 
@@ -159,10 +159,10 @@ def effect(
 
     Args:
         part: id of the claim's part.
-        arms: settings by arm. A value counts as on where it is true in Python: 0.1, but not 0 or False.
+        arms: settings by arm. A value counts as on if it is true in Python: 0.1, but not 0 or False.
         *settings: one for its main effect, several for their interaction.
         says: the sentence.
-        form: what it is held to.
+        form: the question about it.
         metric: its name; None is the study's first.
         by: by more than the margin.
 
@@ -190,7 +190,7 @@ def metric_of(part: Part, metrics: Mapping[str, Metric]) -> str:
 
 
 def declared(part: Part, metrics: Mapping[str, Metric]) -> str:
-    """A digest of all that decides the part's outcome: not of its words."""
+    """A digest of everything that decides the part's outcome; its wording is left out."""
     name = metric_of(part, metrics)
     metric = metrics[name]
     weights = {arm: float(weight) for arm, weight in part.weights.items()}
@@ -200,11 +200,11 @@ def declared(part: Part, metrics: Mapping[str, Metric]) -> str:
 
 
 def check_parts(parts: Sequence[Part], arms: Iterable[str], metrics: Mapping[str, Metric]) -> None:
-    """Refuse a declaration that cannot be judged as it stands.
+    """Check that a declaration can be judged.
 
     Raises:
-        ValueError: no metric at all, or a part with an id that is none or that another has, an arm or a metric that is
-            not there, a metric without a margin or a better side, or weights that are not numbers. One line says which.
+        ValueError: no metric at all, or a part with an invalid or repeated id, an unknown arm or metric, a metric
+            without a margin or a better direction, or weights that are not numbers. One line says which.
     """
     arms = list(arms)
     if not metrics:
@@ -222,28 +222,28 @@ def _wrong(part: Part, arms: Sequence[str], metrics: Mapping[str, Metric]) -> st
     """What is wrong with a part, if anything is."""
     numbers = [*part.weights.values(), part.against]
     if not PART_ID.fullmatch(part.id):
-        return 'no id of a part; "48" and "47a" are, and "" where no claim asks'
+        return 'not the id of a part; write "48" or "47a", or "" for no claim'
     if part.form not in get_args(Form):
-        return f"no form {part.form!r}; there are {', '.join(get_args(Form))}"
+        return f"unknown form {part.form!r}; there are {', '.join(get_args(Form))}"
     if unknown := [arm for arm in part.weights if arm not in arms]:
-        return f"no arm {unknown[0]!r}; there are {', '.join(arms)}"
+        return f"unknown arm {unknown[0]!r}; there are {', '.join(arms)}"
     if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
         return f"weights and value must be finite numbers, not {numbers}"
     if not any(part.weights.values()):
-        return "it weighs no arm"
+        return "it has no arm with a weight"
     if part.by and part.form != "superior":
-        return f'"by" is said of superior, not of {part.form}'
+        return f'"by" is only for superior, not for {part.form}'
     if part.form == "best" and sorted(part.weights.values(), reverse=True) != [1] + [-1] * max(
         1, len(part.weights) - 1
     ):
-        return '"best" weighs one arm by 1 and each rival, of which it needs one, by -1'
+        return '"best" needs one arm with weight 1 and at least one rival, each with weight -1'
     if part.form == "best" and part.against:
-        return '"best" is held against its rivals, not against a value'
+        return '"best" compares with its rivals, not with a value'
     if part.metric is not None and part.metric not in metrics:
-        return f"no metric {part.metric!r}; there are {', '.join(metrics)}"
+        return f"unknown metric {part.metric!r}; there are {', '.join(metrics)}"
     metric = metrics[metric_of(part, metrics)]
     if metric.better is None:
-        return f"{metric.title} cannot be judged: the metric does not say which way is better"
+        return f"{metric.title} cannot be judged: the metric does not declare which direction is better"
     if metric.smallest is None:
         return f"{metric.title} cannot be judged: the metric has no smallest effect worth knowing"
     return None

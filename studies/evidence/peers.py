@@ -1,4 +1,4 @@
-"""What `python -m bench.peers` leaves behind, `peers.json`, and how its times are compared.
+"""`peers.json`, the output of `python -m bench.peers`, and how its times are compared.
 
 Every peer trains on the same ratings and predicts the same validation rows. A fit is a list of points: epochs done,
 seconds of training so far, and the RMSE then.
@@ -30,12 +30,12 @@ from studies.evidence.schema import (
 )
 
 TARGET = 0.896  # RMSE
-REFERENCE, REFERENCE_EPOCHS = "cornac", 20  # whose time to the end is the unit of the times to TARGET
-SMALLEST_RATIO = 1.1  # a difference in time below it is not worth knowing
+REFERENCE, REFERENCE_EPOCHS = "cornac", 20  # times to TARGET are ratios to this peer's whole fit
+SMALLEST_RATIO = 1.1  # the smallest ratio of times worth knowing
 
 
 class Point(Record):
-    """A moment of a fit. `rmse` is null where a prediction is no finite number."""
+    """A moment of a fit. `rmse` is null if a prediction is not a finite number."""
 
     epochs: Positive
     seconds: Annotated[float, Field(gt=0)]
@@ -43,9 +43,9 @@ class Point(Record):
 
 
 class Row(Record):
-    """What a peer did with a seed: one fit seen after each epoch, or a fit for each number of epochs.
+    """A peer's work on a seed: one fit evaluated after each epoch, or one fit per number of epochs.
 
-    Times are compared within a `round` only: what took turns at the same time.
+    Times are compared only within a `round`, in which peers took turns.
     """
 
     seed: Whole
@@ -68,7 +68,7 @@ class Drawn(Record):
 
 
 class Peer(Record):
-    """A peer as it was measured. `failure` says why there are no rows, or no more."""
+    """A peer and its measurements. `failure` is the reason why rows are missing."""
 
     name: str
     title: str
@@ -81,11 +81,11 @@ class Peer(Record):
     failure: str | None = None
 
     def best(self) -> list[Point]:
-        """The end of a fit of each seed, all of the number of epochs whose mean RMSE is lowest."""
+        """Each seed's last point at the number of epochs whose mean RMSE is lowest."""
         by_epochs: dict[int, list[Point]] = {}
         for row in self.rows:
             for point in row.points:
-                if point.epochs in self.epochs:  # no moment in the middle of a schedule
+                if point.epochs in self.epochs:  # not a point in the middle of a schedule
                     by_epochs.setdefault(point.epochs, []).append(point)
         return min(by_epochs.values(), key=_mean_rmse, default=[])
 
@@ -95,7 +95,7 @@ def _mean_rmse(points: list[Point]) -> float:
 
 
 class Machine(Record):
-    """Where the times were taken."""
+    """The machine on which times were taken."""
 
     python: str
     platform: str
@@ -119,7 +119,7 @@ class PeerResults(Record):
     peers: list[Peer]
 
     @model_validator(mode="after")
-    def _told_apart(self) -> Self:
+    def _unique_names(self) -> Self:
         for what in ("name", "title"):
             times = Counter(getattr(peer, what) for peer in self.peers)
             if twice := [word for word, n in times.items() if n > 1]:
@@ -131,7 +131,7 @@ class PeerResults(Record):
         return next((peer for peer in self.peers if peer.name == name and peer.rows), None)
 
     def reference(self) -> Peer | None:
-        """The peer whose time is the unit, if every row of it has that time."""
+        """The reference peer, if every row of it has the reference time."""
         peer = self.peer(REFERENCE)
         if peer is None or any(REFERENCE_EPOCHS not in [point.epochs for point in row.points] for row in peer.rows):
             return None
@@ -149,13 +149,13 @@ class Ratio(NamedTuple):
 
 
 def time_to(row: Row, target: float) -> float:
-    """Seconds of training until the RMSE is at most `target`; infinite where it never is."""
+    """Seconds of training until the RMSE is at most `target`; infinite if it never is."""
     reached = [point.seconds for point in row.points if point.rmse is not None and point.rmse <= target]
     return min(reached, default=math.inf)
 
 
 def seconds_at(row: Row, epochs: int) -> float:
-    """Seconds of training for so many epochs.
+    """Seconds of training after `epochs` epochs.
 
     Raises:
         StopIteration: the row has no such point.
@@ -177,9 +177,9 @@ def time_to_target(peer: Peer, reference: Peer) -> Ratio | None:
 
 
 def faster_to_target(peer: Peer, reference: Peer) -> PartFound | None:
-    """Whether a peer is at TARGET before the reference is through: the same ratio turned over, as a finding.
+    """Whether a peer reaches TARGET before the reference finishes: the inverse ratio, as a result.
 
-    No claim asks. None where no two rows of them took turns.
+    It belongs to no claim. None if no two of their rows took turns.
     """
     ratio = time_to_target(peer, reference)
     if ratio is None:
@@ -187,7 +187,7 @@ def faster_to_target(peer: Peer, reference: Peer) -> PartFound | None:
     low, high = (None if end is None else 1 / end for end in (ratio.high, ratio.low))
     return judge_ratio(
         "",
-        f"{peer.title} reaches an RMSE of {TARGET} before {reference.title} is through",
+        f"{peer.title} reaches an RMSE of {TARGET} before {reference.title} finishes",
         "log10 of the reference's time over its own",
         (reference.name, peer.name),
         (1 / ratio.ratio, low, high),
@@ -198,9 +198,9 @@ def faster_to_target(peer: Peer, reference: Peer) -> PartFound | None:
 
 
 def epoch_time(slow: Peer, fast: Peer) -> Ratio | None:
-    """Seconds of the one's epochs over those of the other's, epoch by epoch as they took turns; set-up is in the first.
+    """Seconds of one peer's epochs over the other's, epoch by epoch in turns; the first epoch includes set-up.
 
-    Both must have one fit, seen after each epoch: None where time does not go on from point to point.
+    Both must have one fit evaluated after each epoch; None if time does not increase from point to point.
     """
     pairs = [
         both for one, other in _together(slow, fast) for both in zip(_each_epoch(one), _each_epoch(other), strict=False)
@@ -219,7 +219,7 @@ def _ratio(ratios: list[float]) -> Ratio | None:
     if not ratios:
         return None
     interval: Any = None
-    if len(ratios) >= 6:  # with fewer no 95 % interval of a median exists
+    if len(ratios) >= 6:  # with fewer there is no 95 % interval of a median
         interval = quantile_test(ratios, p=0.5).confidence_interval(0.95)
     low, high = (float(interval.low), float(interval.high)) if interval else (None, None)
     return Ratio(median(ratios), low, high, len(ratios), sum(map(math.isinf, ratios)))
@@ -234,6 +234,6 @@ def read_peers(path: Path) -> PeerResults:
     """Read and check a `peers.json`.
 
     Raises:
-        ResultsError: the file cannot be read, is no JSON, or lacks, misnames or misstates a field.
+        ResultsError: the file cannot be read, is not JSON, or a field is missing, unknown or wrong.
     """
-    return read_json(path, PeerResults, "comparison with other libraries", "Set it aside, run again.")
+    return read_json(path, PeerResults, "comparison with other libraries", "Rename it, then run again.")

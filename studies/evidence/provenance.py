@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).parent.parent.parent
 
 
 def digest(value: Any, length: int = 16) -> str:
-    """A short sha256 of plain data, the same whatever the order of its keys."""
+    """A short sha256 of plain data; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
@@ -40,7 +40,7 @@ def commit() -> tuple[str | None, bool | None]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages a result depends on, those that are installed."""
+    """Versions of the installed packages that a result depends on."""
     found = {}
     for package in PACKAGES:
         try:
@@ -65,7 +65,7 @@ def cpu() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The fields of `schema.Provenance` that say where a result was made."""
+    """The fields of `schema.Provenance` about the machine."""
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -76,7 +76,7 @@ def machine() -> dict[str, Any]:
 
 
 def command(module: str, arguments: Sequence[str]) -> str:
-    """The command that was run, as one can paste it, without passwords."""
+    """The command that was run, ready to paste, without passwords."""
     words = []
     for before, word in zip(["", *arguments], arguments, strict=False):
         option, is_set, value = word.partition("=")
@@ -93,7 +93,7 @@ def _quoted(word: str) -> str:
     if not any(map(is_control, word)):
         return shlex.quote(word)
     escaped = word.replace("\\", r"\\").replace("'", r"\'")
-    # Byte by byte, as a shell takes them: a file's name need not be UTF-8.
+    # As bytes, like a shell: a file's name need not be UTF-8.
     return "$'" + "".join(_bytes(char) if is_control(char) else char for char in escaped) + "'"
 
 

@@ -1,14 +1,12 @@
-"""What a study leaves behind: `summary.json`, beside `runs.parquet` and `curves.parquet`.
+"""A study's results: `summary.json`, `runs.parquet` and `curves.parquet` in `results/STUDY/DATA/PROFILE/`.
 
-They lie in `results/STUDY/DATA/PROFILE/`.
+`runs.parquet` has one row per run: `key` (str, the run's hash), `arm` (str), `kind` ("run"; "repeat" of the baseline
+for the noise floor; "tuning"), `seed` (int), `data` (str, its checksum), the arm's settings as `setting.NAME`, its
+metrics as `metric.NAME` (float; null if it missed, diverged or had nothing to measure), `diverged` (bool), `seconds`
+(float), `n_train`, `n_valid` (int), `device` (str), `threads` (int) and `commit` (str).
 
-`runs.parquet` has a row a run: `key` (str, the run's hash), `arm` (str), `kind` ("run", "again" for the noise floor,
-"tuning"), `seed` (int), `data` (str, its checksum), the arm's settings as `setting.NAME`, what it measured as
-`metric.NAME` (float; null where it missed, diverged or had nothing to measure), `diverged` (bool), `seconds` (float),
-`n_train`, `n_valid` (int), `device` (str), `threads` (int) and `commit` (str).
-
-`curves.parquet` has a row a run, curve and place: `key`, `arm`, `kind`, `seed`, `x` (float, on the axis that the
-summary names), `curve` (str) and `value` (float).
+`curves.parquet` has one row per point of a run's curve: `key`, `arm`, `kind`, `seed`, `x` (float, on the axis that
+the summary names), `curve` (str) and `value` (float).
 """
 
 from __future__ import annotations
@@ -30,9 +28,9 @@ from studies.evidence.parts import Better, Form, claim_of
 
 SCHEMA_VERSION: Final = 2
 SUMMARY, RUNS, CURVES = "summary.json", "runs.parquet", "curves.parquet"
-FOLDERS: Final = 4  # below the results' folder: one of the user's, then STUDY/DATA/PROFILE
-CUSTOM: Final = "custom"  # the profile of other seeds, values or trials than declared
-FEW_SEEDS: Final = 20  # below it a verdict is preliminary
+FOLDERS: Final = 4  # below the results folder: one of the user's own, then STUDY/DATA/PROFILE
+CUSTOM: Final = "custom"  # the profile of runs with undeclared seeds, values or trials
+FEW_SEEDS: Final = 20  # with fewer a verdict is preliminary
 
 Protocol = Literal["as stated", "stand-in"]
 Outcome = Literal["yes", "no", "inconclusive"]
@@ -61,7 +59,7 @@ Reason = Literal[
 
 
 class ResultsError(ValueError):
-    """A results file that cannot be used: one line says which, what is wrong (alone in `wrong`) and what to do."""
+    """A results file cannot be used: one line says which, what is wrong (also in `wrong`) and what to do."""
 
     def __init__(self, wrong: str, advice: str = "") -> None:
         self.wrong = printable(wrong)
@@ -70,11 +68,11 @@ class ResultsError(ValueError):
 
 def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
     if interval[0] > interval[1]:
-        raise ValueError(f"{list(interval)} is no interval: its ends are the wrong way round")
+        raise ValueError(f"{list(interval)} is not an interval: its ends are in the wrong order")
     return interval
 
 
-LARGEST: Final = 2**63 - 1  # what an int64 holds
+LARGEST: Final = 2**63 - 1  # the range of int64
 Whole = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[int, Field(ge=1, le=LARGEST)]
@@ -84,7 +82,7 @@ Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
 def require_inside(what: str, estimate: float | None, *intervals: tuple[float, float] | None) -> None:
-    """Refuse an estimate outside its own interval, by more than rounding.
+    """Check that an estimate is inside its intervals, but for rounding.
 
     Raises:
         ValueError: it is outside one of `intervals`.
@@ -101,13 +99,13 @@ def _require_among(n: int, *diverged: int) -> None:
 
 
 class Record(BaseModel):
-    """A part of a results file: no field more than it names, no number that is none."""
+    """A part of a results file: no unknown fields, only finite numbers."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class MetricUsed(Record):
-    """A metric as it was declared (`parts.Metric`)."""
+    """A metric as declared (`parts.Metric`)."""
 
     title: str
     better: Better | None
@@ -116,7 +114,7 @@ class MetricUsed(Record):
 
 
 class Measurement(Record):
-    """A metric over the runs of an arm that have it: n of them. Null is what no run has measured."""
+    """A metric over the n runs of an arm that have it; null if no run has measured it."""
 
     mean: float | None
     sd: Size | None
@@ -124,9 +122,9 @@ class Measurement(Record):
 
 
 class Arm(Record):
-    """One arm over its seeds: n runs, of which some diverged and others missed their target on the first metric.
+    """One arm over its seeds: n runs, with the counts that diverged or missed their target on the first metric.
 
-    `n_train` and `n_valid` are rows of its largest split; null where there are none.
+    `n_train` and `n_valid` are rows of its largest split; null if there are none.
     """
 
     settings: dict[str, float | Whole | str | bool]
@@ -150,8 +148,8 @@ class Contrast(Record):
     """Arm − baseline on the first metric, paired by seed: description, which judges nothing.
 
     `p` is the sign-flip p-value of this contrast alone, `p_holm` corrected over arms. `interval` is the 95 % t interval
-    for this data set re-split and re-seeded; `interval_corrected` the wider one for data like this (Nadeau & Bengio
-    2003), null where splits do not overlap. `difference` and the intervals are null where a run diverged: then `p` is
+    for this data set re-split and re-seeded; `interval_corrected` the wider one for similar data (Nadeau & Bengio
+    2003), null if splits do not overlap. `difference` and the intervals are null if a run diverged: then `p` is
     rank-based. `diverged` counts the runs of the arm and of the baseline.
     """
 
@@ -178,9 +176,9 @@ class Contrast(Record):
 
 
 class Measured(Record):
-    """A further measurement of one arm. `difference` to the baseline is paired by seed, with its 95 % t interval.
+    """Another metric of one arm. `difference` from the baseline is paired by seed, with its 95 % t interval.
 
-    `n` counts the pairs, for the baseline its runs; null is what no run has measured.
+    `n` counts the pairs, or the baseline's runs; null means that no run has measured it.
     """
 
     mean: float | None
@@ -195,7 +193,7 @@ class Measured(Record):
 
 
 class Measure(Record):
-    """A further metric by arm, as differences from the baseline. Its axis is logarithmic if it spans decades."""
+    """Another metric by arm, as differences from the baseline. Its axis is logarithmic if it spans decades."""
 
     title: str
     logarithmic: bool
@@ -203,12 +201,11 @@ class Measure(Record):
 
 
 class Found(Record):
-    """A number with its deciding interval and what follows from it. + is good: see `parts.Part`.
+    """A number with its deciding interval and the outcome. + is good: see `parts.Part`.
 
-    `estimate` is null where it is infinite or nothing was measured. An end that is infinite is null: an arm that failed
-    in most seeds is infinitely worse, at both ends. `n` counts the seeds that
-    decide; of them `diverged` and `missed` count those with a run that did. `dropped` are further seeds in which every
-    arm diverged or missed.
+    `estimate` is null if it is infinite or nothing was measured. An infinite end is null: an arm that failed in most
+    seeds is infinitely worse, at both ends. `n` counts the seeds that decide; `diverged` and `missed` count those among
+    them with a run that diverged or missed. `dropped` counts further seeds in which every arm diverged or missed.
     """
 
     estimate: float | None
@@ -236,22 +233,22 @@ class Rival(Found):
 
 
 class PartFound(Found):
-    """What a study, a benchmark or a comparison found of a part. The figures of "best" are those of its worst rival.
+    """The result of a study, a benchmark or a comparison on a part. "best" has the figures of its strongest rival.
 
     Attributes:
-        part: its id; "" where no claim asks.
+        part: its id; "" if it belongs to no claim.
         says: its sentence.
-        form: what it was held to.
+        form: the question about it.
         by: by more than the margin.
         metric: its name.
-        better: which way of the metric scores as +.
+        better: which direction of the metric counts as +.
         weights: by arm.
         against: the value subtracted.
-        margin: in the metric's unit; null where a share has nothing to be a share of.
-        rivals: of the form "best", one for each.
-        expected_half_width: after the quick profile, of the regular one's interval; null otherwise.
+        margin: in the metric's unit; null if it is a share of a mean that is missing.
+        rivals: for the form "best", one per rival.
+        expected_half_width: of the regular profile's interval, after a quick run; null otherwise.
         declared: digest of the declaration at the first run.
-        changed: whether it was declared, or changed, after a first look at results.
+        changed: whether it was declared, or changed, after results had been seen.
     """
 
     part: str
@@ -275,7 +272,7 @@ class PartFound(Found):
 
     @property
     def reaches_margin(self) -> bool:
-        """Whether it holds, and yet the interval leaves open that the effect is less than the margin."""
+        """Whether it holds, but by the interval the effect may be smaller than the margin."""
         return self.reason in ("by more than 0", "differs")
 
 
@@ -297,7 +294,7 @@ class NoiseFloor(Record):
 class Tuning(Record):
     """How settings were chosen for one arm: all its trials, and the expected best of the first k.
 
-    `on_edge` names the settings whose choice lies at an end of what was tried.
+    `on_edge` names the settings whose choice is the smallest or largest value tried.
     """
 
     arm: str
@@ -308,9 +305,9 @@ class Tuning(Record):
 
 
 class DataUsed(Record):
-    """The data set: what it is, how large in which unit ({"ratings": 100_000, "users": 943}), under which terms.
+    """The data set: its name, its size by unit ({"ratings": 100_000, "users": 943}), its terms.
 
-    `key` is its name in the catalog, by which claims ask for it; `name` what a reader calls it.
+    `key` is its name in the catalog, which claims refer to; `name` is its display name.
     """
 
     key: str
@@ -322,10 +319,10 @@ class DataUsed(Record):
 
 
 class Provenance(Record):
-    """Enough to run it again and to judge whether the result still stands.
+    """What is needed to run it again and to judge whether the result is still valid.
 
-    `seconds` is what the runs trained, summed over runs side by side; `wall_seconds` how long any was under way, pauses
-    left out: null in results from before it was recorded.
+    `seconds` is training time summed over runs, parallel ones too; `wall_seconds` is the time during which any run was
+    under way, without pauses; null in results from before it was recorded.
     """
 
     command: str
@@ -352,19 +349,19 @@ class Provenance(Record):
 
 
 class Summary(Record):
-    """The whole result of a study on one data set, as `summary.json` holds it.
+    """The whole result of a study on one data set, stored as `summary.json`.
 
     Attributes:
-        own: whether the data are the user's own.
-        protocol: whether the data and the model are those the claims speak of, or stand in for them.
+        own: whether it is the user's own data.
+        protocol: whether the data and the model are those of the claims, or stand in for them.
         metrics: by name; the first is the one that contrasts describe.
         arms: by name, in the order of their declaration.
-        names: what a reader calls settings, metrics and arms.
+        names: display names of settings, metrics and arms.
         x: the axis of the curves.
-        looks: how many times the results were looked at with more seeds or trials, this time included.
+        looks: how many times results were seen with more seeds or trials, including this time.
         preliminary: the quick profile, or fewer than 20 seeds.
-        limits: sentences that bound the answer, shown under it.
-        notes: further sentences for a reader.
+        limits: sentences that limit the answer, shown under it.
+        notes: further sentences for readers.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -398,17 +395,17 @@ class Summary(Record):
 
     @property
     def claims(self) -> list[int]:
-        """The claims that its parts ask about."""
+        """The claims of its parts."""
         return sorted({part.claim for part in self.parts if part.claim is not None})
 
     @property
     def seeds(self) -> int:
-        """The seeds of the arm that has fewest."""
+        """The number of seeds of the arm with the fewest."""
         return min((arm.n for arm in self.arms.values()), default=0)
 
     @model_validator(mode="after")
     def _of_its_arms(self) -> Self:
-        """Whatever is said of an arm is said of one that is there, and once."""
+        """Check that every field about arms names existing arms, each once."""
         said = {
             "baseline": [self.baseline] if self.baseline is not None else [],
             "contrast": [contrast.arm for contrast in self.contrasts],
@@ -422,16 +419,16 @@ class Summary(Record):
             said[f"part {part.part or number}, by its rivals,"] = [rival.arm for rival in part.rivals]
         for what, arms in said.items():
             if unknown := [arm for arm in arms if arm not in self.arms]:
-                raise ValueError(f"the {what} speaks of {unknown[0]!r}, which is none of the arms")
+                raise ValueError(f"the {what} names {unknown[0]!r}, which is not one of the arms")
             if twice := [arm for arm, times in Counter(arms).items() if times > 1]:
-                raise ValueError(f"the {what} speaks of {twice[0]!r} more than once")
+                raise ValueError(f"the {what} names {twice[0]!r} more than once")
             if what.startswith("measure") and (silent := self.arms.keys() - arms):
-                raise ValueError(f"the {what} says nothing of {sorted(silent)[0]!r}")
+                raise ValueError(f"the {what} lacks {sorted(silent)[0]!r}")
         return self
 
     @model_validator(mode="after")
     def _of_its_metrics(self) -> Self:
-        """Whatever is said of a metric is said of one that is there; no part stands twice."""
+        """Check that every field about metrics names existing metrics, and that no part occurs twice."""
         said = {f"arm {name}": list(arm.metrics) for name, arm in self.arms.items()}
         said |= {
             "contrast": [contrast.metric for contrast in self.contrasts],
@@ -440,19 +437,19 @@ class Summary(Record):
         }
         for what, metrics in said.items():
             if unknown := [metric for metric in metrics if metric not in self.metrics]:
-                raise ValueError(f"the {what} speaks of {unknown[0]!r}, which is none of the metrics")
+                raise ValueError(f"the {what} names {unknown[0]!r}, which is not one of the metrics")
         ids = Counter(part.part for part in self.parts if part.part)
         if twice := [part for part, times in ids.items() if times > 1]:
-            raise ValueError(f"the part {twice[0]} stands more than once")
+            raise ValueError(f"the part {twice[0]} occurs more than once")
         return self
 
 
 def since(summary: Summary, earlier: Iterable[Summary]) -> Summary:
-    """The summary, knowing what was looked at before: `looks`, and of each part `declared` and `changed`.
+    """The summary with its history: `looks`, and each part's `declared` and `changed`.
 
     Args:
-        summary: as if it were the first.
-        earlier: of the same study on the same data, whatever their profile.
+        summary: without history, as if it were the first.
+        earlier: summaries of the same study on the same data, of any profile.
     """
     before = sorted((other for other in earlier if other.study == summary.study), key=lambda other: other.looks)
     first = {_name(part): part for other in reversed(before) for part in other.parts}
@@ -475,7 +472,7 @@ def _spent(summary: Summary) -> tuple[list[int], int]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or none of it: aside first, then renamed."""
+    """Write a whole file or nothing: first to a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -497,10 +494,10 @@ def read_bytes(path: Path) -> bytes:
     """The bytes of a file.
 
     Raises:
-        OSError: it cannot be read, or is no file: to read a pipe would be to wait for ever.
+        OSError: it cannot be read, or is not a file: reading a pipe would block for ever.
     """
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no file", str(path))
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
     return path.read_bytes()
 
 
@@ -508,27 +505,27 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_json(path: Path, model: type[Model], what: str, advice: str) -> Model:
-    """Read a JSON file and check it, types included: "1" is no number, true none either.
+    """Read a JSON file and check it, including types: neither "1" nor true is a number.
 
     Args:
         path: the file.
-        model: what it must hold.
-        what: that in words, for the error.
-        advice: what to do about a file that does not, for the error.
+        model: the schema.
+        what: the file's content in words, for the error.
+        advice: what to do about a wrong file, for the error.
 
     Raises:
-        ResultsError: the file cannot be read, is no JSON, or lacks, misnames or misstates a field.
+        ResultsError: the file cannot be read, is not JSON, or a field is missing, unknown or wrong.
     """
     try:
         return model.model_validate_json(read_bytes(path), strict=True)
     except OSError as error:
         raise ResultsError(f"{path}: cannot be read ({error.strerror}).", advice) from error
     except ValidationError as error:
-        raise ResultsError(f"{path}: no {what}: {_first(error)}.", advice) from error
+        raise ResultsError(f"{path}: not a {what}: {_first(error)}.", advice) from error
 
 
 def _first(error: ValidationError) -> str:
-    """The first thing that is wrong, and how many more there are."""
+    """The first error, and how many more there are."""
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ").replace("Invalid JSON", "not JSON")
     where = f"field {'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
@@ -542,24 +539,24 @@ def read_summary(path: Path) -> Summary:
     """Read and check a `summary.json`.
 
     Raises:
-        ResultsError: the file cannot be read, is no JSON, or lacks, misnames or misstates a field.
+        ResultsError: the file cannot be read, is not JSON, or a field is missing, unknown or wrong.
     """
     return read_json(path, Summary, "summary of a study", "Written by another version or program? Run the study again.")
 
 
 def find_summaries(results: Path) -> tuple[list[Path], list[str]]:
-    """Every `summary.json` of `results`, and sentences about what cannot be looked into or lies too deep.
+    """Every `summary.json` in `results`, and sentences about folders that cannot be read or are too deep.
 
-    They lie in the folder itself or in at most four levels of folders below (`wd_sweep/movielens/quick/summary.json`,
-    `mine/wd_sweep/my-ratings/quick/summary.json`). Links are followed; what can be reached in several ways is found
-    once.
+    Files are found in the folder itself and up to four levels below (`wd_sweep/movielens/quick/summary.json`,
+    `mine/wd_sweep/my-ratings/quick/summary.json`). Links are followed; a file that can be reached in several ways is
+    found once.
     """
     found: list[Path] = []
     problems: list[str] = []
     seen = {os.path.realpath(results)}
 
     def unreadable(error: OSError) -> None:
-        problems.append(f"{error.filename}: cannot be looked into ({error.strerror}), so nothing in it is shown.")
+        problems.append(f"{error.filename}: cannot be read ({error.strerror}), so nothing in it is shown.")
 
     for folder, folders, files in os.walk(results, followlinks=True, onerror=unreadable):
         path = Path(folder, SUMMARY)
@@ -569,7 +566,7 @@ def find_summaries(results: Path) -> tuple[list[Path], list[str]]:
             else:
                 problems.append(
                     f"{path}: more than {FOLDERS} folders below {results}, so it is left out. Move its folder up, or "
-                    "name one further down by --results."
+                    "name a deeper folder with --results."
                 )
         for name in sorted(folders):
             real = os.path.realpath(Path(folder, name))

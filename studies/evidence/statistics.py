@@ -1,6 +1,6 @@
 """How arms are described: paired differences, intervals, sign flips, Holm. `outcomes` judges parts.
 
-All differences are arm − baseline, one for each seed that both arms ran. An interval that the data do not
+All differences are arm − baseline, one for each seed that both arms ran. An interval that the data does not
 bound (one pair, or too few for sign flips) is (−inf, inf).
 """
 
@@ -21,7 +21,7 @@ from studies.evidence.schema import Contrast, NoiseFloor
 Interval = tuple[float, float]
 Floats = NDArray[np.float64]
 
-EXACT_PAIRS = 20  # up to here all 2^n sign flips are counted
+EXACT_PAIRS = 20  # up to this n all 2^n sign flips are counted
 SAMPLED_FLIPS = 99_999
 RESAMPLES = 999
 SKEWED = 1.0  # 95 % t intervals cover .94 at this skewness and .90 at 2 (n = 10)
@@ -39,14 +39,14 @@ def t_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
 
 
 def corrected_interval(differences: ArrayLike, overlap: float, level: float = 0.95) -> Interval:
-    """The t interval for data like this: wider, because re-splits of one data set overlap.
+    """The t interval for similar data: wider, because re-splits of one data set overlap.
 
     The variance of the mean is s²·(1/n + n_valid/n_train) (Nadeau & Bengio 2003, Inference for the
     generalization error).
 
     Args:
         differences: float[n].
-        overlap: n_valid/n_train, the rows validated on over those trained on in each split.
+        overlap: n_valid/n_train, validation rows over training rows in each split.
         level: the coverage.
     """
     if not 0 < overlap < math.inf:
@@ -56,29 +56,29 @@ def corrected_interval(differences: ArrayLike, overlap: float, level: float = 0.
 
 
 def sign_flip_p(differences: ArrayLike) -> float:
-    """The two-sided p of the mean difference if each difference could as well have had the other sign.
+    """The two-sided p of the mean difference, under random signs of the differences.
 
     All 2^n flips are counted up to 20 pairs; above, 99,999 are drawn with a fixed seed and
     p = (1 + count)/(1 + draws). (scipy.stats.permutation_test gives the same p, in 3 s instead of 3 ms at n = 20.)
 
     Args:
-        differences: float[n]; their scale does not matter. Without any, p is 1.
+        differences: float[n]; their scale does not matter. If empty, p is 1.
     """
     d = _floats(differences)
     total = d.sum()
     flipped_totals = total - 2 * _subset_sums(d)
-    rounding = 1e-12 * np.abs(d).sum()  # flips with the same total must count as ties
+    rounding = 1e-12 * np.abs(d).sum()  # flips with equal totals must count as ties
     return float(np.mean(np.abs(flipped_totals) >= abs(total) - rounding))
 
 
 def sign_flip_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
-    """All mean differences that `sign_flip_p` does not reject: it assumes symmetry, but no normal distribution.
+    """All mean differences that `sign_flip_p` does not reject: it assumes symmetry, but not normality.
 
-    It is a second opinion, not a cure for skewness: with exponential differences, n = 10, it covers .90 as the
-    t interval does.
+    It is a second opinion, not a cure for skewness: with exponential differences, n = 10, it covers .90, like the
+    t interval.
 
-    Flipping the signs of a subset beats the observed total exactly where the subset's mean lies on the other
-    side of the value tested, so that the interval's ends are order statistics of the subsets' means
+    Flipping the signs of a subset beats the observed total exactly if the subset's mean is on the other side of
+    the value tested, so the interval's ends are order statistics of the subsets' means
     (Hartigan 1969, Using subsample values as typical values). At .95 it is infinite below 6 pairs.
 
     Args:
@@ -99,7 +99,7 @@ def probability_of_improvement(differences: ArrayLike, better: Better) -> float:
 
     Args:
         differences: float[n]; infinite ones allowed.
-        better: which way of the metric is better.
+        better: which direction of the metric is better.
     """
     d = np.asarray(differences, dtype=np.float64)
     improved = d < 0 if better == "lower" else d > 0
@@ -118,8 +118,8 @@ def expected_best_of_k(values: ArrayLike, better: Better) -> list[float]:
     (Tang et al. 2020, Showing your work doesn't always work).
 
     Args:
-        values: float[n], finite: a diverged trial enters with the worst value the search gave it.
-        better: which way of the metric is better.
+        values: float[n], finite: a diverged trial has the worst value of the search.
+        better: which direction of the metric is better.
     """
     best_first = np.sort(_floats(values))
     if better == "higher":
@@ -135,18 +135,18 @@ def expected_best_of_k(values: ArrayLike, better: Better) -> list[float]:
     return expected
 
 
-def noise_floor(arm: str, runs: Mapping[int, float | None], again: Mapping[int, float | None]) -> NoiseFloor | None:
+def noise_floor(arm: str, runs: Mapping[int, float | None], repeats: Mapping[int, float | None]) -> NoiseFloor | None:
     """A/A: the same arm twice on the same splits with another initialization and batch order.
 
     Args:
         arm: its name.
-        runs: metric by seed; None where the run diverged.
-        again: the second runs, by the same seeds.
+        runs: metric by seed; None if the run diverged.
+        repeats: the second runs, by the same seeds.
 
     Returns:
-        Mean, interval and standard deviation of again − runs; None with fewer than two pairs that did not diverge.
+        Mean, interval and standard deviation of repeats − runs; None with fewer than two pairs that did not diverge.
     """
-    d = _floats([b - a for a, b in zip(*_paired(runs, again), strict=True) if np.isfinite(b - a)])
+    d = _floats([b - a for a, b in zip(*_paired(runs, repeats), strict=True) if np.isfinite(b - a)])
     if d.size < 2:
         return None
     return NoiseFloor(arm=arm, n=d.size, difference=float(d.mean()), interval=t_interval(d), sd=float(d.std(ddof=1)))
@@ -162,20 +162,20 @@ def describe(
 ) -> list[Contrast]:
     """Every arm beside the baseline, paired by seed. It judges nothing: `outcomes` does, part by part.
 
-    p is corrected over the arms by Holm. Where a run diverged there is no mean, and p is that of the Wilcoxon
-    signed-rank statistic, a diverged run being worse than any other, two diverged runs a tie: it needs only an order,
-    and unlike a plain sign test it still weighs the pairs that did finish. It is calculated by flipping the signs of
-    the ranks, which is exact under ties too.
+    p is corrected over the arms by Holm. If a run diverged there is no mean, and p is that of the Wilcoxon
+    signed-rank statistic: a diverged run is worse than any other, and two diverged runs are a tie. It needs only an
+    order, and unlike a plain sign test it still weighs the pairs that finished. It flips the signs of the ranks, which
+    is exact under ties too.
 
-    Where the differences are skewed (|skewness| > 1) the sign-flip interval stands beside the t interval.
+    If the differences are skewed (|skewness| > 1), the result also has the sign-flip interval.
 
     Args:
-        values: the metric by arm and seed; None, NaN or infinite where the run diverged. Seeds that only one of
+        values: the metric by arm and seed; None, NaN or infinite if the run diverged. Seeds that only one of
             two arms ran are left out.
-        baseline: the arm compared with.
+        baseline: the reference arm.
         metric: the metric's name.
-        better: which way of the metric is better, if either.
-        overlap: n_valid/n_train by arm, where the seeds re-split one data set; None where their data do not overlap.
+        better: which direction of the metric is better, if either.
+        overlap: n_valid/n_train by arm, if the seeds re-split one data set; None if their data does not overlap.
 
     Returns:
         A contrast for each arm but the baseline, in the order of `values`.
@@ -213,7 +213,7 @@ def describe(
 
 
 def _score(ours: Floats, theirs: Floats, better: Better | None) -> Floats:
-    """What the signs are flipped of, negative where the arm is better: differences, or ranks if a run diverged."""
+    """The numbers whose signs are flipped, negative if the arm is better: differences, or ranks if a run diverged."""
     d = theirs - ours if better == "higher" else ours - theirs
     if not np.isnan(d).any():
         return d
@@ -224,7 +224,7 @@ def _score(ours: Floats, theirs: Floats, better: Better | None) -> Floats:
 
 
 def _paired(ours: Mapping[int, float | None], theirs: Mapping[int, float | None]) -> tuple[Floats, Floats]:
-    """Both arms' values over the seeds they share, in the seeds' order; NaN where a run diverged."""
+    """Both arms' values over the seeds they share, in the seeds' order; NaN if a run diverged."""
     seeds = sorted(ours.keys() & theirs.keys())
     first, second = (
         np.array([math.nan if (value := run[seed]) is None else value for seed in seeds], dtype=np.float64)
@@ -236,7 +236,7 @@ def _paired(ours: Mapping[int, float | None], theirs: Mapping[int, float | None]
 
 
 def _subset_sums(values: Floats) -> Floats:
-    """The sum over each subset of `values`, the empty one first: all 2^n, or above 20 values a fixed sample."""
+    """The sum over each subset of `values`, the empty one first: all 2^n, or a fixed sample above 20 values."""
     if values.size > EXACT_PAIRS:
         subsets = np.random.default_rng(0).random((SAMPLED_FLIPS, values.size)) < 0.5
         return np.concatenate([[0.0], subsets @ values])
@@ -266,15 +266,15 @@ def mean_intervals(d: Floats, variance_factor: float, level: float) -> tuple[Flo
 def bootstrap_t_intervals(d: Floats, level: float) -> tuple[Floats, Floats]:
     """The ends of bootstrap-t intervals of the mean, for skewed numbers (Efron & Tibshirani 1993, chapter 12).
 
-    The resamples of n are always the same, so that an interval moves with its numbers, and its mirror image is that of
-    theirs.
+    The resamples for each n are always the same, so an interval shifts with its numbers, and mirrored numbers have the
+    mirrored interval.
 
     Args:
         d: float[..., n], no row of equal numbers.
         level: the coverage.
 
     Returns:
-        Low and high, float[...] each; infinite where the level asks for more than the resamples can tell.
+        Low and high, float[...] each; infinite if the resamples are too few for the level.
     """
     n = d.shape[-1]
     mean, sd = d.mean(-1, keepdims=True), d.std(-1, ddof=1, keepdims=True)
@@ -282,7 +282,7 @@ def bootstrap_t_intervals(d: Floats, level: float) -> tuple[Floats, Floats]:
     counts = _resamples(n)
     means = z @ counts / n
     variances = (np.square(z) @ counts / n - means**2) * (n / (n - 1))
-    t = means * np.sqrt(n / np.maximum(variances, 1e-12))  # resamples of equal numbers lie as far out as need be
+    t = means * np.sqrt(n / np.maximum(variances, 1e-12))  # resamples of equal numbers count as infinitely far out
     rank = math.floor((1 - level) / 2 * (RESAMPLES + 1))
     if rank == 0:
         return np.full(d.shape[:-1], -np.inf), np.full(d.shape[:-1], np.inf)
@@ -324,7 +324,7 @@ def _mean_interval(d: Floats, variance_factor: float, level: float) -> Interval:
 
 
 def skewness(d: Floats) -> float | None:
-    """Adjusted Fisher–Pearson skewness; None below three values or where they are all but equal."""
+    """Adjusted Fisher–Pearson skewness; None below three values or if they are nearly equal."""
     if d.size < 3:
         return None
     found = float(skewnesses(d))
@@ -332,7 +332,7 @@ def skewness(d: Floats) -> float | None:
 
 
 def skewnesses(d: Floats) -> Floats:
-    """Adjusted Fisher–Pearson skewness of float[..., n], n ≥ 3; NaN where the numbers are all but equal."""
+    """Adjusted Fisher–Pearson skewness of float[..., n], n ≥ 3; NaN if the numbers are nearly equal."""
     largest = np.abs(d).max(-1, keepdims=True)
     told_apart = np.ptp(d, axis=-1) > 1e-9 * largest[..., 0]
     scaled = np.where(told_apart[..., None], d / np.where(largest > 0, largest, 1), np.arange(d.shape[-1]))
@@ -345,6 +345,6 @@ def _bounded(interval: Interval) -> Interval | None:
 
 def _floats(values: ArrayLike) -> Floats:
     floats = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(floats).all():  # a NaN among differences would pass for a p of zero
+    if not np.isfinite(floats).all():  # a NaN among differences would give a p of zero
         raise ValueError(f"finite values only: leave diverged runs out or give them a worst value; got {floats}")
     return floats

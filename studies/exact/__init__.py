@@ -1,7 +1,7 @@
-"""What of the lesson is true or false by calculation: a function for each part of a claim.
+"""Parts of the lesson that calculation decides: one function per part of a claim.
 
-A check finds whether its part holds, and the figure that says so. Some of the lesson is false: then the check expects
-"false", which is asserted like the rest. A file here is a topic; a function with `exact` above it is a check.
+A check returns whether its part holds, and the figure that shows it. Some parts of the lesson are false: then the check
+expects "false", which is asserted like the rest. Each file is a topic; each function decorated with `exact` is a check.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Found(NamedTuple):
-    """Whether a part holds, and the figure that a reader sees."""
+    """Whether a part holds, and the figure for readers."""
 
     holds: bool
     figure: str
@@ -30,10 +30,10 @@ class Check:
 
     Attributes:
         part: "19", "51a", or "slip 15".
-        expected: what we know it to be.
-        by_construction: it speaks of fastai's code, of which ours is a port: that the port agrees proves nothing.
+        expected: the known answer.
+        by_construction: it is about fastai's code, which ours is ported from, so that the port agrees proves nothing.
         source: where the figure or the code comes from.
-        run: finds whether it holds.
+        run: decides whether it holds.
     """
 
     part: str
@@ -49,7 +49,7 @@ class Check:
 
     @property
     def says(self) -> str:
-        """What holds, or does not: the function's first line."""
+        """The sentence that holds, or does not: the first line of the function's docstring."""
         return (self.run.__doc__ or "").strip().partition("\n")[0]
 
 
@@ -64,8 +64,8 @@ def exact(
     Args:
         part: the part of a claim that it decides, such as "51a", or "slip 15".
         expected: whether the part holds.
-        by_construction: whether it is a fact of fastai's code; then the source must be cited.
-        source: the code or the figures it goes by.
+        by_construction: whether it is a fact about fastai's code; then the source must be cited.
+        source: the code or the figures it follows.
 
     Raises:
         ValueError: the part has a check already, or a source is missing.
@@ -73,9 +73,9 @@ def exact(
 
     def register(run: Function) -> Function:
         if part in CHECKS:
-            raise ValueError(f"{part}: {CHECKS[part].name} checks it already; give {run.__name__} another part")
+            raise ValueError(f"{part}: {CHECKS[part].name} already checks it; give {run.__name__} another part")
         if by_construction and not source:
-            raise ValueError(f"{part}: {run.__name__} holds by construction; cite the code that it goes by")
+            raise ValueError(f"{part}: {run.__name__} holds by construction; cite the code that it follows")
         CHECKS[part] = Check(part, expected, by_construction, source, run)
         return run
 
@@ -83,7 +83,7 @@ def exact(
 
 
 def checks() -> list[Check]:
-    """All checks, in the order of the claims; the slips come last."""
+    """All checks, in the order of the claims; errors of the notes come last."""
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
             importlib.import_module(f"{__name__}.{module.name}")

@@ -1,4 +1,4 @@
-"""`python -m studies.exact`: every exact check, in seconds; prints a table and writes DIR/exact.json for the ledger."""
+"""`python -m studies.exact`: runs every exact check, in seconds; prints a table, writes DIR/exact.json."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 def decide(check: Check) -> dict[str, Any]:
-    """The check's record in exact.json. Its random numbers are the same whatever ran before."""
+    """The check's record in exact.json. Its random numbers do not depend on earlier checks."""
     began = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -45,25 +45,25 @@ def decide(check: Check) -> dict[str, Any]:
 
 
 def decide_all(every: Iterable[Check]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The records, and the problems: checks that raised, and results that nobody expected."""
+    """The records, and the problems: checks that raised, and unexpected results."""
     records, problems = [], []
     for check in every:
         try:
             record = decide(check)
-        except Exception as error:  # one check that fails must not lose the others
+        except Exception as error:  # a check that raises must not stop the others
             at = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(at.filename).name}, line {at.lineno}"
             problems.append(f"{check.part} ({check.name}): {type(error).__name__}: {error} ({where})")
             continue
         records.append(record)
         if record["holds"] != check.expected:
-            told = "holds, and was thought not to" if record["holds"] else "does not hold, and was thought to"
-            problems.append(f"{check.part} ({check.name}): {told}: {record['figure']}")
+            problem = "holds, but was expected not to" if record["holds"] else "does not hold, but was expected to"
+            problems.append(f"{check.part} ({check.name}): {problem}: {record['figure']}")
     return records, problems
 
 
 def write(records: list[dict[str, Any]], path: Path) -> None:
-    """Write the records with where they come from."""
+    """Write the records with their provenance."""
     commit, dirty = provenance.commit()
     origin = {
         "commit": commit,
@@ -77,9 +77,9 @@ def write(records: list[dict[str, Any]], path: Path) -> None:
 
 @app.command(help=__doc__)
 def main(
-    results: Annotated[Path, typer.Option(metavar="DIR", help="Where exact.json is written.")] = Path("results"),
+    results: Annotated[Path, typer.Option(metavar="DIR", help="The folder for exact.json.")] = Path("results"),
 ) -> None:
-    """Run the checks, print what they found, write the file; exit status 1 where there is a problem."""
+    """Run the checks, print the results, write the file; exit status 1 if there is a problem."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     records, problems = decide_all(checks())

@@ -1,4 +1,4 @@
-"""How the checks compare tensors, and what they say of it."""
+"""Compares tensors for the checks, and words the result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def close(a: Tensor, b: Tensor, what: str, tolerance: float = 1e-12) -> Found:
         a: any shape.
         b: the same shape.
         what: names the entries: "12 weights after 100 steps".
-        tolerance: the largest difference that rounding may leave.
+        tolerance: the largest difference allowed for rounding.
     """
     assert a.shape == b.shape, f"{tuple(a.shape)} beside {tuple(b.shape)}"
     apart = (a - b).abs().max().item()

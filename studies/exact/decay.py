@@ -41,7 +41,7 @@ def the_gradient_of_wd_times_the_sum_of_squares_is_2_wd_w() -> Found:
 
 @exact("49", by_construction=True, source=LEARNER)
 def the_default_weight_decay_is_a_hundredth() -> Found:
-    """A learner that is given no `wd` trains with 0.01, and one that is given 0.1 trains with that."""
+    """A learner without `wd` trains with 0.01, and one with `wd=0.1` trains with 0.1."""
     data = load_movielens(valid_rows=range(640, 100_000))  # 640 training rows: 10 steps
     default = collab_learner(data, 4, backend="reference", quiet=True)
     given = collab_learner(data, 4, backend="reference", quiet=True, wd=0.1)

@@ -28,7 +28,7 @@ def a_one_hot_vector_times_a_matrix_is_a_row_of_it() -> Found:
 
 @exact("25b")
 def the_gradient_of_the_matrix_is_a_scatter_add() -> Found:
-    """Both ways the gradient of the matrix is that of the rows, added up at their ids (float64)."""
+    """In both cases the gradient of the matrix is that of the rows, added up at their ids (float64)."""
     ids, table = _ids_and_table()
     product, lookup = (table.double().requires_grad_() for _ in range(2))
     weights = torch.randn(64, 5, dtype=torch.float64)
@@ -92,7 +92,7 @@ LIKES, STARS = torch.tensor([2.0, 0.1]), torch.tensor([2.0, 0.1])  # a user who 
 
 @exact("30a")
 def a_dot_product_is_large_where_both_numbers_are() -> Found:
-    """Liking an actor and a film that has him give a larger product than either alone."""
+    """Liking an actor, with a film that has the actor, gives a larger product than either alone."""
     without = torch.tensor([0.0, 0.1])
     both, no_film, no_user = (LIKES @ STARS, LIKES @ without, without @ STARS)
     return Found(bool(both > max(no_film, no_user)), f"both {both:.3g}, one alone {no_film:.3g} and {no_user:.3g}")
@@ -100,14 +100,14 @@ def a_dot_product_is_large_where_both_numbers_are() -> Found:
 
 @exact("30b", expected=False)
 def a_dot_product_is_large_only_where_both_numbers_are() -> Found:
-    """A dot product is large only where both numbers are large."""
+    """A dot product is large only if both numbers are large."""
     negative = (-LIKES) @ (-STARS)
     return Found(bool(negative < LIKES @ STARS), f"both large {LIKES @ STARS:.3g}, both negative {negative:.3g}")
 
 
 @exact("32")
 def there_is_one_bias_a_user_and_one_a_film() -> Found:
-    """Each user and each film in training has a bias of its own: one number."""
+    """Each user and each film in training has its own bias: one number."""
     data = load_movielens()
     learn = collab_learner(data, n_factors=40, quiet=True)
     for table in (learn.model.u_bias.weight, learn.model.i_bias.weight):
@@ -143,6 +143,6 @@ def the_matrix_of_all_scores_has_rank_42() -> Found:
 
 @exact("36b", expected=False)
 def the_matrix_of_all_ratings_has_rank_42() -> Found:
-    """The same of the ratings themselves, behind the sigmoid."""
+    """The same holds for the ratings themselves, after the sigmoid."""
     rank = _all_scores((0, 5.5))
     return Found(rank <= 42, f"rank of the ratings of 120 users for 100 films: {rank}")

@@ -81,7 +81,7 @@ def _u_item() -> bytes:
 
 @exact("33a", source=U_ITEM)
 def the_file_of_films_is_no_utf_8() -> Found:
-    """u.item, written as GroupLens does, cannot be read as UTF-8, pandas' default."""
+    """u.item, in GroupLens' format, cannot be read as UTF-8, pandas' default."""
     try:
         pd.read_csv(io.BytesIO(_u_item()), delimiter="|", header=None)
     except UnicodeDecodeError as error:
@@ -102,21 +102,21 @@ def latin_1_reads_the_file_of_films() -> Found:
 
 @exact("33c")
 def a_wrong_encoding_is_named_with_another_to_try() -> Found:
-    """Our reader names the byte that is no UTF-8, its line and column, and an encoding to try."""
+    """Our reader's error names the byte that is not UTF-8, its line and column, and an encoding to try."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "u.item"
         path.write_bytes(_u_item())
         try:
             read_text(path, sep="|", quoted=False).name_columns(FILM_COLUMNS)
         except DataError as error:
-            told = str(error).removeprefix(f"{folder}/")
-            return Found("0xe9" in told and "latin-1" in told and "line 543" in told, told)
+            text = str(error).removeprefix(f"{folder}/")
+            return Found("0xe9" in text and "latin-1" in text and "line 543" in text, text)
     return Found(False, "it is read without a word")
 
 
 @exact("33d", expected=False)
 def the_file_of_films_that_the_package_carries_is_no_utf_8() -> Found:
-    """The file of films that RecBole carries cannot be read as UTF-8 either."""
+    """The file of films in RecBole cannot be read as UTF-8 either."""
     path = importlib.metadata.distribution("recbole").locate_file("recbole/dataset_example/ml-100k/ml-100k.item")
     raw = Path(str(path)).read_bytes()
     title = next(line.split(b"\t")[1] for line in raw.splitlines() if not line.isascii())
@@ -156,7 +156,7 @@ def _reduced() -> tuple[torch.Tensor, torch.Tensor]:
 
 @exact("42a", source="fastai 1.0.61, torch_core.py, Tensor.pca")
 def pca_reduces_40_factors_to_3() -> Found:
-    """Principal components take 1000 film vectors of 40 numbers to 3 numbers each."""
+    """Principal components reduce 1000 film vectors of 40 numbers to 3 numbers each."""
     weights, reduced = _reduced()
     return Found(tuple(reduced.shape) == (1000, 3), f"{tuple(weights.shape)} → {tuple(reduced.shape)}")
 
@@ -175,7 +175,7 @@ def the_3_numbers_are_those_of_a_singular_value_decomposition() -> Found:
 
 @exact("43a", source=NOTEBOOK)
 def the_1000_most_rated_films_hold_the_30_listed() -> Found:
-    """The top films are the 1000 titles with the most ratings; the 30 films listed are among them, however ties go."""
+    """The top films are the 1000 titles with the most ratings; the 30 listed are among them, whatever the ties."""
     counts = _by_title()["count"]
     least = counts[[*WORST, *BEST]].min()
     return Found(
@@ -185,7 +185,7 @@ def the_1000_most_rated_films_hold_the_30_listed() -> Found:
 
 @exact("43b", expected=False, source=NOTEBOOK)
 def the_1000_most_rated_films_are_one_set() -> Found:
-    """Which 1000 titles have the most ratings is settled by the ratings alone."""
+    """The ratings alone determine which 1000 titles have the most ratings."""
     counts = _by_title()["count"]
     cut, beyond = counts.iloc[999], counts.iloc[1000]
     return Found(
@@ -199,8 +199,8 @@ def read_csv_knows_no_delimite_and_byte_e9_is_no_utf_8() -> Found:
     try:
         pd.read_csv(io.StringIO("a|b"), delimite="|")  # type: ignore[call-overload]
     except TypeError as error:
-        told = str(error)
+        text = str(error)
     else:
-        told = "pandas takes delimite"
+        text = "pandas takes delimite"
     byte = b"\xe9".decode("latin-1")
-    return Found("delimite" in told and "unexpected" in told and byte == "é", f"{told}; 0xe9 is {byte}")
+    return Found("delimite" in text and "unexpected" in text and byte == "é", f"{text}; 0xe9 is {byte}")

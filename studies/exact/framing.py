@@ -27,7 +27,7 @@ class Origins(TorchDispatchMode):
         self.read: dict[int, str] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, noting what it reads; what it makes is an activation."""
+        """Run the operation and record what it reads; its results are activations."""
         result = func(*args, **(kwargs or {}))
         for read in filter(torch.is_tensor, tree_leaves(args)):
             self.read[_storage(read)] = self.kind.get(_storage(read), "neither")
@@ -57,16 +57,16 @@ def _kinds_read(net: nn.Module) -> tuple[dict[str, int], str]:
 
 @exact("2a")
 def every_number_of_the_lessons_net_is_a_parameter_an_activation_or_the_input() -> Found:
-    """Whatever the operations of two linear layers and a ReLU read is a parameter, an activation or the input."""
-    counts, told = _kinds_read(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
-    return Found(counts["neither"] == 0 and counts["parameter"] == 4 and counts["input"] == 1, f"tensors read: {told}")
+    """All that the operations of two linear layers and a ReLU read is a parameter, an activation or the input."""
+    counts, text = _kinds_read(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    return Found(counts["neither"] == 0 and counts["parameter"] == 4 and counts["input"] == 1, f"tensors read: {text}")
 
 
 @exact("2b", expected=False)
 def every_number_of_a_net_with_batch_norm_is_a_parameter_an_activation_or_the_input() -> Found:
-    """Whatever the operations of a net with BatchNorm read is a parameter, an activation or the input."""
-    counts, told = _kinds_read(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).eval())
-    return Found(counts["neither"] == 0, f"tensors read: {told}: BatchNorm's running mean and variance")
+    """Everything that the operations of a net with BatchNorm read is a parameter, an activation or the input."""
+    counts, text = _kinds_read(nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).eval())
+    return Found(counts["neither"] == 0, f"tensors read: {text}: BatchNorm's running mean and variance")
 
 
 def _loss(w: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def autograd_gives_the_gradient_of_the_loss_for_every_parameter() -> Found:
 
 @exact("3b")
 def subtracting_rate_times_gradient_is_a_step_of_sgd() -> Found:
-    """`w − lr · gradient` is what torch.optim.SGD makes of the parameters, and lowers the loss."""
+    """torch.optim.SGD changes the parameters to `w − lr · gradient`, which lowers the loss."""
     w = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
     before = _loss(w)
     (w.grad,) = torch.autograd.grad(before, w)
@@ -99,7 +99,7 @@ def subtracting_rate_times_gradient_is_a_step_of_sgd() -> Found:
 
 @exact("4a")
 def sub_with_an_underscore_is_a_step_of_sgd_in_place() -> Found:
-    """`a.sub_(lr * a.grad)` changes `a` where it lies, as `a -= lr * a.grad` and torch.optim.SGD do."""
+    """`a.sub_(lr * a.grad)` changes `a` in place, like `a -= lr * a.grad` and torch.optim.SGD."""
     a, b, c = (torch.ones(5) for _ in range(3))
     addresses = [w.data_ptr() for w in (a, b, c)]
     c.grad = torch.arange(5.0)
@@ -130,7 +130,7 @@ def _calls() -> Iterator[tuple[Tensor, tuple[Any, ...]]]:
 
 
 def _stays(method: str) -> bool | None:
-    """Whether a method leaves a tensor at its address and returns it; None where no arguments fit it."""
+    """Whether a method leaves a tensor at its address and returns it; None if no arguments fit it."""
     for tensor, arguments in [(torch.ones(1), (9, 9)), *_calls()] if method == "resize_" else _calls():
         address = tensor.data_ptr()
         try:
@@ -146,20 +146,20 @@ def _in_place(methods: list[str]) -> Found:
     stays = {method: _stays(method) for method in methods}
     untried = [method for method, stayed in stays.items() if stayed is None]
     moved = [method for method, stayed in stays.items() if stayed is False]
-    told = f"{len(methods) - len(untried) - len(moved)} of {len(methods)} methods leave the address as it is"
+    text = f"{len(methods) - len(untried) - len(moved)} of {len(methods)} methods leave the address as it is"
     assert not untried, f"no arguments fit {', '.join(untried)}"
-    return Found(not moved, told + (f"; {', '.join(moved)} may change it" if moved else ""))
+    return Found(not moved, text + (f"; {', '.join(moved)} may change it" if moved else ""))
 
 
 @exact("4b", expected=False)
 def every_method_with_an_underscore_works_in_place() -> Found:
-    """Whatever method of Tensor ends in an underscore leaves the tensor at its address (dense tensors)."""
+    """Every method of Tensor that ends in an underscore leaves the tensor at its address (dense tensors)."""
     return _in_place([method for method in METHODS if method not in SPARSE])
 
 
 @exact("4c")
 def every_method_that_changes_numbers_and_has_an_underscore_works_in_place() -> Found:
-    """The same without `resize_`, `set_` and `share_memory_`, which are there to exchange the memory."""
+    """The same without `resize_`, `set_` and `share_memory_`, whose purpose is to exchange the memory."""
     return _in_place([method for method in METHODS if method not in (*SPARSE, *MOVERS)])
 
 
@@ -181,19 +181,19 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def _which(names: list[str]) -> Found:
     diagonal = {name: _element_wise(ACTIVATIONS[name]) for name in names}
-    told = " · ".join(f"{name} {'diagonal' if one else 'not diagonal'}" for name, one in diagonal.items())
-    return Found(all(diagonal.values()), f"Jacobians: {told}")
+    text = " · ".join(f"{name} {'diagonal' if one else 'not diagonal'}" for name, one in diagonal.items())
+    return Found(all(diagonal.values()), f"Jacobians: {text}")
 
 
 @exact("5a", expected=False)
 def activation_functions_are_element_wise() -> Found:
-    """The functions that the lesson calls activations are element-wise, softmax among them."""
+    """The functions that the lesson calls activations, including softmax, are element-wise."""
     return _which(list(ACTIVATIONS))
 
 
 @exact("5b")
 def activation_functions_between_layers_are_element_wise() -> Found:
-    """The same without softmax, which stands behind the last layer."""
+    """The same without softmax, which follows the last layer."""
     return _which([name for name in ACTIVATIONS if name != "softmax"])
 
 
@@ -243,7 +243,7 @@ def _line(xs: list[float]) -> tuple[float, float]:
 
 @exact("9b")
 def gradient_descent_fits_in_cells() -> Found:
-    """Steps of gradient descent on a line, written with numbers alone, are those of torch.optim.SGD."""
+    """Steps of gradient descent on a line, written only with numbers, are those of torch.optim.SGD."""
     xs = [14.0, 86.0, 28.0, 51.0, 29.0, 72.0]
     line = torch.ones(2, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([line], lr=1e-4)
@@ -256,9 +256,9 @@ def gradient_descent_fits_in_cells() -> Found:
 
 @exact("slip 8")
 def the_input_is_a_kind_of_its_own() -> Found:
-    """The input is no parameter, and no operation of the net made it: it is an activation only by another word."""
-    counts, told = _kinds_read(nn.Linear(6, 3))
-    return Found(counts["input"] == 1 and counts["neither"] == 0, f"tensors read: {told}")
+    """The input is not a parameter, and no operation of the net made it: it is an activation only by definition."""
+    counts, text = _kinds_read(nn.Linear(6, 3))
+    return Found(counts["input"] == 1 and counts["neither"] == 0, f"tensors read: {text}")
 
 
 @exact("slip 16")

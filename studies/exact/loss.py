@@ -57,8 +57,8 @@ def right_and_sure_loses_least_wrong_and_sure_most() -> Found:
         for comment in ("confident, right", "unsure", "confident, wrong")
     )
     ordered = [max(a) < min(b) and max(b) < min(c) for a, b, c in zip(right, unsure, wrong, strict=True)]
-    told = [f"{max(a):.3g} < {b[0]:.3g} < {c[0]:.3g}" for a, b, c in zip(right, unsure, wrong, strict=True)]
-    return Found(all(ordered), f"decimal {told[0]}; natural {told[1]}")
+    text = [f"{max(a):.3g} < {b[0]:.3g} < {c[0]:.3g}" for a, b, c in zip(right, unsure, wrong, strict=True)]
+    return Found(all(ordered), f"decimal {text[0]}; natural {text[1]}")
 
 
 @exact("81")
@@ -74,7 +74,7 @@ def the_formula_an_if_and_a_lookup_are_one() -> Found:
 
 @exact("82")
 def predictions_must_add_up_to_one() -> Found:
-    """Doubled scores lower the loss, below zero even, and predict no better; from softmax, sums are always one."""
+    """Doubled scores lower the loss, even below zero, but predict no better; softmax always sums to one."""
     scores = torch.tensor([0.2, 0.7, 0.1])
     single, doubled = (-math.log(float(k * scores[1])) for k in (1, 2))
     sums = torch.softmax(10 * torch.randn(1000, 10, dtype=torch.float64), 1).sum(1)
@@ -86,7 +86,7 @@ def predictions_must_add_up_to_one() -> Found:
 
 @exact("83a")
 def softmax_turns_any_outputs_into_numbers_that_add_up_to_one() -> Found:
-    """Whatever the outputs, also where exp overflows, softmax makes numbers from 0 to 1 that add up to one."""
+    """For any outputs, even if exp overflows, softmax makes numbers from 0 to 1 that add up to one."""
     outputs = torch.randn(1000, 10) * torch.logspace(-3, 6, 1000)[:, None]
     ours = _softmax(outputs)
     agree = close(ours, torch.softmax(outputs, 1), "10,000 probabilities, ours and torch's", tolerance=1e-6)

@@ -48,7 +48,7 @@ def _digits() -> TensorDataset:
 
 @exact("56")
 def map_makes_a_tensor_of_each_array() -> Found:
-    """`map(torch.tensor, (a, b, c, d))` gives what four separate lines do."""
+    """`map(torch.tensor, (a, b, c, d))` gives the same as four separate lines."""
     arrays = [np.random.default_rng(seed).random((5, 3)) for seed in range(4)]
     x_train, y_train, x_valid, y_valid = map(torch.tensor, arrays)
     lines = [torch.tensor(array) for array in arrays]
@@ -105,13 +105,13 @@ def without_forward_a_model_cannot_be_called() -> Found:
     class Without(nn.Module):
         pass
 
-    told = _fails(Without)
-    return Found(told == "NotImplementedError", f"without it: {told}; with it: {_fails(MnistLogistic) or 'none'}")
+    text = _fails(Without)
+    return Found(text == "NotImplementedError", f"without it: {text}; with it: {_fails(MnistLogistic) or 'none'}")
 
 
 @exact("60")
 def mnist_logistic_has_the_shapes_that_the_notes_print() -> Found:
-    """Mnist_Logistic has parameters of shapes (10, 784) and (10,), and makes (64, 10) of a batch."""
+    """Mnist_Logistic has parameters of shapes (10, 784) and (10,), and turns a batch into (64, 10)."""
     model = MnistLogistic()
     shapes = [tuple(p.shape) for p in model.parameters()]
     output = tuple(model(torch.ones(64, 784)).shape)
@@ -190,7 +190,7 @@ def update_returns_the_loss_with_the_penalty() -> Found:
 
 @exact("67")
 def gradients_that_are_not_zeroed_add_up() -> Found:
-    """Two backward passes leave the sum of both gradients, which zeroing between them prevents."""
+    """Two backward passes leave the sum of both gradients, unless they are zeroed in between."""
     w, rows = torch.randn(6, dtype=torch.float64, requires_grad=True), torch.randn(2, 6, dtype=torch.float64)
     each = [torch.autograd.grad((row @ w).square(), w)[0] for row in rows]
     for row in rows:

@@ -58,8 +58,8 @@ def newer_gradients_weigh_exponentially_more() -> Found:
     weights = _average(torch.eye(30, dtype=torch.float64), BETA)[-1]  # what each of 30 gradients adds
     weighted = close(weights @ _gradients(), _average(_gradients(), BETA)[-1], "5 sums")
     agree = close(weights, (1 - BETA) * BETA**ages, "30 weights")
-    told = f"the newest of 30 weighs {weights[-1]:.3g}, the oldest {weights[0]:.2g}; {agree.figure}"
-    return Found(weighted.holds and agree.holds and bool((weights.diff() > 0).all()), told)
+    text = f"the newest of 30 weighs {weights[-1]:.3g}, the oldest {weights[0]:.2g}; {agree.figure}"
+    return Found(weighted.holds and agree.holds and bool((weights.diff() > 0).all()), text)
 
 
 @exact("68b")
@@ -107,7 +107,7 @@ def rmsprop_as_written_is_rmsprop() -> Found:
 
 @exact("70b")
 def with_1_minus_beta_the_root_and_eps_it_is_rmsprop() -> Found:
-    """With 1 − 0.9 in the place of the rate, and a root plus eps below, the steps are those of torch.optim.RMSprop."""
+    """With 1 − 0.9 instead of the rate, divided by the root plus eps, the steps are those of torch.optim.RMSprop."""
     gradients = _gradients()
     steps = LR * gradients / (_average(gradients**2, 0.9).sqrt() + EPS)
     return close(-steps.cumsum(0), _walk(torch.optim.RMSprop, lr=LR, alpha=0.9), "30 steps of 5 weights")
@@ -132,7 +132,7 @@ def adam_is_momentum_and_rmsprop_at_once() -> Found:
 
 @exact("73b")
 def our_fused_adam_takes_torch_s_steps() -> Found:
-    """The suite's Adam steps, plain and fused, go where torch.optim.AdamW goes, decay included."""
+    """The suite's Adam steps, plain and fused, match torch.optim.AdamW, including decay."""
     by_torch = _walk(torch.optim.AdamW, lr=LR, betas=(BETA, BETA2), eps=EPS, weight_decay=0.1)
     plain, fused = (close(_own_adam(backend), by_torch, "30 steps of 5 weights") for backend in ("reference", "native"))
     return Found(plain.holds and fused.holds, f"plain, {plain.figure}; fused, {fused.figure}")
@@ -161,7 +161,7 @@ def adam_as_written_is_adam() -> Found:
 
 @exact("66a")
 def adam_made_anew_for_each_batch_is_sign_descent() -> Found:
-    """Adam made anew for each step goes lr against the gradient's sign, whatever the gradient's size."""
+    """Adam re-created for each step moves by lr against the gradient's sign, whatever the gradient's size."""
     w = torch.zeros(5, dtype=torch.float64, requires_grad=True)
     for w.grad in _gradients():
         torch.optim.Adam([w], lr=LR).step()
@@ -244,5 +244,5 @@ def the_momentum_of_one_cycle_mirrors_the_rate() -> Found:
     """Momentum starts high, falls while the rate rises, and rises while it falls; both turn at one step."""
     schedules = _schedules()
     turns = [(_turns(lr)[0], "down, up") == _turns(momentum) for _, lr, momentum in schedules]
-    told = "; ".join(_ends_and_turn(name, momentum) for name, _, momentum in schedules)
-    return Found(all(turns), told)
+    text = "; ".join(_ends_and_turn(name, momentum) for name, _, momentum in schedules)
+    return Found(all(turns), text)

@@ -23,7 +23,7 @@ def _fastai_rates(lr: slice, groups: int) -> list[float]:
 
 @exact("18")
 def one_number_as_rate_goes_to_all_layers() -> Found:
-    """An optimizer that is given one rate has it for every group of layers."""
+    """An optimizer with a single rate uses it for every group of layers."""
     groups = [{"params": nn.Linear(3, 3).parameters()} for _ in range(3)]
     rates = [group["lr"] for group in torch.optim.SGD(groups, lr=1e-3).param_groups]
     return Found(rates == [1e-3] * 3, f"rates of three groups: {listed(rates)}")
@@ -53,7 +53,7 @@ def the_rates_between_are_equally_spaced() -> Found:
 
 @exact("20c", expected=False, source=LR_RANGE)
 def the_last_layers_get_the_first_number_of_a_slice() -> Found:
-    """Of `slice(1e-5, 1e-3)` the last layers get 1e-5 and the first layers 1e-3, as A's prose has it."""
+    """With `slice(1e-5, 1e-3)` the last layers get 1e-5 and the first layers 1e-3, as in A's prose."""
     first, *_, last = _fastai_rates(slice(1e-5, 1e-3), 3)
     return Found((last, first) == (1e-5, 1e-3), f"first group {first:.0e}, last group {last:.0e}")
 

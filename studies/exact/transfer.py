@@ -14,7 +14,7 @@ FREEZE = "fastai 1.0.61, basic_train.py, Learner.freeze_to: BatchNorm stays trai
 
 
 def _conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
-    """A convolution and the BatchNorm behind it, which has the offset in the place of a bias."""
+    """A convolution and the BatchNorm after it, whose offset replaces the bias."""
     convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
@@ -45,7 +45,7 @@ def _body() -> nn.Sequential:
 
 
 def _head(classes: int) -> nn.Sequential:
-    """What create_cnn puts in the place of the last two layers, behind the pooling."""
+    """The layers with which create_cnn replaces the last two, after the pooling."""
     with torch.device("meta"):
         first = [nn.BatchNorm1d(1024), nn.Dropout(0.25), nn.Linear(1024, 512), nn.ReLU()]
         return nn.Sequential(*first, nn.BatchNorm1d(512), nn.Dropout(0.5), nn.Linear(512, classes))
@@ -126,7 +126,7 @@ def _groups() -> list[int]:
 
 @exact("21a", expected=False, source=CREATE_CNN)
 def layer_groups_have_equal_size() -> Found:
-    """The layer groups have equal size: as many parameters each."""
+    """The layer groups have equal size: the same number of parameters each."""
     sizes = _groups()
     return Found(len(set(sizes)) == 1, f"parameters: {' / '.join(f'{size:,}' for size in sizes)}")
 

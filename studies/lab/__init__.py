@@ -1,1 +1,1 @@
-"""What studies share: specification, sweep, command line."""
+"""The code that studies share: specification, sweep, command line."""

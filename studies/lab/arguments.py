@@ -1,4 +1,4 @@
-"""What a command is asked for, checked before anything runs: profile, values, device."""
+"""Checks of the command line's arguments, before anything runs: profile, values, device."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ import torch
 
 from studies.evidence.outside import without_password
 from studies.lab.source import Source, own_options, reading_options
-from studies.lab.spec import Profile, Settings, Study, arm_name, beats
+from studies.lab.spec import Profile, Settings, Study, arm_name, beats, counted
 
 
 class UsageError(ValueError):
-    """A command that cannot be carried out as it stands: the message says why."""
+    """A command that cannot be carried out: the message says why."""
 
 
 def checked_path(option: str, text: str) -> Path:
-    """The path; a storage's URL is refused before it becomes a folder's name and stands in every message.
+    """The path. A storage's URL is refused, because as a folder's name it would show its password in every message.
 
     Raises:
-        UsageError: there is no such path, and it is empty or looks like a URL with a password.
+        UsageError: the path is empty, or does not exist and looks like a URL with a password.
     """
     if not text:
         raise UsageError(f"{option}: the path is empty")
     if without_password(text) != text and not os.path.lexists(text):
-        raise UsageError(f"{option} {without_password(text)}: a path is wanted; --storage takes a database's URL")
+        raise UsageError(f"{option} {without_password(text)}: not a path; --storage takes a database's URL")
     return Path(text)
 
 
 def checked_sources(study: Study, names: str | None, own: Mapping[str, str | None]) -> list[Source]:
-    """The data: the study's, those of them that are named, or the user's own as the options say how to read them.
+    """The data to use: all of the study's, those that are named, or the user's own.
 
     Args:
         study: the declaration.
-        names: of `--data`, with commas.
-        own: what the options for the user's own data say, by their names.
+        names: the value of `--data`, separated by commas.
+        own: the options for the user's own data, by name.
 
     Raises:
-        UsageError: data that the study does not have, options without data to read, or a path that is none.
+        UsageError: data that the study does not have, reading options without a file, or a bad path.
     """
     given = {name: value for name, value in own.items() if value is not None}
     options = own_options(study)
@@ -50,7 +50,7 @@ def checked_sources(study: Study, names: str | None, own: Mapping[str, str | Non
     for name in given:
         if not any(name in (option, *reading_options(option)) for option in named):
             files = " or ".join(f"--{option}" for option in options)
-            raise UsageError(f"--{name}: says how to read a file of your own; name that by {files}")
+            raise UsageError(f"--{name}: describes your own file; name the file with {files}")
     if named and names is not None:
         raise UsageError(f"--data {names} and --{named[0]}: choose one")
     if named:
@@ -71,13 +71,13 @@ def checked_sources(study: Study, names: str | None, own: Mapping[str, str | Non
 
 
 def chosen_profile(study: Study, name: str, seeds: int | None, trials: int | None) -> Profile:
-    """The profile, with other seeds and trials where they are given."""
+    """The profile, with `seeds` and `trials` if they are given."""
     if name not in study.profiles:
         raise UsageError(f"--profile {without_password(name)}: there are {', '.join(study.profiles)}")
     if trials and not study.tuned:
         raise UsageError(f"--trials {trials}: {study.name} tunes nothing")
     if trials == 1:
-        raise UsageError("--trials 1: that is the default alone, which is no choice; 0 keeps it, 2 and more tune")
+        raise UsageError("--trials 1: one trial is the default alone; use 0 to keep the default, 2 or more to tune")
     profile = study.profiles[name]
     return dataclasses.replace(
         profile,
@@ -87,15 +87,15 @@ def chosen_profile(study: Study, name: str, seeds: int | None, trials: int | Non
 
 
 def with_values(study: Study, text: str) -> Study:
-    """The study with other arms; it asks another question where no part's arms are all among them."""
+    """The study with other arms. If no part has all its arms among them, the study gets another question."""
     shown, setting = without_password(text), study.swept
     if setting is None:
-        raise UsageError(f"--values {shown}: the arms of {study.name} are {', '.join(study.arms)}, no values")
+        raise UsageError(f"--values {shown}: the arms of {study.name} are {', '.join(study.arms)}, not values")
     words = [word.strip() for word in text.split(",")]
     for before, word in zip(["", *words], words, strict=False):
         if re.match(r"[+-]?0\d", word):
             decimal = f"{before}.{word}" if re.fullmatch(r"[+-]?\d+", before) else f"0.{word.lstrip('+-0')}"
-            raise UsageError(f"--values {shown}: is {word} half of a decimal? Write {decimal}; commas part values")
+            raise UsageError(f"--values {shown}: is {word} half of a decimal? Write {decimal}; commas separate values")
     arms: dict[str, Settings] = {} if study.baseline is None else {study.baseline: study.arms[study.baseline]}
     some = next(iter(study.arms.values()))
     try:
@@ -104,10 +104,10 @@ def with_values(study: Study, text: str) -> Study:
             arms[arm_name(setting, value)] = {**some, setting: value}
     except ValueError as error:
         raise UsageError(
-            f"--values {shown}: {without_password(str(error))}; numbers with commas between are needed"
+            f"--values {shown}: {without_password(str(error))}; write numbers separated by commas"
         ) from None
     if len(arms) < 2:
-        raise UsageError(f"--values {shown}: there is nothing to compare; name another value")
+        raise UsageError(f"--values {shown}: one arm has nothing to be compared with; add another value")
     parts = tuple(part for part in study.parts if part.weights.keys() <= arms.keys())
     names = {name: said for name, said in study.names.items() if name in study.settings or name in arms}
     if parts:
@@ -125,26 +125,24 @@ def with_values(study: Study, text: str) -> Study:
 def _number(word: str, whole: bool) -> float | int:
     value = float(word)
     if not math.isfinite(value):
-        raise ValueError(f"{word} is no finite number")
+        raise ValueError(f"{word} is not a finite number")
     return int(value) if whole and value.is_integer() else value
 
 
 def checked_device(text: str) -> str:
-    """The device under its one name: cpu, cuda for the first GPU, cuda:1 for the second.
+    """The device's canonical name: cpu, cuda for the first GPU, cuda:1 for the second.
 
     Raises:
-        UsageError: there is no such device here, or none that runs are made on.
+        UsageError: this machine has no such device, or runs cannot use it.
     """
     if text in ("cpu", "cpu:0"):
         return "cpu"
     named = re.fullmatch(r"cuda(?::(\d{1,4}))?", text)
     if named is None:
-        raise UsageError(
-            f"--device {without_password(text)}: runs are made on cpu, or on cuda (cuda:1 …) where there is a GPU"
-        )
+        raise UsageError(f"--device {without_password(text)}: choose cpu, or cuda (cuda:1 …) if there is a GPU")
     count = torch.cuda.device_count()
     number = int(named[1] or 0)
     if number >= count:
-        there = f"{count}, from cuda:0 on" if count else "none"
-        raise UsageError(f"--device {text}: of GPUs torch sees {there} here")
+        there = f"{counted(count, 'GPU')}, from cuda:0 on" if count else "no GPU"
+        raise UsageError(f"--device {text}: torch sees {there}")
     return f"cuda:{number}" if number else "cuda"

@@ -26,7 +26,7 @@ THREADS = 1  # a run's: many small runs side by side beat one on many threads
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose usage errors show no password that stands in a wrong place."""
+    """A command whose usage errors mask a password given in a wrong place."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse as typer does."""
@@ -46,17 +46,17 @@ def command(study: Study) -> Callable[[], None]:
         own = {name: given.pop(name) for name in list(given) if name in _own_names(study)}
         carry_out(study, own=own, **given)
 
-    # Typer reads the options off a signature, and each study has those of its data.
+    # Typer reads the options from a signature; each study has the options of its data.
     options = {option.name: option for option in _options(study)}
     run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: option.annotation for name, option in options.items()}
     app.command(
         cls=Command,
         help=f"{study.question} ({study.claims_named()})\n\n"
-        f"Compares {', '.join(study.arms)}{baseline}. Every run is stored under what determines it: stop with Ctrl-C "
-        "and start again at will, finished runs are kept and never repeated.\n\n"
-        f"Leaves DIR/{study.name}/DATA/PROFILE/summary.json, runs.parquet and curves.parquet; `python -m reports` "
-        "draws the pages. Other seeds, trials or values than a profile's go to a folder of their own, so that they "
+        f"Compares {', '.join(study.arms)}{baseline}. Every run is stored: stop with Ctrl-C and start again at any "
+        "time; finished runs are never repeated.\n\n"
+        f"Writes DIR/{study.name}/DATA/PROFILE/summary.json, runs.parquet and curves.parquet; `python -m reports` "
+        "draws the pages. If seeds, trials or values differ from the profile's, results go to the folder `custom` and "
         "replace no profile's result.",
     )(run)
     return app
@@ -69,12 +69,12 @@ def _options(study: Study) -> list[inspect.Parameter]:
     several = len(study.data) > 1
     options = [
         _option("profile", str, next(iter(study.profiles)), f"How much to spend. {profiles}."),
-        _option("seeds", int, None, "Replicates an arm; fewer than 8 give no verdict.", min=1, max=TUNING_SEEDS_FROM),
+        _option("seeds", int, None, "Seeds per arm; fewer than 8 give no verdict.", min=1, max=TUNING_SEEDS_FROM),
         _option(
             "trials",
             int,
             None,
-            f"Choices of {tuned} that each seed tries for each arm; 0 keeps the default.",
+            f"Values of {tuned} that each seed tries for each arm; 0 keeps the default.",
             min=0,
             hidden=not study.tuned,
         ),
@@ -82,7 +82,7 @@ def _options(study: Study) -> list[inspect.Parameter]:
             "values",
             str,
             None,
-            f"Other values of {study.swept}, with commas, such as 0.05,0.2.",
+            f"Other values of {study.swept}, separated by commas, such as 0.05,0.2.",
             hidden=study.swept is None,
         ),
         _option("data", str, None, f"Some of {', '.join(study.data)}.  [default: all]", hidden=not several),
@@ -91,21 +91,21 @@ def _options(study: Study) -> list[inspect.Parameter]:
         opens = opener(option)
         options.append(_option(option, str, None, f"Your own {option}: {_described(opens, 'path')}", metavar="PATH"))
         options += [
-            _option(name, str, None, f"Of --{option}: {_described(opens, name)}") for name in reading_options(option)
+            _option(name, str, None, f"For --{option}: {_described(opens, name)}") for name in reading_options(option)
         ]
     return [
         *options,
-        _option("workers", int, None, "Processes; default: one a core.", min=1, hidden=study.alone),
+        _option("workers", int, None, "Worker processes; default: one per core.", min=1, hidden=study.alone),
         _option(
             "storage",
             str,
             None,
-            "A database for Optuna, such as postgresql://…, that machines share; default: a file in the results.",
+            "An Optuna database that machines share, such as postgresql://…; default: a file in the results.",
         ),
-        _option("results", str, "results", "Where to.", metavar="DIR"),
-        _option("device", str, "cpu", "cpu, or cuda for runs on a GPU.", hidden=study.cpu_only),
-        _option("fresh", bool, False, "Set the earlier runs and results aside, start anew.", flag=True),
-        _option("export", bool, False, "Run nothing; rebuild the files from the runs in storage.", flag=True),
+        _option("results", str, "results", "The folder for results.", metavar="DIR"),
+        _option("device", str, "cpu", "cpu, or cuda for a GPU.", hidden=study.cpu_only),
+        _option("fresh", bool, False, "Rename the earlier runs and results, and start anew.", flag=True),
+        _option("export", bool, False, "Run nothing; rebuild the files from the stored runs.", flag=True),
     ]
 
 
@@ -116,7 +116,7 @@ def _option(name: str, kind: Any, default: Any, text: str, flag: bool = False, *
 
 
 def _described(function: Callable[..., Any], parameter: str) -> str:
-    """What a function's docstring says of a parameter."""
+    """The description of a parameter in a function's docstring."""
     found = re.search(rf"^ +{parameter}: (.*(?:\n {{8,}}.*)*)", inspect.getdoc(function) or "", re.MULTILINE)
     return re.sub(r"\s+", " ", found[1]) if found else ""
 
@@ -141,7 +141,7 @@ def carry_out(
     export: bool,
     own: Mapping[str, str | None],
 ) -> None:
-    """Do what a command line asks for, on one data set after the other; whatever goes wrong is told in one line."""
+    """Run the study on each data set in turn. Every error the user can cause is one line."""
     # Imported here: a worker and --help need neither Optuna nor SciPy.
     from studies.lab.replacing import ReplaceError
     from studies.lab.results import Asked
@@ -149,7 +149,7 @@ def carry_out(
     from studies.lab.workers import WorkerError
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of few letters loses no results
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal with few characters must not lose the results
     failures: list[str] = []
     try:
         sources = checked_sources(study, data, own)
@@ -159,14 +159,14 @@ def carry_out(
         if storage == "":
             raise UsageError("--storage: the URL is empty")
         if export and fresh:
-            raise UsageError("--export rebuilds the files from the very runs that --fresh sets aside: choose one")
+            raise UsageError("--export needs the runs that --fresh sets aside: choose one")
         if fresh and storage:
-            raise UsageError("--fresh sets a file aside; a shared storage is emptied by `optuna delete-study`")
+            raise UsageError("--fresh works on a file; use `optuna delete-study` to empty a shared storage")
         if study.alone and workers not in (None, 1):
-            raise UsageError(f"--workers {workers}: {study.name} takes times, so its runs are made one at a time")
+            raise UsageError(f"--workers {workers}: {study.name} measures time, so it makes one run at a time")
         device = checked_device(device)
         if study.cpu_only and device != "cpu":
-            raise UsageError(f"--device {device}: the runs of {study.name} are made on a CPU alone")
+            raise UsageError(f"--device {device}: {study.name} runs only on a CPU")
         custom = values is not None or chosen != study.profiles[profile]
         for source in sources:
             asked = Asked(
@@ -181,20 +181,20 @@ def carry_out(
             print(answer(summary))
             print(printable(f"{folder}/{SUMMARY}, {RUNS}, {CURVES}; `python -m reports` draws the pages."))
     except (UsageError, DataError, ReplaceError, SweepError, WorkerError) as error:
-        _tell(failures)
+        _print_failures(failures)
         _fail(str(error))
-    except OSError as error:  # runs fail in their workers: this is about the results
+    except OSError as error:  # runs fail in their workers, so this concerns the results
         what = error.strerror or type(error).__name__
         where = error.filename or "a file of the results"
-        _fail(f"{where}: {what}; is the folder of results right, writable, not full?")
+        _fail(f"{where}: {what}; check that --results is right, writable and not full")
     except KeyboardInterrupt:
-        print("\nStopped. Finished runs are kept; the same command goes on from here.", file=sys.stderr)
+        print("\nStopped. Finished runs are kept; the same command continues from here.", file=sys.stderr)
         raise typer.Exit(130) from None
-    except Exception:  # a fault of ours: all is told but a password
+    except Exception:  # a bug: print everything but passwords
         print(_masked(traceback.format_exc(), storage), file=sys.stderr)
         raise typer.Exit(1) from None
     if failures:
-        _tell(failures)
+        _print_failures(failures)
         raise typer.Exit(1)
 
 
@@ -208,7 +208,7 @@ def _on_data(
     export: bool,
     failures: list[str],
 ) -> tuple[Summary, Path]:
-    """The study on one data set: its summary, written to the folder that is returned too."""
+    """Run the study on one data set, write its summary, and return it with its folder."""
     import dataclasses
 
     from studies.lab.experiment import Experiment
@@ -220,7 +220,7 @@ def _on_data(
     source: Source = asked.source
     here = root / study.name / source.name
     folder = here / asked.profile
-    advice = "name another folder by --results" + ("" if storage else ", or set that aside by --fresh")
+    advice = "name another folder with --results" + ("" if storage else ", or set that aside with --fresh")
     if export and not (storage or (here / JOURNAL).exists()):
         raise UsageError(f"--export: there are no runs to export in {here}")
     data, notes = open_source(source, asked.seeds)
@@ -252,7 +252,7 @@ def _on_data(
 
 
 def _earlier(folder: Path) -> list[Summary]:
-    """Results of any profile that can be read."""
+    """The readable results, of any profile."""
     from studies.evidence.schema import ResultsError
 
     found = []
@@ -260,7 +260,7 @@ def _earlier(folder: Path) -> list[Summary]:
         try:
             found.append(read_summary(path))
         except ResultsError:
-            continue  # `require_replaceable` speaks of what stands in the way
+            continue  # `require_replaceable` reports what is in the way
     return found
 
 
@@ -269,24 +269,24 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
-def _tell(failures: Sequence[str]) -> None:
+def _print_failures(failures: Sequence[str]) -> None:
     if failures:
         count = counted(len(failures), "run")
-        print(f"error: left out: {count} that failed; the first:\n{failures[0]}", file=sys.stderr)
+        print(f"error: left out {count} that failed; the first:\n{failures[0]}", file=sys.stderr)
 
 
 def _masked(text: str, storage: str | None) -> str:
-    """A traceback without passwords: neither the storage's URL nor what looks like one."""
+    """A traceback with the storage's URL, and anything that looks like one with a password, masked."""
     if storage:
         text = text.replace(storage, storage_name(storage))
     return "\n".join(map(without_password, text.splitlines()))
 
 
 def answer(summary: Summary) -> str:
-    """What was found, for a terminal: a line a part, and the arms."""
+    """The results, for a terminal: one line per part, then the arms."""
     name, metric = next(iter(summary.metrics.items()))
     lines = [f"{summary.question}  ({summary.data.name}, profile {summary.profile})"]
-    lines += [f"  {_told(part)}" for part in summary.parts]
+    lines += [f"  {_line(part)}" for part in summary.parts]
     lines.append(f"{metric.title}:")
     width = max(map(len, summary.arms))
     for arm, figures in summary.arms.items():
@@ -297,7 +297,7 @@ def answer(summary: Summary) -> str:
     return "\n".join(map(printable, lines))
 
 
-def _told(part: PartFound) -> str:
+def _line(part: PartFound) -> str:
     low, high = ("−∞" if part.low is None else f"{part.low:+.4g}", "∞" if part.high is None else f"{part.high:+.4g}")
     estimate = "" if part.estimate is None else f" {part.estimate:+.4g}"
     margin = "" if part.margin is None else f", margin {part.margin:.3g}"

@@ -1,4 +1,4 @@
-"""One study on one data set: which runs it takes, and what they say."""
+"""One study on one data set: plans its runs and judges them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Experiment:
     Args:
         study: the declaration.
         data: the data set, with its origin.
-        sweep: where its runs are.
-        device: where runs are made.
-        threads: of one run.
-        do: does planned runs and returns why some failed; does nothing for an export.
+        sweep: holds its runs.
+        device: of the runs, such as "cpu".
+        threads: per run.
+        do: does runs and returns the errors of those that failed; for an export, does nothing.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class Experiment:
         self.device, self.threads, self.do = device, threads, do
 
     def answer(self, asked: Asked, earlier: Iterable[Summary] = ()) -> tuple[Summary, pd.DataFrame, pd.DataFrame]:
-        """Tune where there are trials, confirm on fresh seeds, and judge.
+        """Tune if the profile has trials, confirm on fresh seeds, and judge.
 
         Args:
-            asked: by the command.
-            earlier: results of this study on these data, whatever their profile.
+            asked: the command's arguments.
+            earlier: results of this study on this data, of any profile.
 
         Returns:
             The summary, and the tables of runs and curves.
 
         Raises:
-            SweepError: no run of an arm that the answer needs has finished.
+            SweepError: the answer needs an arm of which no run has finished.
         """
         study, seeds = self.study, range(asked.seeds)
         tuning = self._tuning(asked) if asked.trials else []
@@ -67,7 +67,7 @@ class Experiment:
         if study.baseline is not None:
             settings = study.arms[study.baseline]
             plan += [
-                self._planned(arm, "again", {**settings, **choice}, seed, asked)
+                self._planned(arm, "repeat", {**settings, **choice}, seed, asked)
                 for (arm, seed), choice in chosen.items()
                 if arm == study.baseline
             ]
@@ -76,7 +76,7 @@ class Experiment:
                 arms[untuned] = settings
                 plan += [self._planned(untuned, "run", settings, seed, asked) for seed in seeds]
         self._do(plan, study.name, asked)
-        if tuning:  # each seed has its own choice, which its row of the runs holds
+        if tuning:  # each seed has its own choice, stored in its row of the runs
             arms = {
                 arm: {
                     name: value for name, value in settings.items() if name not in study.tuned or arm not in study.arms
@@ -86,7 +86,7 @@ class Experiment:
         return results.summarize(study, arms, tuning + plan, self.sweep, self.data, asked, earlier)
 
     def _tuning(self, asked: Asked) -> list[Planned]:
-        """Every choice that each seed tries for each arm, on tuning seeds of its own."""
+        """Every choice that each seed tries for each arm, on the seed's own tuning seeds."""
         study = self.study
         return [
             self._planned(arm, "tuning", {**settings, **choice}, tuning_seed, asked)
@@ -101,7 +101,7 @@ class Experiment:
         return range(first, first + self.study.tuning_seeds)
 
     def _chosen(self, tuning: Sequence[Planned]) -> dict[tuple[str, int], Settings]:
-        """The best choice of each arm and seed; where no trial of theirs has finished there is none."""
+        """The best choice of each arm and seed; arms and seeds without a finished trial are left out."""
         runs, _ = results.tables(self.study, tuning, self.sweep.outcomes())
         of_seed = (runs["seed"] - TUNING_SEEDS_FROM) // self.study.tuning_seeds
         chosen: dict[tuple[str, int], Settings] = {}
@@ -118,31 +118,31 @@ class Experiment:
             checksum=self.data.origin.checksum,
             settings=settings,
             seed=seed,
-            replicate=int(kind == "again"),
+            replicate=int(kind == "repeat"),
             device=self.device,
             threads=self.threads,
         )
         return Planned(arm, kind, run)
 
     def _do(self, plan: Sequence[Planned], what: str, asked: Asked) -> None:
-        """Do the runs, and be sure that each arm which the answer needs has one."""
+        """Do the runs, and check that each arm that the answer needs has one."""
         if not plan:
             return
         failures = self.do([planned.run for planned in plan], what)
         done = self.sweep.outcomes()
-        finished = {planned.arm for planned in plan if planned.kind != "again" and planned.run.key in done}
+        finished = {planned.arm for planned in plan if planned.kind != "repeat" and planned.run.key in done}
         needed = dict.fromkeys([*self.study.parts[0].weights] if self.study.parts else self.study.arms)
         for arm in needed:
             if arm not in finished:
                 # A traceback's last line is the error itself.
-                reason = failures[0].strip().splitlines()[-1] if failures else "nor is any stored here for these data"
-                raise SweepError(f"{what}, {asked.source.name}: none of {arm} finished: {reason}")
+                reason = failures[0].strip().splitlines()[-1] if failures else "and none is stored for this data"
+                raise SweepError(f"{what}, {asked.source.name}: no run of {arm} finished: {reason}")
 
 
 def candidates(default: Settings, tuned: dict[str, Range] | Any, count: int) -> list[dict[str, Value]]:
     """The default and up to `count` − 1 quasi-random choices, evenly spread in the logarithm; the same for every arm.
 
-    What is a whole number by default stays one; a choice that is drawn again is left out.
+    A setting whose default is a whole number gets whole numbers; duplicates are left out.
 
     >>> candidates({"lr": 5e-3}, {"lr": Range(5e-4, 5e-2)}, 3)
     [{'lr': 0.005}, {'lr': 0.01298}, {'lr': 0.001298}]
@@ -154,6 +154,6 @@ def candidates(default: Settings, tuned: dict[str, Range] | Any, count: int) -> 
         for (name, searched), place in zip(tuned.items(), point, strict=True):
             value = float(f"{searched.low * (searched.high / searched.low) ** place:.4g}")
             choice[name] = max(1, round(value)) if isinstance(default[name], int) else value
-        if choice not in choices:  # whole numbers in a short range come again
+        if choice not in choices:  # whole numbers in a short range repeat
             choices.append(choice)
     return choices

@@ -1,4 +1,4 @@
-"""What a run may replace: no result that holds more than it would leave, and nothing that another program wrote."""
+"""Checks what a run may replace: never a result that holds more, never a file that another program wrote."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ OUR_COLUMNS = {"key", "arm", "kind", "seed"}  # of both tables
 
 
 class ReplaceError(RuntimeError):
-    """A folder whose files are not this study's of these data: the message says what they are and what to do."""
+    """The folder's files are not this study's results on this data: the message says what they are and what to do."""
 
 
 class GreaterResultError(ReplaceError):
-    """A folder whose result holds more than the run would leave."""
+    """The folder's result holds more than the run would write."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Extent:
     """How much a result holds.
 
     Attributes:
-        profile: its name.
-        seeds: replicates an arm.
-        trials: choices of the tuned settings tried for each arm; 0 where nothing was tuned.
-        arms: their names, but for that of the untuned baseline beside the tuned one.
+        profile: the profile's name.
+        seeds: per arm.
+        trials: choices of the tuned settings tried for each arm; 0 if nothing was tuned.
+        arms: their names, without the untuned copy of the baseline.
     """
 
     profile: str
@@ -55,46 +55,46 @@ class Extent:
     def exceeds(self, other: Extent) -> bool:
         """Whether it holds anything that the other, of the same profile, lacks.
 
-        A smoke run, with too few seeds for a verdict, holds nothing against a result that has one.
+        A smoke run, with too few seeds for a verdict, never exceeds a result that has one.
         """
         if self.seeds < MIN_SEEDS <= other.seeds:
             return False
         return self.seeds > other.seeds or self.trials > other.trials or not self.arms <= other.arms
 
     def __str__(self) -> str:
-        tuned = f"tuned by {counted(self.trials, 'trial')} an arm" if self.trials else "nothing tuned"
+        tuned = f"tuned by {counted(self.trials, 'trial')} per arm" if self.trials else "nothing tuned"
         return f"profile {self.profile}, {counted(self.seeds, 'seed')}, {tuned}, {counted(len(self.arms), 'arm')}"
 
 
 def by_default_name(baseline: str, tuned: Iterable[str]) -> str:
-    """What the baseline with the untuned settings is called where it stands beside the tuned one."""
+    """The name of the baseline with untuned settings, shown beside the tuned baseline."""
     return f"{baseline}, {' and '.join(tuned)} as by default"
 
 
 def require_replaceable(folder: Path, study: Study, checksum: str, extent: Extent, advice: str) -> None:
-    """Make sure that nothing in a folder is lost if a result of this extent is written there.
+    """Check that writing a result of this extent to a folder loses nothing.
 
     Args:
-        folder: of the study's results.
+        folder: the study's results.
         study: the declaration.
         checksum: of the data.
-        extent: what would be written.
-        advice: what to do otherwise.
+        extent: of the result to be written.
+        advice: ends the error message: what the user can do.
 
     Raises:
-        GreaterResultError: there is a result of this study and data that holds more.
-        ReplaceError: there is something else.
+        GreaterResultError: the folder has a result of this study and data that holds more.
+        ReplaceError: the folder has something else.
     """
     is_first = not os.path.lexists(folder / SUMMARY)
     for path in (folder / RUNS, folder / CURVES):
         if path.is_dir() or (is_first and os.path.lexists(path) and not _is_our_table(path)):
-            raise ReplaceError(f"{path} is no table of a study; {advice}")
+            raise ReplaceError(f"{path} is not a study's table; {advice}")
     if is_first:
         return
     try:
         earlier = read_summary(folder / SUMMARY)
     except ResultsError as error:
-        raise ReplaceError(f"{error.wrong} It is no result of this study's; {advice}") from None
+        raise ReplaceError(f"{error.wrong} It is not a result of this study; {advice}") from None
     if earlier.study != study.name:
         raise ReplaceError(f"{folder} holds results of another study, {earlier.study}; {advice}")
     if earlier.data.checksum != checksum:
@@ -104,13 +104,13 @@ def require_replaceable(folder: Path, study: Study, checksum: str, extent: Exten
     if there.exceeds(extent):
         lacking = f", without {', '.join(sorted(there.arms - extent.arms))}" if there.arms - extent.arms else ""
         raise GreaterResultError(
-            f"{folder} holds more ({there}) than this run would leave ({extent}{lacking}); {advice}"
+            f"{folder} holds more ({there}) than this run would write ({extent}{lacking}); {advice}"
         )
 
 
 def _is_our_table(path: Path) -> bool:
     try:
-        if not path.is_file():  # a pipe would be waited for, for ever
+        if not path.is_file():  # opening a pipe would block for ever
             return False
         with path.open("rb") as file:
             return set(pyarrow.parquet.read_schema(file).names) >= OUR_COLUMNS

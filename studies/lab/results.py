@@ -1,4 +1,4 @@
-"""From finished runs to what a study leaves behind: `runs.parquet`, `curves.parquet`, `summary.json`."""
+"""Turns finished runs into a study's files: `runs.parquet`, `curves.parquet`, `summary.json`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from studies.lab.source import Source
 from studies.lab.spec import Outcome, Run, Settings, Study
 from studies.lab.sweep import Sweep
 
-Kind = Literal["run", "again", "tuning"]
+Kind = Literal["run", "repeat", "tuning"]
 
 IDENTITY = ["key", "arm", "kind", "seed"]
 
@@ -37,7 +37,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command asked for: its words, its profile and what that spends."""
+    """The command's arguments: the command line, the profile, its seeds and trials, the data."""
 
     command: str
     profile: str
@@ -49,7 +49,7 @@ class Asked:
 
 
 def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Finished runs, a row a run; and their curves, a row a run, curve and place. See `studies.evidence.schema`."""
+    """The finished runs, one per row, and their curves, one point per row. See `studies.evidence.schema`."""
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     for planned in plan:
@@ -79,7 +79,7 @@ def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial
 
 
 def by_seed(runs: pd.DataFrame, metric: str) -> dict[str, dict[int, float | None]]:
-    """What a metric was by arm and seed: None where the run diverged or missed; nothing to measure is left out."""
+    """A metric by arm and seed: None if the run diverged or missed; left out if there was nothing to measure."""
     values: dict[str, dict[int, float | None]] = {str(arm): {} for arm in runs["arm"].unique()}
     for arm, seed, value, diverged in runs[["arm", "seed", f"metric.{metric}", "diverged"]].itertuples(index=False):
         if diverged or math.isinf(value):
@@ -90,7 +90,7 @@ def by_seed(runs: pd.DataFrame, metric: str) -> dict[str, dict[int, float | None
 
 
 def choose(study: Study, runs: pd.DataFrame) -> dict[str, Settings]:
-    """Of each arm, the choice with the best mean over these runs; what diverged or missed counts as the worst."""
+    """The choice with the best mean over these runs, by arm; a run that diverged or missed counts as the worst."""
     return {
         str(arm): dict(zip(study.tuned, ranked(study, of_arm).index[0], strict=True))
         for arm, of_arm in runs.groupby("arm", sort=False)
@@ -98,7 +98,7 @@ def choose(study: Study, runs: pd.DataFrame) -> dict[str, Settings]:
 
 
 def ranked(study: Study, runs: pd.DataFrame) -> pd.Series[Any]:
-    """Means of the first metric, scored so that low is good, by choice, the best first; of equals the first tried."""
+    """Means of the first metric by choice, signed so that low is good, best first; ties in the order tried."""
     return tried(study, runs).sort_values(kind="stable")
 
 
@@ -112,7 +112,7 @@ def tried(study: Study, runs: pd.DataFrame) -> pd.Series[Any]:
 
 
 def tuning_found(study: Study, runs: pd.DataFrame) -> list[schema.Tuning]:
-    """How settings were chosen for each arm, over all tuning seeds together."""
+    """How settings were chosen for each arm, over all tuning seeds."""
     settings = list(study.tuned)
     name, metric = next(iter(study.metrics.items()))
     sign = -1 if metric.better == "higher" else 1
@@ -122,7 +122,7 @@ def tuning_found(study: Study, runs: pd.DataFrame) -> list[schema.Tuning]:
         best = ranked(study, of_arm).index[0]
         values = {setting: sorted({choice[place] for choice in scores.index}) for place, setting in enumerate(settings)}
         finite = scores[np.isfinite(scores)]
-        # The first is the default, which nobody drew; divergence counts as the worst seen.
+        # The first is the default, which was not drawn; divergence counts as the worst seen.
         drawn = scores.iloc[1:].replace(math.inf, finite.max() if len(finite) else math.nan).dropna()
         found.append(
             schema.Tuning(
@@ -159,12 +159,12 @@ def summarize(
 
     Args:
         study: the declaration.
-        arms: settings by arm, as they were confirmed where nothing was tuned.
+        arms: settings by arm, without those that tuning chose.
         plan: all runs.
-        sweep: where they are.
-        data: the data set, of which its origin is told.
-        asked: by the command.
-        earlier: results of this study on these data, whatever their profile.
+        sweep: holds the runs.
+        data: the data set; the summary has its origin.
+        asked: the command's arguments.
+        earlier: results of this study on this data, of any profile.
 
     Returns:
         The summary, and the tables of runs and curves.
@@ -229,33 +229,31 @@ def summarize(
 
 
 def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
-    """What the answer does not say."""
+    """Sentences that limit the answer."""
     splits = "re-split and re-seeded" if study.resplits else "re-seeded"
-    said = [f"It speaks of {origin.name}, {splits}.", *study.limits]
+    said = [f"The result is for {origin.name}, {splits}.", *study.limits]
     if _stands_in(study, origin, asked):
-        said.append(
-            f"These data are {study.stand_in[asked.source.key]}: a stand-in neither proves nor refutes a claim."
-        )
+        said.append(f"The data is {study.stand_in[asked.source.key]}: a stand-in neither proves nor refutes a claim.")
     tuning_profiles = [name for name, profile in study.profiles.items() if profile.trials]
     if study.tuned and not asked.trials and tuning_profiles:
         settings = " and ".join(study.names.get(name, name) for name in study.tuned)
-        said.append(f"Every arm has the default {settings}; the {tuning_profiles[0]} profile retunes it for each.")
+        said.append(f"Every arm uses the default {settings}; the {tuning_profiles[0]} profile retunes it for each arm.")
     return said
 
 
 def _stands_in(study: Study, origin: Origin, asked: Asked) -> bool:
-    """Whether the data stand in for others; the user's own are what they are."""
+    """Whether the data stands in for another data set; the user's own data never does."""
     return asked.source.key in study.stand_in and asked.source.path is None and origin.key is None
 
 
 def write(folder: Path, summary: schema.Summary, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
-    """Leave the three files in `folder`, each whole or not at all, and none if one cannot be written."""
+    """Write the three files to `folder`, each whole or not at all, and none if one cannot be written."""
     folder.mkdir(parents=True, exist_ok=True)
-    runs = runs.replace(math.inf, math.nan)  # a missed target: tables hold what can be drawn
+    runs = runs.replace(math.inf, math.nan)  # infinite: a missed target, which charts cannot draw
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
         aside = Path(name)
         for frame, file in ((runs, schema.RUNS), (curves, schema.CURVES)):
-            with (aside / file).open("wb") as opened:  # Arrow opens no path that is not UTF-8
+            with (aside / file).open("wb") as opened:  # Arrow cannot open a path that is not UTF-8
                 frame.to_parquet(opened, index=False)
         schema.write_summary(summary, aside / schema.SUMMARY)
         for file in (schema.RUNS, schema.CURVES, schema.SUMMARY):
@@ -267,7 +265,7 @@ def _plain(metric: Any) -> dict[str, Any]:
 
 
 def _overlap(runs: pd.DataFrame) -> dict[str, float]:
-    """By arm, the largest n_valid/n_train of its runs; of an arm that always diverged that of all arms."""
+    """The largest n_valid/n_train of an arm's runs, by arm; for an arm that always diverged, of all arms."""
     rows = runs[(runs["n_train"] > 0) & (runs["n_valid"] > 0)]
     known = {str(arm): float((of["n_valid"] / of["n_train"]).max()) for arm, of in rows.groupby("arm")}
     lost = [str(arm) for arm, diverged in runs.groupby("arm")["diverged"].all().items() if diverged]
@@ -297,7 +295,7 @@ def _arm(study: Study, runs: pd.DataFrame, settings: Settings) -> schema.Arm:
 
 
 def _measured(study: Study, runs: pd.DataFrame, name: str, arms: list[str]) -> dict[str, schema.Measured]:
-    """One further metric of each arm, and its paired differences from the baseline."""
+    """One of the other metrics for each arm, with paired differences from the baseline."""
     column = runs[f"metric.{name}"].replace(math.inf, math.nan)
     of = {str(arm): values for arm, values in column.groupby(runs["arm"])}
     by_arm = {arm: values.set_axis(runs.loc[values.index, "seed"]).dropna() for arm, values in of.items()}
@@ -322,10 +320,10 @@ def _measured(study: Study, runs: pd.DataFrame, name: str, arms: list[str]) -> d
 def _noise_floor(
     study: Study, values: Mapping[str, Mapping[int, float | None]], frame: pd.DataFrame
 ) -> schema.NoiseFloor | None:
-    again = frame[frame["kind"] == "again"]
-    if study.baseline is None or again.empty:
+    repeats = frame[frame["kind"] == "repeat"]
+    if study.baseline is None or repeats.empty:
         return None
-    second = by_seed(again, next(iter(study.metrics)))
+    second = by_seed(repeats, next(iter(study.metrics)))
     return statistics.noise_floor(study.baseline, values.get(study.baseline, {}), second.get(study.baseline, {}))
 
 
@@ -333,9 +331,9 @@ def _provenance(
     study: Study, plan: Sequence[Planned], sweep: Sweep, frame: pd.DataFrame, asked: Asked
 ) -> schema.Provenance:
     keys = {planned.run.key for planned in plan}
-    standing = [trial for key, trial in sweep.standing().items() if key in keys]
+    current = [trial for key, trial in sweep.current().items() if key in keys]
     failed = [trial for trial in sweep.trials(TrialState.FAIL) if trial.user_attrs["key"] in keys]
-    finished = [trial for trial in standing if trial.state == TrialState.COMPLETE]
+    finished = [trial for trial in current if trial.state == TrialState.COMPLETE]
     under_way = [(t.datetime_start, t.datetime_complete) for t in finished if t.datetime_start and t.datetime_complete]
     commit, dirty = provenance.commit()
     labels = {label for label in frame["commit"].unique() if label}
@@ -350,7 +348,7 @@ def _provenance(
         threads=some.threads,
         workers=asked.workers,
         seeds=sorted(int(seed) for seed in frame.loc[frame["kind"] == "run", "seed"].unique()),
-        trials=dict(sorted(Counter(trial.state.name for trial in standing + failed).items())),
+        trials=dict(sorted(Counter(trial.state.name for trial in current + failed).items())),
         seconds=float(frame.drop_duplicates("key")["seconds"].sum()),
         wall_seconds=covered(under_way),
         started=min(began for began, _ in under_way).isoformat("T", "seconds"),

@@ -1,4 +1,4 @@
-"""Where a study's data come from: opened once by the command, and once more by each worker."""
+"""Opens a study's data: once in the command, and once in each worker."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from studies.lab.spec import Outcome, Run, Study
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set of the catalog, or the user's own in its place.
+    """A data set of the catalog, or the user's own data instead.
 
     Attributes:
         key: its name in the catalog.
-        path: of the user's own file or folder; None for the catalog's.
-        options: how to read that, by the names that its opener has for them.
+        path: the user's own file or folder; None for the catalog's data.
+        options: how to read that file, by the opener's parameter names.
     """
 
     key: str
@@ -36,7 +36,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Of the folder of its results, of which no part leads out of them: the catalog's name, or that of the file."""
+        """The name of its results folder, never a path: the catalog's name, or the file's."""
         if self.path is None:
             return self.key
         name = data_name(os.path.realpath(self.path))
@@ -48,7 +48,7 @@ class Source:
         """The data, with their `origin`.
 
         Raises:
-            DataError: they cannot be read.
+            DataError: it cannot be read.
         """
         if self.path is None:
             return CATALOG[self.key].open()
@@ -56,26 +56,26 @@ class Source:
 
 
 def own_options(study: Study) -> dict[str, str]:
-    """The options that take the user's own data in the place of the study's: what each opens, by its name."""
+    """The options for the user's own data, each with the name of the data set that it replaces."""
     return {option.removeprefix("--"): key for key in study.data if (option := CATALOG[key].option)}
 
 
 def opener(option: str) -> Callable[..., Any]:
-    """The function whose parameters and docstring say how the files of an option may be read."""
+    """The function that opens an option's file; its parameters and docstring describe how."""
     return load_ratings if option == "ratings" else OWN[f"--{option}"]  # `open_ratings` names its parameters there
 
 
 def reading_options(option: str) -> list[str]:
-    """How the files of an option may be read: what its opener takes by name."""
+    """The options that describe an option's file: the keyword parameters of its opener."""
     parameters = inspect.signature(opener(option)).parameters.values()
     return [one.name for one in parameters if one.kind == one.KEYWORD_ONLY and "str" in str(one.annotation)]
 
 
 def open_source(source: Source, seeds: int) -> tuple[Any, list[str]]:
-    """The data, and what to know of them before the first run.
+    """The data, and notes to print before the first run.
 
     Raises:
-        DataError: they cannot be read, or nothing can be learnt of them in the splits of these seeds.
+        DataError: it cannot be read, or nothing can be learnt from it in the splits of these seeds.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -87,11 +87,11 @@ def open_source(source: Source, seeds: int) -> tuple[Any, list[str]]:
 def prepare(
     run: Callable[[Run, Any], Outcome], source: Source, checksum: str, threads: int
 ) -> Callable[[tuple[int, Run]], Outcome]:
-    """In a worker: open the data once, then make runs."""
+    """In a worker: open the data once, and return the function that makes a run."""
     torch.set_num_threads(threads)
-    warnings.simplefilter("ignore", RuntimeWarning)  # of overflows: that a run diverges is its outcome, not a warning
+    warnings.simplefilter("ignore", RuntimeWarning)  # overflows: divergence is an outcome, not a warning
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the command has told
+        warnings.simplefilter("ignore")  # the command has printed them
         data = source.open()
     if data.origin.checksum != checksum:
         raise DataError(f"{source.path or source.name}: changed since the sweep began; start it again")
@@ -99,12 +99,12 @@ def prepare(
 
 
 def outcome_of(run: Callable[[Run, Any], Outcome], job: Run, data: Any) -> Outcome:
-    """One run, timed where it does not time itself. Divergence is an outcome, of which the epochs before are kept."""
+    """One run, timed if it does not time itself. Divergence is an outcome, with the curves up to it."""
     began = time.perf_counter()
     try:
         outcome = run(job, data)
         if not isinstance(outcome, Outcome):
-            raise TypeError(f"a run returned {type(outcome).__name__}; an Outcome is needed")
+            raise TypeError(f"a run returned {type(outcome).__name__}; it must return an Outcome")
         return outcome if outcome.seconds else dataclasses.replace(outcome, seconds=time.perf_counter() - began)
     except DivergenceError as error:
         seconds = time.perf_counter() - began

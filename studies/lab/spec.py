@@ -1,4 +1,4 @@
-"""What a study declares before it runs, what a single run is, and what it leaves behind."""
+"""What a study declares before it runs, what a single run is, and what it returns."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ __all__ = [
 Value = float | int | str | bool
 Settings = Mapping[str, Value]
 
-TUNING_SEEDS_FROM = 1_000_000  # far from the seeds that confirm
+TUNING_SEEDS_FROM = 1_000_000  # far from the seeds of the confirming runs
 
 
 def counted(count: int, noun: str) -> str:
@@ -62,9 +62,9 @@ class Profile:
     """How much a study costs.
 
     Attributes:
-        seeds: replicates an arm.
-        trials: choices of the tuned settings that each seed tries for each arm, the default among them; or 0.
-        cost: what to expect on two cores, for people.
+        seeds: per arm.
+        trials: choices of the tuned settings that each seed tries for each arm, including the default; or 0.
+        cost: the expected time on two cores, in words.
     """
 
     seeds: int
@@ -82,34 +82,34 @@ class Range:
 
 @dataclass(frozen=True)
 class Study:
-    """A question and how it is answered, declared before anything runs.
+    """A question and how to answer it, declared before anything runs.
 
     Attributes:
-        name: of the module, its results and its page.
+        name: the name of the module, its results and its page.
         title: a heading.
         question: one sentence; the first part answers it.
-        run: makes one run from it and the data; a function of the module, as it travels to workers.
-        data: names in `lesson.data.CATALOG`; each is a condition of its own.
+        run: makes one run from a `Run` and the data; a function of the module, because workers unpickle it.
+        data: names in `lesson.data.CATALOG`; each is a separate condition.
         arms: settings by arm; `sweep` and `factorial` make them.
         metrics: what a run measures, by name. The first is drawn and described against the baseline.
-        parts: the parts of claims that it decides, as numbers; see `studies.evidence.parts`.
-        profiles: by name, the lowest first.
-        recipe: version of how a run is made; a higher one makes earlier runs unusable.
-        baseline: the arm that others are drawn against, and that runs twice for the noise floor; None without one.
+        parts: the parts of claims that it decides; see `studies.evidence.parts`.
+        profiles: by name, the cheapest first.
+        recipe: version of how a run is made; runs of earlier versions are not used.
+        baseline: the arm that others are compared with, and that runs twice for the noise floor; or None.
         tuned: the settings that profiles with trials retune for every arm, and their ranges.
-        tuning_seeds: the seeds over which a trial is averaged. Each seed tunes on its own, so that the variance of the
-            tuning is in every interval; none of them is confirmed on.
-        resplits: whether each seed re-splits one data set, so that splits overlap. False where seeds draw their data
-            afresh, or share a given test set.
-        alone: whether it takes times: then one run is made at a time.
-        stand_in: by data set, for what it stands in: a stand-in neither proves nor refutes.
-        cpu_only: whether its runs cannot be made on a GPU.
+        tuning_seeds: the number of seeds over which a trial is averaged. Each seed has its own tuning seeds, so every
+            interval includes the variance of tuning; confirming runs use other seeds.
+        resplits: whether each seed re-splits one data set, so that splits overlap. False if seeds draw new data, or
+            share a given test set.
+        alone: whether it measures time: then one run is made at a time.
+        stand_in: by data set, what it stands in for: a stand-in neither proves nor refutes.
+        cpu_only: whether its runs need a CPU.
         x: the axis of the curves.
-        names: what a reader calls settings and arms.
-        limits: sentences that bound the answer.
+        names: display names of settings and arms.
+        limits: sentences that limit the answer.
 
     Raises:
-        ValueError: a part or the baseline names what is not there, or a name stands twice.
+        ValueError: a part or the baseline names something unknown, or a name occurs twice.
     """
 
     name: str
@@ -144,16 +144,16 @@ class Study:
             raise ValueError("it needs data, arms and profiles")
         check_parts(self.parts, self.arms, self.metrics)
         if self.baseline is not None and self.baseline not in self.arms:
-            raise ValueError(f"the baseline {self.baseline!r} is none of the arms {', '.join(self.arms)}")
+            raise ValueError(f"the baseline {self.baseline!r} is not one of the arms {', '.join(self.arms)}")
         if unknown := self.stand_in.keys() - set(self.data):
-            raise ValueError(f"{sorted(unknown)[0]!r} stands in for something, but is none of its data")
+            raise ValueError(f"{sorted(unknown)[0]!r} is a stand-in, but not one of the study's data sets")
         for setting in self.tuned:
             if lacking := [arm for arm, settings in self.arms.items() if setting not in settings]:
                 raise ValueError(f"{setting} is tuned, but the arm {lacking[0]!r} has no default for it")
-        if both := self.metrics.keys() & self.tuned.keys():  # a trial has them side by side
+        if both := self.metrics.keys() & self.tuned.keys():  # a trial has both as fields
             raise ValueError(f"{sorted(both)[0]!r} is both a metric and a setting that is tuned")
         if unknown := self.names.keys() - self.settings - self.arms.keys():
-            raise ValueError(f"{sorted(unknown)[0]!r} has a name for readers, but is no setting and no arm")
+            raise ValueError(f"{sorted(unknown)[0]!r} has a display name, but is neither a setting nor an arm")
 
     @property
     def settings(self) -> set[str]:
@@ -167,7 +167,7 @@ class Study:
 
     @property
     def swept(self) -> str | None:
-        """The setting whose numbers are the arms; None where arms are something else."""
+        """The setting whose numbers are the arms; None if the arms are something else."""
         by_setting = {name: [settings.get(name) for settings in self.arms.values()] for name in self.settings}
         differing = [name for name, values in by_setting.items() if len(set(values)) > 1]
         if len(differing) != 1 or any(isinstance(value, (str, bool, type(None))) for value in by_setting[differing[0]]):
@@ -176,17 +176,17 @@ class Study:
         return name if all(arm_name(name, settings[name]) == arm for arm, settings in self.arms.items()) else None
 
     def claims_named(self) -> str:
-        """The claims' ids, for people."""
+        """The claims' ids, in words."""
         if not self.claims:
             return "no claim"
         return f"{'claim' if len(self.claims) == 1 else 'claims'} {', '.join(map(str, self.claims))}"
 
     def costs(self) -> list[str]:
-        """What each profile spends, for people."""
+        """What each profile costs, in words."""
         retuned = " and ".join(self.tuned)
         return [
             f"{name}: {counted(profile.seeds, 'seed')}"
-            + (f", {retuned} retuned by {profile.trials} trials an arm and seed" if profile.trials else "")
+            + (f", {retuned} retuned by {profile.trials} trials per arm and seed" if profile.trials else "")
             + f", {profile.cost}"
             for name, profile in self.profiles.items()
         ]
@@ -207,20 +207,20 @@ class Study:
 
 @dataclass(frozen=True)
 class Run:
-    """One run, and all that determines its outcome.
+    """One run, with everything that determines its outcome.
 
     `job["wd"]` is a setting of the arm, as the study declares it.
 
     Attributes:
-        study: its name.
+        study: the study's name.
         recipe: version of how a run is made.
-        data: the data set's name in the catalog, or what the user's own is called.
-        checksum: of the data and of how they are read.
-        settings: of the arm.
-        seed: of the split.
+        data: the data set's name in the catalog, or the name of the user's own.
+        checksum: of the data and of how it is read.
+        settings: the arm's settings.
+        seed: the split's seed.
         replicate: 0; 1 draws another initialization and order on the same split, for the noise floor.
-        device: where.
-        threads: of one run.
+        device: such as "cpu".
+        threads: per run.
     """
 
     study: str
@@ -238,12 +238,12 @@ class Run:
 
     @property
     def draw(self) -> int:
-        """The seed of initialization, order and dropout: no seed's second draw is another seed's first."""
+        """The seed of initialization, order and dropout: different for every seed and replicate."""
         return 2 * self.seed + self.replicate
 
     @property
     def key(self) -> str:
-        """The run's name in storage: the same for the same run, on any machine. 0 and 0.0 have one key."""
+        """The run's name in storage: the same for the same run, on any machine. 0 and 0.0 give the same key."""
         settings = {
             name: value if isinstance(value, (str, bool)) else float(value) for name, value in self.settings.items()
         }
@@ -252,15 +252,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run measured: plain data, stored once.
+    """The results of a run: plain data, stored once.
 
     Attributes:
-        metrics: by name. Infinite: the run missed its target. None, or no number: these data have nothing to measure.
+        metrics: by name. Infinite: the run missed its target. None: this data has nothing to measure.
         curves: by name, a number for each place on the study's x axis.
-        seconds: of training; where it is 0, those of the whole run are stored.
-        n_train: training rows; 0 where there are none.
+        seconds: of training; if 0, the time of the whole run is stored instead.
+        n_train: training rows; 0 if there are none.
         n_valid: validation rows.
-        diverged: whether training left the finite numbers; then there are no metrics.
+        diverged: whether training diverged; then there are no metrics.
     """
 
     metrics: Mapping[str, float | None]
@@ -271,7 +271,7 @@ class Outcome:
     diverged: bool = False
 
     def __post_init__(self) -> None:
-        # Plain numbers alone travel from workers and are stored: NumPy's and torch's become Python's.
+        # Workers send and the storage holds only plain numbers: NumPy's and torch's become Python's.
         metrics = {name: None if value is None else _number(name, value) for name, value in self.metrics.items()}
         curves = {name: [_number(name, value) for value in curve] for name, curve in self.curves.items()}
         for name, value in metrics.items():
@@ -279,7 +279,7 @@ class Outcome:
                 raise ValueError(f"{name} is {value}; a run that diverged raises DivergenceError or has diverged=True")
         for name, curve in curves.items():
             if not all(map(math.isfinite, curve)):
-                raise ValueError(f"the curve {name} holds what is no finite number; leave such places out")
+                raise ValueError(f"the curve {name} has a value that is not finite; leave it out")
         if self.diverged and metrics:
             raise ValueError(f"a run that diverged has no metrics; this one has {', '.join(metrics)}")
         object.__setattr__(self, "metrics", metrics)
@@ -287,20 +287,20 @@ class Outcome:
 
     @classmethod
     def of(cls, learn: Any, **metrics: float | None) -> Outcome:
-        """Of a learner that has trained: its losses, its time, and what was measured."""
+        """The outcome of a trained learner: its losses, its time, and the given metrics."""
         history = learn.history
         curves = {name: [getattr(epoch, name) for epoch in history] for name in ("train_loss", "valid_loss")}
         seconds = sum(epoch.seconds for epoch in history)
         return cls(metrics, curves, seconds, len(learn.data.train), len(learn.data.valid))
 
     def stored(self) -> dict[str, Any]:
-        """As JSON can hold it, which has no infinity."""
+        """The outcome as JSON data, which has no infinity."""
         metrics = {name: "missed" if value == math.inf else value for name, value in self.metrics.items()}
         return {**asdict(self), "metrics": metrics}
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Outcome:
-        """Of what `stored` gave."""
+        """The inverse of `stored`."""
         metrics = {name: math.inf if value == "missed" else value for name, value in stored["metrics"].items()}
         return cls(**{name: stored[name] for name in cls.__dataclass_fields__} | {"metrics": metrics})
 
@@ -309,11 +309,11 @@ def _number(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: {value!r} is no number") from None
+        raise ValueError(f"{name}: {value!r} is not a number") from None
 
 
 def arm_name(setting: str, value: Value) -> str:
-    """What the arm of a setting's value is called.
+    """The name of the arm of a setting's value.
 
     >>> arm_name("wd", 0.1), arm_name("rule", "dense")
     ('wd=0.1', 'dense')
@@ -330,13 +330,13 @@ def sweep(setting: str, values: Sequence[Value], **fixed: Value) -> dict[str, Se
     {'wd=0': {'wd': 0, 'lr': 0.005}, 'wd=0.1': {'wd': 0.1, 'lr': 0.005}}
 
     Raises:
-        ValueError: a value stands twice.
+        ValueError: a value occurs twice.
     """
     arms: dict[str, Settings] = {}
     for value in values:
         name = arm_name(setting, value)
         if name in arms:
-            raise ValueError(f"{name} stands twice")
+            raise ValueError(f"{name} occurs twice")
         arms[name] = {setting: value, **fixed}
     return arms
 
@@ -348,7 +348,7 @@ def factorial(**factors: Mapping[str, Settings]) -> dict[str, Settings]:
     ['decay, norm', 'decay, plain', 'no decay, norm', 'no decay, plain']
 
     Raises:
-        ValueError: two combinations are called the same, or two factors set the same setting.
+        ValueError: two combinations have the same name, or two factors set the same setting.
     """
     arms: dict[str, Settings] = {}
     for levels in product(*(factor.items() for factor in factors.values())):

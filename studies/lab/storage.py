@@ -1,4 +1,4 @@
-"""Where a sweep keeps its runs: a journal file that is one process's alone, or a database that machines share."""
+"""Where a sweep keeps its runs: a journal file that one process owns, or a database that machines share."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInte
 
 
 class SweepError(RuntimeError):
-    """A sweep that cannot go on: the message says why and what to do."""
+    """The sweep cannot continue: the message says why and what to do."""
 
 
 def open_storage(
     folder: Path, url: str | None, fresh: bool = False, results: Path | None = None
 ) -> contextlib.AbstractContextManager[BaseStorage]:
-    """The trials' storage: any SQLAlchemy URL, or by default a file in `folder`, which then is ours alone.
+    """The trials' storage: any SQLAlchemy URL, or by default a file in `folder`, locked by this process.
 
     Args:
-        folder: made if it is not there; where the file is.
-        url: of a database that machines share.
-        fresh: set the file, and the files of the folder `results`, aside first.
-        results: the folder of the results to come.
+        folder: holds the file; created if missing.
+        url: of a database that machines share; None for the file.
+        fresh: first rename the file, and the files in the folder `results`.
+        results: the folder that results will be written to.
 
     Raises:
-        SweepError: the file is in use by another sweep or damaged, or the URL leads nowhere or to memory.
+        SweepError: the file is damaged or in use by another sweep, or the URL is wrong or in memory.
     """
     _mask_logs()
     return _file(folder, fresh, results) if url is None else _database(folder, url)
 
 
 def _make(folder: Path) -> None:
-    """Make the folder of results, and be sure now, not after all runs, that files can be written there."""
+    """Make the folder of results, and check now, not after all runs, that files can be written there."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
 
 
 def _mask_logs() -> None:
-    """Whatever Optuna, SQLAlchemy and drivers log or warn of goes through one handler, which shows no password."""
+    """Send all logs and warnings of Optuna, SQLAlchemy and drivers to one handler, which masks passwords."""
     handler = logging.StreamHandler()
     handler.setFormatter(Masked())
     logging.basicConfig(handlers=[handler])
@@ -73,23 +73,23 @@ def _mask_logs() -> None:
 def _database(folder: Path, url: str) -> Iterator[BaseStorage]:
     shown = storage_name(url)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are, since 2021
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats are experimental
         warnings.filterwarnings("ignore", module="optuna|sqlalchemy|alembic")
-        # Only the names of errors are told: a database driver's own words may hold the password.
+        # Messages show only the error's type: a driver's own text may hold the password.
         try:
             storage = _tables(url)
             forgetful = _is_in_memory(storage)
         except ImportError as error:
             reason = without_password(str(error.__cause__ or error))
             raise SweepError(f"storage {shown}: install its driver ({reason})") from None
-        except Exception as error:  # drivers have errors of their own
+        except Exception as error:  # each driver has its own errors
             raise SweepError(
-                f"storage {shown}: cannot be opened ({type(error).__name__}); is it a URL such as "
-                "postgresql://user:password@host/database, the server up, the database there, the password right?"
+                f"storage {shown}: cannot be opened ({type(error).__name__}); check the URL (such as "
+                "postgresql://user:password@host/database), the server, the database and the password"
             ) from None
         if forgetful:
             raise SweepError(
-                f"storage {shown}: a database in memory, which forgets all runs when the command ends; name a file, "
+                f"storage {shown}: a database in memory loses all runs when the command ends; name a file, "
                 "such as sqlite:///trials.db"
             )
         _make(folder)
@@ -98,7 +98,7 @@ def _database(folder: Path, url: str) -> Iterator[BaseStorage]:
         except DATABASE_ERRORS as error:
             raise SweepError(
                 f"storage {shown}: stopped answering ({type(error.__cause__ or error).__name__}); finished runs are "
-                "kept, the same command goes on"
+                "kept, the same command continues"
             ) from None
 
 
@@ -106,12 +106,12 @@ def _tables(url: str) -> RDBStorage:
     try:
         return RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
     except (sqlalchemy.exc.DBAPIError, optuna.exceptions.StorageInternalError):
-        time.sleep(1)  # machines that come first at the same moment all make the tables: one does, the others fail
+        time.sleep(1)  # machines that start together all create the tables: one succeeds, the others fail
         return RDBStorage(url, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
 
 
 def _is_in_memory(storage: RDBStorage) -> bool:
-    """Whether it is SQLite without a file, however its URL says so."""
+    """Whether it is SQLite without a file, however the URL is written."""
     if storage.engine.name != "sqlite":
         return False
     with storage.engine.connect() as connection:
@@ -121,8 +121,8 @@ def _is_in_memory(storage: RDBStorage) -> bool:
 @contextlib.contextmanager
 def _file(folder: Path, fresh: bool, results: Path | None) -> Iterator[BaseStorage]:
     busy = (
-        f"another sweep is writing to {folder}: wait for it, name another folder by --results, or give both a shared "
-        "database by --storage"
+        f"another sweep is writing to {folder}: wait for it, name another folder with --results, or give both a shared "
+        "database with --storage"
     )
     _make(folder)
     with locked(folder / ".lock", busy):
@@ -135,14 +135,14 @@ def _file(folder: Path, fresh: bool, results: Path | None) -> Iterator[BaseStora
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str | None = None) -> Iterator[None]:
-    """Alone with a lock's file.
+    """Hold the lock of a file.
 
     Args:
-        path: of the file.
-        busy: what to say if another process has it; None waits for that.
+        path: the file.
+        busy: the error if another process holds it; None waits instead.
 
     Raises:
-        SweepError: another has it, or files cannot be locked there.
+        SweepError: another process holds it, or files cannot be locked there.
     """
     lock = filelock.FileLock(path)
     try:
@@ -151,7 +151,7 @@ def locked(path: Path, busy: str | None = None) -> Iterator[None]:
         raise SweepError(busy) from None
     except NotImplementedError:
         raise SweepError(
-            f"{path}: files cannot be locked there; name another folder by --results, on a disk of this machine"
+            f"{path}: files cannot be locked there; name another folder with --results, on a local disk"
         ) from None
     try:
         yield
@@ -160,7 +160,7 @@ def locked(path: Path, busy: str | None = None) -> Iterator[None]:
 
 
 def _set_aside(paths: Sequence[Path]) -> None:
-    """Rename what earlier sweeps have left, so that none of it is lost and none in the way."""
+    """Rename the files of earlier sweeps, so that nothing is lost and the names are free."""
     for path in paths:
         if os.path.lexists(path):
             aside = path.rename(_aside(path, "until"))
@@ -168,8 +168,8 @@ def _set_aside(paths: Sequence[Path]) -> None:
 
 
 def _mend(journal: Path) -> None:
-    """Undo what a sweep that was killed may have left; the folder's lock says that no other is alive."""
-    Path(f"{journal}.lock").unlink(missing_ok=True)  # Optuna's own lock, which would cost 30 seconds to outwait
+    """Repair what a killed sweep may have left; we hold the folder's lock, so no other sweep is alive."""
+    Path(f"{journal}.lock").unlink(missing_ok=True)  # Optuna's own lock, which it would wait 30 seconds for
     if not os.path.lexists(journal):
         return
     if not journal.is_file():  # a pipe would be waited for, for ever
@@ -177,12 +177,12 @@ def _mend(journal: Path) -> None:
     raw = journal.read_bytes()
     *lines, last = raw.split(b"\n")
     for number, line in enumerate(lines, start=1):
-        if not _is_record(line):  # lines count trials, so none but the last can be spared
+        if not _is_record(line):  # trials are numbered by line, so only the last line may be dropped
             raise SweepError(f"{journal}, line {number}: damaged; --fresh sets the file aside and starts anew")
     if last and _is_record(last):
         with journal.open("ab") as file:
             file.write(b"\n")
-    elif last:  # cut short, as on a full disk; Optuna would read nothing behind it
+    elif last:  # cut short, as on a full disk; Optuna would ignore everything after it
         torn = _aside(journal, "torn")
         torn.write_bytes(last)
         with journal.open("r+b") as file:
@@ -203,15 +203,15 @@ def _read(journal: Path) -> JournalStorage:
         return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal))))
     except OSError:
         raise
-    except Exception as error:  # whatever Optuna stumbles over in records that are none of its own
+    except Exception as error:  # any error of Optuna's on records that it did not write
         raise SweepError(
-            f"{journal}: its records do not fit together ({type(error).__name__}); --fresh sets the file aside and "
+            f"{journal}: its records are inconsistent ({type(error).__name__}); --fresh sets the file aside and "
             "starts anew"
         ) from error
 
 
 def _aside(path: Path, why: str) -> Path:
-    """A name that nothing has yet."""
+    """A name that no file has yet."""
     now = f"{path.name}.{why}-{datetime.now().astimezone():%Y%m%dT%H%M%S}"
     names = itertools.chain([now], (f"{now}-{count}" for count in itertools.count(2)))
     return next(aside for name in names if not os.path.lexists(aside := path.with_name(name)))

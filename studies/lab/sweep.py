@@ -1,7 +1,7 @@
-"""A sweep: runs as trials of an Optuna study, each done once, whoever does it and however often it is stopped.
+"""A sweep: runs as trials of an Optuna study, each done once, on any machine and after any interruption.
 
-A run is a trial whose `key` says what determines it. Machines share nothing but the storage: trials wait there, are
-claimed by a change of state that only one claimer can make, and end with their whole outcome in one attribute.
+A run is a trial whose `key` is a digest of all that determines it. Machines share only the storage: trials wait there,
+are claimed by a change of state that the storage grants once, and end with the whole outcome in one attribute.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from studies.lab.storage import HEARTBEAT, SweepError
 from studies.lab.workers import Prepare, WorkerError, Workers
 
 OUTCOME = {field.name for field in fields(Outcome)}
-ATTEMPTS = 3  # a run that takes its worker down with it this often is a failure of the run
+ATTEMPTS = 3  # a run that kills its worker this often has failed
 
 
 class Sweep:
@@ -40,7 +40,7 @@ class Sweep:
         storage: from `open_storage`.
 
     Raises:
-        SweepError: the storage holds another program's study of this name; so do all methods that read trials.
+        SweepError: the storage holds another program's study of this name. All methods that read trials raise it too.
     """
 
     def __init__(self, study: Study, storage: BaseStorage) -> None:
@@ -51,7 +51,7 @@ class Sweep:
         self.study_id = storage.get_study_id_from_name(study.name)
         directions = [direction.name.lower() for direction in self.study.directions]
         if directions != [self._direction]:
-            self._refuse(f"it is to {' and '.join(directions)}, not to {self._direction}")
+            self._refuse(f"its direction is {' and '.join(directions)}, not {self._direction}")
         self.trials()
         commit, dirty = provenance.commit()
         self.commit = f"{commit}-dirty" if dirty else commit
@@ -59,7 +59,7 @@ class Sweep:
 
     @property
     def _direction(self) -> Literal["minimize", "maximize"]:
-        """Of the first metric, for those who look at the storage with Optuna's tools."""
+        """The first metric's direction, for Optuna's own tools."""
         metric = next(iter(self.declaration.metrics.values()))
         return "maximize" if metric.better == "higher" else "minimize"
 
@@ -67,62 +67,62 @@ class Sweep:
         """All trials, or those in some states, as stored now."""
         try:
             found = self.study.get_trials(deepcopy=False, states=states or None)
-        except KeyError:  # Optuna's own, with no words of use to anybody
+        except KeyError:  # Optuna's own, without a useful message
             raise SweepError(f"the study {self.declaration.name} was deleted from the storage meanwhile") from None
         for trial in found:
             if not _is_ours(trial):
-                self._refuse(f"its trial {trial.number} is no run of ours")
+                self._refuse(f"its trial {trial.number} is not a run of dotbias")
         return found
 
     def _refuse(self, why: str) -> NoReturn:
         name = self.declaration.name
         raise SweepError(
-            f"the storage holds another program's study called {name} ({why}); name another database by --storage, or "
-            "another folder by --results"
+            f"the storage holds another program's study called {name} ({why}); name another database with --storage, "
+            "or another folder with --results"
         )
 
-    def standing(self) -> dict[str, FrozenTrial]:
-        """By key the trial that counts: the first that finished, else the first that runs or waits.
+    def current(self) -> dict[str, FrozenTrial]:
+        """The trial that counts, by key: the first that finished, else the first that runs or waits.
 
-        Two machines may enqueue one run at the same moment; all machines agree which of the trials they do.
+        Two machines may enqueue one run at the same moment; this makes all machines choose the same trial.
         """
-        standing: dict[str, FrozenTrial] = {}
+        current: dict[str, FrozenTrial] = {}
         for trial in self.trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING):
-            other = standing.setdefault(trial.user_attrs["key"], trial)
+            other = current.setdefault(trial.user_attrs["key"], trial)
             if trial.state == TrialState.COMPLETE != other.state:
-                standing[trial.user_attrs["key"]] = trial
-        return standing
+                current[trial.user_attrs["key"]] = trial
+        return current
 
     def outcomes(self) -> dict[str, FrozenTrial]:
         """The finished runs by key."""
-        return {key: trial for key, trial in self.standing().items() if trial.state == TrialState.COMPLETE}
+        return {key: trial for key, trial in self.current().items() if trial.state == TrialState.COMPLETE}
 
     def do(
         self, runs: Sequence[Run], workers: int, prepare: Prepare, progress: Callable[[int, int], None]
     ) -> list[str]:
-        """Do those of `runs` that nobody has done; returns why runs failed, one text a failure.
+        """Do those of `runs` that are not done yet; returns the errors of runs that failed, one text each.
 
         Args:
-            runs: what must be done.
+            runs: all runs that must be done.
             workers: processes on this machine.
             prepare: see `Workers`.
             progress: called with (runs done, runs).
 
         Raises:
-            WorkerError: no worker comes up.
+            WorkerError: the workers cannot start.
         """
         wanted = {run.key: run for run in runs}
         failures: dict[str, str] = {}
         losses: Counter[str] = Counter()
         self._reclaim()
-        standing, left = self._stock(wanted, failures)
+        current, left = self._remaining(wanted, failures)
         progress(len(wanted) - len(left), len(wanted))
         if not left:
             return []
-        with Workers(min(workers, len(left)), prepare, _tell) as pool:
+        with Workers(min(workers, len(left)), prepare, _print) as pool:
             try:
                 while left:
-                    self._hand_out(left, standing, pool)
+                    self._hand_out(left, current, pool)
                     self._beat(pool)
                     for finished in pool.wait(1.0):
                         trial_id, run = finished.job
@@ -135,7 +135,7 @@ class Sweep:
                             failures[run.key] = f"{run.settings}, seed {run.seed}: {finished.result}"
                     if not pool.busy_with:
                         self._reclaim()
-                    standing, left = self._stock(wanted, failures)
+                    current, left = self._remaining(wanted, failures)
                     progress(len(wanted) - len(left), len(wanted))
             except (KeyboardInterrupt, WorkerError):
                 for trial_id, _ in pool.busy_with:
@@ -143,23 +143,23 @@ class Sweep:
                 raise
         return list(failures.values())
 
-    def _stock(
+    def _remaining(
         self, wanted: Mapping[str, Run], failures: Container[str]
     ) -> tuple[dict[str, FrozenTrial], dict[str, Run]]:
-        """The trials that count, read once a round as a database takes its time; and the runs still to be done."""
-        standing = self.standing()
-        done = {key for key, trial in standing.items() if trial.state == TrialState.COMPLETE}
-        return standing, {key: run for key, run in wanted.items() if key not in done and key not in failures}
+        """The trials that count, read once per round because databases are slow; and the runs still to be done."""
+        current = self.current()
+        done = {key for key, trial in current.items() if trial.state == TrialState.COMPLETE}
+        return current, {key: run for key, run in wanted.items() if key not in done and key not in failures}
 
     def _id(self, trial: FrozenTrial) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number)
 
-    def _hand_out(self, left: Mapping[str, Run], standing: Mapping[str, FrozenTrial], pool: Workers) -> None:
-        """Enqueue the runs that nobody has, and give idle workers waiting ones."""
-        missing = [run for key, run in left.items() if key not in standing]
+    def _hand_out(self, left: Mapping[str, Run], current: Mapping[str, FrozenTrial], pool: Workers) -> None:
+        """Enqueue the runs that have no trial, and give waiting ones to idle workers."""
+        missing = [run for key, run in left.items() if key not in current]
         for run in missing:
             self._enqueue(run)
-        for key, trial in (self.standing() if missing else standing).items():
+        for key, trial in (self.current() if missing else current).items():
             if not pool.idle:
                 return
             if key in left and trial.state == TrialState.WAITING and self._claim(trial):
@@ -176,17 +176,17 @@ class Sweep:
         )
 
     def _claim(self, trial: FrozenTrial) -> bool:
-        """Whether the waiting trial is ours from now on: only one claimer can change its state."""
-        self._record_heartbeat(self._id(trial))  # before it runs: what never had a heartbeat is never reclaimed
+        """Claim a waiting trial; False if another process was first."""
+        self._record_heartbeat(self._id(trial))  # before it runs: a trial without a heartbeat is never reclaimed
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             return self.storage.set_trial_state_values(self._id(trial), TrialState.RUNNING)
         return False
 
     def _complete(self, trial_id: int, outcome: Outcome) -> None:
         value = outcome.metrics.get(next(iter(self.declaration.metrics)))
-        if value is None or value == math.inf:  # Optuna takes no NaN, and has no word for what was not measured
+        if value is None or value == math.inf:  # Optuna accepts neither NaN nor a missing value
             value = 1e9 if self._direction == "minimize" else -1e9
-        # A machine that slept through its heartbeats has lost the run to another.
+        # A machine that missed its heartbeats has lost the run to another.
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.storage.set_trial_user_attr(trial_id, "outcome", outcome.stored() | {"commit": self.commit})
             self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
@@ -197,7 +197,7 @@ class Sweep:
             self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def _reclaim(self) -> None:
-        """Free the runs of the dead while we do none: on a file, which is ours alone, all; else the silent ones."""
+        """Fail the runs of dead processes, while we do none: on our own file all, else those without heartbeats."""
         if isinstance(self.storage, JournalStorage):
             for trial in self.trials(TrialState.RUNNING):
                 self._fail(self._id(trial), "its sweep was killed")
@@ -216,7 +216,7 @@ class Sweep:
 
 
 def _is_ours(trial: FrozenTrial) -> bool:
-    """Whether a trial has what ours have: a key, and an outcome if it is complete."""
+    """Whether dotbias made the trial: it has a key, and an outcome if it is complete."""
     if not isinstance(trial.user_attrs.get("key"), str):
         return False
     outcome = trial.user_attrs.get("outcome", {})
@@ -231,17 +231,17 @@ def _distributions(run: Run) -> dict[str, BaseDistribution]:
 
 
 def _numbers(run: Run) -> dict[str, float]:
-    """The settings that Optuna is told: it never lets the choices of a word change, and arms may be added."""
+    """The settings stored with Optuna: no text, because it fixes a text's choices, and arms may be added."""
     return {name: float(value) for name, value in run.settings.items() if not isinstance(value, str)}
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def shown_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with an estimate on a terminal; elsewhere a line at every tenth."""
+    """A bar with an estimate on a terminal; elsewhere a line after every tenth of the runs."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(what)
@@ -255,19 +255,19 @@ def shown_progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _lines(what: str) -> Callable[[int, int], None]:
-    told = -1
-    marks: list[tuple[float, int]] = []  # when more runs were done, and how many
+    printed = -1
+    marks: list[tuple[float, int]] = []  # (time, runs done) at each change
 
     def line(done: int, total: int) -> None:
-        nonlocal told
+        nonlocal printed
         if not marks or done > marks[-1][1]:
             marks.append((time.monotonic(), done))
-        if done * 10 // total == told:
+        if done * 10 // total == printed:
             return
-        told = done * 10 // total
+        printed = done * 10 // total
         left = ""
         if len(marks) > 2 and done < total:
-            began, before = marks[1]  # not 0: the first run had to wait for its worker's start
+            began, before = marks[1]  # not 0: the first run waited for its worker to start
             seconds = (marks[-1][0] - began) / (done - before) * (total - done)
             left = f", about {timedelta(seconds=round(seconds))} left"
         print(f"{what}: {done} of {total} runs{left}", file=sys.stderr, flush=True)

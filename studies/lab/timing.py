@@ -1,4 +1,4 @@
-"""Times and memory within one run: two trainings in turns, calls in turns, and the bytes that a call allocates."""
+"""Time and memory within one run: two trainings in turns, calls in turns, and the bytes that a call allocates."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class InTurns:
     """Two trainings that take turns, epoch by epoch; either goes first in every other turn.
 
     Args:
-        ours: does an epoch each time it is asked for the next, as `Learner.epochs` does.
-        theirs: another, of as many epochs.
+        ours: an iterator that trains one epoch per step, as `Learner.epochs` does.
+        theirs: another, with as many epochs.
 
     Attributes:
-        seconds: of our epochs, and of theirs.
+        seconds: per epoch, of ours and of theirs.
 
     >>> turns = InTurns(iter("abc"), iter("xyz"))
     >>> list(turns), len(turns.seconds[0])
@@ -32,7 +32,7 @@ class InTurns:
         self.seconds: tuple[list[float], list[float]] = ([], [])
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        """What both gave, turn by turn; what is done in between is not timed.
+        """What both yield, turn by turn; code between the turns is not timed.
 
         Raises:
             ValueError: one has more epochs than the other.
@@ -59,9 +59,9 @@ class InTurns:
 
 
 def seconds_of(calls: Mapping[str, Callable[[], object]], rounds: int = 7, at_least: float = 2e-3) -> dict[str, float]:
-    """Seconds of each call: the best of several rounds, in each of which every call has its turn.
+    """Seconds of each call: the best of several rounds, in each of which the calls take turns.
 
-    A turn is as many calls as take `at_least` so many seconds.
+    A turn repeats the call for at least `at_least` seconds.
     """
     counts = {}
     for name, call in calls.items():
@@ -80,7 +80,7 @@ def seconds_of(calls: Mapping[str, Callable[[], object]], rounds: int = 7, at_le
 
 
 def bytes_of(call: Callable[[], object]) -> int:
-    """Bytes that a call allocates through torch on a CPU, its results included, freed again or not.
+    """Bytes that a call allocates through torch on a CPU, including its results and what it frees.
 
     >>> import torch
     >>> bytes_of(lambda: torch.zeros(1000))
@@ -88,6 +88,6 @@ def bytes_of(call: Callable[[], object]) -> int:
     """
     with profiler.profile(activities=[profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
-    # Of an operation the profile's own tables know only what it allocates less what it frees.
+    # The profile's own tables have only an operation's allocations minus what it frees.
     events = profile.profiler.kineto_results.events()
     return sum(max(0, event.nbytes()) for event in events if event.name() == "[memory]")

@@ -1,4 +1,4 @@
-"""Processes that do runs. They know no storage: the sweep alone writes, so that a killed worker tears nothing."""
+"""Processes that do runs. Only the sweep writes to the storage, so a killed worker corrupts nothing."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from numba.core import event
 Prepare = Callable[[], Callable[[Any], Any]]
 
 COMPILING = "compiling the CPU kernels, once per machine: about half a minute"
-STILLBORN = 3  # so many in a row that die before they are ready: the next ones would too
+STILLBORN = 3  # after so many deaths in a row before a worker is ready, give up
 
 
 class WorkerError(RuntimeError):
-    """Workers that do not come up: the message says why."""
+    """The workers cannot start: the message says why."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,28 @@ class Finished:
 
 
 class _Compilation(event.Listener):
-    """Tells the sweep that a worker compiles: what is compiled already comes from a cache, without this event."""
+    """Notifies the sweep that a worker compiles; code from the cache causes no such event."""
 
     def __init__(self, connection: Connection) -> None:
-        self.connection, self.told = connection, False
+        self.connection, self.notified = connection, False
 
     def on_start(self, *_: object) -> None:
-        """Tell it once."""
-        if not self.told:
-            self.told = True
+        """Notify once."""
+        if not self.notified:
+            self.notified = True
             self.connection.send(("note", COMPILING))
 
     def on_end(self, *_: object) -> None:
-        """Nothing to tell."""
+        """Do nothing."""
 
 
 class _Worker:
     def __init__(self, prepare: Prepare) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        context = multiprocessing.get_context("spawn")  # forking a process with threads may hang
         self.connection, theirs = context.Pipe()
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts bytes, would write to stderr
         self.process = context.Process(target=_serve, args=(theirs, prepare), daemon=True)
-        # Ctrl-C reaches the whole group, but the sweep decides what it means: a child ignores what its parent does.
+        # Ctrl-C reaches the whole group, but only the sweep handles it: children inherit the ignored signal.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             self.process.start()
@@ -70,7 +70,7 @@ class _Worker:
         return self.ready and self.job is None
 
     def end(self) -> str:
-        """How a worker died whose connection is closed."""
+        """How a worker died after its connection closed."""
         self.process.join()
         return f"worker {self.process.pid} died (exit code {self.process.exitcode})"
 
@@ -85,7 +85,7 @@ def _serve(connection: Connection, prepare: Prepare) -> None:
         event.register("numba:compile", _Compilation(connection))
         connection.send(("ready", None))
         while True:
-            job = connection.recv()  # EOFError: the sweep is gone, so nobody waits for more
+            job = connection.recv()  # EOFError: the sweep is gone
             try:
                 connection.send(("done", run(job)))
             except Exception:
@@ -100,12 +100,12 @@ class Workers:
     Args:
         count: how many.
         prepare: called once in each worker; returns the function that does a job. Both travel by pickle.
-        tell: called with what workers let people know, each text once.
+        show: called with each distinct note of the workers, once.
     """
 
-    def __init__(self, count: int, prepare: Prepare, tell: Callable[[str], None]) -> None:
-        self.prepare, self.tell = prepare, tell
-        self.told: set[str] = set()
+    def __init__(self, count: int, prepare: Prepare, show: Callable[[str], None]) -> None:
+        self.prepare, self.show = prepare, show
+        self.shown: set[str] = set()
         self.stillborn = 0
         self.workers = [_Worker(prepare) for _ in range(count)]
 
@@ -121,7 +121,7 @@ class Workers:
 
     @property
     def idle(self) -> int:
-        """How many are ready and have nothing to do."""
+        """How many workers are ready and idle."""
         return sum(worker.idle for worker in self.workers)
 
     @property
@@ -136,13 +136,13 @@ class Workers:
         try:
             worker.connection.send(job)
         except OSError:
-            return  # it has just died: `wait` tells that the job is lost
+            return  # it has just died: `wait` reports the job as lost
 
     def wait(self, seconds: float) -> Iterator[Finished]:
-        """The jobs that ended, as soon as there is news of any worker or after `seconds`.
+        """The jobs that ended; returns when a worker reports anything, or after `seconds`.
 
         Raises:
-            WorkerError: a worker cannot prepare, or several in a row died while they tried to.
+            WorkerError: a worker's `prepare` raised, or several workers in a row died in it.
         """
         of = {worker.connection: worker for worker in self.workers}
         for connection in multiprocessing.connection.wait(list(of), seconds):
@@ -163,9 +163,9 @@ class Workers:
                 yield Finished(job, how, result)
 
     def _note(self, text: str) -> None:
-        if text not in self.told:
-            self.told.add(text)
-            self.tell(text)
+        if text not in self.shown:
+            self.shown.add(text)
+            self.show(text)
 
     def _replace(self, dead: _Worker, end: str) -> None:
         self.stillborn += not dead.ready

@@ -53,7 +53,7 @@ def test_the_rmse_is_computed_from_predictions_and_rows_come_from_every_epoch_or
     assert results.peers[0].versions == {"numpy": np.__version__}
 
 
-def test_the_clock_stands_while_predictions_are_made(data, tmp_path):
+def test_the_clock_stops_while_predictions_are_made(data, tmp_path):
     results = command.measure([peer("one", seeds=1, epochs=(3,), clock="made up")], data, tmp_path, "")
     assert [point.seconds for point in points(results, "one")[0]] == [1, 2, 3]
 
@@ -117,11 +117,11 @@ def test_rows_of_another_version_are_not_added_to_and_uncommitted_changes_are_no
     [
         ({"dies": [1, 2]}, "it ended with status 1: out of memory", [0]),
         ({"refuses": "no compiler"}, "it ended with status 1: no compiler", []),
-        ({"lacks": 1}, r"it predicted \[29\] ratings where \[30\] are due", []),
-        ({"clock": "made up", "epoch_seconds": 0}, r"it answered .*which is no epoch with seconds above 0", []),
+        ({"lacks": 1}, r"it predicted \[29\] ratings instead of \[30\]", []),
+        ({"clock": "made up", "epoch_seconds": 0}, r"it answered .*which is not an epoch with seconds above 0", []),
     ],
 )
-def test_a_peer_that_fails_is_told_with_its_last_words_and_stops_nobody(data, tmp_path, settings, reason, rows):
+def test_a_peer_that_fails_is_reported_with_its_last_output_and_stops_no_other(data, tmp_path, settings, reason, rows):
     results = command.measure([peer("bad", **settings), peer("good")], data, tmp_path, "")
     bad, good = results.peers
     assert bad.failure is not None
@@ -131,7 +131,7 @@ def test_a_peer_that_fails_is_told_with_its_last_words_and_stops_nobody(data, tm
     assert good.failure is None
 
 
-def test_predictions_that_are_no_numbers_have_no_rmse(data, tmp_path):
+def test_predictions_that_are_not_numbers_have_no_rmse(data, tmp_path):
     results = command.measure([peer("one", seeds=1, off=float("inf"))], data, tmp_path, "")
     assert [point.rmse for point in points(results, "one")[0]] == [None, None]
 
@@ -198,4 +198,4 @@ def test_every_declared_peer_has_its_runner_and_its_pinned_requirements():
 def test_an_unknown_peer_is_an_error_that_names_the_known_ones():
     outcome = CliRunner().invoke(command.app, ["--peers", "cornac,netflix"])
     assert outcome.exit_code == 2
-    assert "there is no netflix; there are dotbias, " in outcome.output
+    assert "unknown netflix; there are dotbias, " in outcome.output

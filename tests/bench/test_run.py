@@ -144,10 +144,10 @@ def run_of(names, **more):
         (run_of("abc", bench_profile="default"), True, None),  # a benchmark that is gone is kept by no file
         (run_of("abc", bench_profile="smoke"), True, None),
         (run_of("abc"), True, None),  # written before profiles were
-        ("theirs", True, "it is not this suite's"),
-        (["theirs"], True, "it is not this suite's"),
-        ({"benchmarks": [1]}, True, "it is not this suite's"),
-        (None, True, "it is not this suite's"),
+        ("theirs", True, "this suite did not write it"),
+        (["theirs"], True, "this suite did not write it"),
+        ({"benchmarks": [1]}, True, "this suite did not write it"),
+        (None, True, "this suite did not write it"),
     ],
 )
 def test_a_run_replaces_no_file_that_holds_more_or_is_anothers(tmp_path, there, is_whole, said):
@@ -160,7 +160,7 @@ def test_a_run_replaces_no_file_that_holds_more_or_is_anothers(tmp_path, there, 
 
 def test_a_link_that_leads_nowhere_is_not_replaced(tmp_path):
     (tmp_path / "benchmarks.json").symlink_to("nowhere")
-    assert keeping.why_keep(tmp_path / "benchmarks.json", run_of("a"), True) == "it is not this suite's"
+    assert keeping.why_keep(tmp_path / "benchmarks.json", run_of("a"), True) == "this suite did not write it"
 
 
 def test_a_file_that_cannot_be_written_is_said_and_ends_the_run_with_an_error(tmp_path):

@@ -90,7 +90,7 @@ def test_a_batch_that_cannot_be_is_one_error_and_status_2():
     command = [sys.executable, "-m", "bench.movielens_20m", "eager", "--batch=0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "--batch 0: a number from 1 to 20,000,000 is needed" in done.stderr
+    assert "--batch 0: choose a number from 1 to 20,000,000" in done.stderr
 
 
 def test_whole_trainings_are_for_the_full_profile_alone():

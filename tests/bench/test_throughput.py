@@ -1,4 +1,4 @@
-"""Trainings a minute on the whole machine, in tiny."""
+"""Trainings per minute on the whole machine, in miniature."""
 
 from __future__ import annotations
 
@@ -73,4 +73,4 @@ def test_no_rounds_are_one_error_and_status_2(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["throughput", "--rounds=0"])
     with pytest.raises(SystemExit, match="2"):
         throughput.main()
-    assert "--rounds 0: at least one is needed" in capsys.readouterr().err
+    assert "--rounds 0: choose at least one" in capsys.readouterr().err

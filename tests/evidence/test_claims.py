@@ -103,7 +103,7 @@ def _of(*parts):
     [
         (_of(_part("1a"), _part("1c")), "its parts are 1a, 1c"),
         (_of(_part("1a")), "its parts are 1a"),
-        (_of(_part("1", role="extra")), "no part of it is core"),
+        (_of(_part("1", role="extra")), "none of its parts is core"),
         (_of(), "part"),
         (_entry(kind="cited"), "cited needs a source"),
         (_entry(kind="by construction"), "needs a source"),

@@ -140,7 +140,7 @@ class TestStrength:
         ],
         ids=str,
     )
-    def test_the_strongest_evidence_of_a_condition_speaks(self, weaker, stronger):
+    def test_the_strongest_evidence_of_a_condition_decides(self, weaker, stronger):
         weak, strong = evidence("no", "1", **weaker), evidence("yes", "1", **stronger)
         for order in ([weak, strong], [strong, weak]):
             (condition,) = make_part_row(part(), order).conditions
@@ -192,7 +192,7 @@ class TestOverParts:
         given = [evidence("yes", "1a"), evidence("no", "1b", protocol="stand-in")]
         assert row(part("1a"), part("1b"), evidence=given).verdict == "not seen on a stand-in"
 
-    def test_what_does_not_hold_is_told_with_its_true_form(self):
+    def test_a_claim_that_does_not_hold_is_shown_with_its_true_form(self):
         parts = part("1a", kind="exact", role="weaker"), part("1b")
         failed = row(*parts, evidence=[evidence("no", "1b")], exact=[check("1a")])
         assert (failed.verdict, failed.words) == ("fails", "false as stated; true that part 1a is so.")
@@ -251,7 +251,7 @@ class TestCertainty:
         parts = part("1a", general=False), part("1b", general=False)
         assert row(*parts, evidence=given).certainty == Certainty("moderate", ("preliminary",))
 
-    def test_only_what_speaks_is_doubted(self):
+    def test_only_deciding_evidence_causes_doubts(self):
         given = [evidence("yes", "1"), evidence("no", "1", profile="quick", preliminary=True)]
         assert row(part(general=False), evidence=given).certainty == Certainty("high", ())
 
@@ -344,7 +344,7 @@ class TestReadLedger:
         assert all("\n" not in problem for problem in read.problems)
         assert read.rows[47].verdict == "holds so far"
 
-    def test_a_part_that_no_claim_has_is_a_problem_and_one_that_none_asks_for_is_not(self, tmp_path):
+    def test_a_part_with_an_unknown_id_is_a_problem_and_one_without_an_id_is_not(self, tmp_path):
         leave(tmp_path, summary(parts=[found(part="48b")]))
         leave(tmp_path, summary(data="digits", parts=[found(part="")]))
         (problem,) = read_ledger(tmp_path).problems

@@ -249,7 +249,7 @@ class TestBest:
         assert alone.outcome == "no"
         assert (among.outcome, among.reason) == ("inconclusive", "not after correction over the rivals")
 
-    def test_holm_goes_on_with_the_rivals_that_are_left(self):
+    def test_holm_continues_with_the_remaining_rivals(self):
         d = symmetric(20)
         quantile = (stats.t.ppf(1 - 0.025 / 2, 19) + stats.t.ppf(0.975, 19)) / 2
         close = -M - quantile / math.sqrt(20) + d

@@ -46,21 +46,21 @@ def test_a_part_of_known_arms_and_metrics_passes(part):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": {"a": 1, "z": -1}}, "part 48: no arm 'z'; there are a, b, c"),
-        ({"metric": "speed"}, "no metric 'speed'; there are rmse, accuracy, norm, seconds"),
+        ({"weights": {"a": 1, "z": -1}}, "part 48: unknown arm 'z'; there are a, b, c"),
+        ({"metric": "speed"}, "unknown metric 'speed'; there are rmse, accuracy, norm, seconds"),
         ({"metric": "norm"}, "no smallest effect"),
-        ({"metric": "seconds"}, "which way is better"),
+        ({"metric": "seconds"}, "which direction is better"),
         ({"weights": {"a": math.nan, "b": 1}}, "finite"),
-        ({"weights": {"a": 0.0}}, "weighs no arm"),
-        ({"weights": {}}, "weighs no arm"),
+        ({"weights": {"a": 0.0}}, "has no arm with a weight"),
+        ({"weights": {}}, "has no arm with a weight"),
         ({"against": math.inf}, "finite"),
-        ({"id": "048"}, "no id of a part"),
-        ({"id": "slip 3"}, "no id of a part"),
-        ({"form": "better"}, "no form 'better'"),
-        ({"form": "equivalent", "by": True}, '"by" is said of superior'),
-        ({"form": "best", "weights": {"a": 1}}, '"best" weighs one arm by 1'),
-        ({"form": "best", "weights": {"a": 1, "b": 1}}, '"best" weighs one arm by 1'),
-        ({"form": "best", "against": 1.0}, "against its rivals"),
+        ({"id": "048"}, "not the id of a part"),
+        ({"id": "slip 3"}, "not the id of a part"),
+        ({"form": "better"}, "unknown form 'better'"),
+        ({"form": "equivalent", "by": True}, '"by" is only for superior'),
+        ({"form": "best", "weights": {"a": 1}}, '"best" needs one arm with weight 1'),
+        ({"form": "best", "weights": {"a": 1, "b": 1}}, '"best" needs one arm with weight 1'),
+        ({"form": "best", "against": 1.0}, "compares with its rivals"),
     ],
     ids=str,
 )
@@ -82,7 +82,7 @@ def test_a_study_without_a_metric_is_refused():
 
 
 @pytest.mark.parametrize("smallest", [0, -1.0, math.nan, math.inf, "2", "two %", "0 %", "-1 %"])
-def test_a_margin_that_is_none_is_refused_with_the_metrics_title(smallest):
+def test_an_invalid_margin_is_refused_with_the_metrics_title(smallest):
     with pytest.raises(ValueError, match="RMSE"):
         Metric("RMSE", "lower", smallest)
 
@@ -105,7 +105,7 @@ def test_effects_of_a_factorial_are_differences_of_means():
     assert effect("85", FACTORIAL, "wd", "bn", says="").weights == {"neither": 0.5, "wd": -0.5, "bn": -0.5, "both": 0.5}
 
 
-def test_an_effect_of_what_is_no_factor_is_refused():
+def test_an_effect_of_a_setting_that_is_not_a_factor_is_refused():
     with pytest.raises(ValueError, match="no setting 'lr'"):
         effect("85", FACTORIAL, "lr", says="")
     with pytest.raises(ValueError, match="'wd' is not on in half"):

@@ -65,15 +65,15 @@ def test_a_summary_comes_back_as_it_was_written(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"schema_version": 1}, "schema_version"),
-        ({"baseline": "z"}, "the baseline speaks of 'z', which is none of the arms"),
-        ({"contrasts": [CONTRAST | {"arm": "z"}]}, "the contrast speaks of 'z'"),
-        ({"contrasts": [CONTRAST, CONTRAST]}, "the contrast speaks of 'b' more than once"),
-        ({"contrasts": [CONTRAST | {"metric": "mae"}]}, "the contrast speaks of 'mae', which is none of the metrics"),
+        ({"baseline": "z"}, "the baseline names 'z', which is not one of the arms"),
+        ({"contrasts": [CONTRAST | {"arm": "z"}]}, "the contrast names 'z'"),
+        ({"contrasts": [CONTRAST, CONTRAST]}, "the contrast names 'b' more than once"),
+        ({"contrasts": [CONTRAST | {"metric": "mae"}]}, "the contrast names 'mae', which is not one of the metrics"),
         ({"contrasts": [CONTRAST | {"difference": 2.0, "interval": [0.0, 1.0]}]}, "outside its interval"),
-        ({"measures": {"rmse": {"title": "t", "logarithmic": False, "arms": {}}}}, "says nothing of 'a'"),
-        ({"parts": [PART | {"weights": {"z": 1.0}}]}, "the part 48 speaks of 'z'"),
-        ({"parts": [PART, PART]}, "the part 48 stands more than once"),
-        ({"parts": [PART | {"low": 0.2, "high": 0.1}]}, "the wrong way round"),
+        ({"measures": {"rmse": {"title": "t", "logarithmic": False, "arms": {}}}}, "lacks 'a'"),
+        ({"parts": [PART | {"weights": {"z": 1.0}}]}, "the part 48 names 'z'"),
+        ({"parts": [PART, PART]}, "the part 48 occurs more than once"),
+        ({"parts": [PART | {"low": 0.2, "high": 0.1}]}, "in the wrong order"),
         ({"parts": [PART | {"low": 0.2}]}, "outside its interval"),
         ({"parts": [PART | {"outcome": "maybe"}]}, "outcome"),
         ({"parts": [PART | {"reason": "who knows"}]}, "reason"),
@@ -132,7 +132,7 @@ def test_summaries_are_found_by_study_data_and_profile_and_in_a_folder_of_ones_o
     assert "more than 4 folders below" in problem
 
 
-def test_a_message_is_one_line_whatever_the_folder_is_called_and_what_is_wrong_stands_alone(tmp_path: Path) -> None:
+def test_a_message_is_one_line_for_any_folder_name_and_has_the_error_alone(tmp_path: Path) -> None:
     folder = tmp_path / "two\nlines\u202e"
     folder.mkdir()
     with pytest.raises(ResultsError, match="Run the study again") as caught:
@@ -141,7 +141,7 @@ def test_a_message_is_one_line_whatever_the_folder_is_called_and_what_is_wrong_s
     assert caught.value.wrong.endswith("cannot be read (No such file or directory).")
 
 
-def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked, listed = tmp_path / "locked", os.scandir
 
     def scandir(path: Any) -> Any:
@@ -153,5 +153,5 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "scandir", scandir)  # root may list everything
     assert find_summaries(tmp_path) == (
         [],
-        [f"{locked}: cannot be looked into (Permission denied), so nothing in it is shown."],
+        [f"{locked}: cannot be read (Permission denied), so nothing in it is shown."],
     )

@@ -77,7 +77,7 @@ def test_an_id_that_only_validation_has_is_the_reserved_row(tmp_path):
     ("how", "complaint"),
     [
         ({"valid_rows": [0, 100_000]}, "there is no row 100000"),
-        ({"valid_rows": [3, 3]}, "stands there twice"),
+        ({"valid_rows": [3, 3]}, "occurs twice"),
         ({"valid_rows": []}, "must be a list of row numbers"),
         ({"valid_rows": np.array([], dtype=int)}, "100000 for training and 0 for validation"),
         ({"valid_rows": [0.5]}, "must be a list of row numbers"),
@@ -134,7 +134,7 @@ def test_a_film_that_u_item_lacks_is_named_with_its_line(tmp_path):
 def test_u_item_of_another_layout_is_refused(tmp_path):
     grouplens(tmp_path)
     (tmp_path / "u.item").write_text("1,Toy Story\n2,B\n")
-    with pytest.raises(DataError, match=r"u.item, line 1: 1 columns where 24 are expected.*bars are expected"):
+    with pytest.raises(DataError, match=r"u.item, line 1: 1 columns instead of 24.*expected bars"):
         open_movielens(tmp_path)
 
 
@@ -175,9 +175,13 @@ def test_the_headers_of_ratings_csv_and_movies_csv_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("films", "ratings", "complaint"),
     [
-        (FILMS, "1,1,5,0\n2,2,3,0\n", r"ratings.csv: no user column .*; line 1 has numbers only"),
+        (FILMS, "1,1,5,0\n2,2,3,0\n", r"ratings.csv: no user column .*; line 1 has only numbers"),
         (FILMS[21:], "userId,movieId,rating\n1,1,5\n2,2,3\n", r"movies.csv: no column 'title'"),
-        (FILMS + "2,C,z\n", "userId,movieId,rating\n1,1,5\n2,2,3\n", r"movies.csv, line 4, column 'movieId': 2 stands"),
+        (
+            FILMS + "2,C,z\n",
+            "userId,movieId,rating\n1,1,5\n2,2,3\n",
+            r"movies.csv, line 4, column 'movieId': 2 occurs twice",
+        ),
         (FILMS, "userId,movieId,rating\n1,1,5\n2,3,3\n", r"ratings.csv, line 3, column 'movieId': 3 is not in movies"),
         ("movieId,title\n", "userId,movieId,rating\n1,1,5\n2,3,3\n", r"movies.csv: a header and no rows"),
     ],
@@ -228,7 +232,7 @@ def test_learnable_rows_have_a_seen_user_and_a_seen_item(tmp_path):
 def test_data_are_shown_on_one_line_and_their_first_rows_as_a_table(movielens):
     data = load_movielens()
     assert repr(data) == (
-        "<MovieLens 100k: 90,000 ratings to train and 10,000 to validate, 943 users, 1,670 items, y_range (0.0, 5.5)>"
+        "<MovieLens 100k: 90,000 training and 10,000 validation ratings, 943 users, 1,670 items, y_range (0.0, 5.5)>"
     )
     assert repr(data.train) == "<90,000 rows>"
     shown = data.show_batch(3)

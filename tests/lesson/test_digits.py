@@ -110,7 +110,7 @@ def damage(folder, name, change):
     [
         ("train-images-idx3-ubyte", lambda raw: None, "no train-images-idx3-ubyte there"),
         ("train-labels-idx1-ubyte", lambda raw: None, "no train-labels-idx1-ubyte there"),
-        ("train-images-idx3-ubyte", lambda raw: raw[:-1], "ubyte: not an IDX file of 28 × 28 images, or not all of it"),
+        ("train-images-idx3-ubyte", lambda raw: raw[:-1], "ubyte: not an IDX file of 28 × 28 images, or incomplete"),
         ("train-images-idx3-ubyte", lambda raw: raw[:9], "not an IDX file of 28 × 28 images"),
         ("train-images-idx3-ubyte", lambda raw: b"", "not an IDX file"),
         ("train-images-idx3-ubyte", lambda raw: raw.replace(b"\0\0\0\x1c", b"\0\0\0\x1d", 1), "not an IDX file"),

@@ -43,8 +43,8 @@ NO_ID = [1j, ..., slice(1), [1], (1, 2), {}, {1}, np.array([1]), torch.tensor([1
 
 
 @pytest.mark.parametrize("key", [*NOBODY, *NO_ID], ids=repr)
-def test_what_names_nobody_is_refused(key):
-    with pytest.raises(DataError, match="is no id") as error:
+def test_a_missing_id_is_refused(key):
+    with pytest.raises(DataError, match="is not an id") as error:
         spelled(key)
     assert "\n" not in str(error.value)
 
@@ -99,7 +99,7 @@ def test_ids_may_come_in_any_container(make):
         [None],
     ],
 )
-def test_what_is_no_list_of_ids_is_refused(ids):
+def test_anything_but_a_list_of_ids_is_refused(ids):
     with pytest.raises(DataError) as error:
         Vocab("user", np.array([3, 5, 8])).rows(ids)
     assert "\n" not in str(error.value)
@@ -117,7 +117,7 @@ def test_one_id_is_needed_where_one_is_asked_for():
         Vocab("user", np.array([3, 5, 8])).row([3])
 
 
-def test_two_spellings_of_one_id_are_no_vocabulary():
+def test_two_spellings_of_one_id_in_a_vocabulary_are_refused():
     with pytest.raises(DataError, match="2 users have only 1 ids"):
         Vocab("user", np.array(["7", "7.0"])).row(7)
 
@@ -143,7 +143,7 @@ TEXTS = st.one_of(
 @settings(max_examples=200, deadline=None)
 @given(st.lists(TEXTS.filter(str.strip), min_size=3, max_size=9))
 @pytest.mark.filterwarnings("ignore::lesson.data.RepeatedRatingsWarning")
-def test_whoever_stands_in_a_file_is_found_by_what_stands_there(tmp_path_factory, users):
+def test_an_id_is_found_as_the_file_spells_it(tmp_path_factory, users):
     users += ["someone", "another"]
     path = tmp_path_factory.getbasetemp() / "drawn-ids.csv"
     pd.DataFrame({"user": users, "item": 1, "rating": range(len(users))}).to_csv(path, index=False, quoting=1)
@@ -165,7 +165,7 @@ def test_whoever_stands_in_a_file_is_found_by_what_stands_there(tmp_path_factory
         st.lists(st.uuids().map(str), min_size=2, unique=True),
     )
 )
-def test_whoever_stands_in_parquet_is_found_too(tmp_path_factory, users):
+def test_an_id_is_found_as_parquet_stores_it(tmp_path_factory, users):
     path = tmp_path_factory.getbasetemp() / "drawn-ids.parquet"
     pd.DataFrame({"user": users, "item": 1, "rating": range(len(users))}).to_parquet(path)
     ratings = read_ratings(path)

@@ -244,7 +244,7 @@ def test_a_training_that_fails_leaves_the_model_as_it_was_then(small, backend, m
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize("in_place", [True, False])
-def test_who_changes_the_model_between_epochs_is_heard(small, backend, in_place):
+def test_changes_to_the_model_between_epochs_count(small, backend, in_place):
     learn = learner(small, backend=backend, wd=0.0, opt_func=SGD)
     epochs = learn.epochs(2, 1e-4)
     next(epochs)
@@ -299,19 +299,19 @@ def test_one_layer_group_gets_the_last_rate_of_a_slice(small):
 
 
 @pytest.mark.parametrize("lr", [0, -1, float("nan"), float("inf"), slice(None), "fast"])
-def test_a_rate_that_is_none_is_refused(small, lr):
+def test_an_invalid_rate_is_refused(small, lr):
     with pytest.raises(ValueError, match="lr="):
         learner(small).fit(1, lr=lr)
 
 
 def test_divergence_is_an_error_and_no_nan_travels(small):
     learn = learner(small, y_range=None)
-    with pytest.raises(DivergenceError, match=r"left the finite numbers in epoch 1 .*smaller rate"):
+    with pytest.raises(DivergenceError, match=r"is not finite in epoch 1 .*smaller rate"):
         learn.fit(3, 1e30)
     assert all(np.isfinite(epoch.valid_loss) for epoch in learn.history)
 
 
-def test_each_epoch_is_told(small, capsys):
+def test_each_epoch_prints_a_line(small, capsys):
     learner(small, quiet=False).fit(2, 1e-2)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["epoch", "train_loss", "valid_loss", "time"]
@@ -449,7 +449,7 @@ def test_known_ids_give_no_warning(learned):
         (pd.DataFrame({"user": [196]}), [1]),
     ],
 )
-def test_what_is_no_pair_of_ids_is_refused(learned, user, item):
+def test_anything_but_pairs_of_ids_is_refused(learned, user, item):
     with pytest.raises(DataError) as error:
         learned.predict(user, item)
     assert "\n" not in str(error.value)
@@ -461,7 +461,7 @@ def test_no_pair_has_no_prediction(learned):
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, "3", None, float("nan"), True])
-def test_a_number_of_recommendations_that_is_none_is_refused(learned, n):
+def test_an_invalid_number_of_recommendations_is_refused(learned, n):
     with pytest.raises(DataError, match="n="):
         learned.recommend(196, n=n)
 
@@ -501,7 +501,7 @@ def test_a_model_that_does_not_fit_is_refused_and_nothing_changes(learned, small
         assert torch.equal(before, other.model.i_bias.weight)
     for content in (b"", b"not safetensors at all"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="not a saved model"):
+        with pytest.raises(DataError, match="not a readable saved model"):
             learned.load(path)
     with pytest.raises(DataError, match="none"):
         learned.load(tmp_path / "none")
@@ -538,7 +538,7 @@ def test_tables_that_do_not_fit_are_refused_and_nothing_changes(small, tmp_path,
     assert "\n" not in str(error.value)
     assert all(map(torch.equal, before, other.model.state_dict().values()))
     save_file({**state, "extra": torch.ones(1)}, tmp_path / "m", metadata)
-    with pytest.raises(DataError, match="extra is no table of this model"):
+    with pytest.raises(DataError, match="extra is not a table of this model"):
         other.load(tmp_path / "m")
 
 
@@ -566,16 +566,16 @@ def test_a_failed_save_leaves_the_earlier_file(learned, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_data_are_needed_and_it_is_said_how_to_get_them(small):
+def test_missing_data_is_an_error_that_says_how_to_load_it(small):
     for data in ("ratings.csv", small.ratings, None):
         with pytest.raises(
-            DataError, match=r"what load_ratings or load_movielens returns .*load_ratings\('ratings.csv'\)"
+            DataError, match=r"pass the result of load_ratings or load_movielens, .*load_ratings\('ratings.csv'\)"
         ):
             collab_learner(data)
 
 
-def test_a_range_that_does_not_reach_the_ratings_is_said(small):
-    with pytest.warns(UserWarning, match=r"y_range=\(2.0, 3.0\) does not reach all ratings"):
+def test_a_range_that_does_not_cover_the_ratings_warns(small):
+    with pytest.warns(UserWarning, match=r"y_range=\(2.0, 3.0\) does not cover all ratings"):
         learner(small, y_range=(2, 3))
 
 

@@ -70,7 +70,7 @@ def take_steps(model, opt, steps, seed=0):
 
 @pytest.mark.parametrize("make", [optimizers.SGD, optimizers.Momentum, optimizers.RMSprop, optimizers.Adam, AdamW])
 @pytest.mark.parametrize("way", ["state_dict", "deepcopy", "pickle"])
-def test_a_stopped_training_goes_on_where_it_was(make, way):
+def test_a_stopped_training_continues_where_it_was(make, way):
     whole, model = small_net(), small_net()
     one, opt = make(whole.parameters(), 0.01), make(model.parameters(), 0.01)
     take_steps(whole, one, 3)

@@ -79,19 +79,19 @@ def test_quoted_fields_blank_lines_and_a_byte_order_mark_are_read(tmp_path):
         (GOOD.replace("5", "1e39"), "r.csv", "line 4, column 'rating': '1e39' is not a finite number"),
         (GOOD.replace("5", "nan"), "r.csv", "line 4, column 'rating': 'nan' is not a finite number"),
         (GOOD.replace("5", ""), "r.csv", "line 4, column 'rating': '' is not a finite number"),
-        (GOOD.replace("bob", " "), "r.csv", "line 3, column 'user': ' ' is no id"),
+        (GOOD.replace("bob", " "), "r.csv", "line 3, column 'user': ' ' is not an id"),
         ('user,item,rating\n\n"a\nb",dune,4\nbob,dune,x\n', "r.csv", "line 5, column 'rating': 'x'"),
         ("", "r.csv", "the file is empty"),
         (" \n ", "r.csv", "the file is empty"),
         ("user,item,rating\n", "r.csv", "a header and no rows"),
-        (GOOD.replace(",", ";"), "r.csv", "commas are expected, and line 1 holds semicolons"),
-        (GOOD, "r.tsv", "tabs are expected, and line 1 holds commas"),
+        (GOOD.replace(",", ";"), "r.csv", "expected commas, and line 1 holds semicolons"),
+        (GOOD, "r.tsv", "expected tabs, and line 1 holds commas"),
         (GOOD + "bob,alien,3,9\n", "r.csv", "line 5"),
-        (GOOD + "bob\n", "r.csv", "line 5, column 2: 1 field where 3 are expected"),
+        (GOOD + "bob\n", "r.csv", "line 5, column 2: 1 field instead of 3"),
         (
             "user,item,rating\na,b,1,x\nb,b,2,x\n",
             "r.csv",
-            "line 2, column 4: 4 fields where 3 are expected ('x' is the last)",
+            "line 2, column 4: 4 fields instead of 3 ('x' is the last)",
         ),
         (GOOD.replace("bob", "ann"), "r.csv", "one user only ('ann')"),
         ("user,item,rating\na,x,3\nb,x,3\n", "r.csv", "every rating is 3"),
@@ -122,7 +122,7 @@ def test_dates_are_no_ratings(tmp_path):
     pd.DataFrame({"user": [1, 2], "item": [1, 1], "rating": pd.to_datetime(["2020", "2021"])}).to_parquet(
         tmp_path / "r.parquet"
     )
-    with pytest.raises(DataError, match=r"column 'rating': timestamp.* are no numbers"):
+    with pytest.raises(DataError, match=r"column 'rating': timestamp.* values are not numbers"):
         read_ratings(tmp_path / "r.parquet")
 
 
@@ -173,7 +173,7 @@ def test_blanks_around_names_ids_and_ratings_do_not_matter(tmp_path):
         ("title,user_id:token,x,rating:float", ["user_id:token", "title", "rating:float"]),
     ],
 )
-def test_the_best_name_is_taken_wherever_it_stands_and_is_said(tmp_path, header, taken):
+def test_the_best_name_is_used_in_any_column_and_is_noted(tmp_path, header, taken):
     ratings = read_ratings(write(tmp_path, f"{header}\n1,2,3,4\n2,3,4,5\n"))
     assert list(ratings.columns.values()) == taken
     left = next(name for name in header.split(",") if name not in taken)
@@ -188,14 +188,14 @@ def test_the_best_name_is_taken_wherever_it_stands_and_is_said(tmp_path, header,
     [
         (
             "userId,user_id,item,rating",
-            "'userId', 'user_id' may each be the user column; rename one, or say which: user=",
+            "'userId', 'user_id' may each be the user column; rename one, or name it: user=",
         ),
         ("user,user,item,rating", "'user', 'user' may each be the user column"),
-        ("user,item,score,stars", "'score', 'stars' may each be the rating column; rename one, or say which: rating="),
+        ("user,item,score,stars", "'score', 'stars' may each be the rating column; rename one, or name it: rating="),
         ("user,movieId,item_id,rating", "'movieId', 'item_id' may each be the item column"),
         (
             "1,2,3,4",
-            "no user column (any of user, userid, uid); the columns are '1', '2', '3', '4'; line 1 has numbers only",
+            "no user column (any of user, userid, uid); the columns are '1', '2', '3', '4'; line 1 has only numbers",
         ),
     ],
 )
@@ -205,7 +205,7 @@ def test_columns_that_are_equally_good_are_refused(tmp_path, header, complaint):
     assert "\n" not in str(error.value)
 
 
-def test_names_and_ids_with_line_breaks_are_told_on_one_line(tmp_path):
+def test_names_and_ids_with_line_breaks_are_shown_on_one_line(tmp_path):
     with pytest.raises(DataError, match="may each be the user column") as error:
         read_ratings(write(tmp_path, 'userid,"user\nid",item,rating\n1,2,3,4\n2,3,4,5\n'))
     assert "\n" not in str(error.value)
@@ -234,8 +234,8 @@ def test_a_value_that_means_none_is_left_out_and_counted(tmp_path):
     assert ratings.item_ids[ratings.item].tolist() == [8, 8, 8]
     assert (ratings.user_ids.tolist(), ratings.item_ids.tolist()) == ([1, 2], [8])
     assert ratings.y_range == (2.75, 5.25)
-    assert ratings.notes[1] == "3 of 6 ratings are 0, which means none: left out"
-    with pytest.raises(DataError, match="every rating is 9, which means none"):
+    assert ratings.notes[1] == "3 of 6 ratings are 0, meaning no rating: left out"
+    with pytest.raises(DataError, match="every rating is 9, meaning no rating"):
         read_ratings(write(tmp_path, "user,item,rating\n1,1,9\n2,1,9\n"), none=9)
     with pytest.raises(DataError, match="none=nan"):
         read_ratings(tmp_path / "r.csv", none=float("nan"))
@@ -266,7 +266,7 @@ def test_files_of_well_known_layouts_are_read_alone(tmp_path, name, text):
 
 
 def test_u_data_with_other_columns_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"u.data, line 1: 5 columns where 4 are expected \(user, item, rating, time\)"):
+    with pytest.raises(DataError, match=r"u.data, line 1: 5 columns instead of 4 \(user, item, rating, time\)"):
         read_ratings(write(tmp_path, "1\t7\t4\t88\t0\n2\t8\t3\t88\t0\n", "u.data"))
 
 

@@ -53,7 +53,7 @@ def test_other_encodings_are_read_where_they_are_named(tmp_path, encoding):
 
 
 @pytest.mark.parametrize("encoding", ["klingon", "hex", 8, "\0"])
-def test_an_encoding_that_is_none_is_refused(tmp_path, encoding):
+def test_an_unknown_encoding_is_refused(tmp_path, encoding):
     with pytest.raises(DataError, match="encoding="):
         read_table(write(tmp_path, GOOD), encoding=encoding)
 
@@ -100,7 +100,7 @@ def test_any_sign_may_separate_fields_in_a_file_of_any_name(tmp_path, sep, text)
 
 
 @pytest.mark.parametrize("sep", ["", '"', "\n", "\0", 3])
-def test_a_separator_that_is_none_is_refused(tmp_path, sep):
+def test_an_invalid_separator_is_refused(tmp_path, sep):
     with pytest.raises(DataError, match="sep="):
         read_table(write(tmp_path, GOOD), sep=sep)
 
@@ -119,33 +119,33 @@ def test_a_field_of_any_length_is_read_and_its_line_is_counted(tmp_path):
         ("", "t.csv", "the file is empty"),
         ("\ufeff", "t.csv", "the file is empty"),
         (gzip.compress(b"", mtime=0), "t.csv.gz", "the file is empty"),
-        (GOOD + "ann,alien,3,9\n", "t.csv", "line 5, column 4: 4 fields where 3 are expected ('9' is the last)"),
-        (GOOD.replace("4\n", "4,\n"), "t.csv", "line 2, column 4: 4 fields where 3 are expected (the last is blank"),
-        ("\n" + GOOD + "\n \nann\n", "t.csv", "line 8, column 2: 1 field where 3 are expected"),
+        (GOOD + "ann,alien,3,9\n", "t.csv", "line 5, column 4: 4 fields instead of 3 ('9' is the last)"),
+        (GOOD.replace("4\n", "4,\n"), "t.csv", "line 2, column 4: 4 fields instead of 3 (the last is blank"),
+        ("\n" + GOOD + "\n \nann\n", "t.csv", "line 8, column 2: 1 field instead of 3"),
         (GOOD + 'bob,"alien,4\n' + "x,y,3\n" * 50, "t.csv", "line 5, column 2: a quote opens and never closes"),
         (GOOD + '\n\nbob,4,"alien\nx,y,3\n', "t.csv", "line 7, column 3: a quote opens and never closes"),
         ('user,"item,rating\n1,2,3\n', "t.csv", "line 1, column 2: a quote opens and never closes"),
         (GOOD + 'bob,4,"', "t.csv", "line 5, column 3: a quote opens and never closes"),
-        (GOOD + '"al"ien,4\n', "t.csv", "line 5: text stands behind a closing quote"),
-        (GOOD.encode() + b"bob,caf\xe9,3\n", "t.csv", "line 5, column 2: byte 0xe9 is not valid utf-8; say"),
+        (GOOD + '"al"ien,4\n', "t.csv", "line 5: text after a closing quote"),
+        (GOOD.encode() + b"bob,caf\xe9,3\n", "t.csv", "line 5, column 2: byte 0xe9 is not valid utf-8; set"),
         (GOOD.replace("bob", "b\0b"), "t.csv", "line 3: a zero byte"),
-        ("a::b\n1::2::3\n", "t.dat", "line 2, column 3: 3 fields where 2 are expected ('3' is the last)"),
+        ("a::b\n1::2::3\n", "t.dat", "line 2, column 3: 3 fields instead of 2 ('3' is the last)"),
         (
             GOOD.replace(",", ";") + "x,y\n",
             "t.csv",
-            "commas are expected, and line 1 holds semicolons; name it by sep=",
+            "expected commas, and line 1 holds semicolons; set it with sep=",
         ),
-        (zipped({"a.csv": GOOD, "b.csv": GOOD}), "t.zip", "2 files ('a.csv', 'b.csv'); one is needed"),
+        (zipped({"a.csv": GOOD, "b.csv": GOOD}), "t.zip", "2 files ('a.csv', 'b.csv'); zip one, or unpack it"),
         (zipped({}), "t.zip", "tables are read from"),
         (b"PK\x03\x04 and no more", "t.zip", "cannot be decompressed"),
         (gzip.compress(GOOD.encode(), mtime=0)[:-9], "t.csv.gz", "cannot be decompressed"),
         (b"\x1f\x8b and no more", "t.csv", "cannot be decompressed"),
-        (GOOD, "t.txt", "not .txt; for other text say what separates the fields"),
+        (GOOD, "t.txt", "not .txt; for other text set the separator"),
         (GOOD, "t", "not this"),
         (GOOD, "t.parquet", "not a Parquet file"),
     ],
 )
-def test_what_is_no_table_is_one_line_that_says_where(tmp_path, content, name, complaint):
+def test_text_that_is_not_a_table_is_one_line_that_says_where(tmp_path, content, name, complaint):
     path = write(tmp_path, content, name)
     with pytest.raises(DataError, match=re.escape(complaint) + ("$" if complaint.endswith(")") else "")) as error:
         read_table(path)
@@ -220,7 +220,7 @@ def test_numbers_of_every_kind_are_read(tmp_path, values):
 
 @pytest.mark.parametrize("bad", ["x", "", "4,5", "1_0", "nan", "inf", "1e39", "--1", "0x1"])
 @pytest.mark.parametrize("row", [0, 1, 500, 998, 999])
-def test_the_first_value_that_is_no_number_is_found(tmp_path, bad, row):
+def test_the_first_value_that_is_not_a_number_is_found(tmp_path, bad, row):
     values = [str(k) for k in range(1000)]
     values[row] = bad
     pd.DataFrame({"n": values, "m": 1}).to_csv(tmp_path / "t.csv", index=False)
@@ -231,7 +231,7 @@ def test_the_first_value_that_is_no_number_is_found(tmp_path, bad, row):
 @pytest.mark.parametrize("values", [pd.to_datetime(["2020", "2021"]), [[1], [2]], [{"a": 1}, {"a": 2}]])
 def test_what_holds_no_numbers_is_refused(tmp_path, values):
     pd.DataFrame({"n": values}).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"column 'n': .* are no numbers"):
+    with pytest.raises(DataError, match=r"column 'n': .* values are not numbers"):
         read_table(tmp_path / "t.parquet").numbers("n")
 
 
@@ -250,7 +250,7 @@ def test_what_arrow_keeps_in_other_ways_are_ids_too(tmp_path):
     assert [column.tolist() for column in table.ids("half")] == [[0, 1, 0], [1, 2]]
     assert [column.tolist() for column in table.ids("kind")] == [[1, 0, 1], ["a", "b"]]
     pd.DataFrame({"kind": pd.Categorical(["b", None])}).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match="row 2, column 'kind': None is no id"):
+    with pytest.raises(DataError, match="row 2, column 'kind': None is not an id"):
         read_table(tmp_path / "t.parquet").ids("kind")
 
 

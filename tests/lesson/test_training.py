@@ -106,7 +106,7 @@ def test_one_group_gets_the_last_rate(lr):
 
 
 @pytest.mark.parametrize("lr", [0, None, "fast", slice(None), slice(1e-3, None), slice(0, 1e-3), slice(1e-5, 1e-3, 2)])
-def test_a_rate_that_is_none_is_refused(lr):
+def test_an_invalid_rate_is_refused(lr):
     with pytest.raises(DataError, match="lr="):
         group_rates(lr, 3)
 
@@ -219,7 +219,7 @@ def test_biases_and_batch_norm_decay_or_not(data, bn_wd):
 # Epochs one by one
 
 
-def test_epochs_come_one_by_one_and_whoever_has_enough_leaves(data):
+def test_epochs_are_trained_one_by_one_and_the_caller_may_stop(data):
     learn = learner(data)
     for epoch in learn.epochs(50, 0.01):
         if epoch.epoch == 3:
@@ -284,7 +284,7 @@ def test_metrics_are_functions_and_each_has_a_column(data, capsys):
     assert header.split() == ["epoch", "train_loss", "valid_loss", "accuracy", "<lambda>", "time"]
     assert row.split()[4] == "0.250000"
     assert rmse(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0])).item() == pytest.approx(2**0.5)
-    with pytest.raises(DataError, match="two have one name"):
+    with pytest.raises(DataError, match="two have the same name"):
         learner(data, metrics=[accuracy, accuracy])
 
 
@@ -309,7 +309,7 @@ def test_a_saved_model_is_loaded_by_a_learner_of_its_shapes(data, tmp_path):
     learn.fit(1, 0.01)
     learn.save(tmp_path / "m")
     assert learner(data, nn.Sequential(*net())).load(tmp_path / "m").validate() == learn.validate()
-    with pytest.raises(DataError, match=r"0\.0\.bias is no table of this model"):
+    with pytest.raises(DataError, match=r"0\.0\.bias is not a table of this model"):
         Learner(data, nn.Linear(4, 2), cross_entropy).load(tmp_path / "m")
 
 

@@ -37,7 +37,7 @@ def made_up(
     baseline: str | None = None,
     overlap: float | None = 1 / 9,
     sd: float = 0.0015,
-    again: bool = False,
+    repeat: bool = False,
     diverged: Sequence[tuple[str, int]] = NEVER,
     missed: Sequence[tuple[str, int]] = NEVER,
     regular: int | None = None,
@@ -57,7 +57,7 @@ def made_up(
         baseline: an arm, if there is one.
         overlap: n_valid/n_train; None where seeds do not re-split.
         sd: of a run beside what its seed adds.
-        again: whether the baseline was run twice.
+        repeat: whether the baseline was run twice.
         diverged: arms and seeds of runs that diverged.
         missed: arms and seeds of runs that missed their target, on the first metric.
         regular: seeds of the regular profile.
@@ -69,7 +69,7 @@ def made_up(
     random = np.random.default_rng(7)
     split, first = random.normal(0, 3 * sd, seeds), next(iter(metrics))
     runs, rows = [], []
-    for kind, arm in [*(("run", arm) for arm in arms), *([("again", baseline)] if again and baseline else [])]:
+    for kind, arm in [*(("run", arm) for arm in arms), *([("repeat", baseline)] if repeat and baseline else [])]:
         for seed in range(seeds):
             key, lost = f"{kind}-{arm}-{seed}", kind == "run" and (arm, seed) in diverged
             common = {"key": key, "arm": arm, "kind": kind, "seed": seed}
@@ -179,8 +179,8 @@ def made_up(
             | {"arms": {arm: _measured(values[name][arm], values[name][baseline], arm != baseline) for arm in arms}}
             for name in list(metrics)[1:]
         }
-    if again and baseline is not None:
-        floor = statistics.noise_floor(baseline, values[first][baseline], by_arm(first, "again")[baseline])
+    if repeat and baseline is not None:
+        floor = statistics.noise_floor(baseline, values[first][baseline], by_arm(first, "repeat")[baseline])
         fields["noise_floor"] = floor
     if tuned is not None:
         fields["tuning"] = [_tuning(arm, tuned, first, means[first][arm], random) for arm in arms]
@@ -247,7 +247,7 @@ def sweep(seeds: int = 10, values: Mapping[float, float] = BEST, **changes: Any)
             beats("47c", "wd=0.1", "wd=0", "Without decay it is worse."),
             beats("47a", "wd=0.1", "wd=1", "With too much decay it is worse."),
         ]
-    more = {"again": True, "curve": _losses, "regular": 20 if seeds < 20 else None}
+    more = {"repeat": True, "curve": _losses, "regular": 20 if seeds < 20 else None}
     names = {
         "wd": "weight decay",
         "lr": "learning rate",

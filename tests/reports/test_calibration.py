@@ -17,11 +17,11 @@ def found(**changes):
 
 def test_the_answer_counts_the_cells_above_the_bar_and_names_the_worst():
     assert calibration.answer(found()) == (
-        "In 18 of 54 cells the rules decide falsely more often than 0.05, none of them held to it; at worst 0.120: "
+        "In 18 of 54 cells the rules are wrong more often than 0.05, none of them held to it; at worst 0.120: "
         "form “superior”, numbers “lognormal”, 10 seeds."
     )
     assert "18 of them held to it" in calibration.answer(found(barred=["lognormal"]))
-    assert calibration.answer(found(bar=0.2)) == "In none of 54 cells do the rules decide falsely more often than 0.2."
+    assert calibration.answer(found(bar=0.2)) == "In none of 54 cells are the rules wrong more often than 0.2."
     assert calibration.answer(found(cells=[])) == "Nothing was simulated."
 
 
@@ -56,9 +56,9 @@ def test_the_page_shows_every_cell_and_marks_the_bad_ones(everything):
     [{"bar": 2}, {"cells": [{}]}, {"schema_version": 2}, {"barred": None}],
     ids=lambda change: next(iter(change)),
 )
-def test_a_file_that_is_none_is_a_problem_and_no_page(tmp_path, change):
+def test_an_invalid_file_is_a_problem_and_has_no_page(tmp_path, change):
     (tmp_path / "calibration.json").write_text(json.dumps(made_up_calibration() | change))
     pages = render(gather(tmp_path))
     assert "calibration.html" not in pages.html
     (problem,) = pages.problems
-    assert problem.startswith(f"{tmp_path / 'calibration.json'}: no calibration")
+    assert problem.startswith(f"{tmp_path / 'calibration.json'}: not a calibration")

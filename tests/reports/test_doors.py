@@ -1,6 +1,6 @@
-"""Whatever stands in a file, it is a problem with a name, or it is drawn: nothing raises, no other page is lost.
+"""Any content of a file is either reported as a problem of that file or drawn: nothing raises, no other page is lost.
 
-Every field of the made-up files is replaced by every kind of value, and what the door lets in is drawn.
+Every field of the made-up files is replaced by every kind of value, and all that `reports.read` accepts is drawn.
 """
 
 import copy
@@ -157,7 +157,7 @@ def refusal(name, path):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_value_of_another_type_is_refused_wherever_it_stands(tmp_path, name):
+def test_a_value_of_another_type_is_refused_in_every_field(tmp_path, name):
     path, let_in = tmp_path / name, []
     for place in PLACES[name]:
         for value in WRONG[type(at(FILES[name], place))]:
@@ -166,7 +166,7 @@ def test_a_value_of_another_type_is_refused_wherever_it_stands(tmp_path, name):
             if said is None:
                 let_in.append((place, value))
             else:
-                assert said.startswith(f"{path}: no ")
+                assert said.startswith(f"{path}: not a ")
                 assert "\n" not in said
     assert [(place, value) for place, value in let_in if not (is_free(name, place) or is_right(place, value))] == []
 
@@ -177,7 +177,7 @@ def test_a_field_that_is_not_there_is_refused_or_not_needed(tmp_path, name):
     for place in PLACES[name]:
         if place:
             path.write_text(json.dumps(without(FILES[name], place)))
-            assert (refusal(name, path) or f"{path}: no ").startswith(f"{path}: no ")
+            assert (refusal(name, path) or f"{path}: not a ").startswith(f"{path}: not a ")
 
 
 CONTRAST, ARM, PART = ("contrasts", 0), ("arms", "wd=0.01"), ("parts", 0)
@@ -240,7 +240,7 @@ def test_a_value_out_of_its_range_is_refused(tmp_path, name, place, value):
     path.write_text(json.dumps(FILES[name]))
     READERS[name](path)
     path.write_text(json.dumps(replaced(FILES[name], place, value)))
-    with pytest.raises(ResultsError, match=f"^{path}: no "):
+    with pytest.raises(ResultsError, match=f"^{path}: not a "):
         READERS[name](path)
 
 
@@ -285,12 +285,12 @@ def test_a_column_of_a_table_holds_what_it_must_or_its_charts_are_left_out(tmp_p
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda runs: pd.concat([runs, runs.head(1)]), "two rows of one arm, kind, seed"),
+        (lambda runs: pd.concat([runs, runs.head(1)]), "two rows have the same arm, kind, seed"),
         (lambda runs: runs.assign(arm=runs["arm"].replace("wd=0", "wd=7")), "the summary has no arm 'wd=7'"),
         (lambda runs: runs.drop(columns="arm"), "lacks the columns arm"),
         (lambda runs: runs[[]], "lacks the columns arm"),
         (lambda runs: runs.assign(**{"metric.valid_rmse": 1e300}), "metric.valid_rmse does not hold finite numbers"),
-        (lambda runs: runs.assign(kind="walk"), "kind does not hold run, again or tuning"),
+        (lambda runs: runs.assign(kind="walk"), "kind does not hold run, repeat or tuning"),
     ],
 )
 def test_a_table_that_does_not_fit_its_summary_is_not_drawn(tmp_path, change, problem):
@@ -310,7 +310,7 @@ def test_what_another_library_noted_in_a_table_is_not_asked(tmp_path):
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_stands_in_a_file_every_other_page_is_drawn(tmp_path_factory, no_drawing, data):
+def test_with_any_content_of_a_file_every_other_page_is_drawn(tmp_path_factory, no_drawing, data):
     name = data.draw(st.sampled_from(sorted(FILES)))
     place = data.draw(st.sampled_from(PLACES[name]))
     value = data.draw(st.sampled_from(ODD + WRONG[type(at(FILES[name], place))]))

@@ -223,7 +223,7 @@ def test_an_arm_that_repeats_a_value_is_a_line_of_its_own(sweep):
 
 
 @undrawn
-def test_words_and_two_values_are_no_sweep(optimizers):
+def test_words_or_two_values_are_not_a_sweep(optimizers):
     assert arms.sweep_of(optimizers.summary) is None
     assert arms.sweep_of(made_up.timed().summary) is None
 
@@ -232,7 +232,7 @@ def test_words_and_two_values_are_no_sweep(optimizers):
 def test_differences_show_every_seed_and_the_noise_floor(sweep):
     chart = only(paired.charts(page(sweep)))
     assert len(chart.data) == len(BEST)  # every value but the baseline, and the baseline again
-    assert chart.data["arm"].iloc[-1] == "wd=0.01 again"
+    assert chart.data["arm"].iloc[-1] == "wd=0.01 repeat"
     gaps = chart.data.set_index("arm").loc["wd=0.1", [f"seed {seed}" for seed in range(10)]].astype(float)
     table = arms.by_seed(page(sweep), "valid_rmse")
     assert np.allclose(gaps, table["wd=0.1"] - table["wd=0.01"])
@@ -249,10 +249,10 @@ def test_a_margin_that_is_a_share_is_one_of_the_baselines_mean(sweep):
 
 
 @undrawn
-def test_runs_that_diverged_are_no_number_in_a_figure():
+def test_runs_that_diverged_are_nan_in_a_figure():
     study = made_up.sweep(diverged=[("wd=1", seed) for seed in range(4)])
     assert arms.by_seed(page(study), "valid_rmse")["wd=1"].isna().sum() == 4
-    assert "Lines pass over runs that failed" in only(swept.charts(page(study))).caption
+    assert "Lines skip runs that failed" in only(swept.charts(page(study))).caption
 
 
 def test_an_arm_of_which_every_run_diverged_still_has_its_row():

@@ -34,10 +34,10 @@ def row_of(index, claim):
 
 def test_it_opens_with_what_was_found_and_what_is_wrong_by_chance(inputs, index):
     assert ledger.answer(inputs) in index
-    assert re.match(r"\d+ of the lesson’s 85 claims put to the test: 1 holds so far, ", ledger.answer(inputs))
+    assert re.match(r"\d+ of the lesson’s 85 claims tested: 1 holds so far, ", ledger.answer(inputs))
     assert inputs.ledger.judged > 0
     expected = f"{inputs.ledger.expected_false:.1f}"
-    assert f"by chance alone at most {expected} of them come out wrong" in index
+    assert f"by chance alone, at most {expected} of them are wrong" in index
 
 
 def test_the_counts_are_of_claims_that_were_tested(inputs):
@@ -90,7 +90,7 @@ def test_a_stand_in_and_parts_that_are_open_are_worded(index):
     assert row_of(index, 6)[2].startswith("holds on a stand-in certainty very low")
     assert row_of(index, 47)[2] == "inconclusive, 2 of 4 parts open"
     assert "47a holds With too much decay" in row_of(index, 47)[3]
-    assert "held to 0.10×" in row_of(index, 77)[3]
+    assert "compared with 0.10×" in row_of(index, 77)[3]
 
 
 def test_exact_checks_stand_with_their_figure(index):
@@ -108,8 +108,8 @@ def test_a_planned_test_is_not_taken_for_evidence(index):
             assert "<li>" not in row
 
 
-def test_what_was_read_has_a_line_a_page(index, everything):
-    table = re.search('aria-label="What was read"><table.*?</table>', index, re.DOTALL)[0]
+def test_the_table_of_results_has_one_line_per_page(index, everything):
+    table = re.search('aria-label="Results on these pages"><table.*?</table>', index, re.DOTALL)[0]
     assert table.count("<tr>") - 1 == len(everything) - 1
     assert "mine.csv, your own" in table
 
@@ -154,5 +154,5 @@ def test_evidence_is_counted_with_its_figures_not_its_words(tmp_path, results):
 
 def test_without_results_no_claim_was_tested(tmp_path):
     inputs = gather(tmp_path)
-    assert ledger.answer(inputs) == "None of the lesson’s 85 claims has been put to the test yet."
+    assert ledger.answer(inputs) == "None of the lesson’s 85 claims has been tested yet."
     assert ledger.chance(inputs) is None

@@ -58,7 +58,7 @@ def test_numbers_are_written_as_the_pages_write_them(written, text):
     assert written == text
 
 
-def test_an_interval_is_written_with_digits_that_tell_its_ends_apart():
+def test_an_interval_has_enough_digits_for_its_ends_to_differ():
     assert numbers.digits_for((-0.035, -0.031)) == 3
     assert numbers.digits_for((0.0017, 0.0031)) == 4
     assert numbers.digits_for((0.00021, 0.00024)) == 5

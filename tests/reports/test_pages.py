@@ -161,7 +161,7 @@ def test_text_from_outside_turns_no_page_round_and_steers_no_terminal(tmp_path, 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
-def test_a_folder_whose_name_is_no_text_gets_its_page(tmp_path, write_study):
+def test_a_folder_whose_name_is_not_text_gets_its_page(tmp_path, write_study):
     write_study(tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / os.fsdecode(b"caf\xe9"))
     outcome = run("--results", tmp_path, "--out", tmp_path / "html")
@@ -331,9 +331,9 @@ def rows_of(page, label):
     return [[" ".join(strip.sub(" ", c).split()) for c in re.findall("<t[hd].*?</t[hd]>", r, re.DOTALL)] for r in rows]
 
 
-def test_every_part_stands_with_outcome_estimate_interval_margin_and_what_to_expect(everything):
+def test_every_part_is_shown_with_outcome_estimate_interval_margin_and_expectation(everything):
     head, first, *others = rows_of(everything[STUDY], "Parts")
-    assert head == ["part", "outcome", "estimate", "95 % interval", "margin", "to expect", "seeds"]
+    assert head == ["part", "outcome", "estimate", "95 % interval", "margin", "expected", "seeds"]
     assert first == [
         "Decay 0.1 is better than fastai’s default of 0.01. claim 48 · validation RMSE",
         "yes, by more than 0.002",
@@ -349,7 +349,7 @@ def test_every_part_stands_with_outcome_estimate_interval_margin_and_what_to_exp
 def test_the_best_is_followed_by_its_rivals_and_failed_runs_are_counted(everything):
     head, first, *rows = rows_of(everything["optimizers-digits-quick.html"], "Parts")
     assert head[-1] == "failed"
-    assert "to expect" not in head
+    assert "expected" not in head
     assert first[1] == "yes, no rival is better by 0.004"
     assert [row[0] for row in rows[:3]] == ["against momentum", "against rmsprop", "against sgd"]
     assert rows[2][-1] == "2 diverged"
@@ -359,7 +359,7 @@ def test_the_best_is_followed_by_its_rivals_and_failed_runs_are_counted(everythi
 def test_the_table_of_arms_describes_and_gives_no_verdict(everything):
     head, *rows = rows_of(everything[STUDY], "Arms")
     means = ["arm", "weight decay", "validation RMSE"]
-    assert head == [*means, "difference", "95 %", "data like it", "p (Holm)", "improves"]
+    assert head == [*means, "difference", "95 %", "similar data", "p (Holm)", "improves"]
     assert len(rows) == 8
     assert rows[2][0] == "wd=0.01 baseline"
     assert rows[2][3:] == [""] * 5
@@ -376,7 +376,7 @@ def test_without_a_baseline_arms_have_means_alone_and_lost_runs_are_named(everyt
 
 def test_a_study_without_a_split_or_curves_has_its_page(everything):
     page = everything["step_time-none-quick.html"]
-    assert "How training went" not in page
+    assert "Training curves" not in page
     assert rows_of(page, "Parts")[1][2:4] == ["+0.320", "[0.298, 0.337] for these data, skewed"]
 
 
@@ -391,7 +391,7 @@ def test_further_metrics_stand_in_a_table_by_arm(everything):
 def test_what_was_tuned_and_what_lies_at_the_edge_is_said(tmp_path, write_study):
     write_study(tmp_path / "wd_sweep", tuned={"lr": [0.001, 0.002, 0.005]})
     page = render(gather(tmp_path)).html["wd_sweep.html"]
-    edge = "learning rate: a wider range may do better"
+    edge = "learning rate: a wider range may be better"
     assert rows_of(page, "Tuning")[1] == ["wd=0", "learning rate 0.005", "3", edge]
 
 

@@ -55,7 +55,7 @@ def test_the_interval_of_a_median_is_the_sign_tests_and_there_is_none_below_six(
 def test_the_reference_is_its_fit_of_twenty_epochs():
     cornac = made_up("cornac", [[(5, 0.01, 0.91), (20, 0.05, 0.902), (30, 0.08, 0.9)]])
     assert time_to_target(made_up("a", [[(1, 0.1, 0.8)]]), cornac).ratio == pytest.approx(2)
-    assert peers.reference_text(results(cornac)) == "cornac’s 20 epochs (50 ms, which end at an RMSE of 0.9020)"
+    assert peers.reference_text(results(cornac)) == "cornac’s 20 epochs (50 ms, ending at an RMSE of 0.9020)"
 
 
 def test_a_reference_without_its_fit_of_twenty_epochs_is_none(tmp_path):
@@ -144,7 +144,7 @@ def test_a_ratio_without_an_interval_is_sorted_as_what_has_no_value(tmp_path):
     assert '<td data-sort="">–</td>' in render(gather(tmp_path)).html["peers.html"]
 
 
-def test_whatever_a_peer_says_of_itself_is_escaped(tmp_path):
+def test_everything_a_peer_reports_is_escaped(tmp_path):
     evil = "<b>evil</b>"
     told = {"note": evil, "versions": {evil: evil, "fastai": evil}, "settings": {evil: evil, "bs": 64}}
     drawn = {"rows": 9, "distinct": 6}
@@ -180,8 +180,8 @@ def test_fastai_shows_what_it_draws(tmp_path):
     assert shown["difference"] == pytest.approx(0.02)
 
 
-def test_a_file_that_is_no_such_result_is_a_problem_not_a_failure(tmp_path):
+def test_a_file_with_other_content_is_a_problem_not_a_failure(tmp_path):
     (tmp_path / "peers.json").write_text("{}")
     pages = render(gather(tmp_path))
-    assert "peers.json: no comparison" in pages.problems[0]
+    assert "peers.json: not a comparison" in pages.problems[0]
     assert "peers.html" not in pages.html

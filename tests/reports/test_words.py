@@ -48,7 +48,7 @@ NO = {"outcome": "no", "reason": "worse by more than m", "estimate": -0.03, "low
         (NO | {"reason": "less than m", "estimate": 0, "low": -0.001, "high": 0.001}, "No, by less than 0.002 if at"),
         ({"outcome": "inconclusive", "reason": "the interval reaches the margin"}, "Undecided on MovieLens 100k: "),
         ({"outcome": "inconclusive", "reason": "too few seeds", "n": 3}, "No verdict from 3 seeds on MovieLens 100k: "),
-        ({"changed": True}, "(preliminary; declared after a first look)."),
+        ({"changed": True}, "(preliminary; declared after results had been seen)."),
         ({"estimate": None, "low": None, "high": None, "diverged": 8}, "of 10 seeds 8 diverged"),
     ],
 )
@@ -59,7 +59,7 @@ def test_the_answer_is_one_sentence_with_outcome_figures_interval_n_and_certaint
     assert "\n" not in answer
 
 
-def test_an_effect_smaller_than_the_noise_of_one_arm_is_not_told_without_it(sweep):
+def test_an_effect_smaller_than_the_noise_of_one_arm_is_shown_with_the_noise(sweep):
     small = NO | {"estimate": -0.0005, "low": -0.0009, "high": -0.0001, "reason": "reversed"}
     told = words.answer(page(sweep, **small))
     assert "No, the reverse is true" in told
@@ -71,7 +71,7 @@ def test_an_effect_smaller_than_the_noise_of_one_arm_is_not_told_without_it(swee
 def test_the_noise_is_the_largest_pair_or_where_runs_are_lost_the_range_of_95_percent(sweep):
     whole = page(sweep)
     runs = whole.runs[whole.runs["arm"] == "wd=0.01"].pivot_table("metric.valid_rmse", "seed", "kind")
-    assert words.noise_span(whole) == pytest.approx((runs["again"] - runs["run"]).abs().max())
+    assert words.noise_span(whole) == pytest.approx((runs["repeat"] - runs["run"]).abs().max())
     without = Study("", None, whole.summary, None, None)
     assert words.noise_span(without) == pytest.approx(2.262 * whole.summary.noise_floor.sd, rel=1e-3)
 
@@ -83,7 +83,7 @@ def test_of_the_best_the_answer_names_the_rival_that_is_closest(optimizers):
     assert " for momentum, lower by " in told
 
 
-def test_a_logarithm_is_told_as_a_ratio_and_its_margin_as_a_factor():
+def test_a_logarithm_is_shown_as_a_ratio_and_its_margin_as_a_factor():
     told = words.answer(page(made_up.timed()))
     assert told.startswith(
         "Yes, by more than a factor of 1.05, on MovieLens 100k: time over the plain step’s 0.48× [0.4"
@@ -93,7 +93,7 @@ def test_a_logarithm_is_told_as_a_ratio_and_its_margin_as_a_factor():
 
 def test_a_ratio_held_to_another_than_one_says_so(optimizers):
     part = next(part for part in optimizers.summary.parts if part.part == "77a")
-    assert words.found_on(optimizers.summary, part).endswith("held to 0.10×")
+    assert words.found_on(optimizers.summary, part).endswith("compared with 0.10×")
 
 
 @pytest.mark.parametrize(("estimate", "better", "said"), [(0.1, "lower", "0.79×"), (0.1, "higher", "1.26×")])
@@ -111,7 +111,7 @@ def test_the_title_says_of_which_base_a_logarithm_is(title, base):
     assert words.base_of(title) == base
 
 
-def test_one_arm_is_told_beside_the_value_it_is_held_to(optimizers):
+def test_one_arm_is_shown_with_the_value_it_is_compared_with(optimizers):
     summary = optimizers.summary
     part = next(part for part in summary.parts if part.against == 0.9)
     told = words.comparison(summary, part)
@@ -135,14 +135,14 @@ def test_an_interval_of_an_arm_that_failed_in_most_seeds_is_infinite_at_both_end
 
 def test_a_study_without_parts_describes(sweep):
     summary = sweep.summary.model_copy(update={"parts": []})
-    assert "it judges none" in words.answer(Study("", None, summary, None, None))
+    assert "and judges nothing" in words.answer(Study("", None, summary, None, None))
     assert words.limits(summary)
 
 
-def test_the_limits_say_of_what_the_interval_speaks_and_what_more_seeds_would_bring(sweep):
+def test_the_limits_say_what_the_interval_covers_and_what_more_seeds_would_give(sweep):
     told = " ".join(words.limits(sweep.summary))
     assert "The interval is for data like these" in told
-    assert "Quick profile, 10 seeds an arm: preliminary." in told
+    assert "Quick profile, 10 seeds per arm: preliminary." in told
     assert "The regular profile’s interval will reach about 0.001 to either side; the margin is 0.002." in told
     assert "a failure in up to 30 % of seeds could go unseen" in told
     assert "One learning rate (0.005) for all values." in told

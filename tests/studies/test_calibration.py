@@ -48,7 +48,7 @@ def test_the_table_has_a_line_a_shape_and_number_of_seeds(cells: list[Cell]) -> 
     assert len(table(cells).splitlines()) == 1 + len(DRAWN) * len(SEEDS)
 
 
-def test_a_cell_above_its_bar_is_told_and_one_without_a_bar_is_not() -> None:
+def test_a_cell_above_its_bar_is_reported_and_one_without_a_bar_is_not() -> None:
     bad = Cell("normal", False, 10, "t", "superior", 0.9, 2 * BAR, 0.0)
     assert broken([bad], 20_000) == [bad]
     assert broken([Cell("lognormal", False, 10, "t", "superior", 0.9, 2 * BAR, 0.0)], 20_000) == []

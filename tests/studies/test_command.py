@@ -122,7 +122,7 @@ def test_a_sweep_leaves_runs_curves_and_a_summary(sweep: Command) -> None:
         ("run", "x=0"): 10,
         ("run", "x=1"): 10,
         ("run", "x=2"): 10,
-        ("again", "x=0"): 10,
+        ("repeat", "x=0"): 10,
     }
     curves = pd.read_parquet(sweep.folder / "quick" / "curves.parquet")
     assert list(curves) == ["key", "arm", "kind", "seed", "x", "curve", "value"]
@@ -278,9 +278,9 @@ def test_each_seed_tunes_for_itself_on_seeds_of_its_own(sweep: Command) -> None:
         assert row[confirmed.columns.get_loc("setting.lr") + 1] == min(
             tried, key=lambda lr: abs(math.log(lr / best_rate(row.seed)))
         )
-    again = runs[runs["kind"] == "again"].set_index("seed")["setting.lr"]
-    assert again.to_dict() == confirmed[confirmed["arm"] == "x=0"].set_index("seed")["setting.lr"].to_dict()
-    assert again.nunique() == 2
+    repeat = runs[runs["kind"] == "repeat"].set_index("seed")["setting.lr"]
+    assert repeat.to_dict() == confirmed[confirmed["arm"] == "x=0"].set_index("seed")["setting.lr"].to_dict()
+    assert repeat.nunique() == 2
     assert summary.arms["x=1"].settings == {"x": 1.0}  # the rate is each seed's own
     assert summary.arms["x=0, lr as by default"].settings == {"x": 0.0, "lr": 0.1}
     assert set(confirmed.loc[confirmed["arm"] == "x=0, lr as by default", "setting.lr"]) == {0.1}
@@ -366,7 +366,7 @@ def test_a_part_whose_only_arm_always_diverges_is_decided_by_that(sweep: Command
     assert (against.outcome, against.diverged) == ("no", 10)
 
 
-def test_a_missed_target_and_a_divergence_are_told_apart(sweep: Command) -> None:
+def test_a_missed_target_and_a_divergence_are_distinguished(sweep: Command) -> None:
     def run(job: Run, data: object) -> Outcome:
         if job["x"] == 1 and job.seed < 2:
             raise DivergenceError("as told")
@@ -434,7 +434,7 @@ def test_a_study_whose_seeds_draw_their_data_afresh_needs_no_rows_and_says_so(sw
     sweep.done()
     summary = sweep.summary("quick")
     assert (summary.parts[0].interval, summary.arms["x=1"].n_train) == ("t", None)
-    assert summary.limits[0] == "It speaks of small, re-seeded."
+    assert summary.limits[0] == "The result is for small, re-seeded."
     assert summary.provenance.seconds > 0  # where a run does not say what it trained, all of it counts
 
 
@@ -464,7 +464,7 @@ def test_a_study_without_parts_describes(sweep: Command) -> None:
 def test_what_takes_times_is_run_alone(sweep: Command, trained: Trained) -> None:
     sweep.change(alone=True)
     line = refused(sweep("--workers", "2"))
-    assert line == "error: --workers 2: toy takes times, so its runs are made one at a time"
+    assert line == "error: --workers 2: toy measures time, so it makes one run at a time"
     assert trained() == []
     sweep.done("--seeds", "1")
     result = CliRunner().invoke(command(sweep.study), [*sweep.data, "--results", str(sweep.results), "--seeds", "2"])
@@ -476,7 +476,7 @@ def test_what_takes_times_is_run_alone(sweep: Command, trained: Trained) -> None
 def test_runs_that_only_a_cpu_can_make_are_refused_a_gpu(sweep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     sweep.change(cpu_only=True)
-    assert refused(sweep("--device", "cuda")) == "error: --device cuda: the runs of toy are made on a CPU alone"
+    assert refused(sweep("--device", "cuda")) == "error: --device cuda: toy runs only on a CPU"
     assert "--device" not in sweep("--help").stdout
 
 
@@ -539,7 +539,7 @@ def test_data_that_stand_in_for_others_say_so_and_ones_own_do_not(catalog: Comma
     catalog.done("--seeds", "1")
     there = catalog.summary(data="movielens")
     assert there.protocol == "stand-in"
-    assert "These data are 300 of its ratings: a stand-in neither proves nor refutes a claim." in there.limits
+    assert "The data is 300 of its ratings: a stand-in neither proves nor refutes a claim." in there.limits
     catalog.done("--seeds", "1", "--ratings", str(catalog.ratings))
     assert catalog.summary().protocol == "as stated"
     assert "stand-in" not in " ".join(catalog.summary().limits)
@@ -548,19 +548,19 @@ def test_data_that_stand_in_for_others_say_so_and_ones_own_do_not(catalog: Comma
 def test_where_nothing_was_tuned_and_could_have_been_it_says_so(sweep: Command) -> None:
     sweep.change(names={"lr": "learning rate"}, limits=("A toy.",))
     sweep.done("--seeds", "1")
-    said = "Every arm has the default learning rate; the regular profile retunes it for each."
-    assert sweep.summary().limits == ["It speaks of small, re-split and re-seeded.", "A toy.", said]
+    said = "Every arm uses the default learning rate; the regular profile retunes it for each arm."
+    assert sweep.summary().limits == ["The result is for small, re-split and re-seeded.", "A toy.", said]
     sweep.done("--seeds", "1", "--trials", "2")
     assert said not in sweep.summary().limits
 
 
-def test_one_seed_is_no_verdict_and_not_called_diverged(sweep: Command) -> None:
+def test_one_seed_gives_no_verdict_and_does_not_count_as_diverged(sweep: Command) -> None:
     result = sweep.done("--seeds", "1")
     assert "inconclusive, too few seeds" in result.stdout
     assert "diverged" not in result.stdout
 
 
-def test_runs_that_raise_are_left_out_told_and_end_with_status_1(sweep: Command) -> None:
+def test_failed_runs_are_left_out_reported_and_end_with_status_1(sweep: Command) -> None:
     def run(job: Run, data: object) -> Outcome:
         if job.seed == 1:
             raise ArithmeticError("seed 1 is unlucky")
@@ -569,7 +569,7 @@ def test_runs_that_raise_are_left_out_told_and_end_with_status_1(sweep: Command)
     sweep.change(run=run)
     result = sweep("--seeds", "3")
     assert result.exit_code == 1
-    assert "left out: 4 runs that failed; the first:" in result.stderr
+    assert "left out 4 runs that failed; the first:" in result.stderr
     assert "ArithmeticError: seed 1 is unlucky" in result.stderr
     assert sweep.summary().provenance.trials == {"COMPLETE": 8, "FAIL": 4}
     assert sweep.summary().notes[-1] == "Missing: 4 of 12 runs."
@@ -586,7 +586,7 @@ def test_an_arm_of_the_answer_that_never_finishes_is_one_line_and_leaves_no_summ
     sweep.change(run=run)
     result = sweep("--seeds", "2")
     assert result.exit_code == 2
-    assert "error: toy, small: none of x=0 finished: ArithmeticError: no baseline today" in result.stderr
+    assert "error: toy, small: no run of x=0 finished: ArithmeticError: no baseline today" in result.stderr
     assert not (sweep.custom / "summary.json").exists()
 
 
@@ -596,22 +596,22 @@ def test_an_arm_of_the_answer_that_never_finishes_is_one_line_and_leaves_no_summ
         ("--profile nonsense", "--profile nonsense: there are quick, regular"),
         ("--values a,b", "could not convert string to float: 'a'"),
         ("--values=", "could not convert string to float"),
-        ("--values 0", "there is nothing to compare"),
-        ("--values 0,0.0", "there is nothing to compare"),
+        ("--values 0", "one arm has nothing to be compared with"),
+        ("--values 0,0.0", "one arm has nothing to be compared with"),
         ("--device nonsense", "--device nonsense: "),
         ("--ratings /no/such/file.csv", "/no/such/file.csv: cannot be read"),
-        ("--device mps", "--device mps: runs are made on cpu, or on cuda"),
-        ("--device cpu:1", "--device cpu:1: runs are made on cpu, or on cuda"),
-        ("--device cuda:9", "--device cuda:9: of GPUs torch sees "),
+        ("--device mps", "--device mps: choose cpu, or cuda"),
+        ("--device cpu:1", "--device cpu:1: choose cpu, or cuda"),
+        ("--device cuda:9", "--device cuda:9: torch sees "),
         ("--values 0,05", "--values 0,05: is 05 half of a decimal? Write 0.05"),
         ("--values 1,007", "is 007 half of a decimal? Write 1.007"),
         ("--values 007", "is 007 half of a decimal? Write 0.7"),
         ("--values 0,-05", "is -05 half of a decimal?"),
-        ("--values nan", "nan is no finite number"),
-        ("--values 1e999", "1e999 is no finite number"),
-        ("--profile regular --trials 1", "--trials 1: that is the default alone"),
+        ("--values nan", "nan is not a finite number"),
+        ("--values 1e999", "1e999 is not a finite number"),
+        ("--profile regular --trials 1", "--trials 1: one trial is the default alone"),
         ("--storage nonsense", "storage nonsense: cannot be opened"),
-        ("--storage sqlite:///", "forgets all runs when the command ends"),
+        ("--storage sqlite:///", "loses all runs when the command ends"),
         ("--results=", "--results: the path is empty"),
         ("--user who", "no user column"),
         ("--sep ;", "user"),
@@ -619,8 +619,8 @@ def test_an_arm_of_the_answer_that_never_finishes_is_one_line_and_leaves_no_summ
         ("--ratings=", "--ratings: the path is empty"),
         ("--storage=", "--storage: the URL is empty"),
         ("--export", "there are no runs to export"),
-        ("--fresh --export", "--export rebuilds the files from the very runs that --fresh sets aside"),
-        ("--fresh --storage sqlite:///x.db", "--fresh sets a file aside"),
+        ("--fresh --export", "--export needs the runs that --fresh sets aside"),
+        ("--fresh --storage sqlite:///x.db", "--fresh works on a file"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_touches_nothing(sweep: Command, arguments: str, told: str) -> None:
@@ -642,9 +642,9 @@ def test_a_result_that_holds_more_is_not_replaced(sweep: Command, trained: Train
     before, n_trained = files(sweep.custom), len(trained())
     line = refused(sweep("--seeds", "2", "--values", "1,5"))
     assert line == (
-        f"error: {sweep.custom} holds more (profile custom, 3 seeds, nothing tuned, 3 arms) than this run would leave "
-        "(profile custom, 2 seeds, nothing tuned, 3 arms, without x=2); name another folder by --results, or set that "
-        "aside by --fresh"
+        f"error: {sweep.custom} holds more (profile custom, 3 seeds, nothing tuned, 3 arms) than this run would write "
+        "(profile custom, 2 seeds, nothing tuned, 3 arms, without x=2); name another folder with --results, or set "
+        "that aside with --fresh"
     )
     assert files(sweep.custom) == before
     assert len(trained()) == n_trained
@@ -677,7 +677,7 @@ def test_a_tuned_result_replaces_an_untuned_one_and_itself_and_not_the_other_way
     for _ in range(2):
         result = sweep("--seeds", "2", "--trials", "3")
         assert result.exit_code == 0, result.output
-    assert "tuned by 3 trials an arm, 3 arms) than this run would leave" in refused(sweep("--seeds", "2"))
+    assert "tuned by 3 trials per arm, 3 arms) than this run would write" in refused(sweep("--seeds", "2"))
 
 
 def test_fresh_runs_set_the_earlier_result_aside_whatever_it_holds(sweep: Command) -> None:
@@ -704,7 +704,7 @@ def test_a_greater_result_that_another_leaves_meanwhile_stays(sweep: Command, tm
     assert not (sweep.custom / "runs.parquet").exists()
 
 
-def test_a_run_that_loses_an_arm_replaces_no_result_that_has_it_and_tells_why(sweep: Command) -> None:
+def test_a_run_that_loses_an_arm_replaces_no_result_that_has_it_and_says_why(sweep: Command) -> None:
     sweep("--seeds", "2")
     before = (sweep.custom / "summary.json").read_bytes()
     (sweep.folder / "trials.log").unlink()
@@ -725,12 +725,12 @@ def test_a_run_that_loses_an_arm_replaces_no_result_that_has_it_and_tells_why(sw
 @pytest.mark.parametrize(
     ("name", "make", "said"),
     [
-        ("summary.json", lambda path: path.write_text('{"theirs": 1}'), "It is no result of this study's"),
-        ("summary.json", Path.mkdir, "cannot be read (it is no file)"),
+        ("summary.json", lambda path: path.write_text('{"theirs": 1}'), "It is not a result of this study"),
+        ("summary.json", Path.mkdir, "cannot be read (it is not a file)"),
         ("summary.json", lambda path: path.symlink_to("nowhere"), "cannot be read (No such file"),
-        ("runs.parquet", lambda path: pd.DataFrame({"theirs": [1]}).to_parquet(path), "is no table of a study"),
-        ("curves.parquet", lambda path: path.write_text("not ours"), "is no table of a study"),
-        ("runs.parquet", Path.mkdir, "is no table of a study"),
+        ("runs.parquet", lambda path: pd.DataFrame({"theirs": [1]}).to_parquet(path), "is not a study's table"),
+        ("curves.parquet", lambda path: path.write_text("not ours"), "is not a study's table"),
+        ("runs.parquet", Path.mkdir, "is not a study's table"),
     ],
 )
 def test_what_another_program_wrote_is_not_replaced_and_fresh_runs_set_it_aside(
@@ -741,7 +741,7 @@ def test_what_another_program_wrote_is_not_replaced_and_fresh_runs_set_it_aside(
     before = files(sweep.custom)
     line = refused(sweep("--seeds", "1"))
     assert said in line
-    assert line.endswith("; name another folder by --results, or set that aside by --fresh")
+    assert line.endswith("; name another folder with --results, or set that aside with --fresh")
     assert files(sweep.custom) == before
     assert trained() == []
     assert sweep("--seeds", "1", "--fresh").exit_code == 0
@@ -753,7 +753,7 @@ def test_a_folder_where_a_table_should_be_is_found_before_any_run(sweep: Command
     sweep("--seeds", "1")
     (sweep.custom / "runs.parquet").unlink()
     (sweep.custom / "runs.parquet").mkdir()
-    assert "runs.parquet is no table of a study" in refused(sweep("--seeds", "2"))
+    assert "runs.parquet is not a study's table" in refused(sweep("--seeds", "2"))
     assert len(trained()) == 4
 
 
@@ -914,7 +914,7 @@ def test_a_summary_holds_the_time_by_the_clock(sweep: Command) -> None:
         ["--ratings", "postgresql://me:hunter2@host/db"],
     ],
 )
-def test_a_password_that_stands_in_a_wrong_place_is_not_shown(
+def test_a_password_in_a_wrong_place_is_not_shown(
     sweep: Command, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -923,7 +923,7 @@ def test_a_password_that_stands_in_a_wrong_place_is_not_shown(
     assert "hunter2" not in result.output
 
 
-def test_a_fault_of_ours_is_told_in_full_but_for_a_password(sweep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_prints_a_traceback_without_passwords(sweep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def break_down(*_: object) -> None:
         raise KeyError("postgresql://me:hunter2@host/db") from RuntimeError("lost me/hunter2@there")
 
@@ -949,7 +949,7 @@ def test_help_names_one_claim_as_one_and_offers_no_option_that_is_refused(sweep:
 
 def test_values_are_refused_where_arms_are_none(sweep: Command) -> None:
     sweep.change(arms={"low": {"x": 0.0}, "high": {"x": 1.0}}, parts=(), baseline=None, tuned={})
-    assert "the arms of toy are low, high, no values" in refused(sweep("--values", "1"))
+    assert "the arms of toy are low, high, not values" in refused(sweep("--values", "1"))
     assert "--trials 3: toy tunes nothing" in refused(sweep("--trials", "3"))
 
 
@@ -1024,9 +1024,9 @@ def test_a_worker_reads_the_ratings_as_the_command_does(sweep: Command) -> None:
         prepare(toy.run, Source("movielens", sweep.ratings), table.origin.checksum, 1)
 
 
-def test_how_to_read_a_file_is_refused_where_none_is_named() -> None:
+def test_reading_options_without_a_file_are_refused() -> None:
     result = CliRunner().invoke(command(toy.STUDY), ["--item", "film"])
-    assert refused(result) == "error: --item: says how to read a file of your own; name that by --ratings"
+    assert refused(result) == "error: --item: describes your own file; name the file with --ratings"
 
 
 def test_ratings_that_changed_since_the_sweep_began_are_not_trained_on(sweep: Command, tmp_path: Path) -> None:

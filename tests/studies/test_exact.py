@@ -62,7 +62,7 @@ def registry(monkeypatch):
 
 def test_a_part_is_checked_once(registry):
     exact.exact("51a")(holds)
-    with pytest.raises(ValueError, match=r"51a: .*holds checks it already; give holds_not another part"):
+    with pytest.raises(ValueError, match=r"51a: .*holds already checks it; give holds_not another part"):
         exact.exact("51a")(holds_not)
 
 
@@ -71,7 +71,7 @@ def test_what_holds_by_construction_needs_a_source(registry):
         exact.exact("19", by_construction=True)(holds)
 
 
-def test_a_check_draws_the_same_numbers_whatever_ran_before_and_disturbs_nobody():
+def test_a_checks_random_numbers_do_not_depend_on_others_or_affect_them():
     state = torch.random.get_rng_state()
     first = command.decide(made_up("1", holds))["figure"]
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -110,9 +110,9 @@ def test_a_check_that_raises_is_named_and_loses_no_other(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("function", "expected", "told"),
-    [(holds, False, "holds, and was thought not to"), (holds_not, True, "does not hold, and was thought to: 2 ≠ 3")],
+    [(holds, False, "holds, but was expected not to"), (holds_not, True, "does not hold, but was expected to: 2 ≠ 3")],
 )
-def test_what_nobody_expected_is_a_problem_and_is_written_as_found(monkeypatch, tmp_path, function, expected, told):
+def test_an_unexpected_result_is_a_problem_and_is_written_as_found(monkeypatch, tmp_path, function, expected, told):
     ran = run(monkeypatch, tmp_path, made_up("7", function, expected))
     assert ran.exit_code == 1
     assert f"problem: 7 (test_exact.{function.__name__}): {told}" in ran.stderr

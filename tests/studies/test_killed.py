@@ -61,7 +61,7 @@ def processes(tmp_path: Path, ratings_csv: Path) -> Iterator[Processes]:
         process.kill()
 
 
-def test_killed_and_interrupted_at_any_time_the_same_command_goes_on_and_no_run_is_lost(processes: Processes) -> None:
+def test_after_a_kill_or_interrupt_the_same_command_continues_and_no_run_is_lost(processes: Processes) -> None:
     first = processes.start(0.1)
     worker = processes.wait_for(3)[-1][1]
     os.kill(int(worker), signal.SIGKILL)
@@ -77,7 +77,7 @@ def test_killed_and_interrupted_at_any_time_the_same_command_goes_on_and_no_run_
     os.killpg(second.pid, signal.SIGINT)  # as Ctrl-C does
     told = second.communicate()[1]
     assert second.returncode == 130
-    assert "the same command goes on from here" in told
+    assert "the same command continues from here" in told
     assert "Traceback" not in told
 
     third = processes.start(0)

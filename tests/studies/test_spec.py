@@ -24,9 +24,9 @@ def with_part(arm: str = "x=1", other: str = "x=0", **settings: Any) -> dict[str
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (with_part("x=3"), "part 48: no arm 'x=3'; there are x=0, x=1, x=2"),
-        (with_part(metric="speed"), "part 48: no metric 'speed'; there are rmse"),
-        (with_part(metric="norm") | {"metrics": toy.STUDY.metrics | {"norm": NORM}}, "which way is better"),
+        (with_part("x=3"), "part 48: unknown arm 'x=3'; there are x=0, x=1, x=2"),
+        (with_part(metric="speed"), "part 48: unknown metric 'speed'; there are rmse"),
+        (with_part(metric="norm") | {"metrics": toy.STUDY.metrics | {"norm": NORM}}, "which direction is better"),
         (
             {"metrics": {"rmse": Metric("RMSE", better="lower")}},
             "part 47: RMSE cannot be judged: .* no smallest effect",
@@ -34,10 +34,10 @@ def with_part(arm: str = "x=1", other: str = "x=0", **settings: Any) -> dict[str
         ({"metrics": {}}, "a study needs a metric"),
         ({"parts": toy.STUDY.parts * 2}, "part 47: declared twice"),
         ({"metrics": toy.STUDY.metrics | {"lr": NORM}}, "'lr' is both a metric and a setting that is tuned"),
-        ({"baseline": "x=3"}, "the baseline 'x=3' is none of the arms x=0, x=1, x=2"),
+        ({"baseline": "x=3"}, "the baseline 'x=3' is not one of the arms x=0, x=1, x=2"),
         ({"tuned": {"momentum": Range(0.1, 1)}}, "momentum is tuned, but the arm 'x=0' has no default for it"),
-        ({"stand_in": {"digits": "5,000 of 70,000"}}, "'digits' stands in for something, but is none of its data"),
-        ({"names": {"y": "why"}}, "'y' has a name for readers, but is no setting and no arm"),
+        ({"stand_in": {"digits": "5,000 of 70,000"}}, "'digits' is a stand-in, but not one of the study's data sets"),
+        ({"names": {"y": "why"}}, "'y' has a display name, but is neither a setting nor an arm"),
         ({"data": ()}, "it needs data, arms and profiles"),
         ({"profiles": {}}, "it needs data, arms and profiles"),
         ({"arms": {}}, "it needs data, arms and profiles"),
@@ -48,12 +48,12 @@ def test_what_cannot_be_answered_is_refused_when_it_is_declared(change: dict[str
         dataclasses.replace(toy.STUDY, **change)
 
 
-def test_a_sweep_has_an_arm_for_each_value_and_none_twice() -> None:
+def test_a_sweep_has_one_arm_for_each_value() -> None:
     arms = sweep("n", (1, 2), lr=0.1, bias=True)
     assert arms == {"n=1": {"n": 1, "lr": 0.1, "bias": True}, "n=2": {"n": 2, "lr": 0.1, "bias": True}}
     assert list(sweep("wd", (0.1234567, 0.1234568, -0.0))) == ["wd=0.1234567", "wd=0.1234568", "wd=0"]
     for twice in ((0.1, 0.1), (1, 1.0), (0.0, -0.0)):
-        with pytest.raises(ValueError, match="stands twice"):
+        with pytest.raises(ValueError, match="occurs twice"):
             sweep("wd", twice)
 
 
@@ -96,7 +96,7 @@ def test_arms_that_are_the_values_of_one_setting_are_known_as_that(arms: Any, sw
     assert study.swept == swept
 
 
-def test_a_study_says_what_it_costs_and_which_claims_it_speaks_of() -> None:
+def test_a_study_has_its_costs_and_claims_in_words() -> None:
     study = dataclasses.replace(
         toy.STUDY,
         parts=(beats("51a", "x=1", "x=0"), beats("47", "x=1", "x=2"), beats("", "x=2", "x=0")),
@@ -108,7 +108,7 @@ def test_a_study_says_what_it_costs_and_which_claims_it_speaks_of() -> None:
     assert dataclasses.replace(toy.STUDY, parts=()).claims_named() == "no claim"
     assert study.costs() == [
         "quick: 1 seed, nothing",
-        "regular: 2 seeds, lr retuned by 3 trials an arm and seed, a minute",
+        "regular: 2 seeds, lr retuned by 3 trials per arm and seed, a minute",
     ]
 
 
@@ -157,7 +157,7 @@ def test_a_run_gives_its_settings_as_they_are_and_draws_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_an_outcome_that_is_no_number_is_refused(value: float) -> None:
+def test_an_outcome_that_is_not_a_number_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match=f"norm is {value}; a run that diverged raises DivergenceError"):
         Outcome({"rmse": 1.0, "norm": value})
 

@@ -52,10 +52,10 @@ def test_a_new_study_is_one_file_dropped_in(tmp_path: Path) -> None:
     told = list_studies("--results", str(tmp_path)).stdout
     assert "wd_sweep  Does weight decay 0.1 beat" in told
     assert "toy  Is 1 better than 0?" in told
-    assert "regular: 12 seeds, lr retuned by 4 trials an arm and seed, nothing" in told
+    assert "regular: 12 seeds, lr retuned by 4 trials per arm and seed, nothing" in told
 
 
-def test_a_claim_tells_its_parts_what_is_missing_and_what_would_run_it(tmp_path: Path) -> None:
+def test_a_claim_shows_its_parts_what_is_missing_and_how_to_run_it(tmp_path: Path) -> None:
     told = list_studies("--claim", "47", "--results", str(tmp_path)).stdout
     assert told.startswith("Claim 47: ")
     assert [line.split()[0] for line in told.splitlines() if line.startswith("  47")] == ["47a", "47b", "47c", "47d"]
@@ -65,7 +65,7 @@ def test_a_claim_tells_its_parts_what_is_missing_and_what_would_run_it(tmp_path:
     assert "no study has this part yet" in list_studies("--claim", "1", "--results", str(tmp_path)).stdout
 
 
-def test_a_claim_tells_what_was_found_of_it(tmp_path: Path) -> None:
+def test_a_claim_shows_its_results(tmp_path: Path) -> None:
     checks = [{"part": "79b", "holds": False, "expected": False, "figure": "0.693 is not 0.3", "check": "loss.natural"}]
     (tmp_path / "exact.json").write_text(json.dumps({"schema_version": 1, "checks": checks, "provenance": {}}))
     told = list_studies("--claim", "79", "--results", str(tmp_path)).stdout
@@ -91,16 +91,16 @@ def test_results_are_listed_and_broken_ones_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (Path.mkdir, "it is no file"),
+        (Path.mkdir, "it is not a file"),
         (lambda path: path.symlink_to("nowhere"), "No such file"),
         (lambda path: path.symlink_to(path.name), "Too many levels"),
-        (os.mkfifo, "it is no file"),
-        (lambda path: path.write_text("[]"), "no summary of a study"),
-        (lambda path: path.write_text("null"), "no summary of a study"),
+        (os.mkfifo, "it is not a file"),
+        (lambda path: path.write_text("[]"), "not a summary of a study"),
+        (lambda path: path.write_text("null"), "not a summary of a study"),
         (lambda path: path.write_text("[" * 100_000), "not JSON"),
     ],
 )
-def test_whatever_stands_in_a_summarys_place_is_one_line_of_the_list(
+def test_anything_in_place_of_a_summary_is_one_line_of_the_list(
     tmp_path: Path, make: Callable[[Path], None], said: str
 ) -> None:
     path = tmp_path / "a\u202e" / "wd_sweep" / "summary.json"
@@ -134,7 +134,7 @@ def test_a_study_that_is_not_called_as_its_file_is_one_line(monkeypatch: pytest.
     monkeypatch.setattr(module, "STUDY", dataclasses.replace(module.STUDY, name="joy"))
     result = list_studies()
     assert result.exit_code == 2
-    assert result.stderr == "error: studies/toy.py: its STUDY is called 'joy'; call it 'toy', as its file is\n"
+    assert result.stderr == "error: studies/toy.py: its STUDY is called 'joy'; call it 'toy', like its file\n"
 
 
 def test_one_claim_is_named_as_one(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_an_outcome_comes_back_from_storage_as_it_was(reopen: Callable[[], Sweep
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_run_that_raises_is_told_with_its_settings_and_tried_again_by_the_next_command(
+def test_a_failed_run_is_reported_with_its_settings_and_retried_by_the_next_command(
     reopen: Callable[[], Sweep], trained: Trained
 ) -> None:
     class Bad:
@@ -269,7 +269,7 @@ def test_what_is_set_aside_replaces_nothing_that_was_set_aside_before(tmp_path: 
     "line",
     ["{}", "[]", "null", "42", '"a"', '{"op_code":[],"worker_id":"a"}', '{"op_code":0}', "[" * 100_000, "9" * 10_000],
 )
-def test_a_line_of_json_that_is_no_record_is_named_and_nothing_is_lost(tmp_path: Path, line: str) -> None:
+def test_a_json_line_that_is_not_a_record_is_named_and_nothing_is_lost(tmp_path: Path, line: str) -> None:
     with open_storage(tmp_path, None) as storage:
         Sweep(toy.STUDY, storage)
     journal = tmp_path / JOURNAL
@@ -295,7 +295,7 @@ def test_records_that_optuna_cannot_follow_are_one_line_and_nothing_is_lost(tmp_
         Sweep(toy.STUDY, storage)
     journal = tmp_path / JOURNAL
     journal.write_text(before := f"{journal.read_text()}{record}\n")
-    with pytest.raises(SweepError, match="do not fit together") as caught:
+    with pytest.raises(SweepError, match="are inconsistent") as caught:
         open_storage(tmp_path, None).__enter__()
     assert "\n" not in str(caught.value)
     assert journal.read_text() == before
@@ -304,7 +304,7 @@ def test_records_that_optuna_cannot_follow_are_one_line_and_nothing_is_lost(tmp_
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo])
-def test_a_journal_that_is_no_file_is_one_line(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_a_journal_that_is_not_a_file_is_one_line(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / JOURNAL)
     with pytest.raises(SweepError, match="not a file; --fresh sets it aside"):
         open_storage(tmp_path, None).__enter__()
@@ -326,9 +326,9 @@ def others_study(storage: BaseStorage, **settings: Any) -> optuna.Study:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"direction": "maximize"}, "it is to maximize, not to minimize"),
-        ({"directions": ["minimize", "minimize"]}, "it is to minimize and minimize, not to minimize"),
-        ({"direction": "minimize"}, "its trial 0 is no run of ours"),
+        ({"direction": "maximize"}, "its direction is maximize, not minimize"),
+        ({"directions": ["minimize", "minimize"]}, "its direction is minimize and minimize, not minimize"),
+        ({"direction": "minimize"}, "its trial 0 is not a run of dotbias"),
     ],
 )
 @pytest.mark.parametrize("url", [None, "sqlite:///{}/trials.db"])
@@ -352,7 +352,7 @@ def test_a_trial_that_lacks_what_ours_have_is_refused_whenever_it_comes(
     with open_storage(tmp_path, None) as storage:
         sweep = Sweep(toy.STUDY, storage)
         sweep.study.add_trial(optuna.create_trial(value=1.0, user_attrs=attributes))
-        with pytest.raises(SweepError, match="its trial 0 is no run of ours"):
+        with pytest.raises(SweepError, match="its trial 0 is not a run of dotbias"):
             sweep.outcomes()
 
 
@@ -407,7 +407,7 @@ def test_a_storage_that_cannot_be_opened_is_one_line_without_password(
     ],
 )
 def test_a_database_in_memory_is_refused_as_it_forgets_what_it_promises_to_keep(tmp_path: Path, url: str) -> None:
-    with pytest.raises(SweepError, match="forgets all runs when the command ends"):
+    with pytest.raises(SweepError, match="loses all runs when the command ends"):
         open_storage(tmp_path, url).__enter__()
 
 

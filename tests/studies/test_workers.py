@@ -71,7 +71,7 @@ def test_workers_that_die_while_starting_are_given_up_after_the_third() -> None:
             list(workers.wait(HANGS))
 
 
-def test_leaving_ends_the_workers_whatever_they_do() -> None:
+def test_leaving_ends_busy_workers_too() -> None:
     with Workers(1, toy.prepare_obedient, print) as workers:
         process = workers.workers[0].process
     assert process.exitcode is not None

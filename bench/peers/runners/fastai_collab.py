@@ -8,13 +8,13 @@ import torch
 from fastai.callback.core import Callback, CancelValidException
 from fastai.collab import TabularCollab, collab_learner
 from fastai.data.block import TransformBlock
-from fastai.tabular.all import Categorify, TabDataLoader  # `all` gives learners fit_one_cycle, too
+from fastai.tabular.all import Categorify, TabDataLoader  # `all` also adds fit_one_cycle to learners
 from fastai.torch_core import set_seed
 from protocol import serve
 
 
 def prepare(ratings, settings):
-    # What CollabDataLoaders.from_df does, but for its random split; fastai wants validation rows: the first ones do.
+    # As CollabDataLoaders.from_df, without its random split; fastai needs validation rows, and the first ones will do.
     table = pd.DataFrame({"user": ratings.users, "item": ratings.items, "rating": ratings.ratings})
     splits = list(range(len(table))), list(range(len(table), len(table) + 64))
     table = pd.concat([table, table[:64]], ignore_index=True)
@@ -25,7 +25,7 @@ def prepare(ratings, settings):
 
 
 class Interrupted(Callback):
-    """Hands over after the training of each epoch, and skips fastai's own validation."""
+    """Calls back after the training of each epoch, and skips fastai's own validation."""
 
     def __init__(self, after_epoch):
         self.report = after_epoch
@@ -45,7 +45,7 @@ class Interrupted(Callback):
 
 
 def row_of(classes, ids):
-    """Rows of a table: that of #na# for ids without one."""
+    """Rows of a table; ids without a row get that of #na#."""
     known = {key: row for row, key in enumerate(classes)}
     return np.array([known.get(key, 0) for key in ids.tolist()])
 

@@ -13,7 +13,7 @@ def prepare(ratings, settings):
 
 
 def train(triples, seed, epochs, settings, after_epoch):
-    from libmf.mf import MF  # here, because it prints when it is imported, which must not get among the answers
+    from libmf.mf import MF  # imported here because it prints, which must not mix with the answers
 
     model = MF(
         k=settings["k"],
@@ -26,7 +26,7 @@ def train(triples, seed, epochs, settings, after_epoch):
     model.fit(triples)
 
     def predict(users, items):
-        # The package's own predict hands its factors over wrongly, so the product is made here.
+        # The package's own predict passes its factors wrongly, so the product is computed here.
         scores = np.einsum("nk,nk->n", model.p_factors()[users], model.q_factors()[items])
         return np.where(np.isfinite(scores) & (items > 0), scores, model.model.b)
 

@@ -13,7 +13,7 @@ def prepare(ratings, settings):
 
 
 def one_hot(users, items, training):
-    """Two ones a row, [n, users + items]; none for an id that training never saw."""
+    """Two ones per row, [n, users + items]; zeros for an id that training never saw."""
     n_users, n_items = (int(ids.max()) + 1 for ids in training[:2])
     rows = np.repeat(np.arange(len(users)), 2)
     columns = np.stack([users, n_users + items], axis=1).ravel()

@@ -1,7 +1,7 @@
-"""A runner's side of the conversation: requests come on stdin and answers go to stdout, a line of JSON each.
+"""A runner's side of the conversation: requests come on stdin, answers go to stdout, one line of JSON each.
 
-Runs in every peer's own environment, so it imports NumPy and the standard library alone. It holds the clock: no peer
-times itself, and none grades itself either, since only predictions leave it.
+It runs in every peer's own environment, so it imports only NumPy and the standard library. It measures the time, so no
+peer times itself; no peer computes its own error either, because only predictions leave it.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def serve(
     its first epoch; {} lets it go on; {"done": true} answers the last one.
 
     Args:
-        prepare: makes of the training ratings and the settings what the library trains on; not timed.
-        train: a fit, from what `prepare` made, a seed, the number of epochs and the settings. After each epoch (or at
-            the end, where the library trains in one call) it calls its last argument with a function that predicts the
+        prepare: turns the training ratings and the settings into the library's own data; not timed.
+        train: a fit, from the data of `prepare`, a seed, the number of epochs and the settings. After each epoch (or at
+            the end, if the library trains in one call) it calls its last argument with a function that predicts the
             ratings of users and items, and with the number of epochs done. Timed between those calls.
         packages: the distributions whose versions matter.
         epoch_rows: the rows of one epoch in the order of training, hashable, to see how many are distinct.
     """
-    # What a library prints must not get among the answers.
+    # A library's output must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 

@@ -15,7 +15,7 @@ from lesson.schedules import one_cycle
 
 def prepare(ratings, settings):
     users, items, stars = map(torch.from_numpy, ratings)
-    # One model for all seeds: a compiler would start again for another one.
+    # One model for all seeds: another one would be compiled again.
     model = EmbeddingDotBias(int(users.max()) + 1, int(items.max()) + 1, settings["n_factors"])
 
     def loss(users, items, stars):
@@ -26,7 +26,7 @@ def prepare(ratings, settings):
 
 @torch.no_grad()
 def start_over(model, n_factors, seed):
-    """The tables that dotbias starts from."""
+    """The initial tables of dotbias."""
     layers = model.user_weight, model.item_weight, model.user_bias, model.item_bias
     drawn = seeded_model(n_factors, len(layers[0].weight), len(layers[1].weight), seed=seed)
     for layer, start in zip(layers, drawn.layers(), strict=True):
