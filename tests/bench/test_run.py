@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_written_is_said_and_ends_the_run_with_an_error(tm
     session = SimpleNamespace(config=config, shouldstop=False, shouldfail=False, exitstatus=0)
     keeper = keeping.Keeper()
     keeper.pytest_sessionfinish(session)
-    assert keeper.told.startswith(f"error: {tmp_path}/results/benchmarks.json cannot be written (")
+    assert keeper.outcome.startswith(f"error: {tmp_path}/results/benchmarks.json cannot be written (")
     assert session.exitstatus == pytest.ExitCode.INTERNAL_ERROR
 
 
