@@ -37,6 +37,7 @@ class Processes:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # a group of its own, as a terminal's job has
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores Ctrl-C
         )
         self.started.append(process)
         return process
