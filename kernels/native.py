@@ -54,6 +54,7 @@ compiled = _compiled(fastmath=FASTMATH)
 # Written out where it is called, which for a few lines is compiled sooner than a call.
 inlined = _compiled(fastmath=FASTMATH, inline="always")
 # Rounded as it is written, nothing reordered or fused: so replayed steps give the bits of dense ones. Where fastmath is
-# not said to be off, Numba takes over that of whichever caller is compiled first.
-rounded = _compiled(fastmath=False)
+# not said to be off, Numba takes over that of whichever caller is compiled first. LLVM puts it into its callers, for
+# what is called for each row would cost a twentieth more.
+rounded = _compiled(fastmath=False, forceinline=True)
 rounded_inlined = _compiled(fastmath=False, inline="always")

@@ -102,8 +102,9 @@ class NativeRows:
         self._step(native.STEP_ALL, NO_ROWS, grads, c)
 
     def _step(self, what: int, rows: np.ndarray, grads: Tensor, c: np.ndarray) -> None:
-        for of_steps in self.record[:2]:
-            of_steps[self.pending + 1] = c
+        steps, exact, *_ = self.record
+        t = self.pending + 1
+        steps[t] = exact[t] = c
         native.move(*self._arguments(what, rows, grads.numpy()), self.work)
 
     def _arguments(self, what: int, rows: np.ndarray = NO_ROWS, grads: np.ndarray | None = None) -> tuple[Any, ...]:
