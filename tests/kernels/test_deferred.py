@@ -609,7 +609,7 @@ def test_nobody_reads_a_stale_row(read):
 
 def test_reads_that_cannot_be_watched_are_those_that_the_guide_lists():
     guide = (Path(__file__).parents[2] / "docs" / "deferred.md").read_text(encoding="utf-8")
-    listed = guide.partition("What cannot be watched")[2].partition("\n## ")[0]
+    listed = guide.partition("These reads cannot be detected:")[2].partition("\n## ")[0]
     net, truth = behind()
     kept = net.users.weight.table.weight  # as a `weight.detach()` of an earlier step
     assert not torch.equal(kept, truth)
