@@ -90,6 +90,7 @@ SIDES: dict[Verdict, str] = {
 DOUBTS: dict[Doubt, str] = {
     "stand-in": "Other data, or another model, stand in for those that the claim is about.",
     "one data set for a general sentence": "The claim is about data in general; it was tested on one data set.",
+    "one machine for a general sentence": "The claim is about machines in general; it was tested on one.",
     "the interval reaches the margin": "The effect may be smaller than the smallest one worth knowing.",
     "not retuned": "The settings were not tuned for each arm; tuning may reverse the result.",
     "preliminary": "A quick run, or one with fewer than 20 seeds: the regular profile may give another result.",

@@ -135,11 +135,15 @@ class _File(_Part):
     commit_info: _Commit = _Commit()
     datetime: str | None = None
     version: str | None = None
+    bench_profile: str | None = None
 
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """The contents of `benchmarks.json`. `inaccurate` and `not_timed` are names with reasons."""
+    """The contents of `benchmarks.json`. `inaccurate` and `not_timed` are names with reasons.
+
+    `profile` is smoke, default or full; None in files written without it.
+    """
 
     timings: list[Timing]
     inaccurate: list[tuple[str, str]]
@@ -147,6 +151,7 @@ class Benchmarks:
     machine: dict[str, str]
     commit: str | None
     dirty: bool | None
+    profile: str | None = None
 
 
 def read_benchmarks(path: Path) -> Benchmarks:
@@ -179,7 +184,8 @@ def read_benchmarks(path: Path) -> Benchmarks:
         "measured": raw.datetime,
     }
     said = {name: str(fact) for name, fact in facts.items() if fact not in (None, "")}
-    return Benchmarks(timings, inaccurate, not_timed, said, raw.commit_info.id, raw.commit_info.dirty)
+    commit = raw.commit_info
+    return Benchmarks(timings, inaccurate, not_timed, said, commit.id, commit.dirty, raw.bench_profile)
 
 
 def lookup_findings(benchmarks: Benchmarks) -> list[tuple[str, PartFound]]:

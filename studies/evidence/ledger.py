@@ -7,6 +7,7 @@ verdict has a certainty, which never changes the verdict.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,7 @@ OPEN: frozenset[Verdict] = frozenset({"inconclusive", "not run"})
 Doubt = Literal[
     "stand-in",
     "one data set for a general sentence",
+    "one machine for a general sentence",
     "the interval reaches the margin",
     "not retuned",
     "preliminary",
@@ -60,6 +62,7 @@ Level = Literal["high", "moderate", "low", "very low"]
 LEVELS: tuple[Level, ...] = ("high", "moderate", "low", "very low")
 
 _PROFILES: Mapping[str, int] = {"quick": 1, "regular": 2, "full": 3}
+_BENCH_PROFILES: Mapping[str, str] = {"smoke": "quick", "default": "regular", "full": "full"}
 _WITHOUT_VERDICT = ("too few seeds", "nothing measured")
 
 
@@ -102,6 +105,7 @@ class Evidence:
         profile: of the study.
         tuned: whether the settings of every arm of the part were tuned.
         preliminary: the quick profile, or few seeds.
+        timed: whether it measures times, which are one machine's.
         path: the file it was read from.
     """
 
@@ -114,6 +118,7 @@ class Evidence:
     profile: str = "regular"
     tuned: bool = True
     preliminary: bool = False
+    timed: bool = False
     path: Path | None = None
 
     @property
@@ -257,8 +262,18 @@ def read_ledger(results: Path) -> Ledger:
             evidence += evidence_of(summaries[path], path)
     benchmarks = _read(results / BENCHMARKS, read_benchmarks, problems)
     if benchmarks is not None:
+        profile = _BENCH_PROFILES.get(benchmarks.profile or "", "quick")
         evidence += [
-            Evidence(found, source="benchmarks", data=corner, title=corner, path=results / BENCHMARKS)
+            Evidence(
+                found,
+                source="benchmarks",
+                data=corner,
+                title=corner,
+                profile=profile,
+                preliminary=profile == "quick",
+                timed=True,
+                path=results / BENCHMARKS,
+            )
             for corner, found in lookup_findings(benchmarks)
         ]
     exact = _read(results / EXACT, read_exact, problems)
@@ -338,6 +353,7 @@ def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
             profile=summary.profile,
             tuned=len(found.weights) < 2 or found.weights.keys() <= tuned,
             preliminary=summary.preliminary,
+            timed=summary.timed,
             path=path,
         )
         for found in summary.parts
@@ -446,6 +462,8 @@ def certainty(rows: Iterable[PartRow]) -> Certainty | None:
         measured = measured or bool(speaking)
         if row.part.general and len(speaking) == 1:
             doubts.append("one data set for a general sentence")
+        if any(one.timed for one in speaking):
+            doubts.append("one machine for a general sentence")
         for one in speaking:
             doubts += _doubts(one)
     if not measured:
@@ -509,7 +527,7 @@ def _clause(sentence: str) -> str:
 
 def _read(path: Path, reader: Any, problems: list[str]) -> Any:
     """The contents of a results file; None if it is missing or a problem."""
-    if not path.exists():
+    if not os.path.lexists(path):  # a dangling link is a problem, not a missing file
         return None
     try:
         return reader(path)

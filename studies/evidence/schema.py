@@ -360,6 +360,7 @@ class Summary(Record):
         x: the axis of the curves.
         looks: how many times results were seen with more seeds or trials, including this time.
         preliminary: the quick profile, or fewer than 20 seeds.
+        timed: whether it measures times, which are one machine's.
         limits: sentences that limit the answer, shown under it.
         notes: further sentences for readers.
     """
@@ -383,6 +384,7 @@ class Summary(Record):
     tuning: list[Tuning] = []
     looks: Positive = 1
     preliminary: bool
+    timed: bool = False
     limits: list[str] = []
     notes: list[str] = []
     data: DataUsed

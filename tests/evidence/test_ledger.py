@@ -341,6 +341,9 @@ class TestReadLedger:
         broken.write_text('{"schema_version": 1}', encoding="utf-8")
         read = read_ledger(tmp_path)
         assert len(read.problems) == 3
+        (tmp_path / "benchmarks.json").unlink()
+        (tmp_path / "benchmarks.json").symlink_to("nowhere")
+        assert len(read_ledger(tmp_path).problems) == 3
         assert all("\n" not in problem for problem in read.problems)
         assert read.rows[47].verdict == "holds so far"
 
@@ -353,6 +356,12 @@ class TestReadLedger:
     def test_a_part_is_tuned_where_all_its_arms_are(self):
         assert [e.tuned for e in ledger.evidence_of(summary())] == [True]
         assert [e.tuned for e in ledger.evidence_of(summary(tuned=("a",)))] == [False]
+
+    def test_a_study_that_measures_times_speaks_of_one_machine(self):
+        for timed in (True, False):
+            (one,) = ledger.evidence_of(summary(timed=timed))
+            row = make_part_row(part(one.found.part), [one])
+            assert ("one machine for a general sentence" in ledger.certainty([row]).doubts) == timed
 
     def test_five_percent_of_what_is_judged_may_be_wrong_by_chance(self):
         given = [evidence("yes", "48"), evidence("no", "47a"), evidence("inconclusive", "47b")]
@@ -388,3 +397,32 @@ def test_benchmarks_hold_the_best_product_against_the_better_lookup(tmp_path):
     assert (slow.outcome, fast.outcome) == ("yes", "no")
     assert [c.used.found.interval for c in memory.conditions] == ["counted", "counted"]
     assert row.verdict == time.verdict == memory.verdict == "depends"
+
+
+@pytest.mark.parametrize(
+    ("profile", "doubts"),
+    [
+        ("smoke", ("one machine for a general sentence", "preliminary")),
+        (None, ("one machine for a general sentence", "preliminary")),  # of a file that does not say how it was run
+        ("default", ("one machine for a general sentence",)),
+    ],
+)
+def test_benchmarks_are_one_machine_and_a_smoke_run_is_preliminary(tmp_path, profile, doubts):
+    info = {
+        "accurate": True, "op": "lookup", "implementation": "one_hot_matmul", "baseline": "embedding",
+        "pass": "forward", "ratio": 3.0, "ratio_low": 2.9, "ratio_high": 3.1, "ratio_pairs": 51, "classes": 10,
+        "batch": 64, "width": 40, "memory_bytes": 800,
+    }  # fmt: skip
+    rows = [
+        {"name": name, "group": "lookup", "stats": {"median": 1.0}, "extra_info": info | more}
+        for name, more in {
+            "product": {},
+            "lookup": {"implementation": "embedding", "ratio": 1.0, "ratio_low": 0.9, "ratio_high": 1.1},
+        }.items()
+    ]
+    content = {"benchmarks": rows} | ({} if profile is None else {"bench_profile": profile})
+    (tmp_path / "benchmarks.json").write_text(json.dumps(content), encoding="utf-8")
+    certainty = read_ledger(tmp_path).rows[25].certainty
+    assert certainty is not None
+    assert set(doubts) <= set(certainty.doubts)
+    assert ("preliminary" in certainty.doubts) == ("preliminary" in doubts)
