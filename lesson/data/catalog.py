@@ -11,8 +11,40 @@ from lesson.data.made import Made
 from lesson.data.movielens import open_movielens
 from lesson.data.table import read_table
 
-# The options for the user's own data, with their openers; all opened data has an `origin`.
-OWN: dict[str, Callable[..., Any]] = {"--ratings": open_ratings, "--digits": load_digits, "--table": read_table}
+
+class Own(NamedTuple):
+    """The user's own data.
+
+    Attributes:
+        open: takes the path, and the reading options by name; what it returns has an `origin`.
+        path: what the path may be, for people.
+        reading: the reading options, each with its description.
+    """
+
+    open: Callable[..., Any]
+    path: str
+    reading: dict[str, str] = {}  # noqa: RUF012 - a named tuple's default
+
+
+TEXT = {
+    "sep": "the separator of text fields; by default the file's name decides",
+    "encoding": "the text's encoding; by default UTF-8, or that of a byte order mark",
+}
+# The options for the user's own data.
+OWN = {
+    "--ratings": Own(
+        open_ratings,
+        "a CSV, TSV or Parquet file of ratings, or a MovieLens folder",
+        {
+            "user": "the column of users; by default found by its usual names",
+            "item": "the column of items; likewise",
+            "rating": "the column of ratings; likewise",
+        }
+        | TEXT,
+    ),
+    "--digits": Own(load_digits, "a folder with MNIST's IDX files, gzipped or not"),
+    "--table": Own(read_table, "a CSV, TSV or Parquet file", TEXT),
+}
 
 
 class Entry(NamedTuple):
@@ -29,15 +61,6 @@ class Entry(NamedTuple):
     option: str | None
     carrier: str | None
     python: str
-
-    @property
-    def open_own(self) -> Callable[..., Any]:
-        """Opens the user's own data: takes the path of a file or folder, and reading options by name.
-
-        >>> CATALOG["movielens"].open_own is open_ratings
-        True
-        """
-        return OWN[str(self.option)]
 
 
 CATALOG = {

@@ -213,9 +213,10 @@ def check_parts(parts: Sequence[Part], arms: Iterable[str], metrics: Mapping[str
     for part in parts:
         if wrong := _wrong(part, arms, metrics):
             raise ValueError(f"part {part.id or repr(part.says)}: {wrong}")
-        if part.id in seen:
-            raise ValueError(f"part {part.id}: declared twice")
-        seen |= {part.id} - {""}
+        name = part.id or part.says  # by which results of different profiles are matched
+        if name in seen:
+            raise ValueError(f"part {name}: declared twice")
+        seen.add(name)
 
 
 def _wrong(part: Part, arms: Sequence[str], metrics: Mapping[str, Metric]) -> str | None:

@@ -16,11 +16,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 from scipy.stats import quantile_test
 
-from studies.evidence.outcomes import judge_ratio
 from studies.evidence.schema import (
     Count,
     DataUsed,
-    PartFound,
     Positive,
     Record,
     Size,
@@ -31,7 +29,6 @@ from studies.evidence.schema import (
 
 TARGET = 0.896  # RMSE
 REFERENCE, REFERENCE_EPOCHS = "cornac", 20  # times to TARGET are ratios to this peer's whole fit
-SMALLEST_RATIO = 1.1  # the smallest ratio of times worth knowing
 
 
 class Point(Record):
@@ -173,27 +170,6 @@ def time_to_target(peer: Peer, reference: Peer) -> Ratio | None:
     """A peer's time to TARGET over the time of the reference's fit of REFERENCE_EPOCHS, seed by seed."""
     return _ratio(
         [time_to(row, TARGET) / seconds_at(other, REFERENCE_EPOCHS) for row, other in _together(peer, reference)]
-    )
-
-
-def faster_to_target(peer: Peer, reference: Peer) -> PartFound | None:
-    """Whether a peer reaches TARGET before the reference finishes: the inverse ratio, as a result.
-
-    It belongs to no claim. None if no two of their rows took turns.
-    """
-    ratio = time_to_target(peer, reference)
-    if ratio is None:
-        return None
-    low, high = (None if end is None else 1 / end for end in (ratio.high, ratio.low))
-    return judge_ratio(
-        "",
-        f"{peer.title} reaches an RMSE of {TARGET} before {reference.title} finishes",
-        "log10 of the reference's time over its own",
-        (reference.name, peer.name),
-        (1 / ratio.ratio, low, high),
-        ratio.n,
-        margin=SMALLEST_RATIO,
-        missed=ratio.misses,
     )
 
 

@@ -7,38 +7,15 @@ import math
 import numpy as np
 import torch
 from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, TensorDataset
 
+from lesson.models import Mnist_Logistic
+from lesson.models.mnist import Linear
+from lesson.update import update
 from studies.exact import Found, exact
 from studies.exact._figures import close
-
-
-class MnistLogistic(nn.Module):
-    """The notes' Mnist_Logistic."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lin = nn.Linear(784, 10, bias=True)
-
-    def forward(self, xb: Tensor) -> Tensor:
-        """Scores [batch, 10] of pixels [batch, 784]."""
-        return self.lin(xb)
-
-
-class Linear(nn.Module):
-    """nn.Linear from scratch: uniform numbers up to 1/√inputs, in the weight and in the bias."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(inputs)
-        self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The affine function, [..., outputs] of [..., inputs]."""
-        return x @ self.weight.T + self.bias
 
 
 def _digits() -> TensorDataset:
@@ -94,7 +71,7 @@ def without_super_init_a_model_cannot_hold_layers() -> Found:
 
     return Found(
         _fails(Without) == "AttributeError",
-        f"without it: {_fails(Without)}; with it: {_fails(MnistLogistic) or 'none'}",
+        f"without it: {_fails(Without)}; with it: {_fails(Mnist_Logistic) or 'none'}",
     )
 
 
@@ -106,13 +83,13 @@ def without_forward_a_model_cannot_be_called() -> Found:
         pass
 
     text = _fails(Without)
-    return Found(text == "NotImplementedError", f"without it: {text}; with it: {_fails(MnistLogistic) or 'none'}")
+    return Found(text == "NotImplementedError", f"without it: {text}; with it: {_fails(Mnist_Logistic) or 'none'}")
 
 
 @exact("60")
 def mnist_logistic_has_the_shapes_that_the_notes_print() -> Found:
     """Mnist_Logistic has parameters of shapes (10, 784) and (10,), and turns a batch into (64, 10)."""
-    model = MnistLogistic()
+    model = Mnist_Logistic()
     shapes = [tuple(p.shape) for p in model.parameters()]
     output = tuple(model(torch.ones(64, 784)).shape)
     return Found(shapes == [(10, 784), (10,)] and output == (64, 10), f"{shapes[0]}, {shapes[1]}; output {output}")
@@ -143,32 +120,16 @@ def our_linear_starts_as_torch_s_does() -> Found:
 @exact("62")
 def moving_a_model_moves_all_its_parameters() -> Found:
     """A model is made on the CPU; `.to(device)` moves all its parameters, and its buffers (device meta)."""
-    model = nn.Sequential(MnistLogistic(), nn.BatchNorm1d(10))
+    model = nn.Sequential(Mnist_Logistic(), nn.BatchNorm1d(10))
     before = [tensor.device.type for tensor in model.state_dict().values()]
     after = [tensor.device.type for tensor in model.to("meta").state_dict().values()]
     return Found(set(before) == {"cpu"} and set(after) == {"meta"}, f"{len(after)} tensors: {before[0]} → {after[0]}")
 
 
-def update(model: nn.Module, x: Tensor, y: Tensor, lr: float, wd: float) -> float:
-    """A step down the loss with its penalty, as the notes write it; returns that loss."""
-    y_hat = model(x)
-    w2 = torch.zeros(())
-    for p in model.parameters():
-        w2 = w2 + (p**2).sum()
-    loss = F.cross_entropy(y_hat, y) + w2 * wd
-    loss.backward()
-    with torch.no_grad():
-        for p in model.parameters():
-            assert p.grad is not None
-            p.sub_(lr * p.grad)
-            p.grad.zero_()
-    return loss.item()
-
-
 @exact("63a")
 def update_steps_down_the_gradient_of_loss_and_penalty() -> Found:
     """update() steps to w − lr·(gradient + 2·wd·w), and leaves the gradients at zero (float64)."""
-    model, (x, y) = MnistLogistic().double(), _digits().tensors
+    model, (x, y) = Mnist_Logistic().double(), _digits().tensors
     weight = model.lin.weight
     (gradient,) = torch.autograd.grad(F.cross_entropy(model(x.double()), y), weight)
     wanted = weight.detach() - 2e-2 * (gradient + 2 * 0.1 * weight.detach())
@@ -181,7 +142,7 @@ def update_steps_down_the_gradient_of_loss_and_penalty() -> Found:
 @exact("63b")
 def update_returns_the_loss_with_the_penalty() -> Found:
     """What update() returns contains the penalty wd·Σw²."""
-    model, (x, y) = MnistLogistic(), _digits().tensors
+    model, (x, y) = Mnist_Logistic(), _digits().tensors
     plain = F.cross_entropy(model(x), y).item()
     penalty = 0.1 * sum(p.square().sum().item() for p in model.parameters())
     returned = update(model, x, y, lr=2e-2, wd=0.1)

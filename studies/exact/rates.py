@@ -6,19 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from lesson.learner import group_rates
 from lesson.models import EmbeddingDotBias
 from studies.exact import Found, exact
 from studies.exact._figures import listed
 
 LR_RANGE = "fastai 1.0.28, basic_train.py, Learner.lr_range"
-
-
-def _fastai_rates(lr: slice, groups: int) -> list[float]:
-    """What fastai 1.0.28 makes of a slice: see LR_RANGE."""
-    if lr.start is None:
-        return [lr.stop / 3] * (groups - 1) + [lr.stop]
-    ratio = (lr.stop / lr.start) ** (1 / (groups - 1))
-    return [lr.start * ratio**group for group in range(groups)]
 
 
 @exact("18")
@@ -32,14 +25,14 @@ def one_number_as_rate_goes_to_all_layers() -> Found:
 @exact("19", by_construction=True, source=LR_RANGE + "; later versions divide by 10")
 def the_last_group_gets_the_rate_of_a_slice_and_all_others_a_third() -> Found:
     """`slice(1e-3)` gives the last of three groups 1e-3, and the others a third of it."""
-    rates = _fastai_rates(slice(1e-3), 3)
+    rates = group_rates(slice(1e-3), 3)
     return Found(rates == [1e-3 / 3, 1e-3 / 3, 1e-3], f"rates of three groups: {listed(rates)}")
 
 
 @exact("20a", source=LR_RANGE)
 def a_slice_goes_from_its_first_number_to_its_last_by_equal_ratios() -> Found:
     """`slice(1e-5, 1e-3)` gives three groups 1e-5, 1e-4 and 1e-3, the first layers the first: equal ratios."""
-    rates = _fastai_rates(slice(1e-5, 1e-3), 3)
+    rates = group_rates(slice(1e-5, 1e-3), 3)
     agree = np.allclose(rates, [1e-5, 1e-4, 1e-3], rtol=1e-12) and np.allclose(rates, np.geomspace(1e-5, 1e-3, 3))
     return Found(agree, f"rates from the first group to the last: {listed(rates)}")
 
@@ -54,7 +47,7 @@ def the_rates_between_are_equally_spaced() -> Found:
 @exact("20c", expected=False, source=LR_RANGE)
 def the_last_layers_get_the_first_number_of_a_slice() -> Found:
     """With `slice(1e-5, 1e-3)` the last layers get 1e-5 and the first layers 1e-3, as in A's prose."""
-    first, *_, last = _fastai_rates(slice(1e-5, 1e-3), 3)
+    first, *_, last = group_rates(slice(1e-5, 1e-3), 3)
     return Found((last, first) == (1e-5, 1e-3), f"first group {first:.0e}, last group {last:.0e}")
 
 

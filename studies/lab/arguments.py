@@ -113,13 +113,12 @@ def with_values(study: Study, text: str) -> Study:
     if parts:
         return dataclasses.replace(study, arms=arms, parts=parts, names=names)
     first, *others = arms
-    return dataclasses.replace(
-        study,
-        arms=arms,
-        names=names,
-        question=f"Is {' or '.join(others)} better than {first}?",
-        parts=tuple(beats("", other, first) for other in others),
-    )
+    question = f"Is {' or '.join(others)} better than {first}?"
+    parts = tuple(beats("", other, first) for other in others)
+    try:
+        return dataclasses.replace(study, arms=arms, names=names, question=question, parts=parts)
+    except ValueError as error:  # such as a first metric that cannot be judged
+        raise UsageError(f"--values {shown}: {error}") from None
 
 
 def _number(word: str, whole: bool) -> float | int:

@@ -3,23 +3,23 @@
 import functools
 import inspect
 import io
-import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 import typer.core
 import typer.exceptions
 
 from lesson import DataError
+from lesson.data.catalog import OWN
 from studies.evidence import provenance
 from studies.evidence.outside import printable, storage_name, without_password
 from studies.evidence.schema import CURVES, CUSTOM, RUNS, SUMMARY, PartFound, Summary, find_summaries, read_summary
 from studies.lab.arguments import UsageError, checked_device, checked_path, checked_sources, chosen_profile, with_values
-from studies.lab.source import Source, open_source, opener, own_options, prepare, reading_options
+from studies.lab.source import Source, open_source, own_options, prepare, reading_options
 from studies.lab.spec import TUNING_SEEDS_FROM, Run, Study, counted
 
 THREADS = 1  # a run's: many small runs side by side beat one on many threads
@@ -88,10 +88,9 @@ def _options(study: Study) -> list[inspect.Parameter]:
         _option("data", str, None, f"Some of {', '.join(study.data)}.  [default: all]", hidden=not several),
     ]
     for option in own_options(study):
-        opens = opener(option)
-        options.append(_option(option, str, None, f"Your own {option}: {_described(opens, 'path')}", metavar="PATH"))
+        options.append(_option(option, str, None, f"Your own {option}: {OWN[f'--{option}'].path}.", metavar="PATH"))
         options += [
-            _option(name, str, None, f"For --{option}: {_described(opens, name)}") for name in reading_options(option)
+            _option(name, str, None, f"For --{option}: {text}.") for name, text in reading_options(option).items()
         ]
     return [
         *options,
@@ -113,12 +112,6 @@ def _option(name: str, kind: Any, default: Any, text: str, flag: bool = False, *
     names = [f"--{name}"] if flag else []
     annotation: Any = Annotated[kind if default is not None else kind | None, typer.Option(*names, help=text, **how)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-def _described(function: Callable[..., Any], parameter: str) -> str:
-    """The description of a parameter in a function's docstring."""
-    found = re.search(rf"^ +{parameter}: (.*(?:\n {{8,}}.*)*)", inspect.getdoc(function) or "", re.MULTILINE)
-    return re.sub(r"\s+", " ", found[1]) if found else ""
 
 
 def _own_names(study: Study) -> list[str]:
@@ -168,16 +161,23 @@ def carry_out(
         if study.cpu_only and device != "cpu":
             raise UsageError(f"--device {device}: {study.name} runs only on a CPU")
         custom = values is not None or chosen != study.profiles[profile]
-        for source in sources:
-            asked = Asked(
-                command=provenance.command(f"studies.{study.name}", sys.argv[1:]),
-                profile=CUSTOM if custom else profile,
-                seeds=chosen.seeds,
-                trials=chosen.trials,
-                workers=1 if study.alone else workers or provenance.cores(),
-                source=source,
+        opened = [
+            _opened(
+                declared,
+                Asked(
+                    command=provenance.command(f"studies.{study.name}", sys.argv[1:]),
+                    profile=CUSTOM if custom else profile,
+                    seeds=chosen.seeds,
+                    trials=chosen.trials,
+                    workers=1 if study.alone else workers or provenance.cores(),
+                    source=source,
+                ),
+                Place(root / study.name / source.name, storage, fresh, export),
             )
-            summary, folder = _on_data(declared, asked, root, storage, device, fresh, export, failures)
+            for source in sources
+        ]
+        for ready in opened:
+            summary, folder = _run_on(declared, *ready, device, failures)
             print(answer(summary))
             print(printable(f"{folder}/{SUMMARY}, {RUNS}, {CURVES}; `python -m reports` draws the pages."))
     except (UsageError, DataError, ReplaceError, SweepError, WorkerError) as error:
@@ -198,45 +198,56 @@ def carry_out(
         raise typer.Exit(1)
 
 
-def _on_data(
-    study: Study,
-    asked: Any,
-    root: Path,
-    storage: str | None,
-    device: str,
-    fresh: bool,
-    export: bool,
-    failures: list[str],
-) -> tuple[Summary, Path]:
-    """Run the study on one data set, write its summary, and return it with its folder."""
+class Place(NamedTuple):
+    """Where the runs on one data set are kept, and what may happen to earlier ones."""
+
+    folder: Path
+    storage: str | None
+    fresh: bool
+    export: bool
+
+    @property
+    def advice(self) -> str:
+        """What the user can do about files in the way."""
+        return "name another folder with --results" + ("" if self.storage else ", or set that aside with --fresh")
+
+
+def _opened(study: Study, asked: Any, place: Place) -> tuple[Any, Place, Any]:
+    """Open the data, and check that its results can be written: all of that before the first run on any data set."""
     import dataclasses
 
+    from studies.lab.replacing import Extent, require_replaceable
+    from studies.lab.storage import JOURNAL
+
+    if place.export and not (place.storage or (place.folder / JOURNAL).exists()):
+        raise UsageError(f"--export: there are no runs to export in {place.folder}")
+    data, notes = open_source(asked.source, asked.seeds)
+    if not place.fresh:
+        extent = Extent(asked.profile, asked.seeds, asked.trials, frozenset(study.arms))
+        require_replaceable(place.folder / asked.profile, study, data.origin.checksum, extent, place.advice)
+    return dataclasses.replace(asked, notes=tuple(notes)), place, data
+
+
+def _run_on(
+    study: Study, asked: Any, place: Place, data: Any, device: str, failures: list[str]
+) -> tuple[Summary, Path]:
+    """Run the study on one data set, write its summary, and return it with its folder."""
     from studies.lab.experiment import Experiment
     from studies.lab.replacing import Extent, require_replaceable
     from studies.lab.results import write
-    from studies.lab.storage import JOURNAL, locked, open_storage
+    from studies.lab.storage import locked, open_storage
     from studies.lab.sweep import Sweep, shown_progress
 
     source: Source = asked.source
-    here = root / study.name / source.name
-    folder = here / asked.profile
-    advice = "name another folder with --results" + ("" if storage else ", or set that aside with --fresh")
-    if export and not (storage or (here / JOURNAL).exists()):
-        raise UsageError(f"--export: there are no runs to export in {here}")
-    data, notes = open_source(source, asked.seeds)
-    asked = dataclasses.replace(asked, notes=tuple(notes))
-    checksum = data.origin.checksum
-    if not fresh:
-        extent = Extent(asked.profile, asked.seeds, asked.trials, frozenset(study.arms))
-        require_replaceable(folder, study, checksum, extent, advice)
+    folder, checksum = place.folder / asked.profile, data.origin.checksum
     ready = functools.partial(prepare, study.run, source, checksum, THREADS)
-    with open_storage(here, storage, fresh, folder) as store:
+    with open_storage(place.folder, place.storage, place.fresh, folder) as store:
         sweep = Sweep(study, store)
-        for note in (*getattr(data, "notes", ()), *notes):
+        for note in (*getattr(data, "notes", ()), *asked.notes):
             print(f"note: {printable(note)}", file=sys.stderr)
 
         def do(runs: Sequence[Run], what: str) -> list[str]:
-            if export:
+            if place.export:
                 return []
             with shown_progress(f"{what}, {source.name}" if len(study.data) > 1 else what) as progress:
                 failed = sweep.do(runs, asked.workers, ready, progress)
@@ -244,9 +255,9 @@ def _on_data(
             return failed
 
         experiment = Experiment(study, data, sweep, device=device, threads=THREADS, do=do)
-        summary, runs, curves = experiment.answer(asked, _earlier(here))
-        with locked(here / ".replacing.lock"):
-            require_replaceable(folder, study, checksum, Extent.of(summary), advice)
+        summary, runs, curves = experiment.answer(asked, _earlier(place.folder))
+        with locked(place.folder / ".replacing.lock"):
+            require_replaceable(folder, study, checksum, Extent.of(summary), place.advice)
             write(folder, summary, runs, curves)
     return summary, folder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,7 +139,7 @@ class Experiment:
                 raise SweepError(f"{what}, {asked.source.name}: no run of {arm} finished: {reason}")
 
 
-def candidates(default: Settings, tuned: dict[str, Range] | Any, count: int) -> list[dict[str, Value]]:
+def candidates(default: Settings, tuned: Mapping[str, Range], count: int) -> list[dict[str, Value]]:
     """The default and up to `count` − 1 quasi-random choices, evenly spread in the logarithm; the same for every arm.
 
     A setting whose default is a whole number gets whole numbers; duplicates are left out.

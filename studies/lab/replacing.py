@@ -21,10 +21,6 @@ class ReplaceError(RuntimeError):
     """The folder's files are not this study's results on this data: the message says what they are and what to do."""
 
 
-class GreaterResultError(ReplaceError):
-    """The folder's result holds more than the run would write."""
-
-
 @dataclass(frozen=True)
 class Extent:
     """How much a result holds.
@@ -82,8 +78,7 @@ def require_replaceable(folder: Path, study: Study, checksum: str, extent: Exten
         advice: ends the error message: what the user can do.
 
     Raises:
-        GreaterResultError: the folder has a result of this study and data that holds more.
-        ReplaceError: the folder has something else.
+        ReplaceError: the folder has a result of this study and data that holds more, or something else.
     """
     is_first = not os.path.lexists(folder / SUMMARY)
     for path in (folder / RUNS, folder / CURVES):
@@ -103,9 +98,7 @@ def require_replaceable(folder: Path, study: Study, checksum: str, extent: Exten
     there = Extent.of(earlier)
     if there.exceeds(extent):
         lacking = f", without {', '.join(sorted(there.arms - extent.arms))}" if there.arms - extent.arms else ""
-        raise GreaterResultError(
-            f"{folder} holds more ({there}) than this run would write ({extent}{lacking}); {advice}"
-        )
+        raise ReplaceError(f"{folder} holds more ({there}) than this run would write ({extent}{lacking}); {advice}")
 
 
 def _is_our_table(path: Path) -> bool:

@@ -92,18 +92,18 @@ def by_seed(runs: pd.DataFrame, metric: str) -> dict[str, dict[int, float | None
 def choose(study: Study, runs: pd.DataFrame) -> dict[str, Settings]:
     """The choice with the best mean over these runs, by arm; a run that diverged or missed counts as the worst."""
     return {
-        str(arm): dict(zip(study.tuned, ranked(study, of_arm).index[0], strict=True))
+        str(arm): dict(zip(study.tuned, best(tried(study, of_arm)), strict=True))
         for arm, of_arm in runs.groupby("arm", sort=False)
     }
 
 
-def ranked(study: Study, runs: pd.DataFrame) -> pd.Series[Any]:
-    """Means of the first metric by choice, signed so that low is good, best first; ties in the order tried."""
-    return tried(study, runs).sort_values(kind="stable")
+def best(scores: pd.Series[Any]) -> tuple[Any, ...]:
+    """The choice with the lowest score, the first tried of equals."""
+    return cast(tuple[Any, ...], scores.idxmin())
 
 
 def tried(study: Study, runs: pd.DataFrame) -> pd.Series[Any]:
-    """As `ranked`, in the order in which choices were tried."""
+    """Means of the first metric by choice, signed so that low is good, in the order in which choices were tried."""
     name, metric = next(iter(study.metrics.items()))
     score = runs[f"metric.{name}"] * (-1 if metric.better == "higher" else 1)
     score = score.mask(runs["diverged"] | score.isna(), math.inf)
@@ -119,7 +119,7 @@ def tuning_found(study: Study, runs: pd.DataFrame) -> list[schema.Tuning]:
     found = []
     for arm, of_arm in runs.groupby("arm", sort=False):
         scores = tried(study, of_arm)
-        best = ranked(study, of_arm).index[0]
+        chosen = best(scores)
         values = {setting: sorted({choice[place] for choice in scores.index}) for place, setting in enumerate(settings)}
         finite = scores[np.isfinite(scores)]
         # The first is the default, which was not drawn; divergence counts as the worst seen.
@@ -127,11 +127,11 @@ def tuning_found(study: Study, runs: pd.DataFrame) -> list[schema.Tuning]:
         found.append(
             schema.Tuning(
                 arm=str(arm),
-                chosen=dict(zip(settings, map(float, best), strict=True)),
+                chosen=dict(zip(settings, map(float, chosen), strict=True)),
                 on_edge=[
                     setting
                     for place, setting in enumerate(settings)
-                    if len(values[setting]) > 1 and best[place] in (values[setting][0], values[setting][-1])
+                    if len(values[setting]) > 1 and chosen[place] in (values[setting][0], values[setting][-1])
                 ],
                 trials=[
                     {
@@ -212,6 +212,7 @@ def summarize(
         parts=parts,
         noise_floor=_noise_floor(study, values[name], frame),
         tuning=tuning,
+        timed=study.alone,
         preliminary=asked.profile == "quick" or asked.seeds < schema.FEW_SEEDS,
         limits=limits(study, origin, asked),
         notes=[*asked.notes, *([f"Missing: {missing} of {len(plan):,} runs."] if missing else [])],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 import time
 import warnings
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 
 from lesson import DataError, DivergenceError
-from lesson.data import load_ratings
 from lesson.data.catalog import CATALOG, OWN
 from lesson.data.table import data_name
 from studies.lab.spec import Outcome, Run, Study
@@ -52,7 +50,7 @@ class Source:
         """
         if self.path is None:
             return CATALOG[self.key].open()
-        return CATALOG[self.key].open_own(self.path, **self.options)
+        return OWN[str(CATALOG[self.key].option)].open(self.path, **self.options)
 
 
 def own_options(study: Study) -> dict[str, str]:
@@ -60,15 +58,9 @@ def own_options(study: Study) -> dict[str, str]:
     return {option.removeprefix("--"): key for key in study.data if (option := CATALOG[key].option)}
 
 
-def opener(option: str) -> Callable[..., Any]:
-    """The function that opens an option's file; its parameters and docstring describe how."""
-    return load_ratings if option == "ratings" else OWN[f"--{option}"]  # `open_ratings` names its parameters there
-
-
-def reading_options(option: str) -> list[str]:
-    """The options that describe an option's file: the keyword parameters of its opener."""
-    parameters = inspect.signature(opener(option)).parameters.values()
-    return [one.name for one in parameters if one.kind == one.KEYWORD_ONLY and "str" in str(one.annotation)]
+def reading_options(option: str) -> dict[str, str]:
+    """The options that say how to read an option's file, with their descriptions."""
+    return OWN[f"--{option}"].reading
 
 
 def open_source(source: Source, seeds: int) -> tuple[Any, list[str]]:

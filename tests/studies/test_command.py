@@ -470,6 +470,7 @@ def test_what_takes_times_is_run_alone(sweep: Command, trained: Trained) -> None
     result = CliRunner().invoke(command(sweep.study), [*sweep.data, "--results", str(sweep.results), "--seeds", "2"])
     assert result.exit_code == 0
     assert sweep.summary().provenance.workers == 1
+    assert sweep.summary().timed
     assert "--workers" not in sweep("--help").stdout
 
 
@@ -507,6 +508,21 @@ def test_several_data_sets_are_run_one_after_the_other_each_a_result_of_its_own(
     assert len(set(trained())) == len(trained()) == 2 * 8
     assert ("toy, movielens: 0 of 8 runs" in result.stderr, "toy, made: 0 of 8 runs" in result.stderr) == (True, True)
     assert result.stdout.count("Is 1 better than 0?") == 2
+
+
+def test_nothing_runs_where_the_result_on_one_of_several_data_sets_cannot_be_written(
+    catalog: Command, trained: Trained
+) -> None:
+    (catalog.results / "toy" / "made" / "custom" / "runs.parquet").mkdir(parents=True)
+    assert "runs.parquet is not a study's table" in refused(catalog("--seeds", "2"))
+    assert trained() == []
+
+
+def test_values_of_a_study_whose_first_metric_cannot_be_judged_are_one_line(sweep: Command) -> None:
+    metrics = {"rmse": Metric("RMSE"), "score": toy.STUDY.metrics["rmse"]}
+    part = dataclasses.replace(toy.STUDY.parts[0], metric="score")
+    sweep.change(metrics=metrics, parts=(part,))
+    assert "--values 5: study toy: part '" in refused(sweep("--values", "5"))
 
 
 def test_some_of_the_data_sets_are_named_and_others_refused(catalog: Command, trained: Trained) -> None:

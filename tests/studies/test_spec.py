@@ -33,6 +33,7 @@ def with_part(arm: str = "x=1", other: str = "x=0", **settings: Any) -> dict[str
         ),
         ({"metrics": {}}, "a study needs a metric"),
         ({"parts": toy.STUDY.parts * 2}, "part 47: declared twice"),
+        ({"parts": (beats("", "x=1", "x=0", "one"), beats("", "x=2", "x=0", "one"))}, "part one: declared twice"),
         ({"metrics": toy.STUDY.metrics | {"lr": NORM}}, "'lr' is both a metric and a setting that is tuned"),
         ({"baseline": "x=3"}, "the baseline 'x=3' is not one of the arms x=0, x=1, x=2"),
         ({"tuned": {"momentum": Range(0.1, 1)}}, "momentum is tuned, but the arm 'x=0' has no default for it"),

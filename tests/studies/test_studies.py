@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import studies
 import studies.__main__ as listing
-from studies.evidence.claims import N_CLAIMS, load_parts
+from studies.evidence.claims import N_CLAIMS
 from studies.evidence.outside import printable
 from studies.lab.spec import Study
 from tests.studies import toy
@@ -32,19 +32,6 @@ def with_toy(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(folder)])
     yield
     sys.modules.pop("studies.toy", None)
-
-
-@pytest.mark.parametrize("study", listing.find_studies(), ids=lambda study: study.name)
-def test_every_study_is_declared_in_full(study: Study) -> None:
-    assert importlib.import_module(f"studies.{study.name}").STUDY is study
-    parts = load_parts()
-    assert study.parts
-    assert all(parts[part.id].kind == "measured" for part in study.parts if part.id)
-    assert {"quick", "regular", "full"} <= set(study.profiles)
-    assert study.profiles["quick"].seeds >= 10
-    assert study.profiles["regular"].seeds >= 20
-    assert study.profiles["full"].seeds >= 40
-    assert study.claims
 
 
 @pytest.mark.usefixtures("with_toy")
