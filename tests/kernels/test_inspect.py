@@ -25,6 +25,7 @@ from kernels import inspect
 from kernels.inspect import TARGETS, Example
 
 pytest.importorskip("triton", reason="Triton is available on Linux")
+pytestmark = pytest.mark.xdist_group("inspect")  # what is compiled for them, for a minute, is compiled in one process
 
 import triton
 import triton.language as tl
