@@ -25,10 +25,11 @@ from kernels import inspect
 from kernels.inspect import TARGETS, Example
 
 pytest.importorskip("triton", reason="Triton is available on Linux")
-pytestmark = pytest.mark.xdist_group("inspect")  # what is compiled for them, for a minute, is compiled in one process
 
 import triton
 import triton.language as tl
+
+pytestmark = pytest.mark.xdist_group("inspect")  # what is compiled for them, for a minute, is compiled in one process
 
 ROOT = Path(__file__).parents[2]
 
