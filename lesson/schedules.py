@@ -65,6 +65,44 @@ def one_cycle(
     )
 
 
+def annealed(steps: int, lr: float, moms: tuple[float, float] = (0.95, 0.85)) -> Schedule:
+    """One-cycle without its first part: the rate only falls, from `lr`, and the momentum only rises (claims 74, 78).
+
+    Args:
+        steps: the number of steps.
+        lr: the first rate.
+        moms: the last and the first momentum, in the order of `one_cycle`.
+
+    >>> annealed(4, 0.1).lr.round(3)
+    array([0.1  , 0.085, 0.05 , 0.015])
+    """
+    steps, lr = checks.whole("steps", steps, least=1), checks.number("lr", lr, above=0)
+    outer, inner = (checks.below_one("moms", momentum) for momentum in checks.pair("moms", moms))
+    return Schedule(cosine(lr, lr / (25 * 1e4), steps), cosine(inner, outer, steps))
+
+
+def warmed_up(
+    steps: int, lr: float, moms: tuple[float, float] = (0.95, 0.85), div_factor: float = 25.0, pct_start: float = 0.3
+) -> Schedule:
+    """One-cycle without its second part: rate and momentum stay where they are after `pct_start` of the steps (claim 78).
+
+    Args:
+        steps: the number of steps.
+        lr: the highest rate.
+        moms: the first and the last momentum.
+        div_factor: lr over the first rate.
+        pct_start: the share of steps in which the rate rises.
+
+    >>> warmed_up(4, 0.1, pct_start=0.5).lr.round(3)
+    array([0.004, 0.052, 0.1  , 0.1  ])
+    """
+    cycle = one_cycle(steps, lr, moms, div_factor, pct_start)
+    up = int(steps * pct_start)
+    assert cycle.momentum is not None
+    rise, fall = (np.full(steps - up, float(value)) for value in (lr, moms[1]))
+    return Schedule(np.concatenate([cycle.lr[:up], rise]), np.concatenate([cycle.momentum[:up], fall]))
+
+
 def constant(steps: int, lr: float, momentum: float | None = None) -> Schedule:
     """The same rate and momentum at every step.
 

@@ -1,0 +1,76 @@
+"""Claim 85: are weight decay, batch normalization and dropout the regularizers to use?
+
+All eight combinations of the three, on a net with two hidden layers of 200, ten epochs of one-cycle AdamW. Each seed
+draws its own split, initialization and batch order, the same for every combination.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lesson.learner import stream
+from lesson.metrics import accuracy
+from lesson.models import Net
+from lesson.nets import net_learner
+from studies.lab.command import command
+from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, effect, factorial
+
+STEPS, HIDDEN, LR = 2000, (100, 50), 5e-3
+
+
+def run(job: Run, table: Any) -> Outcome:
+    """One training: split, net, one-cycle, error on the validation rows."""
+    data = table.split(seed=job.seed)
+    widths, drawn = (data.inputs, *HIDDEN, data.c), stream(job.draw, "initialization")
+    model = Net(widths, bn=job["bn"], dropout=job["dropout"], generator=drawn)
+    learn = net_learner(data, model, wd=job["wd"], metrics=[accuracy], seed=job.draw, quiet=True)
+    learn.fit_one_cycle(learn.epochs_of(STEPS), job["lr"])
+    last = learn.history[-1]
+    return Outcome.of(learn, error=1 - last.metrics["accuracy"], valid_loss=last.valid_loss)
+
+
+ARMS = factorial(
+    wd={"no decay": {"wd": 0.0}, "decay": {"wd": 0.1}},
+    bn={"no norm": {"bn": False}, "norm": {"bn": True}},
+    dropout={"no dropout": {"dropout": 0.0, "lr": LR}, "dropout": {"dropout": 0.25, "lr": LR}},
+)
+STUDY = Study(
+    name="regularizers",
+    title="Regularizers",
+    question="Does weight decay lower the error, with and without batch normalization and dropout?",
+    run=run,
+    data=("digits", "adult"),
+    arms=ARMS,
+    baseline="no decay, no norm, no dropout",
+    metrics={
+        "error": Metric("share of validation rows classified wrongly", better="lower", smallest=0.005),
+        "valid_loss": Metric("cross-entropy on the validation rows", better="lower", smallest="5 %"),
+    },
+    parts=(
+        effect("85a", ARMS, "wd", says="weight decay lowers the error"),
+        effect("85b", ARMS, "bn", says="batch normalization lowers the error"),
+        effect("85c", ARMS, "dropout", says="dropout lowers the error"),
+        effect("", ARMS, "wd", "bn", says="decay and batch normalization add up", form="equivalent"),
+        effect("", ARMS, "wd", "dropout", says="decay and dropout add up", form="equivalent"),
+        effect("", ARMS, "bn", "dropout", says="batch normalization and dropout add up", form="equivalent"),
+        effect("", ARMS, "wd", says="weight decay lowers the loss", metric="valid_loss"),
+        effect("", ARMS, "bn", says="batch normalization lowers the loss", metric="valid_loss"),
+        effect("", ARMS, "dropout", says="dropout lowers the loss", metric="valid_loss"),
+    ),
+    tuned={"lr": Range(3e-4, 0.1)},
+    profiles={
+        "quick": Profile(seeds=10, trials=0, cost="two minutes"),
+        "regular": Profile(seeds=20, trials=8, cost="half an hour"),
+        "full": Profile(seeds=40, trials=16, cost="two hours"),
+    },
+    names={"wd": "weight decay", "bn": "batch normalization", "lr": "learning rate"},
+    limits=(
+        f"Two hidden layers of {HIDDEN[0]}, {EPOCHS} epochs, batches of 64; weight decay 0.1, dropout 0.25.",
+        "Main effects are averages over the four combinations of the other two.",
+    ),
+)
+
+main = command(STUDY)
+
+if __name__ == "__main__":
+    main()
