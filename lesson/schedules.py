@@ -20,6 +20,20 @@ class Schedule(NamedTuple):
 Policy = Callable[[int, float], Schedule]  # of the number of steps and the highest rate
 
 
+def epochs_for(steps: int, rows: int, bs: int = 64) -> int:
+    """The number of epochs that comes nearest to a number of steps, at least one: for trainings of equal length.
+
+    Args:
+        steps: the number of steps.
+        rows: training rows.
+        bs: rows per batch.
+
+    >>> epochs_for(2_000, rows=4_000), epochs_for(2_000, rows=1_000_000)
+    (32, 1)
+    """
+    return max(1, round(steps * bs / rows))
+
+
 def cosine(start: float, end: float, steps: int) -> np.ndarray:
     """Half a cosine, float64[steps]: it begins at `start` and would reach `end` one step after the last."""
     start, end, steps = checks.number("start", start), checks.number("end", end), checks.whole("steps", steps)

@@ -1,7 +1,7 @@
 """Claim 6: is ReLU the activation to use?
 
 A net with two hidden layers of 50, each activation with the initialization that keeps its signals' size (He's for ReLU,
-Glorot's with torch's gain for the others), five epochs of one-cycle AdamW. Each seed draws its own split,
+Glorot's with torch's gain for the others), about a thousand steps of one-cycle AdamW. Each seed draws its own split,
 initialization and batch order, the same for every activation.
 """
 
@@ -13,6 +13,7 @@ from lesson.learner import stream
 from lesson.metrics import accuracy
 from lesson.models import Net
 from lesson.nets import net_learner
+from lesson.schedules import epochs_for
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, beats, best, sweep
 
@@ -25,7 +26,7 @@ def run(job: Run, table: Any) -> Outcome:
     data = table.split(seed=job.seed)
     model = Net((data.inputs, *HIDDEN, data.c), job["activation"], generator=stream(job.draw, "initialization"))
     learn = net_learner(data, model, metrics=[accuracy], seed=job.draw, quiet=True)
-    learn.fit_one_cycle(learn.epochs_of(STEPS), job["lr"])
+    learn.fit_one_cycle(epochs_for(STEPS, len(data.train)), job["lr"])
     return Outcome.of(learn, accuracy=learn.history[-1].metrics["accuracy"])
 
 
@@ -49,7 +50,7 @@ STUDY = Study(
         "full": Profile(seeds=40, trials=16, cost="a quarter of an hour"),
     },
     names={"relu": "ReLU", "gelu": "GELU", "none": "no activation", "lr": "learning rate"},
-    limits=(f"Two hidden layers of {HIDDEN[0]}, {EPOCHS} epochs, batches of 64.",),
+    limits=(f"Hidden layers of {HIDDEN[0]} and {HIDDEN[1]}, about {STEPS:,} steps, batches of 64.",),
 )
 
 main = command(STUDY)

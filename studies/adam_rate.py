@@ -64,7 +64,9 @@ STUDY = Study(
         ),
     },
     parts=(
-        exceeds("74a", "annealed", 0, f"the best rate beats one {OFF} times off by more than the margin", "off", by=True),
+        exceeds(
+            "74a", "annealed", 0, f"the best rate beats one {OFF} times off by more than the margin", "off", by=True
+        ),
         beats("74b", "annealed", "constant", says="annealing beats a constant rate", by=True),
         exceeds("", "constant", 0, "so it does with a constant rate", "off", by=True),
     ),

@@ -21,7 +21,14 @@ def run(job: Run, ratings: Ratings) -> Outcome:
     """One training: split, learner, one-cycle, validation error."""
     data = split(ratings, seed=job.seed)
     learn = collab_learner(
-        data, 40, data.y_range, job["wd"], opt_func=OPTIMIZERS[job["kind"]], seed=job.draw, device=job.device, quiet=True
+        data,
+        40,
+        data.y_range,
+        job["wd"],
+        opt_func=OPTIMIZERS[job["kind"]],
+        seed=job.draw,
+        device=job.device,
+        quiet=True,
     )
     learn.fit_one_cycle(EPOCHS, job["lr"])
     return Outcome.of(learn, rmse=learn.history[-1].valid_loss ** 0.5)

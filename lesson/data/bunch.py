@@ -38,6 +38,16 @@ class DataBunch:
         return cls(train_ds, valid_ds, checks.whole("bs", bs, least=1))
 
     @property
+    def inputs(self) -> int:
+        """The numbers in a row of inputs, such as 784 pixels."""
+        return int(self.train[:1][0].shape[1])
+
+    @property
+    def c(self) -> int:
+        """The number of classes, by fastai's name: the largest target plus one."""
+        return 1 + max(int(part[:][-1].max()) for part in (self.train, self.valid))
+
+    @property
     def train_dl(self) -> DataLoader[Any]:
         """Batches of training rows, shuffled (claim 58)."""
         return DataLoader(self.train, self.bs, shuffle=True)
