@@ -29,8 +29,6 @@ pytest.importorskip("triton", reason="Triton is available on Linux")
 import triton
 import triton.language as tl
 
-pytestmark = pytest.mark.xdist_group("inspect")  # what is compiled for them, for a minute, is compiled in one process
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -47,21 +45,19 @@ def _too_many_registers(x, n, size: tl.constexpr):
 def facts_of_compiled_kernels() -> dict[str, dict]:
     """What the tests below ask of compiled kernels.
 
-    The rows of `python -m kernels.inspect`, each example for sm_90 and one more target in turn: the slow tests have the
-    whole product. Spills and offset bits of the kernel above by target; every kernel's PTX for sm_90, and its TTIR,
-    which is the same for all targets; the atomics' machine instructions by target; TTIR of the scores with and without
-    TRITON_DEBUG.
+    The rows of `python -m kernels.inspect`, each example for sm_90 and every third for one more target: the slow tests
+    have the whole product. Spills and offset bits of the kernel above by target; every kernel's PTX for sm_90, and its
+    TTIR, which is the same for all targets; the atomics' machine instructions by target; TTIR of the scores with and
+    without TRITON_DEBUG.
     """
     from triton import knobs
 
     examples = {example.name: example for example in inspect.find_examples()}
     counted = inspect.count_bytes_apart()
     others = [target for target in TARGETS if target != "sm_90"]
-    found = [
-        row
-        for place, example in enumerate(examples.values())
-        for row in inspect.inspect([example], ["sm_90", others[place % len(others)]])
-    ]
+    found = [row for example in examples.values() for row in inspect.inspect([example], ["sm_90"])]
+    for place, example in enumerate(list(examples.values())[::3]):
+        found += inspect.inspect([example], [others[place % len(others)]])
     moved = json.loads(counted.communicate()[0])
     spilling = {}
     for target, (_, _, warp_size) in TARGETS.items():
@@ -151,8 +147,9 @@ def rows(facts: dict[str, dict]) -> list[dict]:
 
 
 def test_every_kernel_is_compiled_for_several_targets_and_every_target_has_kernels(rows: list[dict]) -> None:
-    assert set(Counter(row["kernel"] for row in rows).values()) == {2}
-    assert min(Counter(row["target"] for row in rows).values()) > len(rows) // 8
+    kernels = {row["kernel"] for row in rows}
+    assert {row["kernel"] for row in rows if row["target"] == "sm_90"} == kernels
+    assert min(Counter(row["target"] for row in rows).values()) >= len(kernels) // 9
     assert all(row["registers"] > 0 for row in rows)
 
 
