@@ -31,7 +31,7 @@ from .trainer.epoch import epoch
 ROWS = 2 * SHARE // 64  # of 16 numbers of 4 bytes, which two threads share out
 
 
-def train(optimizer: Optimizer = "adam", mode: Mode = "virtual") -> None:
+def train(optimizer: Optimizer = "adam", mode: Mode = "folded") -> None:
     """Train for one step, bring all rows up to date, and score."""
     ids, tables = torch.arange(64), [torch.ones(shape) for shape in ((ROWS, 2), (64, 2), (ROWS,), (64,))]
     trainer = Trainer(*tables, lr=[0.1], momentum=[0.9], optimizer=optimizer, weight_decay=0.1, mode=mode)

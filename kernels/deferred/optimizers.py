@@ -244,7 +244,7 @@ class DeferredAdam(_Deferred, torch.optim.Adam):
             flushes.
         eps: positive.
         weight_decay: L2.
-        mode: "virtual" folds a row's missed steps into one operation, where `quadrature.fold_error` is at most
+        mode: "folded" folds a row's missed steps into one operation, where `quadrature.fold_error` is at most
             `TOLERANCE` steps, and else replays them; "replay" runs them one by one, to the bits of "dense", which does
             every row at every step.
         backend: "native" on a CPU, "triton" on a GPU or in Triton's interpreter; None chooses by device.
@@ -263,7 +263,7 @@ class DeferredAdam(_Deferred, torch.optim.Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        mode: Mode = "virtual",
+        mode: Mode = "folded",
         backend: str | None = None,
     ) -> None:
         super().__init__(mode, backend, params, lr, betas, eps, weight_decay)
@@ -306,7 +306,7 @@ class DeferredAdamW(DeferredAdam, torch.optim.AdamW):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         *,
-        mode: Mode = "virtual",
+        mode: Mode = "folded",
         backend: str | None = None,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, mode=mode, backend=backend)
@@ -322,7 +322,7 @@ class DeferredSGD(_Deferred, torch.optim.SGD):
         lr: learning rate; may change from step to step.
         momentum: may change from step to step.
         weight_decay: L2.
-        mode: "virtual" multiplies the maps of a row's missed steps, "replay" runs them one by one, to the bits of
+        mode: "folded" multiplies the maps of a row's missed steps, "replay" runs them one by one, to the bits of
             "dense", which does every row at every step.
         backend: as for `DeferredAdam`.
 
@@ -339,7 +339,7 @@ class DeferredSGD(_Deferred, torch.optim.SGD):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         *,
-        mode: Mode = "virtual",
+        mode: Mode = "folded",
         backend: str | None = None,
     ) -> None:
         super().__init__(mode, backend, params, lr, momentum, weight_decay=weight_decay)
@@ -382,7 +382,7 @@ class DeferredRMSprop(_Deferred, torch.optim.RMSprop):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        mode: Mode = "virtual",
+        mode: Mode = "folded",
         backend: str | None = None,
     ) -> None:
         super().__init__(mode, backend, params, lr, alpha, eps, weight_decay)

@@ -16,7 +16,7 @@ from ..steps import ADAM, BETA1, BETA2, EPS, KEEP, L2, MOMENTUM, SGD, Kind
 from . import native
 from .rows import NativeRows, TritonRows, Way
 
-Mode = Literal["virtual", "replay", "dense"]
+Mode = Literal["folded", "replay", "dense"]
 
 CAPACITY = 4096  # steps on record; then the table is flushed, so that the record stays bounded
 SMALLEST_KEEP = 1e-100  # the product of decays on record; below it, ratios of products would lose their digits
@@ -133,7 +133,7 @@ class Table:
         if not self.rows.pending:
             self.way = way
             points, start = self._folding(c)
-            self.rows.begin(way, float(c[BETA2]), points if mode == "virtual" and start < math.inf else 0)
+            self.rows.begin(way, float(c[BETA2]), points if mode == "folded" and start < math.inf else 0)
         self.constants = c
 
     def _fits(self, way: Way, c: np.ndarray) -> bool:
@@ -152,9 +152,9 @@ class Table:
 
     def _way(self, mode: Mode, c: np.ndarray) -> Way:
         linear = self.kind in (SGD, MOMENTUM)
-        if mode == "virtual" and linear and self.rows.folds_l2:
+        if mode == "folded" and linear and self.rows.folds_l2:
             return Way(native.FOLD, 0)
-        if mode == "virtual" and not c[L2] and 0 < c[KEEP] <= 1:
+        if mode == "folded" and not c[L2] and 0 < c[KEEP] <= 1:
             points, start = self._folding(c)
             return Way(native.FOLD, points) if self.steps >= start else Way(native.EARLY, 0)
         return Way(native.DENSE if mode == "dense" or c[L2] else native.REPLAY, 0)

@@ -13,7 +13,7 @@ table's size in work for a batch that reads a few rows. `mode` says what happens
 - "dense": every row at every step.
 - "replay": a row's missed steps are run when the next batch reads it, from a table of the steps' constants. The same
   arithmetic in the same order: the bits of "dense". One read and write of a row instead of one a step.
-- "virtual": the missed steps are folded into one operation. Without gradient a row's mean and mean square only shrink,
+- "folded": the missed steps are folded into one operation. Without gradient a row's mean and mean square only shrink,
   so k steps of Adam move a weight by m·Σ_j W_j/(√v + eps·κ_j) where W and κ do not depend on the row: a sum over a
   measure, which its two-point Gauss quadrature gives in closed form from four moments. That is within float32 rounding
   of dense from the step on at which the quadrature is accurate (`quadrature.first_foldable`); steps before it are
@@ -43,7 +43,7 @@ from .epoch import DONE, OWED, Batches, Side, epoch, room
 from .meeting import meeting, parted
 from .native import Plan, Record
 
-Mode = Literal["dense", "replay", "virtual", "skip", "skip momentum", "skip decay", "hugectr", "caffe2"]
+Mode = Literal["dense", "replay", "folded", "skip", "skip momentum", "skip decay", "hugectr", "caffe2"]
 
 POINTS = {"sgd": 0, "momentum": 1, "rmsprop": 0, "adam": 2}  # of Gauss, that fold an optimizer's missed steps
 PLANES = {"sgd": 1, "momentum": 2, "rmsprop": 2, "adam": 3}
@@ -54,7 +54,7 @@ APPROXIMATIONS = {
     "hugectr": approximations.HUGECTR,
     "caffe2": approximations.CAFFE2,
 }
-MODES = {"dense": native.DENSE, "replay": native.REPLAY, "virtual": native.VIRTUAL} | APPROXIMATIONS
+MODES = {"dense": native.DENSE, "replay": native.REPLAY, "folded": native.FOLDED} | APPROXIMATIONS
 
 TOGETHER = 64  # ratings a batch from which on two threads pay
 LONGEST_PAUSE = 64  # epochs in one thread, after other work had the processors
@@ -80,7 +80,7 @@ class Trainer:
         beta2: decay of the mean square ("rmsprop", "adam").
         eps: added to its root; positive.
         y_range: (low, high) of the sigmoid on the score; None leaves it out.
-        mode: "dense", "replay" or "virtual"; None chooses what is fastest at this size among them. Approximations of
+        mode: "dense", "replay" or "folded"; None chooses what is fastest at this size among them. Approximations of
             Adam with decoupled decay or none: "skip", "skip momentum", "skip decay", "hugectr", "caffe2".
 
     Raises:
@@ -131,8 +131,8 @@ class Trainer:
         self._pause, self._pauses = 0, 0  # epochs to come in one thread, and how many they were the last time
         self._lock = threading.RLock()  # who reads weights lets rows decay
         self.foldable_from = self._foldable_from(rates, momenta, eps, user_weight.dtype)
-        if mode == "virtual" and self.foldable_from is None:
-            raise ValueError(f"mode='virtual': {optimizer} with these constants cannot be folded; use 'replay'")
+        if mode == "folded" and self.foldable_from is None:
+            raise ValueError(f"mode='folded': {optimizer} with these constants cannot be folded; use 'replay'")
         if mode in APPROXIMATIONS and (optimizer != "adam" or (self.steps[1:, L2] != 0).any()):
             raise ValueError(f"{mode=} approximates adam with decoupled decay or none, not {optimizer} with {decay}")
         if mode in APPROXIMATIONS and not (self.steps[1:, KEEP] > 0).all():
@@ -230,14 +230,14 @@ class Trainer:
                 read = len(np.unique(users)) + len(np.unique(items))
             # A row that is read costs two steps, its own and the folded ones: on MovieLens 100k the modes cross where
             # a batch reads .55 of all rows (batches of about 2,000).
-            return native.VIRTUAL if 2 * read < rows else native.DENSE
+            return native.FOLDED if 2 * read < rows else native.DENSE
         return native.REPLAY if sum(table.nbytes for table in self.tables) > CACHED else native.DENSE
 
     def _plan(self, batches: int, mode: int) -> tuple[Plan, Record]:
         """How the next epoch's steps are taken, and what there is to know of them."""
         done = self.steps_done
         exact = np.ascontiguousarray(self.steps[done : done + batches + 1])
-        if mode == native.VIRTUAL and np.prod(exact[1:, KEEP]) < 1e-200:
+        if mode == native.FOLDED and np.prod(exact[1:, KEEP]) < 1e-200:
             mode = native.REPLAY  # the products of decay would underflow
         rule, missed = None, exact
         if mode == approximations.SKIP_DECAY:
@@ -247,7 +247,7 @@ class Trainer:
             rule = approximations.constants(exact[:, KEEP], exact[:, RATE], exact[:, BETA1], self.beta2, done)
         folds = np.empty((2, quadrature.rows(POINTS[self._optimizer]), batches + 1))
         quadrature.clear(folds[0])
-        if mode != native.VIRTUAL:
+        if mode != native.FOLDED:
             self._settle()
         dtype = self.tables[0].dtype
         squares = self.beta2 ** np.arange(batches + 1.0)

@@ -29,7 +29,7 @@ the bias corrections 1 − β1^step, 1 − β2^step:
 HugeCTR's and caffe2's Adam have no weight decay. Here they decay like dense Adam, so that momentum is all that they
 approximate. Both take β1 for a constant: here it is that of the last missed step.
 
-None of these is as accurate as "replay" or "virtual", and `Trainer` never chooses one by itself.
+None of these is as accurate as "replay" or "folded", and `Trainer` never chooses one by itself.
 """
 
 from __future__ import annotations

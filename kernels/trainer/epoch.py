@@ -22,7 +22,7 @@ from .native import (
     EVERY,
     LAST,
     LINES,
-    VIRTUAL,
+    FOLDED,
     catch_up,
     catch_up_all,
     copy_weights,
@@ -158,7 +158,7 @@ def epoch(meeting: Any, both: Any, room: Any, batches: Any, plan: Any, record: A
                     if side.account[r, LAST] != t:
                         replay_row(side.table, width, r, t - 1, t, plan.kind, record.steps)
 
-        if plan.mode == VIRTUAL:
+        if plan.mode == FOLDED:
             # Gaps that begin before `replay_before` are never folded, so those starts need not know a step.
             live = max(oldest, plan.replay_before)
             oldest = add_step(folds, t, min(live, t), plan.points, record.exact[t])
@@ -196,6 +196,6 @@ def epoch(meeting: Any, both: Any, room: Any, batches: Any, plan: Any, record: A
         meet(meeting, thread, last, since)
     if thread == 0:
         progress[DONE] += last
-        if plan.mode == VIRTUAL:
+        if plan.mode == FOLDED:
             progress[OWED] *= folds[KEPT, last]
     restore(before)

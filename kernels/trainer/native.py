@@ -25,7 +25,7 @@ from ..steps import EPS, Kind
 from ..threads import team
 from . import approximations
 
-DENSE, REPLAY, VIRTUAL = range(3)
+DENSE, REPLAY, FOLDED = range(3)
 LAST, SLOT = range(2)
 NEVER = -1  # the slot of a row that no batch ever read: its m and v are zero
 # Of the rows of a batch: which they are, the steps that they stand after, whether no batch has read them; then what
@@ -178,7 +178,7 @@ def catch_up(
     m = 0
     for q in range(n):
         r, z = places[ROWS, q], places[STARTS, q]
-        if plan.mode == VIRTUAL and places[FRESH, q]:
+        if plan.mode == FOLDED and places[FRESH, q]:
             factors[m, 0] = plan.owed * folds[KEPT, t]
             keep = factors[m, 0]
             for k in range(width):
@@ -209,7 +209,7 @@ def catch_up_all(
         n = 0
         for r in range(begin, min(begin + BLOCK, end)):
             new = account[r, SLOT] == NEVER
-            if not new or (at_end and plan.mode != VIRTUAL):
+            if not new or (at_end and plan.mode != FOLDED):
                 places[ROWS, n], places[STARTS, n], places[FRESH, n] = r, account[r, LAST], new
                 n += 1
                 account[r, LAST] = 0 if at_end else t

@@ -108,9 +108,9 @@ def exact():
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("mode", ["dense", "replay", "virtual"])
+@pytest.mark.parametrize("mode", ["dense", "replay", "folded"])
 def test_under_one_cycle_the_results_are_those_of_torchs_dense_optimizer(rule, mode, exact):
-    folded = mode == "virtual" and rule in ("adamw", "adam")
+    folded = mode == "folded" and rule in ("adamw", "adam")
     # Two points leave Adam's own error, a fraction of float32's rounding.
     torch.testing.assert_close(trained(rule, mode=mode), exact[rule], rtol=0, atol=2e-6 if folded else 1e-10)
 
@@ -123,12 +123,12 @@ def test_replay_gives_the_bits_of_stepping_every_row(rule, dtype):
 
 
 def test_folding_keeps_as_near_to_float64_as_torchs_own_float32_does():
-    squares = {"virtual": 0.0, "torch": 0.0}
+    squares = {"folded": 0.0, "torch": 0.0}
     for seed in range(3):
         expected = trained("adamw", steps=600, seed=seed)
-        squares["virtual"] += (trained("adamw", torch.float32, "virtual", 600, seed) - expected).square().sum()
+        squares["folded"] += (trained("adamw", torch.float32, "folded", 600, seed) - expected).square().sum()
         squares["torch"] += (trained("adamw", torch.float32, None, 600, seed) - expected).square().sum()
-    assert squares["virtual"] <= 1.5**2 * squares["torch"]
+    assert squares["folded"] <= 1.5**2 * squares["torch"]
 
 
 GAPS = [1, 2, 3, 4, 5, 20, 200, 1500]
@@ -177,28 +177,28 @@ def test_rows_come_back_from_any_gap_as_dense_steps_would_leave_them(betas, eps,
 
 
 @pytest.mark.parametrize("rule", ["adamw", "momentum l2", "adam l2"])
-@pytest.mark.parametrize("mode", ["replay", "virtual"])
+@pytest.mark.parametrize("mode", ["replay", "folded"])
 def test_a_record_of_steps_that_is_full_is_flushed_and_begun_anew(rule, mode, exact, monkeypatch):
     monkeypatch.setattr(table_module, "CAPACITY", 50)
-    folded = mode == "virtual" and rule == "adamw"
+    folded = mode == "folded" and rule == "adamw"
     torch.testing.assert_close(trained(rule, mode=mode), exact[rule], rtol=0, atol=2e-6 if folded else 1e-10)
 
 
 def test_decay_whose_product_runs_out_of_digits_is_flushed():
     how = {"weight_decay": 99.0, "betas": (0.9, 0.999), "scheduled": False}  # every step leaves a hundredth
-    torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=0, atol=2e-6)
+    torch.testing.assert_close(trained("adamw", mode="folded", **how), trained("adamw", **how), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("change", [{"betas": (0.0, 0.999)}, {"betas": (0.9, 0.999), "lr": 0.0}])
 def test_missed_steps_that_move_nothing_fold_to_nothing(change):
     how = {"steps": 150, "scheduled": False, **change}
-    torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=0, atol=2e-6)
+    torch.testing.assert_close(trained("adamw", mode="folded", **how), trained("adamw", **how), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("weight_decay", [100.0, 150.0])
 def test_decay_that_wipes_weights_out_or_turns_them_over_is_replayed(weight_decay):
     how = {"weight_decay": weight_decay, "betas": (0.9, 0.999), "scheduled": False}
-    torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=0, atol=1e-10)
+    torch.testing.assert_close(trained("adamw", mode="folded", **how), trained("adamw", **how), rtol=0, atol=1e-10)
 
 
 rates = st.one_of(st.just([1.0] * 300), st.lists(st.sampled_from([0.0, 1e-4, 0.1, 1.0]), min_size=1, max_size=300))
@@ -290,7 +290,7 @@ def test_gaps_that_began_too_early_for_a_new_beta1_end_before_it():
 @pytest.mark.parametrize("change", [{"eps": 1e-2}, {"betas": (0.9, 0.9995)}])
 def test_gaps_end_before_a_step_of_another_eps_or_beta2(change):
     found = []
-    for mode in (None, "virtual"):
+    for mode in (None, "folded"):
         net, optimizer = models("adamw", torch.float64, mode, betas=(0.9, 0.999))
         for step, (users, items, y) in enumerate(batches(150)):
             if step == 100:
@@ -335,7 +335,7 @@ def test_a_table_of_many_rows_is_flushed_alike_on_any_number_of_threads(monkeypa
         results = []
         for count in (1, 2):
             torch.set_num_threads(count)
-            results.append(trained("adamw", torch.float32, "virtual", steps=250))
+            results.append(trained("adamw", torch.float32, "folded", steps=250))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*results)
@@ -466,7 +466,7 @@ LOOPS = [
 @pytest.mark.parametrize("rule", ["adamw", "momentum l2"])
 def test_training_loops_do_what_they_do_with_torchs_dense_optimizer(loop, rule):
     found = []
-    for mode in (None, "virtual"):
+    for mode in (None, "folded"):
         net, optimizer = models(rule, torch.float64, mode, lr=1e-2)
         before = net.flat()
         loop(net, optimizer)
@@ -477,7 +477,7 @@ def test_training_loops_do_what_they_do_with_torchs_dense_optimizer(loop, rule):
 
 def test_momentum_may_set_in_later_and_a_dense_gradient_come_out_of_the_blue():
     found = []
-    for mode in (None, "virtual"):
+    for mode in (None, "folded"):
         net, optimizer = models("sgd l2", torch.float64, mode, lr=1e-2)
         for step, (users, items, y) in enumerate(batches(60)):
             optimizer.zero_grad()
@@ -505,7 +505,7 @@ def test_dense_parameters_get_torchs_own_step():
 
 def test_hooks_on_steps_are_called_once():
     torch.optim.AdamW([nn.Parameter(torch.ones(1))])  # torch wraps the step of a class when it is first made
-    _, optimizer = models("adamw", torch.float64, "virtual")
+    _, optimizer = models("adamw", torch.float64, "folded")
     calls = []
     optimizer.register_step_post_hook(lambda *_: calls.append(1))
     optimizer.step()
@@ -643,7 +643,7 @@ def test_a_copied_table_is_deferred_as_the_original_was():
 
 
 def test_memory_that_has_moved_is_found_again():
-    net, optimizer = models("adamw", torch.float32, "virtual")
+    net, optimizer = models("adamw", torch.float32, "folded")
     for step, (users, items, y) in enumerate(batches(4, torch.float32)):
         if step == 2:
             net.zero_grad()  # shared memory is for dense tensors
@@ -656,7 +656,7 @@ def test_memory_that_has_moved_is_found_again():
 
 
 def test_backward_through_weights_that_a_step_has_changed_is_refused():
-    net, optimizer = models("adamw", torch.float32, "virtual")
+    net, optimizer = models("adamw", torch.float32, "folded")
     loss = net.users.weight.square().sum()
     net.users(torch.tensor([1])).sum().backward()
     optimizer.step()
@@ -703,7 +703,7 @@ def test_flush_brings_every_row_up_to_date():
 
 
 @pytest.mark.parametrize("rule", ["adamw", "adam l2", "momentum", "rmsprop", "sgd"])
-@pytest.mark.parametrize("mode", ["replay", "virtual"])
+@pytest.mark.parametrize("mode", ["replay", "folded"])
 @pytest.mark.parametrize("cut", [30, 170])
 def test_a_resumed_run_has_the_bits_of_the_one_that_went_on(rule, mode, cut):
     data = list(batches(260, torch.float32))
@@ -747,7 +747,7 @@ def test_torchs_own_checkpoint_is_taken_over(rule):
             functional.mse_loss(net(users, items), y).backward()
             optimizer.step()
 
-    torchs, ours = models(rule, torch.float64), models(rule, torch.float64, "virtual")
+    torchs, ours = models(rule, torch.float64), models(rule, torch.float64, "folded")
     run(*torchs, data[:60])
     for one, other in zip(ours, torchs, strict=True):
         one.load_state_dict(copy.deepcopy(other.state_dict()))
@@ -774,7 +774,7 @@ def test_the_optimizers_state_is_current_by_itself():
 
 def test_a_second_optimizer_on_a_table_takes_over_where_the_first_was():
     found = []
-    for mode in (None, "virtual"):
+    for mode in (None, "folded"):
         net, optimizer = models("adamw", torch.float64, mode)
         for step, (users, items, y) in enumerate(batches(60)):
             if step == 30:
@@ -840,7 +840,7 @@ WRONG = [
     (DeferredAdamW, {"differentiable": True}, "steps with differentiable cannot be deferred"),
     (DeferredAdamW, {"eps": 0.0}, "steps with eps=0.0 cannot be deferred"),
     (DeferredAdamW, {"eps": 1e-39}, "steps with eps=1e-39 cannot be deferred"),
-    (DeferredAdamW, {"mode": "lazy"}, "there are virtual, replay, dense"),
+    (DeferredAdamW, {"mode": "lazy"}, "there are folded, replay, dense"),
     (DeferredAdamW, {"lr": -1e-3}, r"lr: -0.001 does not lie in \[0, inf\)"),
     (DeferredAdamW, {"lr": math.nan}, "lr: nan does not lie"),
     (DeferredAdamW, {"betas": (1.0, 0.999)}, r"betas: 1.0 does not lie in \[0, 1\)"),
@@ -914,10 +914,10 @@ def test_a_pretrained_table_is_a_copy_and_frozen_unless_told():
 
 
 def test_a_checkpoint_says_nothing_of_the_backend_that_loads_it():
-    _, first = models("adamw", torch.float32, "virtual")
+    _, first = models("adamw", torch.float32, "folded")
     for group in first.param_groups:
         group["backend"] = "triton"
-    _, second = models("adamw", torch.float32, "virtual", backend="native")
+    _, second = models("adamw", torch.float32, "folded", backend="native")
     second.load_state_dict(first.state_dict())
     assert [group["backend"] for group in second.param_groups] == ["native", "native"]
 
@@ -930,7 +930,7 @@ def test_a_table_that_cannot_be_deferred_is_named(dtype):
 
 
 def test_a_parameter_that_has_changed_its_dtype_is_named():
-    net, optimizer = models("adamw", torch.float32, "virtual")
+    net, optimizer = models("adamw", torch.float32, "folded")
     for dtype in (torch.float32, torch.float64):
         net.to(dtype)
         for users, items, y in batches(2, dtype):
@@ -1074,7 +1074,7 @@ def test_gradients_that_are_accumulated_after_they_were_looked_at_have_each_row_
 
 
 def test_a_compiled_step_is_a_step():
-    net, optimizer = models("adamw", torch.float64, "virtual")
+    net, optimizer = models("adamw", torch.float64, "folded")
     step = torch.compile(optimizer.step, backend="eager")
     for users, items, y in batches(10):
         optimizer.zero_grad()
@@ -1113,7 +1113,7 @@ def updated(state):
 
 
 @pytest.mark.parametrize("change", [zeroed, replaced, set_back, updated])
-@pytest.mark.parametrize("mode", ["virtual", "replay"])
+@pytest.mark.parametrize("mode", ["folded", "replay"])
 def test_changes_of_the_optimizers_state_are_obeyed(change, mode):
     found = []
     for how in (None, mode):
@@ -1169,11 +1169,11 @@ def test_a_checkpoint_of_sparse_adam_is_taken_over():
 
 
 def test_a_checkpoint_of_another_kind_of_optimizer_is_refused_and_nothing_changes():
-    net, rmsprop = models("rmsprop", torch.float32, "virtual")
+    net, rmsprop = models("rmsprop", torch.float32, "folded")
     for users, items, y in batches(3, torch.float32):
         functional.mse_loss(net(users, items), y).backward()
         rmsprop.step()
-    _, adam = models("adamw", torch.float32, "virtual")
+    _, adam = models("adamw", torch.float32, "folded")
     before = copy.deepcopy(adam.state_dict())
     with pytest.raises(ValueError, match="step, square_avg of a deferred table, which needs exp_avg, exp_avg_sq"):
         adam.load_state_dict(rmsprop.state_dict())

@@ -138,7 +138,7 @@ def copies(model, rng):
 
 
 def changes_mode(model, rng):
-    model.opt.param_groups[0]["mode"] = str(rng.choice(["virtual", "replay", "dense"]))
+    model.opt.param_groups[0]["mode"] = str(rng.choice(["folded", "replay", "dense"]))
 
 
 ACTS: list[Callable[..., None]] = [
@@ -155,7 +155,7 @@ ACTS: list[Callable[..., None]] = [
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("mode", ["virtual", "replay", "dense"])
+@pytest.mark.parametrize("mode", ["folded", "replay", "dense"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_whatever_a_program_does_between_steps_the_tables_are_where_dense_steps_take_them(optimizer, mode, seed):
     rng = np.random.default_rng(seed)
@@ -179,7 +179,7 @@ def test_whatever_a_program_does_between_steps_the_tables_are_where_dense_steps_
         rng.choice(ACTS)(model, rng)
     for table, dense in zip(model.tables, model.dense, strict=True):
         # A mean is up to some times its root where few gradients have come.
-        folds = 5e-3 * dense.longest if mode == "virtual" else 0.0
+        folds = 5e-3 * dense.longest if mode == "folded" else 0.0
         error = np.abs(table.weight.detach().numpy() - dense.w).max()
         assert error <= folds + 1e-9 * max(1.0, np.abs(dense.w).max())
 

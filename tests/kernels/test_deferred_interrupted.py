@@ -84,7 +84,7 @@ class Training:
 
 @pytest.fixture(scope="module")
 def checkpoints():
-    return {mode: Training(mode, "native").steps(BEFORE).state() for mode in ("virtual", "replay")}
+    return {mode: Training(mode, "native").steps(BEFORE).state() for mode in ("folded", "replay")}
 
 
 def begun(checkpoints, mode, backend):
@@ -94,7 +94,7 @@ def begun(checkpoints, mode, backend):
     return Training(mode, backend, (state, optimizer, number)).steps(1)
 
 
-@pytest.mark.parametrize(("mode", "backend"), [("virtual", "native"), ("replay", "native"), ("virtual", "triton")])
+@pytest.mark.parametrize(("mode", "backend"), [("folded", "native"), ("replay", "native"), ("folded", "triton")])
 def test_a_step_that_is_interrupted_was_taken_or_was_not(checkpoints, mode, backend):
     if backend == "triton":
         pytest.importorskip("triton")
@@ -148,7 +148,7 @@ def test_what_else_is_interrupted_changes_nothing_but_by_whole_steps(checkpoints
             training.optimizer.step()
 
     def prepared():
-        training = begun(checkpoints, "virtual", backend)
+        training = begun(checkpoints, "folded", backend)
         if what == "dense step":
             training.table.weight.grad = torch.ones(ROWS, 2, dtype=torch.float64)
         return training

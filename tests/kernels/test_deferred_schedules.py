@@ -86,14 +86,14 @@ def step_size(plan):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("mode", ["virtual", "replay", "dense"])
+@pytest.mark.parametrize("mode", ["folded", "replay", "dense"])
 @settings(max_examples=12, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_whatever_the_schedule_the_table_is_where_torchs_dense_optimizer_takes_it(optimizer, mode, data, seed):
     plan = data.draw(plans(optimizer))
     expected, planes = trained(optimizer, plan, seed)
     found, found_planes = trained(optimizer, plan, seed, mode)
-    folds = mode == "virtual" and "Adam" in optimizer
+    folds = mode == "folded" and "Adam" in optimizer
     # A mean may be several times the root of its mean square, when β2 has fallen or few gradients have come.
     allowed = 5e-3 * step_size(plan) if folds else 0.0
     assert (found - expected).abs().max() <= allowed + 1e-9 * expected.abs().max()
@@ -138,7 +138,7 @@ def test_a_beta1_that_falls_for_a_moment_is_remembered(backend, schedule):
 
 
 @pytest.mark.parametrize("optimizer", ["Adam", "RMSprop", "SGD"])
-@pytest.mark.parametrize("mode", ["virtual", "replay", "dense"])
+@pytest.mark.parametrize("mode", ["folded", "replay", "dense"])
 def test_rows_never_read_keep_the_mean_that_l2_decay_has_given_them(optimizer, mode):
     momentum = {"momentum": 0.9} if optimizer == "SGD" else {}
     plan = {"lr": 1e-2, "weight_decay": 0.1, **momentum}, [("weight_decay", 40, STEPS, 0.0)]
@@ -151,7 +151,7 @@ def test_rows_never_read_keep_the_mean_that_l2_decay_has_given_them(optimizer, m
 def test_a_tiny_eps_folds_to_no_nan(eps):
     plan = {"lr": 1e-2, "eps": eps}, []
     expected, _ = trained("AdamW", plan, 0)
-    found, _ = trained("AdamW", plan, 0, "virtual", torch.float32)
+    found, _ = trained("AdamW", plan, 0, "folded", torch.float32)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 

@@ -113,7 +113,7 @@ def test_replay_gives_the_bits_of_dense(optimizer, decay, rows, n_users, batch_s
 def test_folding_is_exact_but_for_adam(optimizer, decay):
     size = {"rows": 400, "n_users": 200, "n_items": 100}  # gaps of 1 to the whole epoch, rows never touched
     how = {"optimizer": optimizer, "decay": decay, "batch_size": 2, "epochs": 2, "size": size}
-    folded, _ = trained(torch.float64, mode="virtual", **how)
+    folded, _ = trained(torch.float64, mode="folded", **how)
     dense, _ = trained(torch.float64, mode="dense", **how)
     # Two points leave Adam's own error, a fraction of float32's rounding.
     torch.testing.assert_close(folded, dense, rtol=0, atol=2e-6 if optimizer == "adam" else 1e-13)
@@ -125,7 +125,7 @@ def test_folding_keeps_as_near_to_float64_as_torchs_own_float32_does():
     for seed in range(3):
         how = {"size": size | {"seed": seed}, "batch_size": 6, "epochs": 2}
         exact, _ = trained(torch.float64, mode="dense", **how)
-        squares["folded"] += (trained(mode="virtual", **how)[0] - exact).square().sum()
+        squares["folded"] += (trained(mode="folded", **how)[0] - exact).square().sum()
         squares["torch"] += (eager(**how) - exact).square().sum()
     assert squares["folded"] <= 1.5**2 * squares["torch"]
 
@@ -157,15 +157,15 @@ def test_a_row_comes_back_from_any_gap_as_dense_steps_would_leave_it(gap, beta1,
     ratings = torch.rand(steps, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 5
     items = torch.zeros(steps, dtype=torch.int64)
     weights = {}
-    for mode, dtype in (("dense", torch.float64), ("virtual", torch.float64), ("virtual", torch.float32)):
+    for mode, dtype in (("dense", torch.float64), ("folded", torch.float64), ("folded", torch.float32)):
         constants = {"momentum": np.full(steps, beta1), "beta2": beta2, "eps": eps, "weight_decay": 0.1}
         trainer = Trainer(*(table.to(dtype) for table in tables), lr=np.full(steps, 5e-3), mode=mode, **constants)
         trainer.epoch(users, items, ratings.to(dtype), torch.arange(steps), 1)
         weights[mode, dtype] = trainer.weights()[0].double()
     exact = weights["dense", torch.float64]
-    moved = (weights["virtual", torch.float64] - exact).abs().max().item()
+    moved = (weights["folded", torch.float64] - exact).abs().max().item()
     assert moved <= 5e-3 * 1e-4
-    assert (weights["virtual", torch.float32] - exact)[[0, 2]].abs().max() < 5e-5
+    assert (weights["folded", torch.float32] - exact)[[0, 2]].abs().max() < 5e-5
 
 
 def test_the_first_steps_and_narrow_pairs_of_betas_are_not_folded():
@@ -200,7 +200,7 @@ def test_whatever_the_schedule_a_folded_epoch_ends_where_a_dense_one_does(moment
     size = {"rows": 800, "n_users": 200, "n_items": 100, "k": 3}
     rates, momenta = jumping(1e-2, lr), jumping(0.9, momentum)
     how = {"lr": rates, "momentum": momenta, "beta2": beta2, "weight_decay": wd, "batch_size": 2, "epochs": 1}
-    found, _ = trained(torch.float64, mode="virtual", size=size, **how)
+    found, _ = trained(torch.float64, mode="folded", size=size, **how)
     dense, _ = trained(torch.float64, mode="dense", size=size, **how)
     torch.testing.assert_close(found, dense, rtol=0, atol=5 * TOLERANCE * rates.max() + 1e-12)
 
@@ -253,7 +253,7 @@ def test_a_table_of_many_rows_is_caught_up_alike_on_any_number_of_threads(monkey
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            results.append(trained(mode="virtual", batch_size=2, epochs=2, size=size)[0])
+            results.append(trained(mode="folded", batch_size=2, epochs=2, size=size)[0])
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*results)
@@ -318,7 +318,7 @@ def test_rows_that_no_batch_has_read_are_as_dense_steps_would_leave_them_whoever
     ratings = 5 * torch.rand(n, dtype=torch.float64, generator=generator)
     everyone, everything = torch.arange(400), torch.arange(400) % 200
     found = {}
-    for mode in ("dense", "virtual"):
+    for mode in ("dense", "folded"):
         constants = {"momentum": np.full(n, 0.9), "weight_decay": 0.5, "eps": 1e-3, "y_range": (0.0, 5.5)}
         trainer = Trainer(*tables, lr=np.full(n, 1e-2), mode=mode, **constants)
         scores = []
@@ -327,8 +327,8 @@ def test_rows_that_no_batch_has_read_are_as_dense_steps_would_leave_them_whoever
             scores.append(trainer.scores(everyone, everything))
         found[mode] = torch.cat(scores), torch.cat([table.flatten() for table in trainer.weights()])
         torch.testing.assert_close(trainer.scores(everyone, everything), scores[-1], rtol=1e-12, atol=0)
-    for virtual, dense in zip(found["virtual"], found["dense"], strict=True):
-        torch.testing.assert_close(virtual, dense, rtol=0, atol=5e-6)
+    for folded, dense in zip(found["folded"], found["dense"], strict=True):
+        torch.testing.assert_close(folded, dense, rtol=0, atol=5e-6)
 
 
 def test_the_same_inputs_give_the_same_bits():
@@ -343,7 +343,7 @@ def test_the_mode_is_chosen_by_what_a_batch_reads():
         batch = order.numpy()[:batch_size]
         return trainer._mode(users.numpy()[batch], items.numpy()[batch], batches)
 
-    assert chosen(2) == native.VIRTUAL
+    assert chosen(2) == native.FOLDED
     assert chosen(2000) == native.DENSE
     assert chosen(2, decay="l2", weight_decay=0.1) == native.DENSE
     assert chosen(2, mode="replay") == native.REPLAY
@@ -366,7 +366,7 @@ def test_the_callers_tables_stay():
 
 
 def test_divergence_shows_as_a_loss_that_is_not_finite():
-    for mode in ("dense", "virtual"):
+    for mode in ("dense", "folded"):
         _, losses = trained(lr=np.full(39, 1e30), mode=mode, optimizer="sgd", decay="none", y_range=None)
         assert not losses.isfinite().all()
 
@@ -376,7 +376,7 @@ def test_epochs_of_different_modes_follow_on_each_other(monkeypatch):
     tables, *columns, order = problem(torch.float64, **how["size"])
     lr, momentum = schedule(60)
     trainer = Trainer(*tables, lr=lr, momentum=momentum, weight_decay=0.01, y_range=(0.0, 5.5), optimizer="momentum")
-    for epoch, mode in enumerate(("dense", "virtual", "replay")):
+    for epoch, mode in enumerate(("dense", "folded", "replay")):
         monkeypatch.setattr(trainer, "_mode", lambda *_, mode=mode: MODES[mode])  # as for batches of other sizes
         trainer.epoch(*columns, order.roll(epoch), 2)
     weights = torch.cat([table.flatten() for table in trainer.weights()])
@@ -397,7 +397,7 @@ def test_a_trainers_mode_cannot_be_set():
     [
         ({"optimizer": "adagrad"}, "there are sgd, momentum, rmsprop, adam"),
         ({"decay": "L2"}, "there are none, l2, decoupled, fully decoupled"),
-        ({"mode": "lazy"}, "there are dense, replay, virtual"),
+        ({"mode": "lazy"}, "there are dense, replay, folded"),
         ({"eps": 0.0}, "must be positive"),
         ({"eps": 1e-39}, "a normal number of torch.float32"),
         ({"eps": math.nan}, "must be positive"),
@@ -416,8 +416,8 @@ def test_a_trainers_mode_cannot_be_set():
         ({"lr": np.full(13, np.nan)}, "a finite rate"),
         ({"momentum": None}, "adam needs a momentum for each of 13 steps, not none"),
         ({"momentum": [0.9]}, "for each of 13 steps, not 1"),
-        ({"decay": "l2", "weight_decay": 0.1, "mode": "virtual"}, "cannot be folded"),
-        ({"lr": np.full(13, 100.0), "weight_decay": 0.1, "mode": "virtual"}, "cannot be folded"),
+        ({"decay": "l2", "weight_decay": 0.1, "mode": "folded"}, "cannot be folded"),
+        ({"lr": np.full(13, 100.0), "weight_decay": 0.1, "mode": "folded"}, "cannot be folded"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change, complaint):
@@ -474,7 +474,7 @@ def raise_interrupt(_):
 
 def test_an_exception_after_an_epoch_loses_nothing_of_it(monkeypatch):
     tables, *columns, order = problem(rows=300, n_users=200, n_items=100)
-    how = {"lr": np.full(300, 1e-2), "momentum": np.full(300, 0.9), "weight_decay": 0.5, "mode": "virtual"}
+    how = {"lr": np.full(300, 1e-2), "momentum": np.full(300, 0.9), "weight_decay": 0.5, "mode": "folded"}
     left = []
     for interrupted in (False, True):
         trainer = Trainer(*tables, **how)
@@ -493,7 +493,7 @@ def test_an_exception_after_an_epoch_loses_nothing_of_it(monkeypatch):
 
 def test_threads_that_look_at_the_weights_at_once_let_them_decay_once():
     tables, *columns, order = problem(rows=60, n_users=20_000, n_items=100)
-    how = {"lr": np.full(30, 1e-2), "momentum": np.full(30, 0.9), "weight_decay": 0.5, "mode": "virtual"}
+    how = {"lr": np.full(30, 1e-2), "momentum": np.full(30, 0.9), "weight_decay": 0.5, "mode": "folded"}
 
     def seen_by(count):
         trainer, barrier = Trainer(*tables, **how), threading.Barrier(count)
@@ -515,7 +515,7 @@ def test_gradients_whose_squares_leave_the_finite_numbers_fold_to_no_nan():
     tables, *_ = problem(n_users=2, n_items=2, k=3)
     ratings = torch.full((302,), 3.0)
     ratings[0] = 1e25
-    for mode in ("dense", "virtual"):
+    for mode in ("dense", "folded"):
         how = {"lr": np.full(604, 1e-3), "momentum": np.full(604, 0.9), "beta2": 0.999, "mode": mode}
         trainer = Trainer(*tables, **how)
         for _ in range(2):
@@ -527,7 +527,7 @@ def test_a_rate_of_zero_folds_to_nothing():
     size = {"rows": 300, "n_users": 200, "n_items": 100}
     lr = np.where(np.arange(150) % 100 < 60, 0.0, 1e-2)
     how = {"lr": lr, "momentum": np.full(150, 0.9), "size": size, "batch_size": 2, "epochs": 1}
-    folded, _ = trained(torch.float64, mode="virtual", **how)
+    folded, _ = trained(torch.float64, mode="folded", **how)
     dense, _ = trained(torch.float64, mode="dense", **how)
     torch.testing.assert_close(folded, dense, rtol=0, atol=2e-6)
 

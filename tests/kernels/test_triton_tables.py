@@ -64,11 +64,11 @@ def train(table, optimizer, scheduler, data):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("mode", ["dense", "replay", "virtual"])
+@pytest.mark.parametrize("mode", ["dense", "replay", "folded"])
 def test_under_one_cycle_the_results_are_those_of_torchs_dense_optimizer(rule, mode):
     if mode == "dense" and rule != "adamw":
         pytest.skip("the interpreter takes its time")
-    folded = mode == "virtual" and rule == "adamw"
+    folded = mode == "folded" and rule == "adamw"
     steps = FOLDED if folded else STEPS
     tables = [train(*fresh(rule, how, steps=steps), batches(steps)).weight.detach() for how in (mode, None)]
     torch.testing.assert_close(*tables, rtol=0, atol=2e-6 if folded else 1e-10)
@@ -77,7 +77,7 @@ def test_under_one_cycle_the_results_are_those_of_torchs_dense_optimizer(rule, m
 @pytest.mark.parametrize(("betas", "mode"), [((0.9, 0.99), native.FOLD), ((0.95, 0.99), native.EARLY)])
 def test_missed_steps_are_folded_where_two_points_are_enough_and_else_replayed(betas, mode):
     tables = []
-    for kind in ("virtual", None):
+    for kind in ("folded", None):
         table, optimizer, _ = fresh("adamw", kind, steps=FOLDED)
         optimizer.param_groups[0]["betas"] = betas
         for ids, y in batches(FOLDED):
@@ -113,9 +113,9 @@ def test_replay_gives_the_bits_of_the_dense_kernel_on_every_row():
 
 
 @pytest.mark.parametrize("rule", ["adamw", "momentum", "rmsprop"])
-@pytest.mark.parametrize("mode", ["replay", "virtual"])
+@pytest.mark.parametrize("mode", ["replay", "folded"])
 def test_a_resumed_run_has_the_bits_of_the_one_that_went_on(rule, mode):
-    steps = FOLDED if (rule, mode) == ("adamw", "virtual") else STEPS
+    steps = FOLDED if (rule, mode) == ("adamw", "folded") else STEPS
     data = list(batches(steps))
     first = fresh(rule, mode, torch.float32, steps)
     train(*first, data[: 3 * steps // 4])
@@ -145,19 +145,19 @@ def test_whoever_reads_the_weights_gets_all_of_them_up_to_date():
 def test_a_record_of_steps_that_is_full_is_flushed_and_begun_anew(monkeypatch):
     monkeypatch.setattr(table_module, "CAPACITY", 20)
     for rule in ("adamw", "momentum"):
-        tables = [train(*fresh(rule, how, steps=FOLDED), batches(FOLDED)).weight.detach() for how in ("virtual", None)]
+        tables = [train(*fresh(rule, how, steps=FOLDED), batches(FOLDED)).weight.detach() for how in ("folded", None)]
         torch.testing.assert_close(*tables, rtol=0, atol=2e-6 if rule == "adamw" else 1e-10)
 
 
 def test_a_table_is_flushed_in_as_many_launches_as_it_takes(monkeypatch):
     monkeypatch.setattr(rows_module, "FLUSHED", 10)
-    tables = [train(*fresh("adamw", how), batches()).weight.detach() for how in ("virtual", None)]
+    tables = [train(*fresh("adamw", how), batches()).weight.detach() for how in ("folded", None)]
     torch.testing.assert_close(*tables, rtol=0, atol=1e-10)
 
 
 def test_a_dense_gradient_may_come_out_of_the_blue_and_a_batch_be_empty():
     tables = []
-    for mode in ("virtual", None):
+    for mode in ("folded", None):
         table, optimizer, scheduler = fresh("adamw", mode, steps=30)
         for step, (ids, y) in enumerate(batches(30)):
             optimizer.zero_grad()
