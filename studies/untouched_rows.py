@@ -123,7 +123,7 @@ STUDY = Study(
         "regular": Profile(seeds=20, trials=0, cost="two minutes"),
         "full": Profile(seeds=40, trials=0, cost="four minutes"),
     },
-    recipe=2,
+    recipe=3,
     cpu_only=True,
     names={"folded": "deferred", "hugectr": "HugeCTR-like", "caffe2": "caffe2-like"},
     limits=(

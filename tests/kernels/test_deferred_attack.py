@@ -157,7 +157,7 @@ ACTS: list[Callable[..., None]] = [
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("mode", ["folded", "replay", "dense"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_whatever_a_program_does_between_steps_the_tables_are_where_dense_steps_take_them(optimizer, mode, seed):
+def test_whatever_a_program_does_between_steps_the_tables_equal_dense_steps(optimizer, mode, seed):
     rng = np.random.default_rng(seed)
     setting = settings(rng, optimizer)
     model = Model(optimizer, mode, setting, rng)
@@ -184,7 +184,7 @@ def test_whatever_a_program_does_between_steps_the_tables_are_where_dense_steps_
         assert error <= folds + 1e-9 * max(1.0, np.abs(dense.w).max())
 
 
-def test_a_gradient_times_a_number_is_one_of_the_whole_table():
+def test_a_gradient_times_a_number_applies_to_the_whole_table():
     table = DeferredEmbedding(6, 2)
     table(torch.tensor([3])).sum().backward()
     assert torch.equal((table.weight.grad * 2).to_dense(), table.weight.grad.to_dense() * 2)
@@ -205,7 +205,7 @@ def test_float32_dense_steps_of_sgd_with_l2_are_as_near_to_float64_as_torchs():
     assert (ours - exact).abs().max() <= 1.5 * (torchs - exact).abs().max()
 
 
-def test_the_trainer_refuses_momentum_that_comes_and_goes_as_torch_keeps_its_buffer_meanwhile():
+def test_the_trainer_refuses_momentum_that_is_0_in_some_steps_only():
     start = [torch.full(shape, 0.1) for shape in ((1, 1), (1, 1), (1,), (1,))]
     how = {"lr": [0.1] * 4, "optimizer": "momentum", "decay": "none"}
     with pytest.raises(ValueError, match="0 in some steps and not in others"):
@@ -239,7 +239,7 @@ def gradient():
         lambda g: torch._foreach_norm([g])[0],
     ],
 )
-def test_what_a_gradient_is_asked_is_answered_for_the_whole_table(gradient, ask):
+def test_functions_of_a_gradient_see_the_whole_table(gradient, ask):
     whole = gradient.to_dense()
     found = ask(gradient)
     assert torch.equal(found.to_dense() if found.is_sparse else found, ask(torch.Tensor(whole)))

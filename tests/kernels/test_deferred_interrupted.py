@@ -95,7 +95,7 @@ def begun(checkpoints, mode, backend):
 
 
 @pytest.mark.parametrize(("mode", "backend"), [("folded", "native"), ("replay", "native"), ("folded", "triton")])
-def test_a_step_that_is_interrupted_was_taken_or_was_not(checkpoints, mode, backend):
+def test_an_interrupted_step_was_taken_completely_or_not_at_all(checkpoints, mode, backend):
     if backend == "triton":
         pytest.importorskip("triton")
 
@@ -132,7 +132,7 @@ def test_a_step_that_is_interrupted_was_taken_or_was_not(checkpoints, mode, back
     ("what", "backend"),
     [*((what, "native") for what in ("flush", "lookup", "dense step", "state")), ("flush", "triton")],
 )
-def test_what_else_is_interrupted_changes_nothing_but_by_whole_steps(checkpoints, what, backend):
+def test_other_interrupted_calls_apply_only_whole_steps(checkpoints, what, backend):
     if backend == "triton":
         pytest.importorskip("triton")
     expected, at, over = None, 0, False
@@ -172,7 +172,7 @@ def test_what_else_is_interrupted_changes_nothing_but_by_whole_steps(checkpoints
     assert at > 3
 
 
-def test_threads_that_read_rows_at_once_find_them_where_one_thread_would():
+def test_threads_that_read_rows_at_once_get_the_rows_of_one_thread():
     def trained():
         torch.manual_seed(0)
         table = DeferredEmbedding(4000, 32)

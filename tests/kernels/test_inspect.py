@@ -334,7 +334,7 @@ def test_the_widest_load_is_read_off_the_amdgcn(amdgcn: str, width: int) -> None
     assert inspect.widest_load({"amdgcn": amdgcn}) == width
 
 
-def test_an_unknown_target_gets_one_line_that_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_target_gets_one_line_that_lists_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
     assert inspect.main(["--target", "sm_61"]) == 2
     out, error = capsys.readouterr()
     assert out == ""
