@@ -42,7 +42,7 @@ def ours(module, decoupled, weight_decay, constants):
 
 
 def torchs(decoupled, weight_decay, constants):
-    """torch.optim's own, its betas and rate set anew before each step."""
+    """torch.optim's own, with its betas and rate set before each step."""
     state = {}
 
     def run(param, grad, means, squares, step, lr, beta1):

@@ -42,7 +42,7 @@ def batches(rows):
 
 
 def by_a_plain_loop(mode, tables, users, items, ratings, wd=WD):
-    """The rules as their formulas stand, row by row, each thing done when the original does it."""
+    """The rules' formulas, row by row, with each operation done when the original optimizer does it."""
     u, i, ub, ib = (table.numpy() for table in tables)
     w = np.vstack([np.column_stack([u, ub]), np.column_stack([i, ib])])
     users, items, ratings = users.numpy(), items.numpy() + len(u), ratings.numpy()

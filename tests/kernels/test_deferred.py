@@ -75,7 +75,7 @@ def batches(steps, dtype=torch.float64, seed=0):
 
 
 def models(rule, dtype, mode=None, **change):
-    """A net and its optimizer: torch's where there is no mode."""
+    """A net and its optimizer: torch's if there is no mode."""
     ours, torchs, settings = RULES[rule]
     net = Net(DeferredEmbedding if mode else nn.Embedding, dtype)
     tables = [net.users.weight, net.items.weight]
@@ -111,7 +111,7 @@ def exact():
 @pytest.mark.parametrize("mode", ["dense", "replay", "folded"])
 def test_under_one_cycle_the_results_equal_torchs_dense_optimizer(rule, mode, exact):
     folded = mode == "folded" and rule in ("adamw", "adam")
-    # Two points leave Adam's own error, a fraction of float32's rounding.
+    # With Adam two points have an error, which is a fraction of float32's rounding.
     torch.testing.assert_close(trained(rule, mode=mode), exact[rule], rtol=0, atol=2e-6 if folded else 1e-10)
 
 
@@ -247,12 +247,12 @@ def test_folding_is_gausss_quadrature_and_within_its_bound_for_every_gap_and_sch
     if (weight > 0).sum() > points and weight[weight > 0].min() > 1e-9 * weight.max():
         nodes, weights = golub_welsch(1 / (kappa + quadrature.SHIFT), weight, points)
         gauss = (weights / (roots + eps * (1 / nodes - quadrature.SHIFT))).sum(1)
-        # Of nodes that nearly meet, rounding leaves their sum alone.
+        # If two nodes nearly coincide, rounding preserves only the sum of their weights.
         np.testing.assert_allclose(folded[:, 0], gauss, rtol=1e-9)
 
 
 def golub_welsch(x, weight, points):
-    """Gauss points from the whole measure: its matrix by Householder's way (Gragg & Harrod), then eigenvalues."""
+    """Gauss points from the whole measure: its matrix by Householder's method (Gragg & Harrod), then eigenvalues."""
     root = np.sqrt(weight / weight.sum())
     arrow = np.block([[np.ones((1, 1)), root[None]], [root[:, None], np.diag(x)]])
     matrix = scipy.linalg.hessenberg(arrow)[1 : points + 1, 1 : points + 1]
@@ -341,7 +341,7 @@ def test_a_table_of_many_rows_is_flushed_with_the_same_bits_on_any_number_of_thr
     assert torch.equal(*results)
 
 
-# What a training loop may do. Each runs once with torch's dense optimizer and once deferred.
+# Things that training loops do. Each runs once with torch's dense optimizer and once deferred.
 
 
 def accumulation(net, optimizer):
@@ -513,7 +513,7 @@ def test_hooks_on_steps_are_called_once():
 
 
 def behind(mode="replay"):
-    """A net with missed steps pending, and its users as stepping every row would leave them."""
+    """A net with missed steps pending, and the users that dense steps give."""
     nets = []
     for how in (mode, "dense"):
         net, optimizer = models("adamw", torch.float32, how)
@@ -620,7 +620,7 @@ def test_the_guide_lists_the_reads_that_cannot_be_detected():
 
 
 def test_compiled_code_reads_memory_that_is_up_to_date():
-    def raw(graph, _):  # as Inductor's code, which asks no dispatcher
+    def raw(graph, _):  # like Inductor's code, which does not call the dispatcher
         def run(*args):
             with torch._C._DisableTorchDispatch():
                 return graph(*args)
@@ -711,7 +711,7 @@ def test_a_resumed_run_gives_the_same_bits_as_one_that_continued(rule, mode, cut
     def run(net, optimizer, scheduler, data):
         for step, (users, items, y) in enumerate(data):
             optimizer.zero_grad()
-            # The rare rows' gradients are zeros: only the record tells them from rows never read.
+            # The rare rows' gradients are zeros: only the record distinguishes them from rows never read.
             (functional.mse_loss(net(users, items), y) * (step % 40 > 0)).backward()
             optimizer.step()
             scheduler.step()

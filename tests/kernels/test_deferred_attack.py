@@ -1,4 +1,4 @@
-"""Deferred tables amid all that a program does between two steps, against dense steps written out in NumPy."""
+"""Deferred tables in programs that do anything between two steps, compared with dense steps written out in NumPy."""
 
 import copy
 import functools
@@ -55,7 +55,7 @@ class Dense:
 
 
 def settings(rng, optimizer):
-    """Any settings, for some steps to come."""
+    """Draw any settings, for the next steps."""
 
     def one_of(*values):
         return float(rng.choice(values))
@@ -178,7 +178,7 @@ def test_whatever_a_program_does_between_steps_the_tables_equal_dense_steps(opti
         model.opt.step()
         rng.choice(ACTS)(model, rng)
     for table, dense in zip(model.tables, model.dense, strict=True):
-        # A mean is up to some times its root where few gradients have come.
+        # After few gradients, a mean is up to several times the root of its mean square.
         folds = 5e-3 * dense.longest if mode == "folded" else 0.0
         error = np.abs(table.weight.detach().numpy() - dense.w).max()
         assert error <= folds + 1e-9 * max(1.0, np.abs(dense.w).max())

@@ -28,7 +28,7 @@ decays = st.sampled_from([0.0, 0.0, 1e-2, 1.0])
 
 @st.composite
 def plans(draw, optimizer):
-    """Settings, and the jumps that they take: setting, first step, for how many steps, value."""
+    """Settings, and their jumps: setting, first step, number of steps, value."""
     kinds = {
         "lr": rates,
         "weight_decay": decays,
@@ -55,7 +55,7 @@ def every_step(plan):
 
 
 def batches(seed):
-    """Of every step the rows read and their gradients. Row 0 is read often, 4 in one spell, 5 late, 6 never."""
+    """The rows that each step reads, and their gradients. Row 0 is read often, 4 in one stretch, 5 late, 6 never."""
     rng = np.random.default_rng(seed)
     for step in range(STEPS):
         read = rng.random(ROWS) < [0.5, 0.1, 0.03, 0.02, 0.5 * (20 <= step < 40), 0.1 * (step > 100), 0]
@@ -64,7 +64,7 @@ def batches(seed):
 
 
 def trained(optimizer, plan, seed, mode=None, dtype=torch.float64):
-    """The table after all steps, and the optimizer's state: torch's dense one where there is no mode."""
+    """The table after all steps, and the optimizer's state. Without a mode, the optimizer is torch's dense one."""
     ours, torchs = OPTIMIZERS[optimizer]
     start = torch.from_numpy(np.random.default_rng(seed + 1).normal(size=(ROWS, WIDTH))).to(dtype)
     embedding = (DeferredEmbedding if mode else nn.Embedding).from_pretrained(start.clone(), freeze=False)
@@ -81,7 +81,7 @@ def trained(optimizer, plan, seed, mode=None, dtype=torch.float64):
 
 
 def step_size(plan):
-    """The largest step that a rate of the plan makes of a mean as large as its root."""
+    """The largest step of the plan, for a mean as large as the root of its mean square."""
     return max(setting["lr"] / (1 - setting["betas"][0] ** step) for step, setting in enumerate(every_step(plan), 1))
 
 
@@ -94,7 +94,7 @@ def test_under_any_schedule_the_table_equals_that_of_torchs_dense_optimizer(opti
     expected, planes = trained(optimizer, plan, seed)
     found, found_planes = trained(optimizer, plan, seed, mode)
     folds = mode == "folded" and "Adam" in optimizer
-    # A mean may be several times the root of its mean square, when β2 has fallen or few gradients have come.
+    # A mean may be several times the root of its mean square, if β2 has fallen or after few gradients.
     allowed = 5e-3 * step_size(plan) if folds else 0.0
     assert (found - expected).abs().max() <= allowed + 1e-9 * expected.abs().max()
     for plane, exact in zip(found_planes, planes, strict=True):
@@ -173,7 +173,7 @@ def test_gradients_whose_squares_overflow_move_nothing_as_with_torch():
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_mean_that_faded_long_ago_does_not_come_back_as_the_square_fades_on(first):
-    # Where the mean stopped at 2⁻³⁰ of the root while the square went on shrinking, a read without gradient would move
+    # If the mean stopped at 2⁻³⁰ of the root while the square continued to shrink, a read without a gradient would move
     # the row by it.
     steps, eps = 2500, 1e-14
     found = []

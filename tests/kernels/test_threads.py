@@ -18,7 +18,7 @@ def halved(x):
 
 @pytest.fixture
 def smallest():
-    """The smallest number that is no denormal."""
+    """The smallest normal number."""
     found = bool(halved(np.full(1, np.finfo(np.float32).smallest_normal)) == 0)
     yield np.full(1, np.finfo(np.float32).smallest_normal)
     torch.set_flush_denormal(found)
@@ -123,7 +123,7 @@ def test_a_second_thread_that_comes_after_the_end_is_turned_away():
 
 @numba.njit(nogil=True)
 def walk(place, thread, steps, slow_from, slow_by, written, wrong):
-    """As an epoch: two meetings a step; each thread writes, and reads what the other one wrote before the meeting."""
+    """Like an epoch: two meetings per step. Each thread writes, and reads what the other wrote before the meeting."""
     since = 0
     for t in range(1, steps + 1):
         written[thread, t % 2] = t
@@ -162,7 +162,7 @@ def test_threads_that_meet_see_what_the_other_wrote():
 
 
 def test_a_thread_that_often_waits_long_separates_and_both_stop_at_the_same_step():
-    for _ in range(50):  # on a busy machine nobody may be waiting when the other one is slow
+    for _ in range(50):  # on a busy machine both threads may be slow, and then neither waits
         first, second, early = both_walk(300, 50, 1_000_000)
         assert first == second
         if first < 300:

@@ -115,7 +115,7 @@ def test_folding_is_exact_except_for_adam(optimizer, decay):
     how = {"optimizer": optimizer, "decay": decay, "batch_size": 2, "epochs": 2, "size": size}
     folded, _ = trained(torch.float64, mode="folded", **how)
     dense, _ = trained(torch.float64, mode="dense", **how)
-    # Two points leave Adam's own error, a fraction of float32's rounding.
+    # With Adam two points have an error, which is a fraction of float32's rounding.
     torch.testing.assert_close(folded, dense, rtol=0, atol=2e-6 if optimizer == "adam" else 1e-13)
 
 
@@ -177,7 +177,7 @@ def test_the_first_steps_and_narrow_pairs_of_betas_are_not_folded():
     assert 25 <= begins(0.9, 0.99, 1e-5) < 50
     assert 15 <= begins(0.9, 0.999, 1e-8) < 40
     for betas in ((0.9, 0.9), (0.9, 0.95), (0.95, 0.99)):
-        assert begins(*betas, 1e-8) > 1800  # but for the last gaps, which are short
+        assert begins(*betas, 1e-8) > 1800  # the last gaps are short, so they fold
     assert begins(0.9, 0.999, 1e-30) == 2000
 
 
@@ -271,7 +271,7 @@ def test_an_epoch_has_the_same_bits_in_two_threads_as_in_one(monkeypatch, mode, 
         one = trained(mode=mode, batch_size=batch_size, epochs=2, size=size)
         assert not any(place[FIRST // 4] for place in places)
         torch.set_num_threads(2)
-        for _ in range(100):  # on a busy machine the second thread may come when the first one has done it all
+        for _ in range(100):  # on a busy machine the second thread may come after the first has done everything
             two = trained(mode=mode, batch_size=batch_size, epochs=2, size=size)
             for expected, found in zip(one, two, strict=True):
                 assert torch.equal(expected, found)
@@ -308,7 +308,7 @@ def test_after_each_separation_epochs_use_one_thread_for_longer(monkeypatch):
 
 
 def test_rows_that_no_batch_has_read_equal_those_of_dense_steps_in_every_read():
-    # Each epoch reads users of its own; the last 100 users, and items, are never read.
+    # Each epoch reads other users; the last 100 users, and items, are never read.
     k, per_epoch, epochs = 5, 120, 3
     tables, *_ = problem(torch.float64, k=k, n_users=3 * 100 + 100, n_items=200)
     generator = torch.Generator().manual_seed(1)
@@ -510,7 +510,7 @@ def test_threads_that_read_the_weights_at_once_apply_decay_once():
 
 
 def test_gradients_whose_squares_overflow_fold_to_no_nan():
-    # User 0 has such a gradient once, and is read again after a gap.
+    # User 0 has an overflowing gradient once, and is read again after a gap.
     users = torch.tensor([0] + [1] * 300 + [0])
     tables, *_ = problem(n_users=2, n_items=2, k=3)
     ratings = torch.full((302,), 3.0)

@@ -25,7 +25,7 @@ def schedule(t: int, steps: int, **changes: float) -> dict[str, float]:
 
 
 def table(optimizer: str, dtype: torch.dtype, planes: bool = False) -> dict[str, Tensor | None]:
-    """Weights, and the state as the optimizer has it; as planes of one array with rows of 8 numbers."""
+    """Weights and the optimizer's state, as planes of one array with rows of 8 numbers."""
     draw = torch.Generator().manual_seed(1)
     state = torch.float64 if dtype == torch.float64 else torch.float32
     width = 8 if planes else K
@@ -41,7 +41,7 @@ def table(optimizer: str, dtype: torch.dtype, planes: bool = False) -> dict[str,
 
 
 def batches(steps: int) -> list[Tensor]:
-    """The rows of each step. Row 0 comes at every step, row 1 only at the first, the last one never."""
+    """The rows that each step reads: row 0 at every step, row 1 only at the first, the last row never."""
     draw = torch.Generator().manual_seed(2)
     return [
         torch.tensor(
@@ -108,7 +108,7 @@ def test_rows_caught_up_before_they_are_read_and_stepped_after_have_the_same_bit
 def after_a_gap(
     optimizer: str, start: int, gap: int, dtype: torch.dtype, fold: bool, window: int | None = None, **changes: float
 ) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
-    """A table `gap` steps after `start`, without gradient: as the kernel has it, and as a step loop in float64."""
+    """A table `gap` steps after `start`, without gradient: from the kernel, and from a step loop in float64."""
     steps = start + gap
     constants = [
         step_constants(optimizer, **schedule(t, steps, **changes), step=t, decay="decoupled")

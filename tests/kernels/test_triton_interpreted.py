@@ -68,9 +68,9 @@ def assert_scores(out: Tensor, data: Batch, y_range: reference.YRange) -> None:
 
 
 def errors(rating: Tensor, data: Batch, y_range: reference.YRange) -> tuple[Tensor, Tensor]:
-    """Scores minus ratings in float64, and the magnitude of what was added up for each."""
-    # An error is a difference: it rounds as the score and the rating do. Through the sigmoid the score's rounding
-    # comes with its slope, which is below ¼ and changes by less than itself.
+    """Scores minus ratings in float64, and the sum of the absolute terms of each."""
+    # An error is a difference: it rounds as the score and the rating do. The sigmoid multiplies the score's rounding by
+    # its slope, which is below ¼ and changes by less than itself.
     dot = reference.forward(*data.magnitudes(), None)
     spread = dot if y_range is None else (y_range[1] - y_range[0]) * (dot + 1)
     return reference.forward(*data.in_double(), y_range) - rating.double(), spread + rating.double().abs()
@@ -313,7 +313,7 @@ def test_a_kernel_that_returns_zeros_fails_at_the_lessons_initialization() -> No
 def test_a_loss_or_a_gradient_of_it_that_is_zero_fails_at_the_lessons_initialization() -> None:
     data, _ = ratings(40, 33, sigma=0.01)
     users, items, *tables = data.on_device()
-    rating = reference.forward(*data, None) + 1e-4  # as near as a fit can come
+    rating = reference.forward(*data, None) + 1e-4  # a nearly perfect fit
     mean, *gradients = dot_bias.loss_and_gradients(users, items, rating.to(DEVICE), *tables, None)
     assert_loss(mean, rating, data, None)
     assert_loss_gradients(tuple(gradients), rating, data, None)

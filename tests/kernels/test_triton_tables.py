@@ -24,13 +24,13 @@ RULES = {
     "momentum l2": (DeferredSGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
     "rmsprop": (DeferredRMSprop, torch.optim.RMSprop, {"lr": 1e-2}),
 }
-# The interpreter takes its time for each step that a row has missed: what a test takes grows with its steps squared.
-# Adam's missed steps are folded after 25 (under a beta1 of .9 after 40), so that tests of folding need FOLDED.
+# The interpreter runs each step that a row has missed slowly, so the time of a test grows with the square of its steps.
+# Adam's missed steps are folded after 25 (with a beta1 of .9 after 40), so tests of folding need FOLDED steps.
 ROWS, WIDTH, STEPS, FOLDED = 24, 3, 24, 60
 
 
 def fresh(rule, mode=None, dtype=torch.float64, steps=STEPS, **change):
-    """A table, its optimizer and one-cycle: torch's where there is no mode."""
+    """A table, its optimizer and one-cycle. Without a mode, they are torch's."""
     ours, torchs, settings = RULES[rule]
     weight = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(DEVICE, dtype)
     kind = DeferredEmbedding if mode else nn.Embedding
@@ -45,7 +45,7 @@ def fresh(rule, mode=None, dtype=torch.float64, steps=STEPS, **change):
 
 
 def batches(steps=STEPS):
-    """Ids that may repeat: some rows often, one more every 8 steps, some never."""
+    """Ids that may repeat: some rows are read often, another one every 8 steps, some never."""
     g = torch.Generator().manual_seed(1)
     for step in range(steps):
         ids = torch.randint(ROWS // 3, (3,), generator=g)
@@ -67,7 +67,7 @@ def train(table, optimizer, scheduler, data):
 @pytest.mark.parametrize("mode", ["dense", "replay", "folded"])
 def test_under_one_cycle_the_results_equal_torchs_dense_optimizer(rule, mode):
     if mode == "dense" and rule != "adamw":
-        pytest.skip("the interpreter takes its time")
+        pytest.skip("too slow in the interpreter")
     folded = mode == "folded" and rule == "adamw"
     steps = FOLDED if folded else STEPS
     tables = [train(*fresh(rule, how, steps=steps), batches(steps)).weight.detach() for how in (mode, None)]
