@@ -1,7 +1,7 @@
-"""What the Triton kernels compile to on every target, and that the command which says so tells the truth.
+"""What the Triton kernels compile to on every target, and whether the command that reports it is correct.
 
 The tests run in Triton's interpreter; compiling needs a process without it. Run as a script, this file is that
-process: it prints what only the compiled kernels themselves can tell.
+process: it prints what only the compiled kernels show.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _too_many_registers(x, n, size: tl.constexpr):
 
 
 def facts_of_compiled_kernels() -> dict[str, dict]:
-    """What the tests below ask of compiled kernels.
+    """What the tests below check about compiled kernels.
 
     The rows of `python -m kernels.inspect`, each example for sm_90 and every third for one more target: the slow tests
     have the whole product. Spills and offset bits of the kernel above by target; every kernel's PTX for sm_90, and its
@@ -94,7 +94,7 @@ def facts_of_compiled_kernels() -> dict[str, dict]:
 
 
 def compiled_at(size: int, example: Example) -> None:
-    """Compile a kernel as for arguments that are all of this size: Triton takes 1, 16 and more than 32 bits apart."""
+    """Compile a kernel for arguments that all have this size: Triton compiles separately for 1, 16 and over 32 bits."""
     from triton.runtime.jit import JITFunction
 
     run = JITFunction.run
@@ -216,7 +216,7 @@ def test_dot_bias_loads_16_bytes_at_a_time_in_every_dtype_where_rows_start_at_16
     dot_bias = [row for row in rows if row["kernel"].startswith("dot_bias")]
     for row in dot_bias:
         bits, k = re.search(r"[bf]p?f?(\d\d), k = (\d+)", row["kernel"]).groups()
-        # Ids take 8 in any case; no more does a row that starts elsewhere. So a 16 is a row's.
+        # Ids load 8 bytes in any case, and so do rows that start elsewhere. So a 16 is the load of a row.
         assert row["load_bytes"] == max(8, gcd(16, int(bits) // 8 * int(k))), row
     parts = {"forward", "backward: sums", "backward: sums, sigmoid", "backward: atomics", "backward: joining"}
     parts |= {"loss", "loss: sums", "loss: atomics"}
@@ -245,7 +245,7 @@ def test_no_kernel_moves_more_than_a_quarter_over_its_floor(rows: list[dict]) ->
 def test_atomics_move_their_values_one_way_as_they_are_counted(facts: dict[str, dict]) -> None:
     for target, instructions in facts["atomics"].items():
         assert instructions, target
-        # NVIDIA: RED adds and ATOM brings the old value back. AMD: sc0 asks for it.
+        # NVIDIA: RED adds, ATOM also returns the old value. AMD: sc0 requests it.
         back = [i for i in instructions if i.startswith("ATOM") or re.search(r"\bsc0\b|\bglc\b", i)]
         assert back == [], target
 
@@ -300,7 +300,7 @@ def test_only_a_debug_run_asserts_ids_on_the_device(facts: dict[str, dict]) -> N
 def test_optimizers_round_every_operation_by_itself(facts: dict[str, dict]) -> None:
     steps = [ptx for name, ptx in facts["ptx"].items() if name.startswith(("adam", "optimizers", "deferred"))]
     assert len(steps) >= 8
-    # Plain mul and add without .rn would be contracted by ptxas; .rn forbids it.
+    # ptxas would contract plain mul and add; .rn prevents it.
     assert not [ptx for ptx in steps if re.search(r"\bfma\.|\b(?:mul|add|sub)\.f(?:32|64)", ptx)]
 
 
@@ -331,7 +331,7 @@ def test_the_widest_load_is_read_off_the_amdgcn(amdgcn: str, width: int) -> None
     assert inspect.widest_load({"amdgcn": amdgcn}) == width
 
 
-def test_an_unknown_target_gets_one_line_that_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_target_gets_one_line_that_lists_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
     assert inspect.main(["--target", "sm_61"]) == 2
     out, error = capsys.readouterr()
     assert out == ""

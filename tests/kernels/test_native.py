@@ -35,7 +35,7 @@ def fast_code(x, a):
 
 
 @pytest.mark.parametrize("code", [called_by_fast_code, inlined_in_rounded_code])
-def test_rounded_code_is_rounded_as_it_is_written_whoever_calls_it_first(code):
+def test_rounded_code_is_rounded_as_written_whichever_caller_is_first(code):
     assert code(np.float32(1e-9), np.float32(1)) == 0
 
 
