@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from lesson import checks
+from lesson.checks import DataError
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,29 @@ class DataBunch:
     def valid_dl(self) -> DataLoader[Any]:
         """Batches of validation rows, in order."""
         return DataLoader(self.valid, self.bs)
+
+
+def split_rows(n: int, seed: int, valid_pct: float, what: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row numbers of the training rows, in file order, and of the validation rows, as `lesson.data.split` takes them.
+
+    Args:
+        n: the number of rows.
+        seed: the split's seed.
+        valid_pct: the share of validation rows.
+        what: the rows' name in errors: "MNIST: 5000 digits".
+
+    Raises:
+        DataError: an argument is wrong, or a part would be empty.
+
+    >>> train, valid = split_rows(10, seed=0, valid_pct=0.2, what="10 digits")
+    >>> len(train), len(valid)
+    (8, 2)
+    """
+    seed, share = checks.whole("seed", seed), checks.number("valid_pct", valid_pct, above=0, below=1)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    valid, train = order.tensor_split([int(share * n)])
+    if not len(valid) or not len(train):
+        raise DataError(
+            f"{what} leave {len(train)} for training and {len(valid)} for validation; both need at least one"
+        )
+    return train.sort().values, valid
