@@ -96,7 +96,9 @@ class Digits:
         (4000, 1000)
         """
         train, valid = split_rows(len(self), seed, valid_pct, f"{self.name}: {len(self)} digits")
-        return DataBunch(TensorDataset(self.x[train], self.y[train]), TensorDataset(self.x[valid], self.y[valid]))
+        known, new = (TensorDataset(self.x[rows], self.y[rows]) for rows in (train, valid))
+        side = math.isqrt(self.x.shape[1])
+        return DataBunch(known, new, image=(side, side))
 
 
 def load_digits(path: str | Path | None = None) -> Digits:
