@@ -40,7 +40,8 @@ class FoundRates:
     def suggestion(self) -> float | None:
         """The rate where the smooth loss falls most steeply per step, as fastai v1 suggests.
 
-        The first 10 and the last 5 steps do not count. None if fewer than two steps are left.
+        The first 10 and the last 5 steps do not count. None if fewer than two steps are left. If losses of single
+        batches differ much, the steepest place may be chance, at a rate far too small: look at the plot.
         """
         kept = slice(SKIP_START, len(self.lrs) - SKIP_END)
         losses = self.smooth_losses[kept]
@@ -89,7 +90,8 @@ def lr_find(learn: Learner, start: float = 1e-7, end: float = 10, steps: int = 1
     schedule = Schedule(np.geomspace(start, end, steps), None)
     optimizer = mock.opt_func(mock._param_groups([end] * len(mock.layer_groups)))
     losses: list[float] = []
-    with torch.random.fork_rng(), mock._training(optimizer, schedule) as train:
+    streams = torch.random.fork_rng([learn.device] if learn.device.type == "cuda" else [])
+    with streams, mock._training(optimizer, schedule) as train:
         batches = _batches(learn)
         smallest = np.inf
         while len(losses) < steps:
