@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.caching import IndexDataCacheFile
 from numba.core.types.misc import unliteral
 
 # reassoc lets sums use vector lanes; contract allows fused multiply-add. Without nnan, because a NaN must show.
@@ -29,6 +30,28 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+class _CacheFile(IndexDataCacheFile):
+    """Numba's file of compiled code. What cannot be read counts as absent, and is compiled.
+
+    A file may be cut short, or come from an earlier version of this package: it is a pickle, which names classes that
+    may be gone.
+    """
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            found: dict[Any, str] = super()._load_index()
+        except Exception:
+            return {}
+        return found
+
+    def load(self, key: Any) -> Any:
+        """The code of this key; None if there is none."""
+        try:
+            return super().load(key)
+        except Exception:
+            return None
+
+
 def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         # Reference counting is off (_nrt): the Python caller keeps the arrays alive, these loops allocate no memory,
@@ -36,7 +59,8 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         how = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": False}
         try:
             dispatcher = numba.njit(cache=True, **how, **options)(function)
-            dispatcher._cache._cache_file._source_stamp = _sources()
+            cache = dispatcher._cache
+            cache._cache_file = _CacheFile(cache._cache_path, cache._impl.filename_base, _sources())
         except RuntimeError:  # no folder can be written
             dispatcher = numba.njit(**how, **options)(function)
         template = dispatcher.get_call_template
