@@ -29,7 +29,7 @@ FOLDING = 60  # steps after which missed ones are folded, with torch's betas
 
 
 def cases(profile: str) -> list[Case]:
-    modes = ["virtual"] if profile == "smoke" else ["virtual", "replay"]
+    modes = ["folded"] if profile == "smoke" else ["folded", "replay"]
     return [
         Case("embedding_step", mode, "torch fused", "step", classes=rows, batch=BATCH, width=WIDTH, params=rows * WIDTH)
         for rows in ROWS[profile]

@@ -30,7 +30,7 @@ MODES: dict[str, Mode | None] = {
     "native": None,
     "native dense": "dense",
     "native replay": "replay",
-    "native deferred": "virtual",
+    "native deferred": "folded",
     **APPROXIMATE,
 }
 

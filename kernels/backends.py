@@ -1,4 +1,4 @@
-"""Which implementation runs an op: by device, unless you say otherwise.
+"""Which implementation runs an op: the device decides, unless you name one.
 
 | backend     | runs                                        | for                               |
 | ----------- | ------------------------------------------- | --------------------------------- |
@@ -20,7 +20,7 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 class BackendError(RuntimeError):
-    """A backend that cannot run here, or not on these tensors."""
+    """The backend cannot run here, or cannot run on these tensors."""
 
 
 def triton_interpreted() -> bool:
@@ -29,7 +29,11 @@ def triton_interpreted() -> bool:
 
 
 def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:
-    """Why `backend` cannot run on such tensors; None when it can."""
+    """Why `backend` cannot run on tensors of this device and dtype; None if it can.
+
+    >>> why_not("native", "cpu", torch.bfloat16)
+    'it computes in float32 and float64, not in torch.bfloat16'
+    """
     kind = torch.device(device).type
     if backend == "reference":
         return None
@@ -51,7 +55,11 @@ def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch
 
 
 def available(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[Backend]:
-    """The backends that can run on such tensors."""
+    """The backends that can run on tensors of this device and dtype.
+
+    >>> "reference" in available("cpu", torch.float16), "native" in available("cpu", torch.float16)
+    (True, False)
+    """
     return [backend for backend in BACKENDS if why_not(backend, device, dtype) is None]
 
 
@@ -59,7 +67,7 @@ def choose(backend: str | None, device: torch.device, dtype: torch.dtype) -> Bac
     """The named backend, or by default `triton` on a GPU, `native` on a CPU, else `reference`.
 
     Raises:
-        BackendError: the named backend cannot run on such tensors.
+        BackendError: the named backend cannot run on tensors of this device and dtype.
     """
     if backend is None:
         preferred: tuple[Backend, ...] = ("native",) if device.type == "cpu" else ("triton",)

@@ -1,9 +1,9 @@
-"""What the Triton kernels compile to, on every target, without a GPU.
+"""Compiles the Triton kernels for every target, without a GPU, and reports registers, spills, loads and bytes.
 
     python -m kernels.inspect
     python -m kernels.inspect --target sm_90 --json
 
-A folder's triton_*.py yields `Example`s from its `examples()`; a kernel is added there, not here.
+To add a kernel, add an `Example` to `examples()` in its triton_*.py; nothing changes here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
-# Name → what triton.backends.compiler.GPUTarget takes: backend, architecture, threads a warp.
+# Name → the arguments of triton.backends.compiler.GPUTarget: backend, architecture, threads per warp.
 TARGETS: dict[str, tuple[str, int | str, int]] = {
     "sm_80": ("cuda", 80, 32),
     "sm_90": ("cuda", 90, 32),
@@ -31,26 +31,26 @@ TARGETS: dict[str, tuple[str, int | str, int]] = {
     "gfx942": ("hip", "gfx942", 64),
 }
 
-# A device of each target and its memory's GB/s, as its maker's data sheet has them: NVIDIA A100 80GB SXM (2,039 GB/s),
-# H100 SXM (3.35 TB/s), B200 (8 TB/s, DGX B200's 64 TB/s over 8 GPUs), AMD Instinct MI300X (5.3 TB/s).
+# A device of each target and the GB/s of its memory, from the maker's data sheet: NVIDIA A100 80GB SXM (2,039 GB/s),
+# H100 SXM (3.35 TB/s), B200 (8 TB/s: DGX B200's 64 TB/s over 8 GPUs), AMD Instinct MI300X (5.3 TB/s).
 DEVICES: dict[str, tuple[str, float]] = {
     "sm_80": ("A100 80GB SXM", 2039),
     "sm_90": ("H100 SXM", 3350),
     "sm_100": ("B200", 8000),
     "gfx942": ("MI300X", 5300),
 }
-PREDICTED_UNITS = 2**20  # parameters, ratings, rows … that a prediction is for
+PREDICTED_UNITS = 2**20  # a prediction is for this many parameters, ratings, rows, …
 
 
 class Example(NamedTuple):
-    """One launch of one kernel: what is compiled, and what its traffic is measured against."""
+    """One launch of one kernel, and the least traffic that its work needs."""
 
     name: str
-    kernel: Any  # the @triton.jit function; other kernels that `launch` starts are not looked at
+    kernel: Any  # the @triton.jit function; other kernels that `launch` starts are ignored
     launch: Callable[[], object]  # calls the kernel through its public function, on CPU tensors
     unit: str  # "parameter", "rating", …
     units: int  # how many of them the launch works on
-    floor: float  # bytes a unit that the algorithm cannot do without
+    floor: float  # the least bytes per unit that the algorithm must move
 
 
 @dataclass(frozen=True)
@@ -59,23 +59,23 @@ class Row:
 
     kernel: str
     target: str
-    registers: int  # a thread
-    spills: int  # registers a thread keeps in memory: 4-byte words of its local memory
-    shared: int  # bytes a program
-    load_bytes: int  # widest load from global memory, a thread
-    offset_bits: int  # narrowest offset added to a pointer
-    bytes_floor: float  # a unit
+    registers: int  # per thread
+    spills: int  # registers per thread that are kept in memory: 4-byte words of its local memory
+    shared: int  # bytes per program
+    load_bytes: int  # of the widest load from global memory, per thread
+    offset_bits: int  # of the narrowest offset that is added to a pointer
+    bytes_floor: float  # per unit
     unit: str
-    bytes_moved: float | None = None  # a unit, counted from the kernel's own loads and stores
-    predicted_us: float | None = None  # not measured: bytes moved for so many units, over the device's bandwidth
+    bytes_moved: float | None = None  # per unit, counted from the kernel's own loads and stores
+    predicted_us: float | None = None  # not measured: bytes moved for `predicted_units`, over the device's bandwidth
     predicted_units: int = PREDICTED_UNITS
     predicted_device: str = ""
 
 
 def predict(row: Row, bytes_moved: float) -> Row:
-    """The row with its bytes, and the least time that moving them for PREDICTED_UNITS would take: a prediction.
+    """The row with its bytes, and a prediction: how long the device's memory takes to move them for PREDICTED_UNITS.
 
-    Launches, latency and arithmetic take their time besides; what a cache serves takes less.
+    Launches, latency and arithmetic add to it; data that a cache serves takes less.
     """
     device, gigabytes_per_second = DEVICES[row.target]
     microseconds = bytes_moved * PREDICTED_UNITS / gigabytes_per_second / 1e3
@@ -83,14 +83,14 @@ def predict(row: Row, bytes_moved: float) -> Row:
 
 
 def find_examples() -> Iterator[Example]:
-    """The examples of every file triton_*.py in the folders beside this one that has some."""
+    """The examples in every triton_*.py of the folders beside this file."""
     for path in sorted(Path(__file__).parent.glob("*/triton_*.py")):
         module = importlib.import_module(f"{__package__}.{path.parent.name}.{path.stem}")
         yield from (Example(*example) for example in getattr(module, "examples", tuple)())
 
 
 def inspect(examples: Iterable[Example], targets: Iterable[str]) -> Iterator[Row]:
-    """Compile each example for each target. The bytes moved are left out: `count_bytes` has them."""
+    """Compile each example for each target. `count_bytes` adds the bytes moved."""
     for example in examples:
         for target in targets:
             compiled = compile_for(target, example)
@@ -109,7 +109,7 @@ def inspect(examples: Iterable[Example], targets: Iterable[str]) -> Iterator[Row
 
 
 class _FixedTarget:
-    """Stands in for Triton's driver, which would ask a GPU what it is."""
+    """Replaces Triton's driver, which would ask a GPU for its architecture."""
 
     def __init__(self, name: str) -> None:
         from triton.backends.compiler import GPUTarget
@@ -128,7 +128,7 @@ class _FixedTarget:
 
 
 def compile_for(target: str, example: Example) -> Any:
-    """The compiled kernel, specialised to the very arguments `example.launch` gives it."""
+    """The kernel, compiled for exactly the arguments that `example.launch` gives it."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
@@ -152,7 +152,7 @@ def compile_for(target: str, example: Example) -> Any:
 
 
 def usage(compiled: Any) -> tuple[int, int]:
-    """Registers a thread, and how many more it keeps in memory."""
+    """Registers per thread, and how many more a thread keeps in memory."""
     if "amdgcn" in compiled.asm:
         count = functools.partial(_number, text=compiled.asm["amdgcn"])
         in_memory = max(count(r"\.private_segment_fixed_size:\s+(\d+)") // 4, count(r"\.vgpr_spill_count:\s+(\d+)"))
@@ -170,12 +170,12 @@ def usage(compiled: Any) -> tuple[int, int]:
 def _number(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
     if found is None:
-        raise ValueError(f"the compiler's output holds no {pattern}; does this version of Triton write it otherwise?")
+        raise ValueError(f"the compiler's output has no {pattern}: this version of Triton may write it differently")
     return int(found[1])
 
 
 def widest_load(asm: dict[str, Any]) -> int:
-    """Bytes of the widest load from global memory that one thread issues."""
+    """The bytes of the widest load from global memory that one thread issues."""
     if "amdgcn" in asm:
         widths = {"ubyte": 1, "ushort": 2, "short": 2, "dword": 4, "dwordx2": 8, "dwordx3": 12, "dwordx4": 16}
         found = re.findall(r"\b(?:global|buffer)_load_(ubyte|ushort|short|dword(?:x[234])?)\b", asm["amdgcn"])
@@ -187,16 +187,16 @@ def widest_load(asm: dict[str, Any]) -> int:
 
 
 def narrowest_offset(ttir: str) -> int:
-    """Bits of the narrowest offset added to a pointer: in 32 a large table's `row * k` overflows."""
+    """The bits of the narrowest offset that is added to a pointer. With 32, `row * k` overflows in a large table."""
     return min(int(bits) for bits in re.findall(r"tt\.addptr .*, (?:tensor<[\dx]*)?i(\d+)>?", ttir))
 
 
 def count_bytes() -> dict[str, float]:
-    """Bytes a unit that each example's kernel loads and stores, by name; masked-off elements left out.
+    """The bytes per unit that each example's kernel loads and stores, by name, without masked-off elements.
 
-    Counted while Triton's interpreter runs the launch, so this needs a process of its own with
-    TRITON_INTERPRET=1. A value loaded twice counts twice, though a cache may serve it. An atomic add whose old value
-    nobody reads counts as a store: its value goes to the cache that adds it, and nothing comes back.
+    They are counted while Triton's interpreter runs the launch, so this needs a process of its own with
+    TRITON_INTERPRET=1. A value that is loaded twice counts twice, though a cache may serve it. An atomic add whose old
+    value is not used counts as a store: the cache adds its value, and sends nothing back.
     """
     from triton.runtime import interpreter
 
@@ -240,14 +240,14 @@ def count_bytes() -> dict[str, float]:
 
 
 def count_bytes_apart() -> subprocess.Popen[str]:
-    """`count_bytes` in a process of its own that prints JSON; kernels are interpreted there."""
+    """`count_bytes` in a process of its own, which interprets the kernels and prints JSON."""
     code = f"import json; from {__package__}.inspect import count_bytes; print(json.dumps(count_bytes()))"
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)  # noqa: S603
 
 
 def table(rows: list[Row]) -> str:
-    """The rows for a person to read."""
+    """The rows as a text table."""
     head = (
         "kernel",
         "target",
@@ -281,26 +281,26 @@ def table(rows: list[Row]) -> str:
 
 HELP = """\
 columns:
-  registers    a thread; the fewer, the more programs run at once
-  spills       registers a thread keeps in memory instead, in 4-byte words; 0 is what to want
-  shared       bytes of shared memory a program
-  widest load  bytes of the widest load from global memory a thread issues; 16 is the most
-  offsets      bits of the narrowest offset added to a pointer; 32 overflow in large tables
-  bytes moved  a unit, counted from the kernel's own loads and stores; what is loaded twice counts twice,
-               an atomic add as a store, since nothing comes back from it
-  floor        bytes a unit that the algorithm cannot do without: dense Adam on fp32 reads a parameter, its
-               gradient and two means and writes all but the gradient, 7 × 4 = 28; atomics, unsorted, add each
-               rating's parts by themselves, where sorted sums write a row's total once
-  predicted    a prediction, measured nowhere: the bytes moved for 2^20 such units over the published bandwidth
-               of a device: A100 80GB SXM (sm_80, 2,039 GB/s), H100 SXM (sm_90, 3,350), B200 (sm_100, 8,000),
-               MI300X (gfx942, 5,300). Launch, latency and arithmetic come on top
+  registers    per thread; the fewer, the more programs run at once
+  spills       registers that a thread keeps in memory instead, in 4-byte words; 0 is best
+  shared       bytes of shared memory per program
+  widest load  bytes of the widest load from global memory that a thread issues; 16 is the most
+  offsets      bits of the narrowest offset that is added to a pointer; 32 bits overflow in large tables
+  bytes moved  per unit, counted from the kernel's own loads and stores; a value that is loaded twice counts
+               twice, an atomic add counts as a store, because it brings nothing back
+  floor        the least bytes per unit that the algorithm must move: dense Adam in fp32 reads a parameter, its
+               gradient and two means and writes all but the gradient, 7 × 4 = 28; atomics add the parts of each
+               rating separately, sorted sums write the total of a row once
+  predicted    a prediction, not a measurement: the bytes moved for 2^20 units over the published bandwidth of a
+               device: A100 80GB SXM (sm_80, 2,039 GB/s), H100 SXM (sm_90, 3,350), B200 (sm_100, 8,000),
+               MI300X (gfx942, 5,300). Launch, latency and arithmetic add to it
 
 examples:
   python -m kernels.inspect                          every kernel on every target
   python -m kernels.inspect --target sm_90           one target; may be repeated
   python -m kernels.inspect --json > inspected.json  a list of rows
 
-A new kernel comes with an entry in the examples() of its file. No GPU is needed.
+To add a kernel, add an entry to the examples() of its file. No GPU is needed.
 """
 
 
@@ -308,7 +308,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.inspect",
-        description="Compile every Triton kernel for every target, without a GPU, and show what came out.",
+        description="Compile every Triton kernel for every target, without a GPU, and report the result.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -335,7 +335,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(file=sys.stderr)  # noqa: T201
     moved, _ = counting.communicate()
     if counting.returncode:
-        return 1  # its traceback is on the screen
+        return 1  # the other process has printed its traceback
     counted = json.loads(moved)
     rows = [predict(row, counted[row.kernel]) for row in rows]
     print(json.dumps([asdict(row) for row in rows], indent=1) if options.json else table(rows))  # noqa: T201

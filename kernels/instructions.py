@@ -1,4 +1,4 @@
-"""Machine instructions for which Numba has no word: to fetch a row ahead of its use, to let threads meet, to flush."""
+"""Machine instructions that Numba does not offer: prefetching, atomic loads and stores, a clock, flushing denormals."""
 
 # mypy: disallow-incomplete-defs=False
 
@@ -18,7 +18,7 @@ LINE = 64  # bytes of a cache line
 
 X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 ARM = platform.machine().lower() in ("aarch64", "arm64")
-# Bits of the register that says how numbers are computed: denormal operands, and results, count as zero.
+# Bits of the floating-point control register: with them set, denormal operands and results count as zero.
 FLUSH = 0x8040 if X86 else 1 << 24
 
 
@@ -28,7 +28,7 @@ def _pointer(builder, address):
 
 @intrinsic
 def fetch(_context, array, row, size):  # noqa: ARG001 - Numba reads the names
-    """Begin to bring the first `size` bytes of array[row] into the caches; the array is contiguous."""
+    """Start to load the first `size` bytes of array[row] into the caches. The array must be contiguous."""
 
     def generate(context, builder, signature, arguments):
         pointer, word, address = cgutils.voidptr_t, cgutils.int32_t, cgutils.intp_t
@@ -38,7 +38,7 @@ def fetch(_context, array, row, size):  # noqa: ARG001 - Numba reads the names
         stride = builder.extract_value(view.strides, 0)
         at = builder.add(builder.ptrtoint(view.data, address), builder.mul(arguments[1], stride))
         with cgutils.for_range_slice(builder, address(0), arguments[2], address(LINE)) as (line, _):
-            # For reading, worth keeping in every cache, data rather than instructions.
+            # The three numbers mean: for reading, keep in every cache, data rather than instructions.
             builder.call(prefetch, [builder.inttoptr(builder.add(at, line), pointer), word(0), word(3), word(1)])
         return context.get_dummy_value()
 
@@ -47,7 +47,7 @@ def fetch(_context, array, row, size):  # noqa: ARG001 - Numba reads the names
 
 @intrinsic
 def load(_context, address):  # noqa: ARG001
-    """The int32 at an address; what its writer wrote before is seen."""
+    """Read the int32 at an address. Whatever its writer wrote before it is then visible to this thread."""
 
     def generate(_context, builder, _signature, arguments):
         return builder.load_atomic(_pointer(builder, arguments[0]), "acquire", 4)
@@ -57,7 +57,7 @@ def load(_context, address):  # noqa: ARG001
 
 @intrinsic
 def store(_context, address, value):  # noqa: ARG001
-    """Write an int32 to an address; who loads it sees what was written before."""
+    """Write an int32 to an address. A thread that loads it also sees what this thread wrote before."""
 
     def generate(context, builder, _signature, arguments):
         builder.store_atomic(arguments[1], _pointer(builder, arguments[0]), "release", 4)
@@ -68,7 +68,7 @@ def store(_context, address, value):  # noqa: ARG001
 
 @intrinsic
 def replace(_context, address, old, new):  # noqa: ARG001
-    """Write `new` to an address if `old` is there, which is returned."""
+    """Write `new` to an address if it holds `old`; returns whether it did."""
 
     def generate(_context, builder, _signature, arguments):
         address, old, new = arguments
@@ -79,7 +79,10 @@ def replace(_context, address, old, new):  # noqa: ARG001
 
 @intrinsic
 def increment(_context, address):  # noqa: ARG001
-    """Add 1 to the int32 at an address; returns what was there. What those who came before wrote is seen."""
+    """Add 1 to the int32 at an address; returns the old number.
+
+    Whatever the threads that incremented it before had written is then visible to this thread.
+    """
 
     def generate(_context, builder, _signature, arguments):
         return builder.atomic_rmw("add", _pointer(builder, arguments[0]), cgutils.int32_t(1), "acq_rel")
@@ -89,11 +92,11 @@ def increment(_context, address):  # noqa: ARG001
 
 @intrinsic
 def ticks(_context):
-    """A clock, in units of its own."""
+    """The time of a fast clock. Its unit depends on the processor, so only ratios of differences mean anything."""
 
     def generate(_context, builder, _signature, _arguments):
         function = ir.FunctionType(ir.IntType(64), [])
-        if ARM:  # LLVM's own would read a register that is closed to programs
+        if ARM:  # LLVM's own instruction reads a register that programs may not read
             return builder.call(ir.InlineAsm(function, "mrs $0, cntvct_el0", "=r", side_effect=True), [])
         return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", [], function), [])
 
@@ -102,7 +105,7 @@ def ticks(_context):
 
 @intrinsic
 def _control(_context):
-    """The register that says how this thread computes."""
+    """This thread's floating-point control register."""
 
     def generate(_context, builder, _signature, _arguments):
         if X86:
@@ -137,9 +140,9 @@ def _set_control(_context, value):  # noqa: ARG001
 
 @inlined
 def flush_denormals() -> int:
-    """From here on denormal numbers count as zero in this thread: running means that die away are far slower with them.
+    """Make denormal numbers count as zero in this thread: running means fade to them, and they are far slower.
 
-    Returns how they counted before, for `restore`.
+    Returns the earlier setting, for `restore`.
     """
     before = _control()
     _set_control(before | FLUSH)
@@ -148,5 +151,5 @@ def flush_denormals() -> int:
 
 @inlined
 def restore(before: Any) -> None:
-    """Let denormal numbers count as they did before `flush_denormals`."""
+    """Undo `flush_denormals`, which returned `before`."""
     _set_control(before)

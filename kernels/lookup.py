@@ -17,6 +17,9 @@ from torch import Tensor
 def one_hot(ids: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """The dense one-hot matrix: batch × classes numbers, of which batch are 1.
 
+    >>> one_hot(torch.tensor([2, 0]), 3).tolist()
+    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+
     Raises:
         RuntimeError: an id is not in [0, classes). (On a GPU torch asserts on the device.)
     """
@@ -24,7 +27,7 @@ def one_hot(ids: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Te
 
 
 def sparse_one_hot(ids: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The same matrix as sparse COO: only the ones are stored, each with its row and column (two int64).
+    """The same matrix as sparse COO: it stores only the ones, each with its row and column (two int64).
 
     Raises:
         RuntimeError: an id is not in [0, classes).
@@ -32,22 +35,26 @@ def sparse_one_hot(ids: Tensor, classes: int, dtype: torch.dtype = torch.float32
     batch = ids.numel()
     indices = torch.stack([torch.arange(batch, device=ids.device), ids])
     ones = torch.ones(batch, dtype=dtype, device=ids.device)
-    # One entry a row, in the rows' order, is coalesced already: saying so saves torch the sort.
+    # One entry per row, in the order of the rows, is already coalesced: saying so saves a sort.
     return torch.sparse_coo_tensor(indices, ones, (batch, classes), check_invariants=True, is_coalesced=True)
 
 
 def one_hot_matmul(ids: Tensor, weight: Tensor) -> Tensor:
-    """The lesson's picture taken at its word: build the one-hot matrix, then multiply."""
+    """What the lesson draws, done literally: build the one-hot matrix, then multiply.
+
+    >>> one_hot_matmul(torch.tensor([2, 0]), torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])).tolist()
+    [[5.0, 6.0], [1.0, 2.0]]
+    """
     return one_hot(ids, weight.shape[0], weight.dtype) @ weight
 
 
 def prebuilt_one_hot_matmul(one_hot: Tensor, weight: Tensor) -> Tensor:
-    """The product alone, for data that is stored one-hot: see `one_hot`."""
+    """Only the product, for data that is stored one-hot: see `one_hot`."""
     return one_hot @ weight
 
 
 def sparse_one_hot_matmul(sparse_one_hot: Tensor, weight: Tensor) -> Tensor:
-    """The product alone, from a matrix that stores no zeros: see `sparse_one_hot`."""
+    """Only the product, with a matrix that stores no zeros: see `sparse_one_hot`."""
     return torch.sparse.mm(sparse_one_hot, weight)
 
 

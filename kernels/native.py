@@ -1,7 +1,8 @@
-"""How the CPU-native loops are compiled, by Numba, when they are first called, and kept on disk for the next time.
+"""How Numba compiles the CPU-native loops, when they are first called, and keeps them on disk for the next time.
 
-The compiled code lies beside the module, or in `NUMBA_CACHE_DIR`. It is made anew when any file of this package has
-changed: Numba itself looks at the file of the function that Python calls, and not at what that calls.
+The compiled code is kept beside the module, or in `NUMBA_CACHE_DIR`. When any file of this package changes, everything
+is compiled again: Numba alone checks only the file of the function that Python calls, not those of the functions that
+this one calls.
 """
 
 from __future__ import annotations
@@ -13,35 +14,59 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.caching import IndexDataCacheFile
 from numba.core.types.misc import unliteral
 
-# reassoc lets sums use vector lanes; contract allows fused multiply-add. Not nnan: a NaN must show.
+# reassoc lets sums use vector lanes; contract allows fused multiply-add. Without nnan, because a NaN must show.
 FASTMATH = {"reassoc", "contract", "nsz"}
 
 
 @cache
 def _sources() -> str:
-    """A digest of the package's files."""
+    """A digest of all files of the package."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
+class _CacheFile(IndexDataCacheFile):
+    """Numba's file of compiled code. What cannot be read counts as absent, and is compiled.
+
+    A file may be cut short, or come from an earlier version of this package: it is a pickle, which names classes that
+    may be gone.
+    """
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            found: dict[Any, str] = super()._load_index()
+        except Exception:
+            return {}
+        return found
+
+    def load(self, key: Any) -> Any:
+        """The code of this key; None if there is none."""
+        try:
+            return super().load(key)
+        except Exception:
+            return None
+
+
 def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
-        # Nobody counts references: who calls from Python holds the arrays, no memory is asked for here, and threads
-        # that count in one place would wait for each other.
+        # Reference counting is off (_nrt): the Python caller keeps the arrays alive, these loops allocate no memory,
+        # and threads that update the same count would wait for each other.
         how = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": False}
         try:
             dispatcher = numba.njit(cache=True, **how, **options)(function)
-            dispatcher._cache._cache_file._source_stamp = _sources()
-        except RuntimeError:  # there is no folder to keep it in
+            cache = dispatcher._cache
+            cache._cache_file = _CacheFile(cache._cache_path, cache._impl.filename_base, _sources())
+        except RuntimeError:  # no folder can be written
             dispatcher = numba.njit(**how, **options)(function)
         template = dispatcher.get_call_template
 
         def one_type(args: Any, kws: Any) -> Any:
-            """A literal 0 is any number of its type. Numba would compile for it apart, and all that is called so."""
+            """Treat a literal such as 0 as any number of its type: else Numba compiles each callee once more for it."""
             return template(tuple(map(unliteral, args)), {name: unliteral(kind) for name, kind in kws.items()})
 
         dispatcher.get_call_template = one_type
@@ -51,10 +76,10 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 compiled = _compiled(fastmath=FASTMATH)
-# Written out where it is called, which for a few lines is compiled sooner than a call.
+# Copied into the caller: for a few lines this compiles faster than a call.
 inlined = _compiled(fastmath=FASTMATH, inline="always")
-# Rounded as it is written, nothing reordered or fused: so replayed steps give the bits of dense ones. Where fastmath is
-# not said to be off, Numba takes over that of whichever caller is compiled first. LLVM puts it into its callers, for
-# what is called for each row would cost a twentieth more.
+# Rounded exactly as written, nothing reordered or fused, so that replayed steps give the same bits as dense ones. The
+# `fastmath=False` is needed: without it Numba uses the setting of the caller that is compiled first. `forceinline` lets
+# LLVM inline the code: a call for each row would cost 5 % more.
 rounded = _compiled(fastmath=False, forceinline=True)
 rounded_inlined = _compiled(fastmath=False, inline="always")

@@ -1,6 +1,6 @@
-"""What an optimizer's step is made of: nine constants, computed in double, the same for every implementation.
+"""The nine constants of an optimizer's step, computed in double precision and used by every implementation.
 
-Element by element, with the constants of step t, weight w, gradient, running mean m and mean square v, a step does
+Step t updates each element's weight w, running mean m and mean square v from its gradient, with the step's constants:
 
     g ← gradient + L2·w
     SGD       w ← w·KEEP − RATE·g
@@ -18,7 +18,10 @@ Decay = Literal["none", "l2", "decoupled", "fully decoupled"]
 
 
 class Kind(NamedTuple):
-    """What state a step has: 1, or None. Numba compiles None apart, so each kind of step without the others' code."""
+    """Which state a kind of step keeps: 1 if it does, else None.
+
+    None has a type of its own, so Numba compiles each kind of step separately, without the code of the others.
+    """
 
     mean: int | None
     square: int | None
@@ -30,12 +33,12 @@ KEEP, L2, BETA1, REST1, BETA2, REST2, SCALE, EPS, RATE = range(9)
 
 
 class Constants(NamedTuple):
-    """A step's constants, or arrays with those of several steps."""
+    """The constants of one step, or arrays with those of several."""
 
-    keep: Any  # 1 − lr·wd where decay is decoupled, 1 − wd where fully so, else 1
-    l2: Any  # wd where decay is in the gradient, else 0
+    keep: Any  # 1 − lr·wd if decay is decoupled, 1 − wd if fully decoupled, else 1
+    l2: Any  # wd if decay is added to the gradient, else 0
     beta1: Any
-    rest1: Any  # 1 − β1; 1 for momentum, as torch has it
+    rest1: Any  # 1 − β1; 1 for momentum, as in torch
     beta2: Any
     rest2: Any  # 1 − β2
     scale: Any  # 1/√(1 − β2^t), Adam's correction of the root; else 1
@@ -49,16 +52,19 @@ def constants(
 ) -> Constants:  # fmt: skip
     """The constants of step t = `step` ≥ 1. Bias corrections use this step's betas, as torch does under a schedule.
 
+    >>> constants("sgd", lr=0.5, weight_decay=0.1, decay="decoupled").keep
+    0.95
+
     Args:
         optimizer: "sgd"; "momentum" as torch's SGD with momentum; "rmsprop"; "adam".
-        lr: learning rate; like the others a float, or an array with a number for each of several steps.
+        lr: learning rate. Like the other numbers, a float, or an array with one for each of several steps.
         step: t.
         beta1: μ of "momentum", β1 of "adam".
         beta2: decay of the mean square; torch's alpha for "rmsprop".
-        eps: added to the mean square's root.
+        eps: added to the root of the mean square.
         weight_decay: `wd` of the lesson.
-        decay: what it does: "l2" adds wd·w to the gradient, "decoupled" takes lr·wd·w off the weight, "fully
-            decoupled" wd·w.
+        decay: how weights decay: "l2" adds wd·w to the gradient, "decoupled" subtracts lr·wd·w from the weight, "fully
+            decoupled" subtracts wd·w.
     """
     adam = optimizer == "adam"
     if optimizer in ("sgd", "rmsprop"):

@@ -1,8 +1,8 @@
-"""Compiled loops in several threads, which are those of torch's OpenMP.
+"""Runs compiled loops in several threads: those of torch's OpenMP.
 
-Torch's threads keep looking for work for milliseconds after each of its operations, so that others would have to wait
-for their processors; its own begin at once. Where torch comes without GNU OpenMP, or one that can pass for it, as on
-macOS and Windows, there is one thread.
+After each operation, torch's threads spin on the processors for milliseconds. Threads of any other kind would have to
+wait for a processor; torch's own start at once. If torch comes without GNU OpenMP or a compatible library, as on macOS
+and Windows, loops run in one thread.
 """
 
 # mypy: disallow-incomplete-defs=False
@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from .native import compiled
 
-SHARE = 1 << 22  # bytes a thread must have before a second one pays
+SHARE = 1 << 22  # the fewest bytes of a table per thread: below, another thread costs more than it saves
 PROCESS = os.getpid()
 OPENMP = all(map(llvmlite.binding.address_of_symbol, ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")))
 
@@ -36,13 +36,13 @@ else:
 
 
 def threads() -> int:
-    """As many as torch's (`torch.set_num_threads`), where loops can be done in them."""
-    # A process forked after this was imported has none of the threads that its parent had.
+    """How many threads loops may use: torch's number (`torch.set_num_threads`), or 1 without OpenMP."""
+    # A process that is forked after this import has none of its parent's threads.
     return torch.get_num_threads() if OPENMP and os.getpid() == PROCESS else 1
 
 
 def shares(table: np.ndarray) -> int:
-    """In how many threads a loop over a table's rows is done."""
+    """How many threads a loop over a table's rows uses."""
     return max(1, min(threads(), table.nbytes // SHARE))
 
 
@@ -51,8 +51,8 @@ def _call_in_threads(typing, n, address, arguments):  # noqa: ARG001 - Numba rea
     signature = types.none(*arguments)
 
     def generate(context, builder, _signature, values):
-        # GNU OpenMP calls a function of one argument, the address of all there is to know: the compiled function's
-        # address, the tuple, and a failure.
+        # GNU OpenMP calls a function with one argument, an address. Here it is that of a struct with the address of the
+        # compiled function, the tuple of its arguments, and whether a call has failed.
         pointer, word, number = cgutils.voidptr_t, cgutils.intp_t, cgutils.int32_t
         place = cgutils.alloca_once(builder, ir.LiteralStructType([word, values[2].type, number]))
         builder.store(values[1], cgutils.gep_inbounds(builder, place, 0, 0))
@@ -91,23 +91,23 @@ def _in_threads(n: int, address: int, arguments: Any) -> None:
 
 
 def in_threads(n: int, body: Any, *arguments: Any) -> None:
-    """Call the compiled function body(*arguments), which returns nothing, in n threads or in fewer: see `team`.
+    """Call the compiled function body(*arguments), which returns nothing, in up to n threads: see `team`.
 
-    What is done in threads is called by its address: linked into the call, it would be compiled a second time.
+    The function is called by its address. If it were linked into the caller, it would be compiled a second time.
 
     Raises:
-        MemoryError: it raised, in one of them; there is nothing else that it may raise.
+        MemoryError: the function raised it in a thread. It may raise nothing else.
     """
     if n == 1 or not OPENMP:
         body(*arguments)
         return
     kinds = tuple(map(numba.typeof, arguments))
-    body.compile(kinds)  # does nothing if it has been
+    body.compile(kinds)  # does nothing if it is compiled
     code = body.overloads[kinds]
     _in_threads(n, code.library.get_pointer_to_function(code.fndesc.llvm_func_name), arguments)
 
 
 @compiled
 def team() -> tuple[int, int]:
-    """The number of this thread among those of `in_threads`, and how many they are."""
+    """The number of this thread among those that `in_threads` started, and how many there are."""
     return _number(), _threads()

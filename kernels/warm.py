@@ -1,7 +1,7 @@
-"""Compile what training on a CPU needs, and keep it on disk, so that no training has to wait for it.
+"""Compile the loops that training on a CPU needs, and keep them on disk, so that no training waits for the compiler.
 
-Numba compiles a loop when it is first called with arguments of certain types. This calls all of the float32 ones: for
-installers, images and CI. `NUMBA_CACHE_DIR` says where they are kept; without it that is beside the modules.
+Numba compiles a loop when it is first called with arguments of certain types. This command calls all float32 ones: for
+installers, images and CI. `NUMBA_CACHE_DIR` is the folder that keeps them; without it they are kept beside the modules.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .threads import SHARE
 from .trainer import Mode, Trainer
 from .trainer.epoch import epoch
 
-ROWS = 2 * SHARE // 64  # of 16 numbers of 4 bytes, which two threads share out
+ROWS = 2 * SHARE // 64  # of 16 numbers of 4 bytes: enough rows for two threads
 
 
-def train(optimizer: Optimizer = "adam", mode: Mode = "virtual") -> None:
+def train(optimizer: Optimizer = "adam", mode: Mode = "folded") -> None:
     """Train for one step, bring all rows up to date, and score."""
     ids, tables = torch.arange(64), [torch.ones(shape) for shape in ((ROWS, 2), (64, 2), (ROWS,), (64,))]
     trainer = Trainer(*tables, lr=[0.1], momentum=[0.9], optimizer=optimizer, weight_decay=0.1, mode=mode)
@@ -71,7 +71,7 @@ WORK: dict[str, Callable[[], None]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compile, and print what and how long it took; 1 where nothing can be kept."""
+    """Compile, and print what was compiled and how long it took; returns 1 if no folder can be written."""
     parser = argparse.ArgumentParser(prog="python -m kernels.warm", description=" ".join(__doc__.split()))
     parser.parse_args(arguments)
     if not epoch.stats.cache_path:

@@ -14,9 +14,11 @@ from lesson.data import (
     DataError,
     RepeatedRatingsWarning,
     UnknownIdsWarning,
+    load_adult,
     load_digits,
     load_movielens,
     load_ratings,
+    load_uci_digits,
 )
 from lesson.learner import DivergenceError, Epoch, Learner
 from lesson.models import EmbeddingDotBias, sigmoid_range
@@ -34,8 +36,10 @@ __all__ = [
     "RepeatedRatingsWarning",
     "UnknownIdsWarning",
     "collab_learner",
+    "load_adult",
     "load_digits",
     "load_movielens",
     "load_ratings",
+    "load_uci_digits",
     "sigmoid_range",
 ]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lesson import checks, saving
 from lesson.checks import DataError, shown
+from lesson.lr_find import FoundRates, lr_find
 from lesson.optimizers import AdamW
 from lesson.schedules import Policy, Schedule, constant, one_cycle
 
@@ -39,11 +40,35 @@ class Epoch(NamedTuple):
 
 
 class Recorder(NamedTuple):
-    """fastai's name for the training record: the loss of every batch, the loss and metrics of every epoch."""
+    """fastai's name for the training record.
+
+    Attributes:
+        losses: of every batch.
+        val_losses: the validation loss after every epoch.
+        metrics: of every epoch, by name.
+        lrs: the rate of every batch, for the last layer group.
+        moms: the momentum of every batch; 0 if the optimizer has none.
+        epoch_ends: how many batches there were by the end of every epoch.
+    """
 
     losses: list[float]
     val_losses: list[float]
     metrics: list[dict[str, float]]
+    lrs: list[float]
+    moms: list[float]
+    epoch_ends: list[int]
+
+    def plot_losses(self) -> Any:
+        """Draw the losses of training and validation; returns matplotlib's Axes."""
+        from lesson import plots
+
+        return plots.losses(self)
+
+    def plot_lr(self) -> Any:
+        """Draw the rate and the momentum; returns an array of matplotlib's two Axes."""
+        from lesson import plots
+
+        return plots.rates(self)
 
 
 class DivergenceError(FloatingPointError):
@@ -140,6 +165,9 @@ class Learner:
         self.quiet = quiet
         self.history: list[Epoch] = []
         self._losses: list[float] = []
+        self._lrs: list[float] = []
+        self._moms: list[float] = []
+        self._epoch_ends: list[int] = []
         self._frozen = 0  # layer groups
         self._order = stream(seed, "order")
 
@@ -150,9 +178,15 @@ class Learner:
 
     @property
     def recorder(self) -> Recorder:
-        """The losses of all training so far."""
-        epochs = self.history
-        return Recorder(list(self._losses), [one.valid_loss for one in epochs], [one.metrics for one in epochs])
+        """The losses, rates and momenta of all training so far."""
+        return Recorder(
+            losses=list(self._losses),
+            val_losses=[epoch.valid_loss for epoch in self.history],
+            metrics=[epoch.metrics for epoch in self.history],
+            lrs=list(self._lrs),
+            moms=list(self._moms),
+            epoch_ends=list(self._epoch_ends),
+        )
 
     # Freezing and rates
 
@@ -222,6 +256,17 @@ class Learner:
         for _ in self.epochs(epochs, lr, policy):
             pass
 
+    def lr_find(self, start: float = 1e-7, end: float = 10, steps: int = 100) -> FoundRates:
+        """Try growing rates on a copy of the model, to choose a rate; see `lesson.lr_find`.
+
+        >>> from lesson import load_digits
+        >>> from lesson.models import Mnist_Logistic
+        >>> learn = Learner(load_digits().split(seed=0), Mnist_Logistic(), nn.functional.cross_entropy)
+        >>> 1e-4 < learn.lr_find().suggestion < 1e-1
+        True
+        """
+        return lr_find(self, start, end, steps)
+
     def epochs(self, epochs: int, lr: float | slice = 3e-3, policy: Policy = constant) -> Iterator[Epoch]:
         """An iterator that trains one epoch per step: to stop early, look at weights, or train two in turns.
 
@@ -243,16 +288,20 @@ class Learner:
         schedule = policy(steps, rates[-1])
         if len(schedule.lr) != steps:
             raise DataError(f"policy={shown(policy)}: {len(schedule.lr)} rates for {steps} steps")
-        return self._epochs(epochs, self._training(self.opt_func(self._param_groups(rates)), schedule))
+        return self._epochs(epochs, self.opt_func(self._param_groups(rates)), schedule)
 
-    def _epochs(self, epochs: int, training: AbstractContextManager[Callable[[Tensor], Tensor]]) -> Iterator[Epoch]:
-        with training as train:
-            for _ in range(epochs):
+    def _epochs(self, epochs: int, optimizer: torch.optim.Optimizer, schedule: Schedule) -> Iterator[Epoch]:
+        lrs, moms = schedule.lr.tolist(), _momenta(optimizer, schedule)
+        with self._training(optimizer, schedule) as train:
+            for epoch in range(epochs):
                 order = torch.randperm(len(self.data.train), generator=self._order)
                 began = time.perf_counter()
                 losses = train(order)
                 seconds = time.perf_counter() - began
                 self._losses += losses.tolist()
+                steps = slice(epoch * len(losses), (epoch + 1) * len(losses))
+                self._lrs += lrs[steps]
+                self._moms += moms[steps]
                 out, target = self.get_preds()
                 loss = self.loss_func(out, target).item()
                 metrics = {name: float(metric(out, target)) for name, metric in self.metrics.items()}
@@ -309,6 +358,7 @@ class Learner:
                 self.history,
             )
         self.history.append(record)
+        self._epoch_ends.append(len(self._losses))
         if not self.quiet:
             names = ["train_loss", "valid_loss", *record.metrics]
             values = [record.train_loss, record.valid_loss, *record.metrics.values()]
@@ -334,6 +384,18 @@ class Learner:
     def validate(self) -> float:
         """The loss on the validation rows."""
         return self.loss_func(*self.get_preds()).item()
+
+    def show_results(self, n: int = 9) -> Any:
+        """The first `n` validation rows with their predictions: digits as a grid of Axes, other data as a table.
+
+        Raises:
+            DataError: the data cannot be shown.
+        """
+        rows = torch.arange(min(checks.whole("n", n, least=1), len(self.data.valid)))
+        if not hasattr(self.data, "show_results"):
+            raise DataError(f"data={shown(self.data)}: only a DataBunch and ratings can be shown")
+        out, _ = self.get_preds()
+        return self.data.show_results(rows, out[rows].cpu())
 
     def save(self, path: str | Path) -> None:
         """Save the model as a safetensors file; the whole file or none of it.
@@ -405,6 +467,15 @@ def _plain_params(model: nn.Module) -> set[nn.Parameter]:
 
 def _is_bias(name: str) -> bool:
     return any(part.endswith("bias") for part in name.split(".")[-2:])
+
+
+def _momenta(optimizer: torch.optim.Optimizer, schedule: Schedule) -> list[float]:
+    """The momentum of every step: the schedule's, or the optimizer's own, or 0 if it has none."""
+    group = optimizer.param_groups[0]
+    own = group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
+    if schedule.momentum is not None and ("betas" in group or own):
+        return schedule.momentum.tolist()
+    return [own] * len(schedule.lr)
 
 
 def _set_hypers(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:

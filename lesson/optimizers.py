@@ -81,6 +81,35 @@ def sign_step(param: Tensor, state: State, *, lr: float, **_: Any) -> None:
     param.sub_(state["grad"].sign(), alpha=lr)
 
 
+# As A's note writes RMSprop and Adam, and as the lecture's spreadsheet has them. Without an eps, a parameter whose
+# gradients have all been zero becomes NaN.
+
+
+def average_sqr_grad_by_rate(param: Tensor, state: State, *, lr: float, betas: tuple[float, float], **_: Any) -> None:
+    """A's mean of the squared gradient, with the rate where 1 − β2 belongs: v ← β2·v + lr·g² (slip 13)."""
+    _zeros(state, "exp_avg_sq", param).mul_(betas[1]).addcmul_(state["grad"], state["grad"], value=lr)
+
+
+def rms_prop_step_without_root(param: Tensor, state: State, *, lr: float, **_: Any) -> None:
+    """A's step of RMSprop: w −= lr·g / v, without the root that its prose names, and without eps (slip 13)."""
+    param.addcdiv_(state["grad"], state["exp_avg_sq"], value=-lr)
+
+
+def rms_prop_step_one_row_late(param: Tensor, state: State, *, lr: float, **_: Any) -> None:
+    """The spreadsheet's step of RMSprop: w −= lr·g / √v, with the mean of the row before.
+
+    So it comes before `average_sqr_grad` in the list. The first row has none before it: there v starts at g².
+    """
+    if "exp_avg_sq" not in state:
+        state["exp_avg_sq"] = state["grad"].square()
+    param.addcdiv_(state["grad"], state["exp_avg_sq"].sqrt(), value=-lr)
+
+
+def adam_step_uncorrected(param: Tensor, state: State, *, lr: float, **_: Any) -> None:
+    """A's and the spreadsheet's step of Adam: w −= lr·m / √v, without correction and without eps (slip 14)."""
+    param.addcdiv_(state["exp_avg"], state["exp_avg_sq"].sqrt(), value=-lr)
+
+
 def _zeros(state: State, name: str, param: Tensor) -> Tensor:
     """The state of this name, zeros at first."""
     if name not in state:
@@ -175,6 +204,14 @@ MOMENTUM_STEPS: list[Step] = [weight_decay, accumulate_grad, momentum_step]
 RMSPROP_STEPS: list[Step] = [weight_decay, average_sqr_grad, rms_prop_step]
 ADAM_STEPS: list[Step] = [l2_reg, average_grad, average_sqr_grad, adam_step]
 ADAMW_STEPS: list[Step] = [weight_decay, *ADAM_STEPS[1:]]
+
+# A's momentum is S ← α·g + (1 − α)·S, so its α is 1 − β1 (slip 12).
+NOTED_MOMENTUM_STEPS: list[Step] = [average_grad, momentum_step]
+NOTED_RMSPROP_STEPS: list[Step] = [average_sqr_grad_by_rate, rms_prop_step_without_root]
+NOTED_ADAM_STEPS: list[Step] = [average_grad, average_sqr_grad_by_rate, adam_step_uncorrected]
+# The spreadsheet's Adam has β1 = β2 = 0.9.
+SHEET_RMSPROP_STEPS: list[Step] = [rms_prop_step_one_row_late, average_sqr_grad]
+SHEET_ADAM_STEPS: list[Step] = [average_grad, average_sqr_grad, adam_step_uncorrected]
 
 
 def SGD(params: Params, lr: float = 1e-3, weight_decay: float = 0.0) -> Optimizer:  # noqa: N802

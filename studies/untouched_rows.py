@@ -98,7 +98,7 @@ STUDY = Study(
     question="Is skipping the rows that a batch does not read as good as taking dense steps?",
     run=run,
     data=("movielens",),
-    arms=sweep("rule", ("dense", "virtual", "skip", "skip decay", "skip momentum", "hugectr", "caffe2")),
+    arms=sweep("rule", ("dense", "folded", "skip", "skip decay", "skip momentum", "hugectr", "caffe2")),
     baseline="dense",
     metrics={
         "rmse": Metric("validation RMSE", better="lower", smallest="0.2 %"),
@@ -113,7 +113,7 @@ STUDY = Study(
     },
     parts=(
         not_worse("", "skip", "dense", says="skipping is not worse"),
-        equals("", "virtual", "dense", says="deferred steps err as dense ones do"),
+        equals("", "folded", "dense", says="deferred steps err as dense ones do"),
         beats("54a", "skip decay", "dense", "rare films’ vectors stay longer without the decay", "rare_norm", by=True),
         differs("54b", "skip decay", "dense", "the error on rare films changes", "rare_rmse"),
         differs("54c", "skip momentum", "dense", "so does stopping their momentum", "rare_norm"),
@@ -123,9 +123,9 @@ STUDY = Study(
         "regular": Profile(seeds=20, trials=0, cost="two minutes"),
         "full": Profile(seeds=40, trials=0, cost="four minutes"),
     },
-    recipe=2,
+    recipe=3,
     cpu_only=True,
-    names={"virtual": "deferred", "hugectr": "HugeCTR-like", "caffe2": "caffe2-like"},
+    names={"folded": "deferred", "hugectr": "HugeCTR-like", "caffe2": "caffe2-like"},
     limits=(
         f"The recipe: {N_FACTORS} factors, {EPOCHS} epochs, batches of {BATCH}, weight decay {WD:g}; nothing is tuned.",
         "HugeCTR-like and caffe2-like steps are not those systems' own code.",

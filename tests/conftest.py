@@ -1,4 +1,4 @@
-"""Triton kernels run in Triton's interpreter here: on CPU tensors, without a GPU."""
+"""Triton kernels run in Triton's interpreter here, on CPU tensors, without a GPU; torch has one thread."""
 
 import os
 
@@ -13,6 +13,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # the root collects too, time only compiled kernels.
     if not config.getoption("benchmark_only"):
         os.environ.setdefault("TRITON_INTERPRET", "1")
+        # Tests run in a process per core. Threads of torch that wait for each other would double the time.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)

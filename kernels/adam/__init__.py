@@ -1,7 +1,7 @@
 """The dense Adam and AdamW step, as one op that changes its tensors in place.
 
-Registered with torch.library as `dotbias::adam_step_`, for torch.compile; eager calls go straight to the kernel.
-Named constants: `FASTAI` and `TORCH`; they differ.
+The op is registered with torch.library as `dotbias::adam_step_`, for torch.compile. Eager calls go straight to the
+kernel. `FASTAI` and `TORCH` are the two libraries' default constants, which differ.
 """
 
 from __future__ import annotations
@@ -44,9 +44,14 @@ def adam_step_(
     decoupled: bool = True,
     backend: str | None = None,
 ) -> None:
-    """One dense step, in place (Kingma & Ba 2015; decoupled decay: Loshchilov & Hutter 2019; claim 73).
+    """Take one dense step, in place (Kingma & Ba 2015; decoupled decay: Loshchilov & Hutter 2019; claim 73).
 
-    Every parameter moves, those whose gradient is zero too: momentum goes on and decay shrinks.
+    Every parameter moves, even with a gradient of zero, because momentum continues and decay shrinks.
+
+    >>> param, grad, mean, square = torch.tensor([1.0]), torch.tensor([0.5]), torch.zeros(1), torch.zeros(1)
+    >>> adam_step_(param, grad, mean, square, lr=0.25, step=1)
+    >>> param  # the first step moves by the rate, whatever the size of the gradient
+    tensor([0.7500])
 
     Args:
         param: the parameters, any shape, contiguous.
@@ -64,7 +69,7 @@ def adam_step_(
 
     Raises:
         BackendError: the named backend cannot run on these tensors.
-        ValueError: shapes that differ, a tensor that is not contiguous, or a number that makes no sense.
+        ValueError: shapes that differ, a tensor that is not contiguous, or a number out of its range.
     """
     for name, tensor in {"grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}.items():
         if tensor.shape != param.shape or tensor.device != param.device:
@@ -73,7 +78,7 @@ def adam_step_(
             )
     for name, tensor in {"param": param, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}.items():
         if not tensor.is_contiguous():
-            raise ValueError(f"{name} is not contiguous, and is changed in place: make it so first")
+            raise ValueError(f"{name} is not contiguous, and is changed in place: call .contiguous() first")
     if not isinstance(step, int) or step < 1:
         raise ValueError(f"{step=}: it must be an integer, and the first step is 1")
     for name, value, end in (("lr", lr, math.inf), ("beta1", beta1, 1), ("beta2", beta2, 1), ("eps", eps, math.inf),
@@ -84,7 +89,7 @@ def adam_step_(
     arguments = (param, grad, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, weight_decay, step, decoupled, chosen)
     if torch.compiler.is_compiling() or type(grad) is not Tensor:
         _step_op(*arguments)
-    else:  # the way through the library would cost fifty microseconds, more than the step of a small table
+    else:  # the call through torch.library would cost fifty microseconds, more than the step of a small table
         with torch.no_grad():
             _step(*arguments)
         torch.autograd.graph.increment_version((param, exp_avg, exp_avg_sq))
@@ -92,7 +97,7 @@ def adam_step_(
 
 def _implementation(backend: str) -> ModuleType:
     if backend == "triton":
-        from . import triton_kernels  # Triton is not there on every platform
+        from . import triton_kernels  # imported here, because not every platform has Triton
 
         return triton_kernels
     return {"reference": reference, "native": native}[backend]

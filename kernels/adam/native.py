@@ -14,12 +14,12 @@ from torch import Tensor
 from ..native import compiled
 from ..steps import constants
 
-MIN_SHARE = 1 << 17  # parameters a thread must have before a second one pays
+MIN_SHARE = 1 << 17  # the fewest parameters per thread: below, another thread costs more than it saves
 
 
 @compiled
 def step_flat(param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, constants: Any) -> None:
-    """One step over flat arrays; `constants` are those of `kernels.steps`, in the arrays' dtype."""
+    """One step of flat arrays. `constants` are those of `kernels.steps`, in the arrays' dtype."""
     keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = constants
     for n in range(param.shape[0]):
         g = grad[n] + l2 * param[n]

@@ -1,4 +1,4 @@
-"""One dense Adam or AdamW step in plain PyTorch: the definition."""
+"""One dense Adam or AdamW step in plain PyTorch. It defines the result; the other backends are tested against it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def step_(
         grad = grad.add(param, alpha=weight_decay)
     exp_avg.lerp_(grad.to(exp_avg.dtype), 1 - beta1)
     exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    # The bias correction uses the current betas, as torch and fastai do when a schedule moves them.
+    # The bias correction uses the current betas, as torch and fastai do when a schedule changes them.
     denominator = (exp_avg_sq.sqrt() / math.sqrt(1 - beta2**step)).add_(eps)
     param.addcdiv_(exp_avg, denominator, value=-lr / (1 - beta1**step))

@@ -1,4 +1,4 @@
-"""A dense Adam or AdamW step in Triton: `kernels.optimizers`' kernel, over one tensor."""
+"""A dense Adam or AdamW step in Triton: it calls the kernel of `kernels.optimizers` with one tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def step_(
     step: int,
     decoupled: bool,
 ) -> None:
-    """See `kernels.adam.adam_step_`. Any floating dtype; averages are float32 beside half-precision parameters."""
+    """See `kernels.adam.adam_step_`. Any floating dtype; half-precision parameters have float32 averages."""
     optimizers.step_(
         "adam",
         [param],

@@ -1,4 +1,4 @@
-"""How many Gauss points Adam's missed steps fold into, from which step on, and how far that is from replay.
+"""Prints how many Gauss points Adam's missed steps fold into, from which step on, and the distance to replay.
 
 python -m kernels.deferred
 python -m kernels.deferred .9/.95 .95/.99
@@ -17,7 +17,7 @@ PAIRS = [(0.9, 0.9), (0.9, 0.95), (0.9, 0.99), (0.9, 0.999), (0.95, 0.99), (0.95
 
 
 def pair(text: str) -> tuple[float, float]:
-    """β1/β2, both in [0, 1)."""
+    """Read β1/β2, both in [0, 1)."""
     beta1, beta2 = map(float, text.split("/"))
     if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
         raise ValueError
@@ -25,7 +25,7 @@ def pair(text: str) -> tuple[float, float]:
 
 
 def worst_error(beta1: float, beta2: float, start: int, points: int) -> float:
-    """What folding moves a weight from where replay would, in steps: the worst over gaps up to 500 and 60 roots √v."""
+    """The largest distance of a folded weight from a replayed one, in steps, over gaps up to 500 and 60 roots √v."""
     gap = np.arange(1.0, 501)
     kappa = np.sqrt((1 - beta2 ** (start + gap)) / beta2**gap)
     weight = beta1**gap / (1 - beta1 ** (start + gap)) * kappa

@@ -1,4 +1,4 @@
-"""An embedding whose rows are brought up to date when they are read, and a parameter that nobody reads stale."""
+"""An embedding that brings rows up to date before they are read, and the parameter that detects all other reads."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _GRAD: Any = Tensor.grad
 
 
 def eager(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep torch.compile out of a function, as `torch.compiler.disable`, which takes two seconds to load what compiles.
+    """Keep torch.compile out of a function, as `torch.compiler.disable` does.
 
-    So it is asked when somebody else has loaded that.
+    `disable` itself imports the compiler, which takes two seconds. So it is called only when the compiler is loaded.
     """
 
     @wraps(function)
@@ -33,8 +33,8 @@ def eager(function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-# What clipping and scaling ask of a gradient. A sparse one may be asked of its values alone where zeros add nothing to
-# the answer, and stay zeros.
+# The functions that clipping and scaling call on a gradient. On a sparse gradient it is enough to call them on its
+# values, if zeros stay zeros and do not change the result.
 MULTIPLIES: set[Callable[..., Any]] = {torch.mul, Tensor.mul, Tensor.mul_, torch._foreach_mul_}
 CLAMPS: set[Callable[..., Any]] = {
     torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_, torch._foreach_clamp_min_, torch._foreach_clamp_max_,
@@ -50,7 +50,7 @@ IN_PLACE: set[Callable[..., Any]] = {
 
 
 class RowGradient(Tensor):
-    """A coalesced sparse gradient, which torch can clip and scale, and whose norm it can take."""
+    """A coalesced sparse gradient that torch's functions can clip, scale and take the norm of."""
 
     @classmethod
     def __torch_function__(
@@ -61,20 +61,20 @@ class RowGradient(Tensor):
             if func not in MULTIPLIES | CLAMPS | NORMS | TESTS:
                 return func(*args, **kwargs)
             grads = args[0]
-            if _zeros_say_nothing(func, args[1:], kwargs):
+            if _values_are_enough(func, args[1:], kwargs):
                 values = [_values(grad) for grad in grads] if isinstance(grads, list | tuple) else _values(grads)
                 found = func(values, *args[1:], **kwargs)
                 if func in IN_PLACE:
                     return grads
                 return found if func in NORMS else _sparse(grads, found)
-            if func in IN_PLACE:  # torch says what it cannot do to a sparse gradient
+            if func in IN_PLACE:  # torch raises its own error if it cannot do this to a sparse gradient
                 return func(*args, **kwargs)
             dense = [grad.to_dense() for grad in grads] if isinstance(grads, list | tuple) else grads.to_dense()
             return func(dense, *args[1:], **kwargs)
 
 
-def _zeros_say_nothing(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether what a function does to the rows of a gradient that are not zero is what it does to the whole of it."""
+def _values_are_enough(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether calling a function on a sparse gradient's values gives the same as calling it on the whole gradient."""
     if func in MULTIPLIES:
         factors = args[0] if args else kwargs["other"]
         factors = factors if isinstance(factors, list | tuple) else [factors]
@@ -99,13 +99,13 @@ def _values(grad: Tensor) -> Tensor:
 
 
 def _sparse(grad: Tensor, values: Tensor) -> Tensor:
-    """The gradient with other values."""
+    """A gradient of the same rows as `grad`, with these values."""
     like = torch.sparse_coo_tensor(grad._indices(), values, grad.shape, is_coalesced=True, check_invariants=False)
     return Tensor._make_subclass(RowGradient, like)
 
 
 class DeferredParameter(nn.Parameter):
-    """A table [rows, width] that is flushed before anything but an embedding's lookup reads it."""
+    """A table [rows, width] that brings all its rows up to date before anything but an embedding's lookup reads it."""
 
     table: Table | None = None
 
@@ -127,7 +127,7 @@ class DeferredParameter(nn.Parameter):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        # Compiled code reads memory without an operation that the dispatcher sees. But the compiler looks here.
+        # The dispatcher does not see the reads of compiled code, but the compiler calls this function.
         if torch.compiler.is_compiling():
             _flush_all(args, kwargs)
         with torch._C.DisableTorchFunctionSubclass():
@@ -139,13 +139,13 @@ class DeferredParameter(nn.Parameter):
             self.table.flush()
 
     def drop_table(self) -> None:
-        """Bring every row up to date; the optimizer's next step finds out anew how its state stands."""
+        """Bring every row up to date and forget the table: the optimizer's next step makes a new one from its state."""
         self.flush()
         self.table = None
 
     @property
     def grad(self) -> Tensor | None:
-        """As any tensor's; a sparse one has each row once."""
+        """As any tensor's. A sparse gradient has each row once."""
         with torch._C.DisableTorchFunctionSubclass():
             grad = _GRAD.__get__(self)
             if grad is not None and grad.is_sparse and not (type(grad) is RowGradient and grad.is_coalesced()):
@@ -165,7 +165,7 @@ class DeferredParameter(nn.Parameter):
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return DeferredParameter, (self.detach(), self.requires_grad)
 
-    # What follows gives out memory, without an operation that `__torch_dispatch__` would see.
+    # These methods give access to memory without an operation that `__torch_dispatch__` sees.
 
     def numpy(self, *, force: bool = False) -> Any:
         """As any tensor's."""
@@ -197,23 +197,23 @@ def _flush_all(*arguments: Any) -> None:
 
 
 class DeferredEmbedding(nn.Embedding):
-    """nn.Embedding for the deferred optimizers: its forward first makes the rows it reads up to date.
+    """nn.Embedding for the deferred optimizers: its forward first brings the rows that it reads up to date.
 
-    The gradient of `weight` is sparse, so that torch's dense optimizers refuse it; torch's functions that clip take it.
-    Whatever else reads `weight` (`state_dict`, tied weights, `weight.norm()`) makes all of it up to date first, and a
-    gradient that arrives that way is dense: right, at dense cost. Only memory that was taken out before
-    (`weight.detach()`, `.data`, `.numpy()`) cannot be watched: it shows rows as they stand, up to date or not.
+    The gradient of `weight` is sparse. torch's clipping functions accept it, torch's dense optimizers refuse it. All
+    other reads of `weight` (`state_dict`, tied weights, `weight.norm()`) first bring the whole table up to date. If a
+    gradient comes from one of them, it is dense: the steps are correct, at dense cost. Reads of memory that you took
+    earlier (`weight.detach()`, `.data`, `.numpy()`) cannot be detected: they show rows as they are, up to date or not.
 
     Args:
         num_embeddings: rows.
         embedding_dim: width.
         padding_idx: the row that gets no gradient, as in nn.Embedding.
-        device: a CPU or a GPU. On a CPU an id outside the table is an IndexError and moves nothing; on a GPU it moves
-            nothing either, and torch's own assertion on the device ends the process.
+        device: a CPU or a GPU. An id outside the table moves nothing. On a CPU it raises IndexError; on a GPU torch's
+            own assertion on the device ends the process.
         dtype: float32 or float64.
     """
 
-    _looks_up = True  # and nothing else, in `super().forward`
+    _looks_up = True  # whether `super().forward` does nothing but look rows up
 
     def __init__(
         self,
@@ -239,14 +239,14 @@ class DeferredEmbedding(nn.Embedding):
 
     @eager
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        """Rows [*input.shape, embedding_dim] of ids int32 or int64 of any shape."""
+        """The rows [*input.shape, embedding_dim] of ids, int32 or int64 of any shape."""
         weight: Any = self.weight
-        # Not so where it may be torch.func.functional_call's other tensor, where ids may be vmap's, and where a
-        # subclass' forward may read it otherwise.
+        # The short way below is wrong if `weight` is another tensor (torch.func.functional_call), if ids are batched by
+        # vmap, or if the forward of a subclass reads the table differently.
         plain = type(weight) is DeferredParameter and not torch._C._are_functorch_transforms_active()
         if not plain or not self._looks_up:
             return super().forward(input)
-        # What `DeferredParameter.__torch_dispatch__` does, without the way there.
+        # The same as `DeferredParameter.__torch_dispatch__`, without the cost of the dispatch.
         if weight.table is not None:
             weight.table.catch_up(input)
         with torch._C.DisableTorchFunctionSubclass(), torch._C._DisableTorchDispatch():
@@ -259,25 +259,31 @@ class DeferredEmbedding(nn.Embedding):
 
 
 def attach(embedding: nn.Embedding) -> None:
-    """Make an embedding a `DeferredEmbedding` where it is, its parameter the same: in a model that others built.
+    """Turn an embedding of an existing model into a `DeferredEmbedding`, in place, with the same parameter object.
 
-    A subclass keeps what it does besides; where its forward reads the table by another way than
-    `torch.nn.functional.embedding`, that is right, at dense cost.
+    >>> model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 1))
+    >>> attach(model[0])
+    >>> model[0]
+    DeferredEmbedding(10, 4, sparse=True)
+
+    A subclass keeps its own behavior. If its forward does not use `torch.nn.functional.embedding`, the results are
+    correct, at dense cost.
 
     Raises:
-        ValueError: an embedding that changes rows, or gradients, as it reads them; or no nn.Embedding.
+        ValueError: not an nn.Embedding; one that is deferred already; or one that changes rows or gradients when it
+            reads them (`max_norm`, `scale_grad_by_freq`).
     """
     if not isinstance(embedding, nn.Embedding) or isinstance(embedding, DeferredEmbedding):
-        raise ValueError(f"{type(embedding).__name__}: an nn.Embedding is needed, which is not deferred yet")
+        raise ValueError(f"{type(embedding).__name__}: an nn.Embedding is needed that is not deferred yet")
     if type(embedding.weight) is not nn.Parameter:
         raise ValueError(
-            f"its weight is a {type(embedding.weight).__name__}, not a plain nn.Parameter: keep it as it is"
+            f"its weight is a {type(embedding.weight).__name__}, not a plain nn.Parameter: leave it as it is"
         )
     if embedding.max_norm is not None or embedding.scale_grad_by_freq:
         raise ValueError("max_norm and scale_grad_by_freq cannot be deferred: leave them out, or keep nn.Embedding")
     weight = embedding.weight
     grad, weight.grad = weight.grad, None
-    # The parameter stays the object that it is, so that tied weights and optimizers still hold it.
+    # The parameter stays the same object, so that tied weights and optimizers still refer to it.
     torch.utils.swap_tensors(weight, DeferredParameter(weight.data, weight.requires_grad))
     weight.grad = grad
     embedding.__class__ = _deferred(type(embedding))  # type: ignore[arg-type]
@@ -286,7 +292,7 @@ def attach(embedding: nn.Embedding) -> None:
 
 @cache
 def _deferred(of: type[nn.Embedding]) -> type[nn.Embedding]:
-    """A class of embeddings as one of deferred ones, of the same name; pickles know it by the class it is made of."""
+    """The deferred subclass of a class of embeddings, with the same name. Pickles refer to the original class."""
     if of is nn.Embedding:
         return DeferredEmbedding
 

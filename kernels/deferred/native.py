@@ -1,15 +1,18 @@
 """The loops of deferred steps, compiled by Numba.
 
-`planes` are three arrays [rows, width] of one dtype: weights w, running means m, mean squares v; where a kind of step
-has no m or v, w stands in for it and is not touched. `last[r]` is the step up to which row r has been brought, or
-earlier than the last flush, which brought all; `touched[r]` says whether it ever had a gradient. `account` is int64[4]:
-the steps DONE before the last flush; those PENDING since, which are on record; the OLDEST start that is live (see
-`..quadrature.add_step`); and whether ALL rows are touched. A `record` has the constants of step t in row t, in the
-planes' dtype and in float64; the powers of BETA2; and the folds. Steps and constants are those of `..steps`; rows and
-offsets are int64, so that tables may have more than 2³¹ numbers.
+- `planes`: three arrays [rows, width] of one dtype: weights w, running means m, mean squares v. If a kind of step has
+  no m or v, w is passed in its place and not used as such.
+- `last[r]`: the last step that row r has taken. A step before the last flush counts as the flush, which brought all
+  rows up to date.
+- `touched[r]`: whether row r has ever had a gradient.
+- `counters`: int64[4], the steps DONE before the last flush; the steps PENDING since, which are on record; the OLDEST
+  start that is live (see `..quadrature.add_step`); whether ALL rows are touched.
+- `record`: the constants of step t in row t, in the planes' dtype and in float64; the powers of β2; the folds.
 
-What Python calls here happens as a whole or, where an id is outside the table, not at all: an exception such as Ctrl-C
-comes before or after it. It is one function, so that a table's first step compiles all that its others need.
+`..steps` defines the steps and their constants. Rows and offsets are int64, so tables may have more than 2³¹ numbers.
+
+Python calls one function, `move`. It runs completely or, if an id is outside the table, does nothing: an exception such
+as Ctrl-C comes before or after it. A table's first step compiles it, so no later step waits for the compiler.
 """
 
 from __future__ import annotations
@@ -20,23 +23,23 @@ import numpy as np
 
 from ..instructions import flush_denormals, restore
 from ..native import compiled, inlined, rounded, rounded_inlined
-from ..quadrature import KEPT, MEANS, add_step, fold, fold_two, folded
+from ..quadrature import BETA1_PRODUCT, KEPT, add_step, fold, fold_two, folded
 from ..steps import BETA1, EPS, KEEP, L2, RATE, REST1
 from ..threads import team
 
 DONE, PENDING, OLDEST, ALL = range(4)
 
-# How missed steps are made up for: DENSE runs them all; REPLAY too, but rows without a gradient ever only decay, to
-# the same bits; EARLY replays, but folds the decay of such rows; FOLD folds all.
+# How missed steps are applied. DENSE runs them all. REPLAY does too, but only decays rows that never had a gradient,
+# which gives the same bits. EARLY replays, but folds the decay of those rows. FOLD folds all steps.
 DENSE, REPLAY, EARLY, FOLD = range(4)
 
-# What is done: rows are brought up to date, or all rows are; then rows are stepped, or all rows are.
+# What `move` does: bring some rows up to date, bring all rows up to date, step some rows, step all rows.
 CATCH_UP, FLUSH, STEP, STEP_ALL = range(4)
 
 
 @rounded_inlined
 def _step_row(planes: Any, r: Any, grads: Any, q: Any, kind: Any, steps: Any, t: Any) -> None:
-    """Step t of row r, with gradient grads[q] or none; see `..steps`."""
+    """Take step t of row r, with gradient grads[q], or without if `grads` is None; see `..steps`."""
     w, m, v = planes
     keep, l2, beta1, rest1, beta2 = steps[t, 0], steps[t, 1], steps[t, 2], steps[t, 3], steps[t, 4]
     rest2, scale, eps, rate = steps[t, 5], steps[t, 6], steps[t, 7], steps[t, 8]
@@ -58,7 +61,7 @@ def _step_row(planes: Any, r: Any, grads: Any, q: Any, kind: Any, steps: Any, t:
 def _step_rows(
     planes: Any, rows: Any, grads: Any, last: Any, touched: Any, now: int, kind: Any, steps: Any, t: int, whole: bool
 ) -> None:  # fmt: skip
-    """Step t of the distinct `rows`, or of the whole table, which are at step t − 1, with gradients [rows, width]."""
+    """Take step t of the distinct `rows`, or of the whole table, from step t − 1, with gradients [rows, width]."""
     for q in range(grads.shape[0]):
         r = q if whole else rows[q]
         _step_row(planes, r, grads, q, kind, steps, t)
@@ -68,7 +71,7 @@ def _step_rows(
 
 @rounded
 def _replay_row(planes: Any, r: int, after: int, until: int, kind: Any, steps: Any, decays: bool) -> None:
-    """The steps after+1 … until of a row without gradient; one that only `decays` has zero m and v, and no L2."""
+    """Run the steps after+1 … until of a row, without gradient. A row that only `decays` has m = v = 0 and no L2."""
     for t in range(after + 1, until + 1):
         if not decays:
             _step_row(planes, r, None, 0, kind, steps, t)
@@ -79,7 +82,7 @@ def _replay_row(planes: Any, r: int, after: int, until: int, kind: Any, steps: A
 
 @inlined
 def _linear_maps(first: Any, t: Any, steps: Any, maps: Any, thread: Any) -> None:
-    """What the steps z+1 … t of SGD do without gradient to (w, m), as a 2×2 matrix in row z of `maps`."""
+    """Write the linear map of (w, m) by SGD's steps z+1 … t, without gradient, as a 2×2 matrix to row z of `maps`."""
     a, b, c, d = 1.0, 0.0, 0.0, 1.0
     for z in range(t, first, -1):
         pull = steps[z, REST1] * steps[z, L2]
@@ -105,7 +108,7 @@ def _apply_map(w: Any, m: Any, r: Any, kind: Any, f: Any) -> None:
 
 @inlined
 def _apply_fold(w: Any, m: Any, v: Any, r: Any, f: Any, points: Any) -> None:
-    """See `quadrature.fold`."""
+    """Move row r by a fold; see `quadrature.fold`."""
     keep, beta1, beta2 = f[0], f[1], f[2]
     if points > 2:
         a, b, c, d = f[7], f[8], f[9], f[10]
@@ -122,25 +125,26 @@ def _apply_fold(w: Any, m: Any, v: Any, r: Any, f: Any, points: Any) -> None:
 
 @compiled
 def move(
-    what: int, planes: Any, rows: Any, grads: Any, last: Any, touched: Any, account: Any, plan: Any, more: Any,
+    what: int, planes: Any, rows: Any, grads: Any, last: Any, touched: Any, counters: Any, plan: Any, many_points: Any,
     record: Any, work: Any,
 ) -> None:  # fmt: skip
     """Bring rows up to date, then step them.
 
     Args:
-        what: CATCH_UP, FLUSH, which may be done in threads, each with a share of the rows, STEP or STEP_ALL. After a
-            flush the caller lets steps count from there.
+        what: CATCH_UP, FLUSH, STEP or STEP_ALL. FLUSH may run in several threads, each with a share of the rows; after
+            it the caller sets the counters.
         planes: see above.
-        rows: int64[n], which may repeat where they are not stepped. With a row outside the table, nothing happens.
-        grads: [n, width], the rows' gradients, or those of all rows; the constants of their step are on record.
+        rows: int64[n]. For CATCH_UP they may repeat. If a row is outside the table, nothing moves.
+        grads: [n, width], the gradients of the rows, or of all rows. The constants of their step are on record.
         last: int32[rows of the table].
         touched: uint8[rows of the table].
-        account: see above.
-        plan: the kind of step; how missed ones are made up for, DENSE … FOLD; of how many Gauss points.
-        more: 1 where those may be more than two, or None: so nobody else compiles what finds them.
+        counters: see above.
+        plan: the kind of step; how missed steps are applied, DENSE … FOLD; the number of Gauss points.
+        many_points: 1 if there may be more than two points, else None: then Numba does not compile their code.
         record: see above.
-        work: of each thread. What is done to rows at step z, [threads, steps + 1, FACTORS] of the planes' dtype;
-            int64[threads, steps + 1], up to which step that is; and `quadrature.new_work`'s.
+        work: scratch space of each thread. [threads, steps + 1, FACTORS] of the planes' dtype: what the missed steps do
+            to a row that was last at step z. int64[threads, steps + 1]: up to which step this is computed. And that of
+            `quadrature.new_work`.
 
     Raises:
         IndexError: a row to be stepped is outside the table.
@@ -149,7 +153,7 @@ def move(
     kind, mode, points = plan
     steps, exact, squares, folds = record
     factors, known, scratch = work
-    done, t = account[DONE], account[PENDING]
+    done, t = counters[DONE], counters[PENDING]
     thread, begin, end, first = 0, 0, rows.shape[0], 0
     if what == FLUSH:
         thread, threads = team()
@@ -167,7 +171,7 @@ def move(
     before = flush_denormals()
     if linear:
         _linear_maps(first, t, exact, factors, thread)
-    # Where rows are stepped, they have missed none, unless a step came between forward and backward.
+    # Rows that are stepped have missed no step, unless another step came between their forward and their backward.
     for q in range(begin, end if first < t else begin):
         r = q if what == FLUSH else rows[q]
         z = max(last[r] - done, 0)
@@ -183,9 +187,9 @@ def move(
             if known[thread, z] != t:
                 known[thread, z] = t
                 f[0], f[2] = folds[KEPT, t] / folds[KEPT, z], squares[t - z]
-                f[1] = folds[MEANS, z] if z >= account[OLDEST] else 0
+                f[1] = folds[BETA1_PRODUCT, z] if z >= counters[OLDEST] else 0
                 if mode == FOLD and kind.mean is not None:
-                    if more is None:
+                    if many_points is None:
                         fold_two(folds, z, t, exact[t, EPS], f)
                     else:
                         fold(folds, z, t, points, exact[t, EPS], scratch[thread], f)
@@ -203,14 +207,14 @@ def move(
         t += 1
         oldest = t
         if what == STEP and mode >= EARLY:
-            oldest = add_step(folds, t, account[OLDEST], points if mode == FOLD else 0, exact[t])
-        if exact[t, L2] != 0 and account[ALL] == 0:  # a gradient of every row
+            oldest = add_step(folds, t, counters[OLDEST], points if mode == FOLD else 0, exact[t])
+        if exact[t, L2] != 0 and counters[ALL] == 0:  # L2 gives every row a gradient
             for r in range(last.shape[0]):
                 touched[r] = 1
-            account[ALL] = 1
+            counters[ALL] = 1
         _step_rows(planes, rows, grads, last, touched, done + t, kind, steps, t, what == STEP_ALL)
         if what == STEP:
-            account[PENDING], account[OLDEST] = t, oldest
+            counters[PENDING], counters[OLDEST] = t, oldest
         else:
-            account[DONE], account[ALL] = done + 1, 1
+            counters[DONE], counters[ALL] = done + 1, 1
     restore(before)

@@ -1,4 +1,4 @@
-"""torch's optimizers, whose steps on the tables of `DeferredEmbedding`s are deferred."""
+"""torch's optimizers, with deferred steps for the tables of `DeferredEmbedding`s."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLANES: dict[Kind, tuple[str | None, str | None]] = {
 
 
 class TableState(dict[str, Any]):
-    """A table's state in an optimizer. Who reads or changes it finds it up to date, and the next step takes it anew."""
+    """A table's state in an optimizer. Any access first brings the table up to date; the next step reads it again."""
 
     def __init__(self, state: dict[str, Any], param: DeferredParameter) -> None:
         super().__init__(state)
@@ -61,9 +61,9 @@ for _name in (
 
 
 class _Deferred(torch.optim.Optimizer):
-    """What the deferred optimizers share: they are torch's own for every parameter but the deferred tables."""
+    """What the deferred optimizers share. All parameters except deferred tables get torch's own step."""
 
-    _dense_step: ClassVar[Callable[[Any], Any]]  # torch's, without its hooks and timers: those are on our own
+    _dense_step: ClassVar[Callable[[Any], Any]]  # torch's step without its hooks and timers: our own step has those
 
     def __init__(self, mode: Mode, backend: str | None, *args: Any, **kwargs: Any) -> None:
         self._mode, self._backend = mode, backend
@@ -73,7 +73,7 @@ class _Deferred(torch.optim.Optimizer):
         return super().__getstate__() | {"_mode": self._mode, "_backend": self._backend}
 
     def _rule(self, group: dict[str, Any], step: int) -> tuple[Optimizer, dict[str, Any]]:
-        """The kind of step, and what its constants are made of, see `kernels.steps.constants`."""
+        """The kind of step, and the arguments of its constants, see `kernels.steps.constants`."""
         raise NotImplementedError
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -99,13 +99,13 @@ class _Deferred(torch.optim.Optimizer):
 
     @eager
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; `closure`, if given, computes gradients and returns the loss, which is returned.
+        """Take one step. `closure`, if given, computes the gradients and the loss; returns this loss.
 
-        An exception in mid-step, such as Ctrl-C, leaves each table before the step or after it.
+        An exception during the step, such as Ctrl-C, leaves each table as it was before the step or after it.
 
         Raises:
-            ValueError: settings that cannot be deferred, in a group with deferred tables; or a sparse gradient of a
-                parameter that is none. Nothing has moved then.
+            ValueError: a group with deferred tables has settings that cannot be deferred, or a parameter that is no
+                deferred table has a sparse gradient. Nothing has moved.
         """
         loss = None
         if closure is not None:
@@ -120,7 +120,7 @@ class _Deferred(torch.optim.Optimizer):
         return loss
 
     def _init_group(self, group: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        # torch's own step asks here which parameters it is to move.
+        # torch's own step calls this to learn which parameters to move.
         dense = [param for param in group["params"] if not isinstance(param, DeferredParameter)]
         return super()._init_group({**group, "params": dense}, *args, **kwargs)  # type: ignore[misc]
 
@@ -146,20 +146,20 @@ class _Deferred(torch.optim.Optimizer):
         return table
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, with every row up to date; run on after it or load it elsewhere: the bits are the same."""
+        """As torch's, with every row up to date. A run that loads it gives the same bits as the run that continues."""
         self._drop_tables()
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, whose checkpoints it takes too, those of SparseAdam among them.
+        """As torch's. It also loads the checkpoints of torch's optimizers, including SparseAdam.
 
         Raises:
-            ValueError: a checkpoint of another kind of optimizer, or with settings that cannot be deferred. Nothing has
-                changed then.
+            ValueError: the checkpoint is another kind of optimizer's, or has settings that cannot be deferred. Nothing
+                has changed.
         """
         groups = []
         for own, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
-            # What runs here is no part of a checkpoint; and SparseAdam's lacks some settings.
+            # The backend is this optimizer's, not the checkpoint's. SparseAdam's checkpoints lack some settings.
             group = {**own, **saved, "backend": own["backend"]}
             for param, number in zip(own["params"], saved["params"], strict=False):
                 if isinstance(param, DeferredParameter):
@@ -167,11 +167,11 @@ class _Deferred(torch.optim.Optimizer):
                     _check_state(state_dict["state"].get(number, {}), PLANES[KINDS[self._rule(group, 1)[0]]])
             groups.append(group)
         self._drop_tables()
-        # Where there are more or fewer groups than here, torch says so.
+        # If the number of groups differs, torch raises an error.
         super().load_state_dict(state_dict | {"param_groups": groups + state_dict["param_groups"][len(groups) :]})
 
     def _drop_tables(self) -> None:
-        # The record of steps begins anew with the next one, here as in an optimizer that has loaded the state.
+        # The next step begins a new record, as in an optimizer that loads this state: so both give the same bits.
         for param in self._tables():
             param.drop_table()
             if param in self.state:
@@ -179,10 +179,10 @@ class _Deferred(torch.optim.Optimizer):
 
 
 def _tables_due(group: dict[str, Any]) -> list[tuple[DeferredParameter, Tensor]]:
-    """The deferred tables of a group that have a gradient, and theirs.
+    """The deferred tables of a group that have a gradient, each with its gradient.
 
     Raises:
-        ValueError: settings that cannot be deferred; or a sparse gradient of a parameter that is not.
+        ValueError: the settings cannot be deferred, or a parameter that is not deferred has a sparse gradient.
     """
     due = []
     for param in group["params"]:
@@ -202,7 +202,7 @@ def _tables_due(group: dict[str, Any]) -> list[tuple[DeferredParameter, Tensor]]
 
 
 def _check(group: dict[str, Any]) -> None:
-    """A schedule, a checkpoint or a program may have changed the group's settings since it was added."""
+    """Raise ValueError if the settings cannot be deferred. A schedule, checkpoint or program may have changed them."""
     if group["mode"] not in get_args(Mode):
         raise ValueError(f"mode={group['mode']!r}: there are {', '.join(get_args(Mode))}")
     wrong = [name for name in NOT_DEFERRED if group.get(name)]
@@ -223,29 +223,29 @@ def _check(group: dict[str, Any]) -> None:
 
 
 def _check_state(state: dict[str, Any], planes: tuple[str | None, str | None]) -> None:
-    needed = {*filter(None, planes)} - {"momentum_buffer"}  # a first step makes that one
+    needed = {*filter(None, planes)} - {"momentum_buffer"}  # the first step creates that one
     if state and not (needed <= state.keys() <= {"step", "momentum_buffer", *needed}):
         raise ValueError(
             f"the checkpoint has {', '.join(state)} of a deferred table, which needs "
-            f"{', '.join(filter(None, planes)) or 'nothing'}: it is another optimizer's"
+            f"{', '.join(filter(None, planes)) or 'nothing'}: another kind of optimizer saved it"
         )
 
 
 class DeferredAdam(_Deferred, torch.optim.Adam):
     """torch.optim.Adam, with deferred steps for the tables of `DeferredEmbedding`s (Kingma & Ba 2015).
 
-    Weight decay is L2 here: it gives every row a gradient at every step, so that a row's missed steps must all be run,
-    from the first on and in rows never read too. That saves no arithmetic; `DeferredAdamW` does.
+    Weight decay is L2 here: it gives every row a gradient at every step, so all missed steps must be run, from the
+    first step on and also in rows that are never read. This saves no arithmetic; `DeferredAdamW` does.
 
     Args:
         params: as for torch.optim.
         lr: learning rate; may change from step to step.
-        betas: decay of the mean, which may change from step to step, and of the mean square. A β2 that changes
-            flushes.
+        betas: decay of the mean, which may change from step to step, and of the mean square. Changing β2
+            flushes the tables.
         eps: positive.
         weight_decay: L2.
-        mode: "virtual" folds a row's missed steps into one operation, where `quadrature.fold_error` is at most
-            `TOLERANCE` steps, and else replays them; "replay" runs them one by one, to the bits of "dense", which does
+        mode: "folded" folds a row's missed steps into one operation if `quadrature.fold_error` is at most `TOLERANCE`
+            steps, and replays them if not. "replay" runs them one by one, with the same bits as "dense", which moves
             every row at every step.
         backend: "native" on a CPU, "triton" on a GPU or in Triton's interpreter; None chooses by device.
 
@@ -263,7 +263,7 @@ class DeferredAdam(_Deferred, torch.optim.Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        mode: Mode = "virtual",
+        mode: Mode = "folded",
         backend: str | None = None,
     ) -> None:
         super().__init__(mode, backend, params, lr, betas, eps, weight_decay)
@@ -287,8 +287,8 @@ class DeferredAdamW(DeferredAdam, torch.optim.AdamW):
     Args:
         params: as for torch.optim.
         lr: learning rate; may change from step to step.
-        betas: decay of the mean, which may change from step to step, and of the mean square. A β2 that changes
-            flushes.
+        betas: decay of the mean, which may change from step to step, and of the mean square. Changing β2
+            flushes the tables.
         eps: positive.
         weight_decay: decoupled: every step multiplies weights by 1 − lr·weight_decay.
         mode: as for `DeferredAdam`.
@@ -306,7 +306,7 @@ class DeferredAdamW(DeferredAdam, torch.optim.AdamW):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         *,
-        mode: Mode = "virtual",
+        mode: Mode = "folded",
         backend: str | None = None,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, mode=mode, backend=backend)
@@ -315,15 +315,15 @@ class DeferredAdamW(DeferredAdam, torch.optim.AdamW):
 class DeferredSGD(_Deferred, torch.optim.SGD):
     """torch.optim.SGD, with deferred steps for the tables of `DeferredEmbedding`s.
 
-    Without gradient a step is a linear map of weight and momentum, L2 included, so that missed steps fold exactly.
+    Without a gradient a step is a linear map of weight and momentum, also with L2, so missed steps fold exactly.
 
     Args:
         params: as for torch.optim.
         lr: learning rate; may change from step to step.
         momentum: may change from step to step.
         weight_decay: L2.
-        mode: "virtual" multiplies the maps of a row's missed steps, "replay" runs them one by one, to the bits of
-            "dense", which does every row at every step.
+        mode: "folded" multiplies the maps of a row's missed steps. "replay" runs them one by one, with the same bits as
+            "dense", which moves every row at every step.
         backend: as for `DeferredAdam`.
 
     Raises:
@@ -339,7 +339,7 @@ class DeferredSGD(_Deferred, torch.optim.SGD):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         *,
-        mode: Mode = "virtual",
+        mode: Mode = "folded",
         backend: str | None = None,
     ) -> None:
         super().__init__(mode, backend, params, lr, momentum, weight_decay=weight_decay)
@@ -356,8 +356,8 @@ class DeferredSGD(_Deferred, torch.optim.SGD):
 class DeferredRMSprop(_Deferred, torch.optim.RMSprop):
     """torch.optim.RMSprop without momentum, with deferred steps for the tables of `DeferredEmbedding`s.
 
-    Without decay, a step without gradient only shrinks the mean square. Weight decay is L2: it gives every row a
-    gradient at every step, all of which must be run, so that nothing is saved.
+    Without decay, a step without a gradient only shrinks the mean square. Weight decay is L2: it gives every row a
+    gradient at every step, and all of these steps must be run, which saves nothing.
 
     Args:
         params: as for torch.optim.
@@ -382,7 +382,7 @@ class DeferredRMSprop(_Deferred, torch.optim.RMSprop):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        mode: Mode = "virtual",
+        mode: Mode = "folded",
         backend: str | None = None,
     ) -> None:
         super().__init__(mode, backend, params, lr, alpha, eps, weight_decay)

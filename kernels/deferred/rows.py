@@ -1,8 +1,8 @@
-"""The rows of a table and the steps that they miss: by Numba's loops on a CPU, by Triton on a GPU.
+"""Moves the rows of a table and applies the steps that they missed: with Numba's loops on a CPU, with Triton on a GPU.
 
-Both keep, where the rows are, `last` (the step up to which a row has been brought, counted from the last flush) and the
-steps on record: `done` steps were over at the last flush, `pending` ones have come since. Theirs are three operations:
-rows are caught up, all are, and rows are stepped. An exception comes before or after each of them.
+Both classes keep, on the device of the rows, `last` (the last step that each row has taken) and the steps on record:
+`done` steps were taken before the last flush, `pending` ones since. They have three operations: catch some rows up,
+catch all rows up, and step rows. An exception comes before or after each operation.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ FLUSHED = 1 << 24  # rows that one launch flushes
 NO_ROWS = np.empty(0, np.int64)
 
 
-class Way(NamedTuple):
-    """How the steps on record are made up for."""
+class Method(NamedTuple):
+    """How the steps on record are applied to rows that missed them."""
 
     mode: int  # native.DENSE … FOLD
-    points: int  # of Gauss, where Adam's steps are folded
+    points: int  # of Gauss, if Adam's steps are folded
 
 
 class NativeRows:
-    """On a CPU. A row without a gradient ever is known by `touched`: it only decays."""
+    """Rows on a CPU. A row that has never had a gradient (`touched` is 0) only decays."""
 
     most_points = quadrature.MOST_POINTS
-    folds_l2 = True  # SGD's
+    folds_l2 = True  # whether steps of SGD with L2 fold
 
     def __init__(
         self, kind: steps.Kind, weight: Tensor, mean: Tensor | None, square: Tensor | None, done: int, capacity: int
@@ -45,10 +45,10 @@ class NativeRows:
         for plane in self.planes[1:]:
             if plane is not w:
                 self.touched |= (plane != 0).any(1)
-        self.account = np.array([done, 0, 0, 0])
+        self.counters = np.array([done, 0, 0, 0])
         folds = np.empty((quadrature.ROWS, capacity + 1))
         self.record = (np.zeros((capacity + 1, 9), w.dtype), np.zeros((capacity + 1, 9)), np.ones(capacity + 1), folds)
-        self.more: int | None = None
+        self.many_points: int | None = None
         self.work = self._new_work(1, capacity)
 
     def _new_work(self, threads: int, steps: int) -> tuple[np.ndarray, ...]:
@@ -58,28 +58,28 @@ class NativeRows:
 
     @property
     def done(self) -> int:
-        """Steps before the last flush."""
-        return int(self.account[native.DONE])
+        """How many steps were taken before the last flush."""
+        return int(self.counters[native.DONE])
 
     @property
     def pending(self) -> int:
-        """Steps since."""
-        return int(self.account[native.PENDING])
+        """How many steps have been taken since the last flush."""
+        return int(self.counters[native.PENDING])
 
     @property
     def kept(self) -> float:
-        """The product of the decays of the pending steps, where they are folded."""
+        """The product of the decays of the pending steps, if they are folded."""
         return float(self.record[3][quadrature.KEPT, self.pending])
 
-    def begin(self, way: Way, beta2: float, points: int) -> None:
-        """A new record, whose steps are made up for in this way, and may some day be by so many Gauss points."""
-        self.plan = (self.kind, *way)
-        self.more = 1 if points > quadrature.FEWEST_POINTS else self.more
+    def begin(self, method: Method, beta2: float, points: int) -> None:
+        """Begin a new record whose steps are applied by `method`. Later records may need `points` Gauss points."""
+        self.plan = (self.kind, *method)
+        self.many_points = 1 if points > quadrature.FEWEST_POINTS else self.many_points
         *_, squares, folds = self.record
-        if way.mode >= native.EARLY:
+        if method.mode >= native.EARLY:
             quadrature.clear(folds)
             self.work[1].fill(0)
-        squares[:] = beta2 ** np.arange(len(squares)) if way.mode == native.FOLD else 1
+        squares[:] = beta2 ** np.arange(len(squares)) if method.mode == native.FOLD else 1
 
     def catch_up(self, ids: Tensor) -> None:
         """Bring the rows `ids` (int, any shape; may repeat) up to date."""
@@ -90,15 +90,15 @@ class NativeRows:
         """Bring every row up to date, and count steps from here."""
         n = shares(self.planes[0])
         in_threads(n, native.move, *self._arguments(native.FLUSH), self._new_work(n, self.pending))
-        self.account[: native.ALL] = [self.done + self.pending, 0, 0]  # at once
+        self.counters[: native.ALL] = [self.done + self.pending, 0, 0]  # one assignment, which Ctrl-C cannot split
 
     def step(self, rows: Tensor, grads: Tensor, c: np.ndarray) -> None:
-        """The next step, of constants c, see `kernels.steps`: of the distinct `rows` int64[n], gradients [n, width]."""
+        """Take the next step of the distinct `rows` int64[n]: grads [n, width], constants c (see `kernels.steps`)."""
         self._step(native.STEP, rows.numpy(), grads, c)
 
     def step_all(self, grads: Tensor, c: np.ndarray) -> None:
-        """A step of every row, none of which has missed one, with gradients [rows, width]."""
-        self.begin(Way(native.DENSE, 0), 1.0, 0)
+        """Take a step of every row, with gradients [rows, width]. No row may have missed a step."""
+        self.begin(Method(native.DENSE, 0), 1.0, 0)
         self._step(native.STEP_ALL, NO_ROWS, grads, c)
 
     def _step(self, what: int, rows: np.ndarray, grads: Tensor, c: np.ndarray) -> None:
@@ -110,18 +110,18 @@ class NativeRows:
     def _arguments(self, what: int, rows: np.ndarray = NO_ROWS, grads: np.ndarray | None = None) -> tuple[Any, ...]:
         return (
             what, self.planes, rows, self.planes[0][:0] if grads is None else grads, self.last, self.touched,
-            self.account, self.plan, self.more, self.record,
+            self.counters, self.plan, self.many_points, self.record,
         )  # fmt: skip
 
 
 class TritonRows:
-    """On a GPU, or on a CPU in Triton's interpreter: missed steps are folded by two points, or replayed.
+    """Rows on a GPU, or on a CPU in Triton's interpreter: missed steps are folded into two points, or replayed.
 
-    Rows without a gradient ever are replayed like others, and so are steps of SGD's with L2. Here `last` counts from
-    the optimizer's first step, so that a flush need not change it.
+    Rows that have never had a gradient are replayed like others, and so are steps of SGD with L2. `last` counts from
+    the optimizer's first step, so a flush need not change it.
 
-    A step takes several launches, between which an exception may come. Its first one leaves its number in `stamp`, on
-    the device, which the next operation reads only if there was an exception: it ends what was begun.
+    A step takes several launches, and an exception may come between them. The first launch writes the step's number to
+    `stamp`, on the device. After an exception the next operation reads it and completes the step if it had begun.
     """
 
     most_points = 2
@@ -130,7 +130,7 @@ class TritonRows:
     def __init__(
         self, kind: steps.Kind, weight: Tensor, mean: Tensor | None, square: Tensor | None, done: int, capacity: int
     ) -> None:
-        from ..optimizers import triton_deferred  # Triton is not there on every platform
+        from ..optimizers import triton_deferred  # imported here, because not every platform has Triton
 
         self.kernels, self.kind = triton_deferred, kind
         self.name = next(name for name, number in steps.KINDS.items() if number == kind)
@@ -140,10 +140,10 @@ class TritonRows:
         self.moments = triton_deferred.new_moments(capacity, 1.0, weight.device)
         self.stamp = torch.zeros((), dtype=torch.int64, device=weight.device)
         self.fades, self.products = np.zeros(capacity + 1), np.ones(capacity + 1)
-        self.counts = (done, 0)  # together, as they change at once
-        self.oldest = 0  # live start, see `quadrature.add_step`
-        self.begun: np.ndarray | None = None  # constants of a step whose launches may not be over
-        self.way = Way(native.REPLAY, 0)
+        self.counts = (done, 0)  # done and pending; one tuple, so that Ctrl-C cannot come between their changes
+        self.oldest = 0  # the oldest live start, see `quadrature.add_step`
+        self.unfinished: np.ndarray | None = None  # the constants of a step that may not have made all its launches
+        self.method = Method(native.REPLAY, 0)
         self.eps = 0.0
         self.stream: torch.cuda.Stream | None = None
 
@@ -163,14 +163,14 @@ class TritonRows:
         """As `NativeRows`."""
         return float(self.products[self.pending])
 
-    def begin(self, way: Way, beta2: float, points: int) -> None:  # noqa: ARG002
+    def begin(self, method: Method, beta2: float, points: int) -> None:  # noqa: ARG002
         """As `NativeRows`."""
-        self.way, self.oldest = way, 0
-        if way.mode == native.FOLD:
+        self.method, self.oldest = method, 0
+        if method.mode == native.FOLD:
             self.kernels.clear_moments_(self.moments, beta2)
 
     def catch_up(self, ids: Tensor) -> None:
-        """As `NativeRows`; ids outside the table are passed over."""
+        """As `NativeRows`; ids outside the table are ignored."""
         self._run(ids.unique(), self.pending)
 
     def catch_up_all(self) -> None:
@@ -183,47 +183,47 @@ class TritonRows:
     def step(self, rows: Tensor, grads: Tensor, c: np.ndarray) -> None:
         """As `NativeRows`."""
         t = self.pending + 1
-        # Nine numbers out of pageable memory: they are taken over at once, and nothing waits for the GPU.
+        # The nine numbers are in pageable memory, so CUDA copies them before this returns, without waiting for the GPU.
         self.steps[t].copy_(torch.from_numpy(c).to(self.steps.dtype), non_blocking=True)
-        self.begun, self.eps = c, float(c[steps.EPS])
+        self.unfinished, self.eps = c, float(c[steps.EPS])
         self._run(rows, t, grads)
         self._add_step(c)
 
     def step_all(self, grads: Tensor, c: np.ndarray) -> None:
         """As `NativeRows`."""
-        self.begin(Way(native.DENSE, 0), 1.0, 0)
+        self.begin(Method(native.DENSE, 0), 1.0, 0)
         self.step(torch.arange(len(self.last), device=self.last.device), grads, c)
         self.counts = (self.done + self.pending, 0)
 
     def _end_step(self) -> None:
-        if self.begun is not None:
-            if int(self.stamp) == sum(self.counts) + 1:  # this waits for the device
-                self._add_step(self.begun)
-            self.begun = None
+        if self.unfinished is not None:
+            if int(self.stamp) == sum(self.counts) + 1:  # reading it waits for the device
+                self._add_step(self.unfinished)
+            self.unfinished = None
 
     def _add_step(self, c: np.ndarray) -> None:
-        """Put the step that rows have taken on record: once, however often it is tried."""
+        """Put the step that rows have taken on record. If an exception makes this run twice, the step counts once."""
         done, t = self.done, self.counts[1] + 1
         self.products[t] = self.products[t - 1] * c[steps.KEEP]
-        if self.way.mode == native.FOLD:
+        if self.method.mode == native.FOLD:
             live = {steps.ADAM: self.oldest, steps.MOMENTUM: 0}.get(self.kind, t)
             self.kernels.add_step_(self.moments, steps.Constants(*c.tolist()), t, live)
             if self.kind == steps.ADAM:
                 self.oldest = quadrature.fade(self.fades, t, self.oldest, self.most_points, c)
         self.counts = (done, t)
-        self.begun = None
+        self.unfinished = None
 
     def _run(self, rows: Tensor, t: int, grads: Tensor | None = None) -> None:
         if self.last.is_cuda:
-            self._come_after()
+            self._wait_for_last_stream()
         self.kernels.step_rows_(
             self.name, rows, self.last, **self.planes, steps=self.steps, t=t, done=self.done, grads=grads,
-            moments=self.moments if self.way.mode == native.FOLD else None, oldest=self.oldest, eps=self.eps,
+            moments=self.moments if self.method.mode == native.FOLD else None, oldest=self.oldest, eps=self.eps,
             stamp=self.stamp,
         )  # fmt: skip
 
-    def _come_after(self) -> None:
-        """What another stream does to the rows comes first."""
+    def _wait_for_last_stream(self) -> None:
+        """Let this stream wait for the stream that last used the rows."""
         stream = torch.cuda.current_stream(self.last.device)
         if self.stream is not None and self.stream != stream:
             stream.wait_stream(self.stream)

@@ -1,4 +1,4 @@
-"""A table of parameters and the account of its steps: which are on record, and how they are made up for."""
+"""A table of parameters, the record of its steps, and the choice of how rows get the steps that they missed."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from .. import backends
 from ..quadrature import FEWEST_POINTS, Folding, foldable_eps, folding
 from ..steps import ADAM, BETA1, BETA2, EPS, KEEP, L2, MOMENTUM, SGD, Kind
 from . import native
-from .rows import NativeRows, TritonRows, Way
+from .rows import Method, NativeRows, TritonRows
 
-Mode = Literal["virtual", "replay", "dense"]
+Mode = Literal["folded", "replay", "dense"]
 
-CAPACITY = 4096  # steps on record; then the table is flushed, so that the record stays bounded
-SMALLEST_KEEP = 1e-100  # the product of decays on record; below it, ratios of products would lose their digits
+CAPACITY = 4096  # the most steps on record; then the table is flushed, so that the record stays bounded
+SMALLEST_KEEP = 1e-100  # the smallest product of decays on record; below it, ratios of products would lose digits
 
 
 class Table:
     """A parameter [rows, width] whose rows are brought up to date when they are read.
 
-    Steps are counted from the last flush. All steps on record are made up for in the same way (`native.DENSE` …
-    `FOLD`); a step that needs another way begins a new record. A lock keeps threads that read rows apart.
+    Steps are counted from the last flush. One `Method` applies all steps on record; a step that needs another one
+    begins a new record. A lock makes threads that read rows take turns.
 
     Args:
         param: the parameter.
         kind: of the steps, see `kernels.steps`.
-        planes: names of the state's running mean and mean square, None where this kind has none.
-        state: the optimizer's of this parameter, with "step" on the CPU if its kind has one; gets the planes it lacks.
+        planes: the names of running mean and mean square in the state; None if this kind has none.
+        state: the optimizer's state of this parameter, with "step" on the CPU if the kind counts steps. Missing planes
+            are added to it.
         backend: "native" or "triton"; None chooses by device.
 
     Raises:
         BackendError: the backend cannot run here.
-        ValueError: a parameter or state that cannot be stepped.
+        ValueError: a parameter or state of an unsuitable dtype, shape or layout.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Table:
         chosen = backends.choose(backend, self.weight.device, self.weight.dtype)
         if chosen == "reference":
             raise backends.BackendError(
-                f"deferred steps run on a CPU (native) or by Triton, and on {self.weight.device} "
+                f"deferred steps run on a CPU (native) or with Triton; on {self.weight.device} "
                 f"{backends.why_not('triton', self.weight.device)}: use nn.Embedding and torch.optim there"
             )
         for name in filter(None, planes):
@@ -68,27 +69,27 @@ class Table:
                 )
             state[name] = state[name].contiguous()
         mean, square = (None if name is None else state[name] for name in planes)
-        # NumPy's view, for a table may be flushed while torch.compile lets torch's operations run on no memory at all.
+        # A NumPy view, because torch.compile may flush a table while torch's operations run on fake tensors.
         self.steps_taken = state["step"].numpy() if "step" in state else None
         done = 0 if self.steps_taken is None else int(self.steps_taken)
         rows: type[NativeRows | TritonRows] = NativeRows if chosen == "native" else TritonRows
         self.rows = rows(kind, self.weight, mean, square, done, CAPACITY)
         self.lock = threading.RLock()
-        self.way: Way | None = None  # of the steps on record
-        self.constants: np.ndarray | None = None  # of the latest one, or of one that was not taken
+        self.method: Method | None = None  # of the steps on record
+        self.constants: np.ndarray | None = None  # of the latest step, even if an exception prevented it
 
     def belongs_to(self, state: dict[str, Any], param: Tensor, kind: Kind) -> bool:
-        """Whether this is still the table of that state, that memory and that kind of steps."""
+        """Whether this table is still made for this state, this memory and this kind of steps."""
         return self.state is state and self.kind == kind and Tensor.data_ptr(param) == self.address
 
     @property
     def steps(self) -> int:
-        """Steps that the table has taken."""
+        """How many steps the table has taken."""
         return self.rows.done + self.rows.pending
 
     @property
     def pending(self) -> int:
-        """Those on record."""
+        """How many steps are on record."""
         return self.rows.pending
 
     def catch_up(self, ids: Tensor) -> None:
@@ -106,12 +107,12 @@ class Table:
                 self.steps_taken[...] = self.steps
 
     def step(self, mode: Mode, c: np.ndarray, grad: Tensor) -> None:
-        """The next step: of the rows of a sparse gradient now, of the others when they are read.
+        """Take the next step. The rows of a sparse gradient move now, the others when they are read.
 
         Args:
             mode: of the parameter's group.
-            c: constants float64[9] of this step, see `kernels.steps`.
-            grad: sparse, or dense, which is a step of every row.
+            c: float64[9], the constants of this step, see `kernels.steps`.
+            grad: the gradient; a dense one steps every row now.
         """
         with self.lock:
             if not grad.is_sparse:
@@ -119,52 +120,53 @@ class Table:
                 self.rows.step_all(grad.contiguous(), c)
                 return
             grad = grad if grad.is_coalesced() else grad.coalesce()
-            self._make_way(mode, c)
+            self._prepare_record(mode, c)
             self.rows.step(grad.indices()[0].contiguous(), grad.values().contiguous(), c)
             if mode == "dense":
                 self.flush()
 
-    def _make_way(self, mode: Mode, c: np.ndarray) -> None:
-        """Begin a new record where there is none, or step c does not fit on it."""
-        way = self._way(mode, c)
-        if self.rows.pending and not self._fits(way, c):
+    def _prepare_record(self, mode: Mode, c: np.ndarray) -> None:
+        """Begin a new record if there is none, or if step c does not fit on it."""
+        method = self._choose_method(mode, c)
+        if self.rows.pending and not self._fits(method, c):
             self.flush()
-            way = self._way(mode, c)  # of a new record fewer points may do
+            method = self._choose_method(mode, c)  # fewer points may be enough for a new record
         if not self.rows.pending:
-            self.way = way
+            self.method = method
             points, start = self._folding(c)
-            self.rows.begin(way, float(c[BETA2]), points if mode == "virtual" and start < math.inf else 0)
+            self.rows.begin(method, float(c[BETA2]), points if mode == "folded" and start < math.inf else 0)
         self.constants = c
 
-    def _fits(self, way: Way, c: np.ndarray) -> bool:
-        if self.rows.pending == CAPACITY or way != self.way:
+    def _fits(self, method: Method, c: np.ndarray) -> bool:
+        if self.rows.pending == CAPACITY or method != self.method:
             return False
-        if way.mode not in (native.EARLY, native.FOLD) or self.kind in (SGD, MOMENTUM):
+        if method.mode not in (native.EARLY, native.FOLD) or self.kind in (SGD, MOMENTUM):
             return True
         if self.rows.kept * c[KEEP] < SMALLEST_KEEP:
             return False
-        if way.mode == native.EARLY:
+        if method.mode == native.EARLY:
             return True
         before = self.constants
         assert before is not None
-        # Gaps on record must not have begun when folding them was not yet accurate under this β1.
+        # Under this β1, folding must be accurate for the earliest gap on record.
         return c[BETA2] == before[BETA2] and c[EPS] == before[EPS] and self.rows.done >= self._folding(c).start
 
-    def _way(self, mode: Mode, c: np.ndarray) -> Way:
+    def _choose_method(self, mode: Mode, c: np.ndarray) -> Method:
         linear = self.kind in (SGD, MOMENTUM)
-        if mode == "virtual" and linear and self.rows.folds_l2:
-            return Way(native.FOLD, 0)
-        if mode == "virtual" and not c[L2] and 0 < c[KEEP] <= 1:
+        if mode == "folded" and linear and self.rows.folds_l2:
+            return Method(native.FOLD, 0)
+        if mode == "folded" and not c[L2] and 0 < c[KEEP] <= 1:
             points, start = self._folding(c)
-            return Way(native.FOLD, points) if self.steps >= start else Way(native.EARLY, 0)
-        return Way(native.DENSE if mode == "dense" or c[L2] else native.REPLAY, 0)
+            return Method(native.FOLD, points) if self.steps >= start else Method(native.EARLY, 0)
+        return Method(native.DENSE if mode == "dense" or c[L2] else native.REPLAY, 0)
 
     def _folding(self, c: np.ndarray) -> Folding:
-        """How many points this step asks for, and after how many steps a gap may begin that they fold."""
+        """How many points this step needs, and the first step after which they fold a gap."""
         if self.kind != ADAM:
             return Folding(0, 0)
         if not foldable_eps(c[EPS], self.weight.dtype):
             return Folding(0, math.inf)
-        # A record keeps its number of points where fewer would do.
-        points = self.way.points if self.rows.pending and self.way and self.way.mode == native.FOLD else FEWEST_POINTS
+        points = FEWEST_POINTS
+        if self.rows.pending and self.method and self.method.mode == native.FOLD:
+            points = self.method.points  # a record keeps its number of points, even if fewer were enough
         return folding(math.ceil(c[BETA1] * 1024) / 1024, float(c[BETA2]), points, self.rows.most_points)

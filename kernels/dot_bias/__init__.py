@@ -1,8 +1,7 @@
 """Embedding-dot-bias: the score of a user for an item, and its loss, as ops with autograd.
 
 `embedding_dot_bias` and `dot_bias_loss` are registered with torch.library under these names, as `dotbias::…`, so they
-work under autograd and torch.compile. Through the library a call costs some ten microseconds more than the kernel
-itself.
+work with autograd and torch.compile. A call through the library costs some ten microseconds more than the kernel.
 """
 
 from __future__ import annotations
@@ -35,6 +34,11 @@ def embedding_dot_bias(
 ) -> Tensor:
     """Scores of (user, item) pairs: u·i + user bias + item bias, through a sigmoid to `y_range` (claim 28).
 
+    >>> users, items = torch.tensor([0, 1]), torch.tensor([2, 0])
+    >>> weights, biases = torch.ones(3, 4), torch.tensor([0.5, 0.0, 0.25])
+    >>> embedding_dot_bias(users, items, weights, weights, biases, biases)
+    tensor([4.7500, 4.5000])
+
     Args:
         users: int64[batch], rows of the user tables; ids may repeat.
         items: int64[batch], rows of the item tables.
@@ -43,8 +47,8 @@ def embedding_dot_bias(
         user_bias: [n_users].
         item_bias: [n_items].
         y_range: (low, high) of the sigmoid; None leaves it out.
-        deterministic: the "triton" gradients have the same bits at every call; False takes atomics instead of a sort.
-            The other backends do what they do: on a CPU always the same.
+        deterministic: for "triton": True sorts, so that gradients have the same bits at every call; False uses atomics
+            instead. The other backends ignore it; on a CPU their bits are always the same.
         backend: "reference", "native" or "triton"; None chooses by device.
 
     Returns:
@@ -52,10 +56,10 @@ def embedding_dot_bias(
 
     Raises:
         BackendError: the named backend cannot run on these tensors.
-        IndexError: an id outside its table. Checked on the CPU; on a GPU a check would wait for the device, so
-            there the ids' maker (a vocabulary, say) vouches for them, and another id reads and writes what it should
-            not. With TRITON_DEBUG=1 in the environment the "triton" kernels assert it on the device, which ends the
-            process' use of it; the reference always does so.
+        IndexError: an id is outside its table. Only on a CPU, because on a GPU the check would wait for the device:
+            there the caller must ensure it (with a vocabulary, say), and a wrong id reads and writes other memory. With
+            TRITON_DEBUG=1 in the environment the "triton" kernels assert it on the device; after a failure the process
+            can no longer use the device. The reference always asserts it so.
         ValueError: shapes, dtypes or devices that do not fit.
     """
     _check(users, items, user_weight, item_weight, user_bias, item_bias, y_range)
@@ -81,7 +85,11 @@ def dot_bias_loss(
 ) -> Tensor:
     """The mean squared error of `embedding_dot_bias` against ratings, in one pass that keeps no scores (claim 36).
 
-    Where a table asks for a gradient the same pass sums the gradients of all four, and backward has only to scale them.
+    If a table requires a gradient, the same pass sums the gradients of all four, and backward only scales them.
+
+    >>> ids, weights, biases = torch.tensor([0, 1]), torch.ones(3, 4), torch.zeros(3)
+    >>> dot_bias_loss(ids, ids, torch.tensor([4.0, 5.0]), weights, weights, biases, biases)  # the scores are 4 and 4
+    tensor(0.5000)
 
     Args:
         users: int64[batch], as for `embedding_dot_bias`.
@@ -92,7 +100,7 @@ def dot_bias_loss(
         user_bias: [n_users].
         item_bias: [n_items].
         y_range: (low, high) of the sigmoid; None leaves it out.
-        deterministic: of the gradients, as for `embedding_dot_bias`; the loss always is.
+        deterministic: as for `embedding_dot_bias`, for the gradients; the loss is always deterministic.
         backend: "reference", "native" or "triton"; None chooses by device.
 
     Returns:
@@ -100,18 +108,18 @@ def dot_bias_loss(
 
     Raises:
         BackendError: the named backend cannot run on these tensors.
-        IndexError: an id outside its table; as for `embedding_dot_bias`, checked on the CPU.
+        IndexError: an id is outside its table; checked on a CPU only, as for `embedding_dot_bias`.
         RuntimeError: in backward, with `create_graph`: there are no second derivatives.
-        ValueError: shapes, dtypes or devices that do not fit, or ratings that ask for a gradient.
+        ValueError: shapes, dtypes or devices that do not fit, or ratings that require a gradient.
     """
     _check(users, items, user_weight, item_weight, user_bias, item_bias, y_range)
     if ratings.shape != users.shape or not ratings.dtype.is_floating_point or ratings.device != users.device:
         raise ValueError(
-            f"ratings must be floating, {list(users.shape)} on {users.device} as users, "
+            f"ratings must be floating, {list(users.shape)} on {users.device} like users, "
             f"not {ratings.dtype}{list(ratings.shape)} on {ratings.device}"
         )
     if ratings.requires_grad:
-        raise ValueError("ratings ask for a gradient, and get none here: detach them, or use embedding_dot_bias")
+        raise ValueError("ratings require a gradient, and this op has none: detach them, or use embedding_dot_bias")
     chosen = backends.choose(backend, user_weight.device, user_weight.dtype)
     tables = (user_weight, item_weight, user_bias, item_bias)
     pair = list(y_range) if y_range is not None else []
@@ -168,7 +176,7 @@ def _check_ids(users: Tensor, items: Tensor, n_users: int, n_items: int) -> None
 
 def _implementation(backend: str) -> ModuleType:
     if backend == "triton":
-        from . import triton_kernels  # Triton is not there on every platform
+        from . import triton_kernels  # imported here, because not every platform has Triton
 
         return triton_kernels
     return {"reference": reference, "native": native}[backend]
@@ -187,7 +195,7 @@ def _forward_op(
     user_bias: Tensor,
     item_bias: Tensor,
     y_range: list[float],
-    deterministic: bool,  # noqa: ARG001 - backward's
+    deterministic: bool,  # noqa: ARG001 - backward uses it
     backend: str,
 ) -> Tensor:
     _check_ids(users, items, len(user_weight), len(item_weight))
@@ -212,7 +220,7 @@ def _(
 
 
 def _summing(name: str, backend: str, deterministic: bool) -> Callable[..., Any]:
-    """The backend's function of that name, which sums gradients: in Triton alone there is an order to choose."""
+    """The backend's function of this name, which sums gradients. Only Triton's takes the argument `deterministic`."""
     run = getattr(_implementation(backend), name)
     return partial(run, deterministic=deterministic) if backend == "triton" else run
 
@@ -289,7 +297,7 @@ def _(
     return user_weight.new_empty((), dtype=reference.arithmetic(user_weight.dtype))
 
 
-# The gradients are in the tables' arithmetic: in fp16 they could vanish before a loss scale has multiplied them.
+# The gradients have the dtype of the tables' arithmetic: in fp16 they could vanish before a loss scale multiplies them.
 @torch.library.custom_op("dotbias::dot_bias_loss_and_gradients", mutates_args=())
 def _loss_and_gradients_op(
     users: Tensor,
@@ -336,14 +344,14 @@ def _setup_loss_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 
 
 def _loss_autograd(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    if torch.is_grad_enabled():  # the gradients are constants here: what is derived from them would be silently wrong
+    if torch.is_grad_enabled():  # the gradients are constants here, so derivatives of them would be silently wrong
         raise RuntimeError("dot_bias_loss has no second derivatives: leave out create_graph, or use torch's own ops")
     if grad is None:
         return (None,) * 10
-    if type(grad) is not Tensor:  # traced, and the compiler decides what is done in place
+    if type(grad) is not Tensor:  # torch.compile is tracing; it decides itself what to do in place
         gradients = [grad * gradient for gradient in ctx.gradients]
     else:
-        # Scaled in place, so they are given away once. Another backward through a retained graph sums anew.
+        # They are scaled in place, so they can be used once. Another backward through a retained graph sums them again.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             _, *gradients = _loss_and_gradients_op(*ctx.saved_tensors, ctx.y_range, ctx.deterministic, ctx.backend)
@@ -353,11 +361,11 @@ def _loss_autograd(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | No
 
 
 def _scale_(gradients: list[Tensor], factor: Tensor, backend: str) -> None:
-    """Multiply in place; by 1, as `loss.backward()` asks, costs no pass over the tables."""
+    """Multiply in place. A factor of 1, which `loss.backward()` gives, costs no pass over the tables."""
     if backend == "triton":
         with torch.cuda.device_of(factor):
             _implementation(backend).scale_(gradients, factor)
-    elif factor.device.type != "cpu" or factor != 1:  # elsewhere a look would wait for the device
+    elif factor.device.type != "cpu" or factor != 1:  # on a GPU, reading the factor would wait for the device
         torch._foreach_mul_(gradients, factor)
 
 

@@ -1,4 +1,4 @@
-"""Embedding-dot-bias for a CPU, compiled by Numba: no intermediate rows, no scatter through memory twice."""
+"""Embedding-dot-bias for a CPU, compiled by Numba, without arrays of looked-up rows or of their gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .reference import YRange
 
 @compiled
 def score(user_row: Any, item_row: Any, user_bias: Any, item_bias: Any) -> Any:
-    """u·i + biases, for one pair."""
+    """u·i + both biases, for one pair."""
     total = user_bias + item_bias
     for k in range(user_row.shape[0]):
         total += user_row[k] * item_row[k]
@@ -24,7 +24,7 @@ def score(user_row: Any, item_row: Any, user_bias: Any, item_bias: Any) -> Any:
 
 @rounded
 def sigmoid(x: Any) -> Any:
-    """The sigmoid σ and its slope σ(x)·σ(−x), of x's type; no cancellation, no overflow."""
+    """The sigmoid σ(x) and its slope σ(x)·σ(−x), of x's type, without cancellation or overflow."""
     one = type(x)(1)
     small = type(x)(math.exp(-abs(x)))
     large = one / (one + small)
@@ -68,7 +68,7 @@ def _backward(
 
 @inlined
 def _error(x: Any, rating: Any, ranged: bool, low: Any, width: Any) -> Any:
-    """The error of x, a score before the sigmoid, and the sigmoid's slope there."""
+    """For x, a score before the sigmoid: the error of the score, and the slope of the sigmoid there."""
     slope = type(x)(1)
     if ranged:
         s, steepness = sigmoid(x)

@@ -1,4 +1,4 @@
-"""Embedding-dot-bias in plain PyTorch: the definition. In float64 it judges every other implementation."""
+"""Embedding-dot-bias in plain PyTorch. It defines the result; the other backends are compared with it in float64."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ YRange = tuple[float, float] | None
 
 
 def check_range(y_range: YRange) -> None:
-    """Raise ValueError where it is no range: two finite numbers, the smaller one first."""
+    """Raise ValueError unless `y_range` is None or two finite numbers, the smaller one first."""
     if y_range is None:
         return
     if len(y_range) != 2 or not all(map(math.isfinite, y_range)) or not y_range[0] < y_range[1]:
@@ -37,7 +37,7 @@ def forward(
 
 
 def arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """What sums over tables of `dtype` are taken in: float64 for float64, else float32."""
+    """The dtype of sums over tables of `dtype`: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -67,7 +67,7 @@ def loss_and_gradients(
     item_bias: Tensor,
     y_range: YRange,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The mean squared error and its dense gradients of the four tables, all in the tables' arithmetic."""
+    """The mean squared error and its dense gradients for the four tables, all in the tables' arithmetic."""
     dtype = arithmetic(user_weight.dtype)
     tables = user_weight.to(dtype), item_weight.to(dtype), user_bias.to(dtype), item_bias.to(dtype)
     error = forward(users, items, *tables, y_range) - ratings.to(dtype)
@@ -85,7 +85,7 @@ def backward(
     item_bias: Tensor,
     y_range: YRange,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Dense gradients of the four tables; the rows of repeated ids add up (claim 25)."""
+    """Dense gradients for the four tables; the rows of repeated ids add up (claim 25)."""
     user_rows, item_rows = user_weight[users], item_weight[items]
     grad = grad.to(user_weight.dtype)
     if y_range is not None:

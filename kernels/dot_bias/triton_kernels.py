@@ -1,13 +1,17 @@
-"""Embedding-dot-bias as Triton kernels: scores, a loss alone, and gradients, together with a loss or without.
+"""Embedding-dot-bias as Triton kernels: scores, a loss alone, and gradients with or without a loss.
 
-The gradients are sums over the ratings of each row, by default without atomics so that the same batch gives the same
-bits. A stable sort brings each row's ratings together. Walkers then sum STEPS sorted ratings each, however they
-fall into rows, so a popular film keeps no single program busy: a row whose ratings lie within one walker is
-written at once, the pieces of a row that crosses walkers meet in a last, small kernel. A walker of users reads the
-items' rows to sum them, and keeps the user's own row as long as ratings are that user's: so it has each score, and
-with the rating its error, where it needs them, and no kernel before it has to compute and store them. A walker of
-items computes them once more rather than wait. With atomics one kernel does it all, without the sort, and its sums
-are rounded in another order at each call.
+The gradient of a row is a sum over its ratings. By default it uses no atomics, so the same batch gives the same bits:
+
+1. A stable sort brings the ratings of each row together.
+2. Each walker sums STEPS sorted ratings, whatever rows they belong to, so a popular film does not keep one program
+   busy. A walker writes a row directly if all its ratings lie within the walker, else it writes a piece of the row.
+3. A last, small kernel adds up the pieces of rows that cross walkers.
+
+A walker of users reads the rows of items to sum them, and keeps the user's own row while the ratings are that user's.
+So it computes each score, and with the rating its error, itself, and no earlier kernel has to store them. A walker of
+items computes them again instead of waiting for them.
+
+With atomics, one kernel does everything without a sort. Its sums are rounded in another order at each call.
 """
 
 # mypy: disallow-incomplete-defs=False
@@ -33,7 +37,7 @@ STEPS = 16  # sorted ratings a walker sums
 
 @triton.jit
 def _check_ids(user, item, n_users, n_items, valid):
-    """Compiled only with TRITON_DEBUG=1."""
+    """Assert that ids are in their tables. Triton compiles this only with TRITON_DEBUG=1."""
     tl.device_assert((user >= 0) & (user < n_users), "users holds an id outside its table", mask=valid)
     tl.device_assert((item >= 0) & (item < n_items), "items holds an id outside its table", mask=valid)
 
@@ -43,7 +47,7 @@ def _read(
     users, items, user_weight, item_weight, user_bias, item_bias, n_users, n_items, where, valid,
     k: tl.constexpr, columns: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """Ids and rows of the ratings at `where`, and their u·i + user bias + item bias, before the sigmoid."""
+    """For the ratings at `where`: ids, rows, and u·i + user bias + item bias, before the sigmoid."""
     user = tl.load(users + where, mask=valid, other=0)  # int64: user · k overflows int32 in a large table
     item = tl.load(items + where, mask=valid, other=0)
     _check_ids(user, item, n_users, n_items, valid)
@@ -65,7 +69,7 @@ def _sigmoid(x, arithmetic: tl.constexpr):
 
 @triton.jit
 def _score(x, low, span, has_range: tl.constexpr, arithmetic: tl.constexpr):
-    """The score: x through the sigmoid to y_range, where there is one."""
+    """The score: x through the sigmoid to y_range, if there is one."""
     if has_range:
         x = _sigmoid(x, arithmetic) * tl.full((), span, arithmetic) + tl.full((), low, arithmetic)
     return x
@@ -75,21 +79,21 @@ def _score(x, low, span, has_range: tl.constexpr, arithmetic: tl.constexpr):
 def _score_gradient(
     x, given, valid, low, span, factor, of_loss: tl.constexpr, has_range: tl.constexpr, arithmetic: tl.constexpr
 ):
-    """The gradient of x, a score before the sigmoid, and of a loss the squared error.
+    """The gradient for x, a score before the sigmoid; and the squared error, if `of_loss`.
 
-    `given` is the rating of a loss, whose gradient is factor · error; else it is the score's gradient.
+    `given` is the rating if `of_loss`: then the gradient of the score is factor · error. Else it is that gradient.
     """
     g, square = given, tl.zeros(given.shape, arithmetic)
     if of_loss:
         error = tl.where(valid, _score(x, low, span, has_range, arithmetic) - given, 0)
         g, square = error * tl.full((), factor, arithmetic), error * error
     if has_range:
-        # 1 − σ(x) as σ(−x): the difference would cancel where the sigmoid saturates.
+        # σ(−x) instead of 1 − σ(x), because the difference would cancel where the sigmoid saturates.
         g *= tl.full((), span, arithmetic) * _sigmoid(x, arithmetic) * _sigmoid(-x, arithmetic)
     return g, square
 
 
-# y_range arrives in doubles: Triton would round plain floats to fp32.
+# y_range is passed as doubles, because Triton would round plain floats to fp32.
 @triton.jit(do_not_specialize=["n_users", "n_items"])
 def _forward(
     users, items, user_weight, item_weight, user_bias, item_bias, out, batch, n_users, n_items,
@@ -111,7 +115,7 @@ def _loss(
     low: tl.float64, span: tl.float64,
     has_range: tl.constexpr, k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """A program's sum of squared errors."""
+    """Store each program's sum of squared errors."""
     where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     valid = where < batch
     _, _, _, _, x = _read(
@@ -133,7 +137,7 @@ def _walk(
 ):  # fmt: skip
     """Each walker sums `steps` sorted ratings; a row of the tile is a walker. Axis 1 of the grid: users, items.
 
-    `given` is as in `_score_gradient`. Of a loss the users' programs also store their sums of squared errors.
+    `given` is as in `_score_gradient`. If `of_loss`, the users' programs also store their sums of squared errors.
     """
     side = tl.program_id(1).to(tl.int64)
     if side == 0:
@@ -161,7 +165,7 @@ def _walk(
         rating = tl.load(order + at, mask=valid, other=0)
         g = tl.load(given + rating, mask=valid, other=0).to(arithmetic)
         other = tl.load(other_ids + rating, mask=valid, other=0)
-        if of_loss:  # else the forward pass has read the same ids
+        if of_loss:  # else the forward pass has checked the same ids
             _check_ids(tl.where(side == 0, row, other), tl.where(side == 0, other, row), n_users, n_items, valid)
         mask = valid[:, None] & (column < k)
         factors = tl.load(other_weight + (other[:, None] * k + column), mask=mask, other=0).to(arithmetic)
@@ -178,12 +182,12 @@ def _walk(
         begun = begun | begins
         total = tl.where(begins[:, None], 0, total) + g[:, None] * factors
         bias_total = tl.where(begins, 0, bias_total) + g
-        # Past the batch's end the next id is −1, which ends the last row.
+        # After the end of the batch the next id is −1, which ends the last row.
         ends = valid & (row != tl.load(sorted_ids + (at + 1), mask=at + 1 < batch, other=-1))
         whole = ends & begun
         tl.store(d_weight + (row[:, None] * k + column), total, mask=whole[:, None] & (column < k))
         tl.store(d_bias + row, bias_total, mask=whole)
-        # Two pieces a walker: of the row that came in from the left, and of the one that goes on to the right.
+        # A walker has two pieces: of the row that began to its left, and of the row that continues to its right.
         piece = (((side * n_walkers + walker) * 2) + begun) * piece_width
         part = valid & ((ends & ~begun) | (~ends & (step == steps - 1)))
         tl.store(pieces + (piece[:, None] + column), total, mask=part[:, None] & (column < k))
@@ -198,7 +202,7 @@ def _join(
     sorted_ids, d_user_weight, d_item_weight, d_user_bias, d_item_bias, pieces, batch, n_walkers,
     k: tl.constexpr, columns: tl.constexpr, piece_width: tl.constexpr, steps: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
-    """Write the row that began in this walker and goes on to its right, if there is one."""
+    """Write the row that began in this walker and continues to its right, if there is one."""
     side = tl.program_id(1).to(tl.int64)
     if side == 0:
         d_weight, d_bias = d_user_weight, d_user_bias
@@ -211,7 +215,7 @@ def _join(
     column = tl.arange(0, columns)
     row = tl.load(sorted_ids + (after - 1), mask=after < batch, other=-1)
     goes_on = row == tl.load(sorted_ids + after, mask=after < batch, other=-2)
-    if goes_on:  # most rows end where they began: only the others look to the left
+    if goes_on:  # most rows end in the walker they began in: only for the others, read the id to the left
         goes_on = row != tl.load(sorted_ids + (first - 1), mask=first > 0, other=-1)
     if goes_on:
         own = (walker * 2 + 1) * piece_width
@@ -225,7 +229,7 @@ def _join(
             mask = same[:, None] & (column < k)[None, :]
             total += tl.sum(tl.load(pieces + (piece[:, None] + column[None, :]), mask=mask, other=0), axis=0)
             bias_total += tl.sum(tl.load(pieces + (piece + k), mask=same, other=0), axis=0)
-            goes_on = tl.min(same.to(tl.int32), axis=0) == 1  # sorted: once one differs, all later ones do
+            goes_on = tl.min(same.to(tl.int32), axis=0) == 1  # ids are sorted: after one that differs, all differ
             follower += tile
         tl.store(d_weight + (row * k + column), total, mask=column < k)
         tl.store(d_bias + row, bias_total)
@@ -238,7 +242,7 @@ def _add(
     low: tl.float64, span: tl.float64, factor: tl.float64, of_loss: tl.constexpr, has_range: tl.constexpr,
     k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
-    """All that `_walk` and `_join` do, with atomics: each rating adds to its two rows and biases."""
+    """Do what `_walk` and `_join` do, with atomics: each rating adds to its two rows and biases."""
     where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     valid = where < batch
     user, item, u, i, x = _read(
@@ -249,7 +253,7 @@ def _add(
     g, square = _score_gradient(x, g, valid, low, span, factor, of_loss, has_range, arithmetic)
     column = tl.arange(0, columns)[None, :]
     mask = valid[:, None] & (column < k)
-    # Nothing waits for these sums but the kernel's end, so no order among them is asked for.
+    # Nothing reads these sums before the kernel ends, so they need no order ("relaxed").
     tl.atomic_add(d_user_weight + (user[:, None] * k + column), g[:, None] * i, mask=mask, sem="relaxed")
     tl.atomic_add(d_item_weight + (item[:, None] * k + column), g[:, None] * u, mask=mask, sem="relaxed")
     tl.atomic_add(d_user_bias + user, g, mask=valid, sem="relaxed")
@@ -275,7 +279,7 @@ def _scale(
 
 
 def _shape(weight: Tensor) -> tuple[int, int, torch.dtype, Any]:
-    """Factors, the power of two that holds them, and the arithmetic's type for torch and for Triton."""
+    """The number of factors, the next power of two, and the arithmetic's dtype for torch and for Triton."""
     k = weight.shape[1]
     double = weight.dtype == torch.float64
     return k, triton.next_power_of_2(k), *((torch.float64, tl.float64) if double else (torch.float32, tl.float32))
@@ -305,9 +309,9 @@ def forward(
 
 
 def _rows(weight: Tensor, size: int) -> int:
-    """How many rows of a table make a tile of about `size` bytes: a thread then loads 16 at a time in any dtype."""
+    """How many rows of a table make a tile of about `size` bytes. A thread then loads 16 bytes at once in any dtype."""
     k, itemsize = weight.shape[1], weight.itemsize
-    if k * itemsize % 16:  # no row but the first starts at 16 bytes: more 16-bit numbers a thread would only spill
+    if k * itemsize % 16:  # rows do not start at multiples of 16 bytes: more 16-bit numbers per thread would only spill
         itemsize = max(4, itemsize)
     return max(1, min(64, size // (triton.next_power_of_2(k) * itemsize)))
 
@@ -326,7 +330,7 @@ def loss(
     item_bias: Tensor,
     y_range: YRange,
 ) -> Tensor:
-    """Mean squared error, []; see `kernels.dot_bias.dot_bias_loss`. No scores are kept."""
+    """Mean squared error, []; see `kernels.dot_bias.dot_bias_loss`. It stores no scores."""
     k, columns, dtype, arithmetic = _shape(user_weight)
     batch, rows = len(users), _rows(user_weight, 4096)
     inputs = [t.contiguous() for t in (users, items, ratings, user_weight, item_weight, user_bias, item_bias)]
@@ -351,9 +355,9 @@ def loss_and_gradients(
     y_range: YRange,
     deterministic: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Mean squared error and its dense gradients of the four tables, float32 (float64 for float64 tables).
+    """Mean squared error and its dense gradients for the four tables, float32 (float64 for float64 tables).
 
-    Arguments are as in `backward`, but for ratings, [batch].
+    The arguments are those of `backward`, with ratings, [batch], instead of a gradient.
     """
     squares, gradients = _sum_gradients(
         ratings, users, items, user_weight, item_weight, user_bias, item_bias, y_range, deterministic,
@@ -363,7 +367,7 @@ def loss_and_gradients(
 
 
 def scale_(gradients: Sequence[Tensor], factor: Tensor) -> None:
-    """Multiply the four gradients, as `loss_and_gradients` returns them, by factor, [], in place."""
+    """Multiply the four gradients that `loss_and_gradients` returns by factor, [], in place."""
     user_weight, item_weight, user_bias, item_bias = gradients
     n_users, n_items, size = len(user_bias), len(item_bias), 2048
     _scale[(triton.cdiv(max(user_weight.numel(), item_weight.numel()), size), 2)](
@@ -382,12 +386,12 @@ def backward(
     y_range: YRange,
     deterministic: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Dense gradients of user_weight, item_weight, user_bias and item_bias.
+    """Dense gradients for user_weight, item_weight, user_bias and item_bias.
 
-    Sums are float32 (float64 for float64 tables) whatever the tables' dtype, and rounded to it once.
+    Sums are float32 (float64 for float64 tables), and rounded to the tables' dtype once.
 
     Args:
-        grad: [batch], of the scores; the other tensors are as in `forward`.
+        grad: [batch], the gradient of the scores.
         users: int64[batch].
         items: int64[batch].
         user_weight: [n_users, n_factors].
@@ -395,7 +399,7 @@ def backward(
         user_bias: [n_users].
         item_bias: [n_items].
         y_range: (low, high) of the sigmoid, or None.
-        deterministic: the same bits at every call, by sorting; else by atomics, in whatever order they come.
+        deterministic: True sorts, which gives the same bits at every call; False adds with atomics, in any order.
     """
     _, gradients = _sum_gradients(
         grad, users, items, user_weight, item_weight, user_bias, item_bias, y_range, deterministic,
@@ -417,9 +421,9 @@ def _sum_gradients(
     out: torch.dtype,
     of_loss: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Sums of squared errors, one a program, and the four gradients in the dtype `out`.
+    """Each program's sum of squared errors, and the four gradients in the dtype `out`.
 
-    `given`, [batch], is the ratings if `of_loss`; else it is the scores' gradient, and the squares mean nothing.
+    `given`, [batch], is the ratings if `of_loss`. Else it is the gradient of the scores, and the squares are undefined.
     """
     k, columns, dtype, arithmetic = _shape(user_weight)
     batch = len(users)
@@ -445,10 +449,10 @@ def _sum_gradients(
     n_walkers = triton.cdiv(batch, STEPS)
     piece_width = 4 * (k // 4 + 1)  # k factors and the bias, padded so that rows start at 16 bytes
     pieces = torch.empty((2, n_walkers, 2, piece_width), dtype=dtype, device=users.device)
-    walkers = _rows(user_weight, 16 * _warp_size())  # a load a thread: two would double the registers
+    walkers = _rows(user_weight, 16 * _warp_size())  # one load per thread: two would double the registers
     squares = torch.empty(triton.cdiv(n_walkers, walkers), dtype=dtype, device=users.device)
     sizes = {"piece_width": piece_width, "steps": STEPS}
-    # One warp a program: a batch of 512 then fills 32 of them.
+    # One warp per program, so that a batch of 512 fills 32 of them.
     _walk[(len(squares), 2)](
         given, sorted_ids, order, users, items, *tables, *gradients, pieces, squares, batch, *rows, n_walkers,
         **what, **sizes, walkers=walkers, stages=3, arithmetic=arithmetic, num_warps=1, enable_fp_fusion=True,
@@ -489,36 +493,36 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
         zeros = partial(torch.zeros, dtype=dtype)
         return zeros(n_users, k), zeros(n_items, k), zeros(n_users), zeros(n_items)
 
-    # k decides the width of loads: rows of 40 floats start at 16 bytes, rows of 50 at 8, rows of 37 at 4.
+    # k decides the width of loads: rows of 40 floats start at multiples of 16 bytes, rows of 50 at 8, rows of 37 at 4.
     for k, dtype in ((40, f32), (37, f32), (40, bf16), (40, f16)):
         size, name = dtype.itemsize, f"{names[dtype]}, k = {k}"
         read = 2 * 8 + (2 * k + 2) * size  # ids, two rows, two biases
         yield f"dot_bias.forward {name}", _forward, forward_on(k, dtype), "rating", batch, read + size
-        yield f"dot_bias.loss {name}", _loss, loss_on(k, dtype), "rating", batch, read + 4  # the rating besides
+        yield f"dot_bias.loss {name}", _loss, loss_on(k, dtype), "rating", batch, read + 4  # and the rating
     for k, dtype in ((40, f32), (50, f32), (40, bf16), (40, f16), (50, f16)):
         size, name = dtype.itemsize, f"{names[dtype]}, k = {k}"
-        rows = (n_users + n_items) / batch * (k + 1)  # numbers a rating, where each row is read or written once
-        # On each side sorted id, order, the other id, gradient and the other row; each row's sum written once.
+        rows = (n_users + n_items) / batch * (k + 1)  # numbers per rating, if each row is read or written once
+        # Each side reads the sorted id, order, the other id, gradient and the other row; it writes each row's sum once.
         floor: float = 2 * (3 * 8 + size + k * size) + rows * size
         sums = backward_on(k, dtype, y_range=None)
         yield f"dot_bias.backward {name}: sums", _walk, sums, "rating", batch, floor
-        # The score is computed on the way: the other bias is read too, and each row itself once.
+        # To compute the score, it also reads the other bias, and each row itself once.
         floor += 2 * size + rows * size
         yield f"dot_bias.backward {name}: sums, sigmoid", _walk, backward_on(k, dtype), "rating", batch, floor
-        # The whole of the loss: a rating instead of its score's gradient, sums written in fp32.
+        # With the loss, it reads a rating instead of the score's gradient, and writes sums in fp32.
         floor += (2 + rows) * (4 - size)
         yield f"dot_bias.loss {name}: sums", _walk, both_on(k, dtype), "rating", batch, floor
         if k != 40:
             continue
-        # Each rating's parts of its two rows' sums go out by themselves, in fp32: unsorted, no program knows which
-        # ratings share a row, and its own sixteen rarely do. A total written once a row is the floor of sorted sums;
-        # they pay for it with the order read back, and the sort: in all they move more from fp32 tables, less from
-        # those of 16 bits, whose parts atomics write in fp32 all the same.
+        # Atomics write each rating's parts of its two rows' sums separately, in fp32: without a sort a program cannot
+        # find the ratings that share a row, and its own sixteen rarely do. Sorted sums write one total per row, but
+        # they also sort and read the order back. In all they move more than atomics with fp32 tables, and less with
+        # 16-bit tables, where atomics still write fp32.
         floor = 2 * 8 + (2 * k + 2) * size + 2 * (k + 1) * 4  # ids, two rows, two biases; parts of two sums
         atomics = backward_on(k, dtype, deterministic=False)
         yield f"dot_bias.backward {name}: atomics", _add, atomics, "rating", batch, floor + size
         yield f"dot_bias.loss {name}: atomics", _add, both_on(k, dtype, False), "rating", batch, floor + 4
-        # All ratings are one user's: a piece a walker, with the id that says whose it is, and one row written.
+        # All ratings belong to one user: it reads one piece and one id per walker, and writes one row.
         pieces = batch // STEPS
         floor = 8 + (k + 1) * (4 + size / pieces)
         yield f"dot_bias.backward {name}: joining", _join, backward_on(k, dtype, n_users=1), "piece", pieces, floor

@@ -1,4 +1,4 @@
-"""The optimizers' steps as Triton kernels: dense over lists of tensors, and deferred over the rows a batch reads.
+"""The optimizers' steps as Triton kernels: dense steps of lists of tensors, deferred steps of the rows a batch reads.
 
-`update` in `triton_kernels.py` is the arithmetic of both, so that replayed steps give the bits of dense ones.
+Both use `update` in `triton_kernels.py` for their arithmetic, so replayed steps give the same bits as dense ones.
 """

@@ -1,13 +1,13 @@
-"""Deferred steps in Triton: a row is stepped when a batch reads it, the steps it missed replayed or folded.
+"""Deferred steps in Triton: a row is stepped when a batch reads it, after the steps that it missed: replayed or folded.
 
-Dense optimizers move every row at every step, in work the size of the table. Here a launch takes the rows that a batch
-reads, each once. Steps they missed pass without gradient: they are replayed in registers from a table of the steps'
-constants, which gives the bits of the dense steps; or folded into one operation, by the two-point quadrature of
-`kernels.deferred.quadrature`. Weight decay inside the gradient (L2) cannot be folded.
+Dense optimizers move every row at every step, which is work in proportion to the table. Here a launch moves only the
+rows that a batch reads, each once. The steps that they missed have no gradient. They are replayed in registers from a
+table of the steps' constants, which gives the same bits as dense steps; or folded into one operation, by the two-point
+quadrature of `kernels.quadrature`. Weight decay inside the gradient (L2) cannot be folded.
 """
 
 # mypy: disallow-incomplete-defs=False
-# A kernel annotates what Triton reads: constants and doubles. Tensors and pointers have no type to write.
+# Kernels annotate only what Triton reads: constants and doubles. Tensors and pointers have no type to write.
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from torch import Tensor
 from ..steps import Constants, Optimizer, constants
 from .triton_kernels import divide, sqrt, update
 
-START_BLOCK = 256  # starts a program of `add_step_`
+START_BLOCK = 256  # starts per program of `add_step_`
 
 
 def step_table(steps: Sequence[Constants], like: Tensor) -> Tensor:
-    """The constants of steps 1, 2, … in rows 1, 2, …: [steps + 1, 9], on like's device, in its arithmetic's type."""
+    """The constants of steps 1, 2, … in rows 1, 2, …: [steps + 1, 9], on the device of `like`; float64 if that is."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     return torch.tensor([[0.0] * len(Constants._fields), *steps], dtype=dtype, device=like.device)
 
 
 def new_moments(steps: int, beta2: float, device: torch.device | str) -> Tensor:
-    """What folding knows of every start z = 0 … steps, before the first step: float64[10, steps + 1].
+    """An empty record for folding: float64[10, steps + 1], with a column for each start z = 0 … steps.
 
-    Rows: 0 the product of `keep` up to z; 1 of β1 since z; 2 of 1/√β2 since z; 3 … 6 the moments 0 … 3 of the measure
-    {(x_j − x_first, W_j)} of the steps since z, with x = 1/(κ + 2), over the product of `keep` since z; 7 the powers of
-    β2; 8 x_first, that of the first step after z; 9 the last step that z knows.
+    Rows: 0 the product of `keep` up to z; 1 that of β1 since z; 2 that of 1/√β2 since z; 3 … 6 the moments 0 … 3 of the
+    measure {(x_j − x_first, W_j)} of the steps since z, with x = 1/(κ + 2), divided by the product of `keep` since z;
+    7 the powers of β2; 8 x_first, x of the first step after z; 9 the last step that was added to z.
     """
     moments = torch.empty(10, steps + 1, dtype=torch.float64, device=device)
     clear_moments_(moments, beta2)
@@ -46,13 +46,13 @@ def new_moments(steps: int, beta2: float, device: torch.device | str) -> Tensor:
 
 
 def clear_moments_(moments: Tensor, beta2: float) -> None:
-    """Begin a record: no start knows a step."""
+    """Empty the record: no start has a step."""
     moments.zero_()
     moments[:3] = 1
     moments[7] = beta2 ** torch.arange(moments.shape[1], dtype=torch.float64, device=moments.device)
 
 
-# t changes at every step: to compile for 1 and for multiples of 16 apart would only cost.
+# t changes at every step, so separate code for 1 and for multiples of 16 would not pay for its compilation.
 @triton.jit(do_not_specialize=["t", "first"])
 def _add_step(
     moments, stride, t, first, keep: tl.float64, beta1: tl.float64, up: tl.float64, root: tl.float64, rate: tl.float64,
@@ -65,14 +65,14 @@ def _add_step(
         tl.store(moments + t, kept)
     z = first.to(tl.int64) + program * block + tl.arange(0, block)
     live = z < t
-    live &= tl.load(moments + (9 * stride + z), mask=live, other=0) < t  # once, however often it is launched
+    live &= tl.load(moments + (9 * stride + z), mask=live, other=0) < t  # a repeated launch changes nothing
     tl.store(moments + (9 * stride + z), t.to(tl.float64), mask=live)
     means = tl.load(moments + (stride + z), mask=live, other=0) * tl.full((), beta1, tl.float64)
     ups = tl.load(moments + (2 * stride + z), mask=live, other=0) * tl.full((), up, tl.float64)
     tl.store(moments + (stride + z), means, mask=live)
     tl.store(moments + (2 * stride + z), ups, mask=live)
     kappa = tl.full((), root, tl.float64) * ups
-    # Not divided by the products of `keep` after z: so old starts go on shrinking without being visited.
+    # Divided by the decays since z: so decay applies to old starts too, and they need no update.
     term = tl.full((), rate, tl.float64) / kept * tl.load(moments + z, mask=live, other=0) * means * kappa
     x = 1 / (kappa + 2)
     tl.store(moments + (8 * stride + z), x, mask=live & (z == t - 1))
@@ -84,13 +84,13 @@ def _add_step(
 
 
 def add_step_(moments: Tensor, step: Constants, t: int, first: int) -> None:
-    """Let the starts z = first … t − 1 know step t, for the rows that miss it.
+    """Add step t to the starts z = first … t − 1, for the rows that miss it.
 
     Args:
         moments: from `new_moments`; written.
         step: the constants of step t.
         t: ≥ 1; every step is added once, in order.
-        first: the oldest start that gets new terms. They die away as (β1/√β2)^(t − z); SGD and RMSprop need none: t.
+        first: the oldest start that gets a new term. Terms fade as (β1/√β2)^(t − z). SGD and RMSprop need none: t.
     """
     with torch.cuda.device_of(moments):
         _add_step[(max(1, triton.cdiv(t - first, START_BLOCK)),)](
@@ -102,8 +102,8 @@ def add_step_(moments: Tensor, step: Constants, t: int, first: int) -> None:
 
 @triton.jit
 def _fold(w, m, v, z, t, moments, stride, oldest, eps, folds, optimizer: tl.constexpr, arithmetic: tl.constexpr):
-    """The steps after z up to t, without gradient, as one; where `folds`. See `kernels.deferred.quadrature`."""
-    # Doubles up to here, one number a row; the row's own arithmetic then is as the steps'.
+    """Move the rows with `folds` by the steps z + 1 … t, without gradient, as one. See `kernels.quadrature`."""
+    # Each row's factors are computed as doubles; they are then applied in the arithmetic of the steps.
     keep = tl.load(moments + t) / tl.load(moments + z, mask=folds, other=1)
     shrink_w = keep.to(arithmetic)[:, None]
     shrink_m = tl.load(moments + (stride + z), mask=folds & (z >= oldest), other=0).to(arithmetic)[:, None]
@@ -112,7 +112,7 @@ def _fold(w, m, v, z, t, moments, stride, oldest, eps, folds, optimizer: tl.cons
     if (optimizer == "momentum") | (optimizer == "adam"):
         m0 = tl.load(moments + (3 * stride + z), mask=folds, other=1)
         if optimizer == "adam":
-            total = tl.where(m0 > 0, m0, 1)  # 0 where every missed step had rate 0
+            total = tl.where(m0 > 0, m0, 1)  # m0 is 0 if every missed step had rate 0
             mean = tl.load(moments + (4 * stride + z), mask=folds, other=0) / total
             second = tl.load(moments + (5 * stride + z), mask=folds, other=0) / total
             third = tl.load(moments + (6 * stride + z), mask=folds, other=0) / total
@@ -143,13 +143,13 @@ def _fold(w, m, v, z, t, moments, stride, oldest, eps, folds, optimizer: tl.cons
 def _step_once(
     w, g, m, v, steps, t, weight_type: tl.constexpr, optimizer: tl.constexpr, arithmetic: tl.constexpr
 ):  # fmt: skip
-    at = t * 9  # int64, as every offset
+    at = t * 9  # int64, like every offset
     w, m, v = update(
         w, g, m, v, tl.load(steps + at), tl.load(steps + (at + 1)), tl.load(steps + (at + 2)),
         tl.load(steps + (at + 3)), tl.load(steps + (at + 4)), tl.load(steps + (at + 5)), tl.load(steps + (at + 6)),
         tl.load(steps + (at + 7)), tl.load(steps + (at + 8)), optimizer,
     )  # fmt: skip
-    return w.to(weight_type).to(arithmetic), m, v  # rounded as a dense step's store would
+    return w.to(weight_type).to(arithmetic), m, v  # rounded as in the store of a dense step
 
 
 @triton.jit(do_not_specialize=["n", "table_rows", "t", "done", "oldest"])
@@ -163,14 +163,14 @@ def _step_rows(
     squares: tl.constexpr = (optimizer == "rmsprop") | (optimizer == "adam")
     weight_type: tl.constexpr = weight.dtype.element_ty
     t = t.to(tl.int64)
-    until = t - 1 if has_grads else t  # what was missed ends here
+    until = t - 1 if has_grads else t  # the last missed step
     where = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     valid = where < n
     row = tl.load(ids + where, mask=valid, other=0).to(tl.int64)  # row · stride overflows int32 in a large table
     valid &= (row >= 0) & (row < table_rows)
     done = done.to(tl.int64)
     z = tl.load(last + row, mask=valid, other=0).to(tl.int64) - done
-    # Rows that have missed nothing stay as they are, and so do those that have taken this step.
+    # Rows that have missed no step, or have taken this one, stay as they are.
     valid &= z < t
     z = tl.where(valid, z, until)
     column = tl.arange(0, columns)[None, :]
@@ -220,26 +220,26 @@ def step_rows_(
     eps: float = 0.0,
     stamp: Tensor | None = None,
 ) -> None:
-    """Bring rows to the state after step t, each number read and written once: missed steps, then its own with `grads`.
+    """Bring rows to the state after step t, in one read and write: the steps that they missed, then t with `grads`.
 
-    Without `grads` all the steps up to t pass without gradient: so a batch's rows are caught up to t − 1 before they
-    are read, and stepped with their gradients afterwards. Replayed rows have the bits that `triton_kernels.step_`
-    gives the whole table at every step.
+    Without `grads`, all steps up to t have no gradient. So catch a batch's rows up to t − 1 before they are read, and
+    step them with their gradients afterwards. Replayed rows have the same bits as `triton_kernels.step_` gives when it
+    steps the whole table at every step.
 
     Args:
         optimizer: "sgd", "momentum", "rmsprop" or "adam".
-        rows: int64[n], each at most once; those outside the table are passed over.
-        last: int32 or int64[table rows], the step after which a row stands; `done` before the first. Written.
+        rows: int64[n], each at most once; rows outside the table are ignored.
+        last: int32 or int64[table rows], the last step that each row has taken; `done` before the first. Written.
         weight: [table rows, k], rows of consecutive numbers: a table, or a plane of several. Written.
         exp_avg: as weight, with the same strides, for "momentum" and "adam". Written.
         exp_avg_sq: likewise, for "rmsprop" and "adam".
         steps: from `step_table`.
-        t: ≥ 1 with `grads`.
-        done: steps before those in `steps`.
-        grads: [n, k], the rows' gradients at step t, repeated ids summed.
-        moments: from `new_moments`, with every step up to the last missed one added: fold rather than replay.
+        t: the step; ≥ 1 with `grads`.
+        done: how many steps were taken before those in `steps`.
+        grads: [n, k], the rows' gradients at step t, with repeated ids summed.
+        moments: from `new_moments`, with every step up to the last missed one added: fold instead of replay.
         oldest: the start before which means have faded, see `kernels.quadrature.add_step`.
-        eps: of every step that is folded.
+        eps: that of every step that is folded.
         stamp: int64[], gets done + t if there are `grads`.
 
     Raises:
@@ -253,7 +253,7 @@ def step_rows_(
     columns = triton.next_power_of_2(k)
     tile = max(1, min(32, 256 // columns))
     with torch.cuda.device_of(weight):  # Triton launches on the current device
-        # What the optimizer or the call does not have is not read: any tensor stands in its place.
+        # If the optimizer or the call lacks a tensor, the kernel does not read it: any tensor can be passed instead.
         _step_rows[(triton.cdiv(len(rows), tile),)](
             rows, len(rows), last, len(weight), weight, weight if exp_avg is None else exp_avg,
             weight if exp_avg_sq is None else exp_avg_sq, weight if grads is None else grads.contiguous(),
@@ -283,7 +283,7 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
             moments=new_moments(missed, 0.99, "cpu") if fold else None, eps=1e-5,
         )  # fmt: skip
 
-    # Id and last step in, last step out; weight and averages in and out; the gradient in.
+    # Read: id, last step, weight, averages, gradient. Written: last step, weight, averages.
     f32, bf16 = torch.float32, torch.bfloat16
     for name, optimizer, k, width, dtype, own, fold in (
         ("Adam fp32, k = 40: replay and step", "adam", 40, 40, f32, True, False),
@@ -298,4 +298,4 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
     moments = new_moments(START_BLOCK, 0.99, "cpu")
     step = constants("adam", lr=1e-3, beta1=0.9, beta2=0.99, eps=1e-5, weight_decay=0.0)
     add = partial(add_step_, moments, step, START_BLOCK, 0)
-    yield "deferred.add_step_", _add_step, add, "start", START_BLOCK, 13 * 8  # one number in, six in and out
+    yield "deferred.add_step_", _add_step, add, "start", START_BLOCK, 13 * 8  # reads seven numbers, writes six

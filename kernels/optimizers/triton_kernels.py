@@ -1,11 +1,11 @@
 """Dense SGD, momentum, RMSprop and Adam steps as one Triton kernel over a list of tensors.
 
-A model has several small tables, and a launch costs more than the step of one of them. So a launch takes up to
-TENSORS of them: a program looks up which one its block lies in, and each number is read and written once.
+A model has several small tables, and a launch costs more than the step of one of them. So one launch steps up to
+TENSORS tables. Each program looks up which table its block lies in. Each number is read and written once.
 """
 
 # mypy: disallow-incomplete-defs=False
-# A kernel annotates what Triton reads: constants and doubles. Tensors and pointers have no type to write.
+# Kernels annotate only what Triton reads: constants and doubles. Tensors and pointers have no type to write.
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from torch import Tensor
 
 from ..steps import Constants, Optimizer, constants
 
-BLOCK = 1024  # numbers a program: eight a thread, two 16-byte loads from each fp32 tensor; twice as many in 16 bits
-TENSORS = 8  # a launch; the four tables of an embedding-dot-bias model take one
+BLOCK = 1024  # numbers per program: eight per thread, two 16-byte loads from each fp32 tensor; twice as many in 16 bits
+TENSORS = 8  # the most tensors per launch; the four tables of an embedding-dot-bias model take one launch
 
 
 @triton.jit
 def sqrt(x):
-    """The root rounded to nearest: tl.sqrt is approximate in float32 alone, and the exact form takes float32 alone."""
+    """The root, rounded to nearest. tl.sqrt is approximate in float32, and the exact tl.sqrt_rn takes only float32."""
     return tl.sqrt(x) if x.dtype == tl.float64 else tl.sqrt_rn(x)
 
 
 @triton.jit
 def divide(x, y):
-    """The quotient rounded to nearest; see `sqrt`."""
+    """The quotient, rounded to nearest; see `sqrt`."""
     return x / y if x.dtype == tl.float64 else tl.div_rn(x, y)
 
 
@@ -41,7 +41,7 @@ def update(
     w, g, m, v, keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate,
     optimizer: tl.constexpr,
 ):  # fmt: skip
-    """Weight, mean and mean square after a step; what the optimizer does not have comes back as it was."""
+    """Weight, mean and mean square after a step. Those that the optimizer does not have come back unchanged."""
     g = g + l2 * w
     moved = g
     if (optimizer == "momentum") | (optimizer == "adam"):
@@ -72,7 +72,7 @@ def _step_block(
         tl.store(exp_avg_sq + where, v, mask=mask)
 
 
-# The scalars are doubles, rounded once to the arithmetic's type: Triton would round a plain float to fp32.
+# The scalars are doubles, and rounded once to the dtype of the arithmetic: Triton would round plain floats to fp32.
 @triton.jit
 def _step(
     weights, grads, exp_avgs, exp_avg_sqs, sizes,
@@ -102,7 +102,7 @@ def _step(
     rate = tl.full((), rate, arithmetic)
     start = (program - own_first) * block
     where = start + tl.arange(0, block)
-    # A mask whose edge may fall anywhere forbids 16-byte loads, so only the last block has one.
+    # A mask that may end anywhere prevents 16-byte loads, so only the last block has one.
     if start + block <= n:
         _step_block(
             weight, grad, exp_avg, exp_avg_sq, where, None,
@@ -130,31 +130,32 @@ def step_(
     step: int = 1,
     decoupled: bool = True,
 ) -> None:
-    """One dense step of every tensor, in place, by torch's formulas; TENSORS of one dtype and device a launch.
+    """Take one dense step of every tensor, in place, by torch's formulas: up to TENSORS of one dtype per launch.
 
-    Arithmetic is float32, float64 for float64 weights, rounded operation by operation (no fused multiply-adds).
+    The arithmetic is float32 (float64 for float64 weights); every operation is rounded (no fused multiply-adds).
 
     Args:
         optimizer: "sgd"; "momentum", v ← μv + g; "rmsprop"; "adam".
-        weights: contiguous, any shapes and float dtypes; written.
+        weights: contiguous, any shapes and float dtypes. Written.
         grads: of the weights' shapes.
-        exp_avgs: for "momentum" its buffers, for "adam" the running means of the gradients, of the weights' shapes and
-            contiguous; float32 beside half-precision weights. Written.
-        exp_avg_sqs: for "rmsprop" and "adam" the running means of their squares, likewise.
+        exp_avgs: the buffers of "momentum", the running means of gradients of "adam"; contiguous, of the weights'
+            shapes, float32 for half-precision weights. Written.
+        exp_avg_sqs: the running means of squared gradients of "rmsprop" and "adam", likewise.
         lr: learning rate.
         beta1: μ, or Adam's β1.
         beta2: decay of exp_avg_sqs; torch's alpha for "rmsprop".
-        eps: added to their roots.
-        weight_decay: added to the gradient as L2, or where `decoupled` taken off the weights as lr·wd·w.
+        eps: added to the root of the mean square.
+        weight_decay: `wd` of the lesson.
         step: t ≥ 1, the number of this step.
-        decoupled: how weights decay, as AdamW (Loshchilov & Hutter 2019) or as Adam (Kingma & Ba 2015).
+        decoupled: True subtracts lr·wd·w from the weights, as AdamW does (Loshchilov & Hutter 2019); False adds wd·w to
+            the gradient (L2), as Adam does (Kingma & Ba 2015).
     """
     scalars = constants(
         optimizer, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=step,
         decay="decoupled" if decoupled else "l2",
     )  # fmt: skip
     groups: dict[Any, list[tuple[Tensor, ...]]] = {}
-    # In place of state that the optimizer does not have stand the weights: they are not read as such.
+    # The weights are passed instead of state that the optimizer does not have; the kernel does not read it.
     for tensors in zip(weights, grads, exp_avgs or weights, exp_avg_sqs or weights, strict=True):
         if tensors[0].numel():
             groups.setdefault(tuple((t.dtype, t.device) for t in tensors), []).append(tensors)
@@ -178,17 +179,17 @@ def _launch(optimizer: Optimizer, group: list[tuple[Tensor, ...]], scalars: Cons
 
 def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float]]:
     """Launches for `python -m kernels.inspect`; see `Example` there."""
-    # Floor: weight and state read and written, the gradient read.
+    # The floor: weight and state are read and written, the gradient is read.
     f32, f64, bf16, f16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
-    four = (4096, 2048, 130, 66)  # weights and biases of two tables; the biases' sizes no power of two divides
+    four = (4096, 2048, 130, 66)  # weights and biases of two tables; no large power of two divides the biases' sizes
     for name, states in (("sgd", 0), ("momentum", 1), ("rmsprop", 1)):
         floor: float = (3 + 2 * states) * 4
         yield f"optimizers.step_ {name} fp32, 4 tensors", _step, launch(name, four, f32), "parameter", sum(four), floor
     yield "adam.step_ AdamW fp32", _step, launch("adam", [4096], f32), "parameter", 4096, 7 * 4
-    # 4,097: a size that no power of two divides must not lose the wide loads.
+    # An odd size, 4,097, must not lose the wide loads.
     yield "adam.step_ Adam fp32, odd size", _step, launch("adam", [4097], f32, False), "parameter", 4097, 7 * 4
     yield "adam.step_ AdamW fp32, 4 tensors", _step, launch("adam", four, f32), "parameter", sum(four), 7 * 4
-    for half, dtype in (("bf16", bf16), ("fp16", f16)):  # beside averages in fp32
+    for half, dtype in (("bf16", bf16), ("fp16", f16)):  # with averages in fp32
         for name, states in (("sgd", 0), ("momentum", 1), ("rmsprop", 1)):
             floor = 3 * 2 + 2 * states * 4
             yield f"optimizers.step_ {name} {half}", _step, launch(name, [4096], dtype), "parameter", 4096, floor

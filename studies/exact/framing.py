@@ -13,6 +13,8 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lesson.data.made import FUNCTIONS
+from lesson.models import Mnist_NN
 from studies.exact import Found, exact
 from studies.exact._figures import close, listed
 
@@ -254,6 +256,24 @@ def gradient_descent_fits_in_cells() -> Found:
     return Found(agree.holds, f"y = 2x + 30, {len(xs)} rows, {listed(line.tolist(), 5)}: {agree.figure}")
 
 
+@exact("slip 7")
+def backpropagation_moves_no_parameter() -> Found:
+    """backward() calculates gradients and moves no parameter; subtracting rate times gradient moves them."""
+    model, x, y = Mnist_NN(), torch.rand(64, 784), torch.randint(10, (64,))
+    start = [p.detach().clone() for p in model.parameters()]
+
+    def moved() -> int:
+        return sum(not torch.equal(p, was) for p, was in zip(model.parameters(), start, strict=True))
+
+    F.cross_entropy(model(x), y).backward()
+    after_backward, filled = moved(), sum(p.grad is not None for p in model.parameters())
+    with torch.no_grad():
+        for p in model.parameters():
+            p.sub_(2e-2 * p.grad)  # type: ignore[operator]
+    text = f"backward() fills {filled} gradients and moves {after_backward} of 4 parameters; the step moves {moved()}"
+    return Found((after_backward, filled, moved()) == (0, 4, 4), text)
+
+
 @exact("slip 8")
 def the_input_is_a_kind_of_its_own() -> Found:
     """The input is not a parameter, and no operation of the net made it: it is an activation only by definition."""
@@ -277,3 +297,20 @@ def an_affine_function_is_a_linear_one_plus_an_offset() -> Found:
     lacks = layer(x) + layer(y) - layer(x + y)
     agree = close(lacks, layer.bias, "3 offsets").holds
     return Found(agree and bool(lacks.abs().min() > 0), f"f(x) + f(y) − f(x + y) = b: {listed(lacks.tolist())}")
+
+
+@exact("slip 24")
+def stacked_layers_approximate_only_with_a_nonlinearity() -> Found:
+    """Linear layers in a row cannot follow a kink better than one line can; with ReLU between, two units follow it."""
+    x = torch.linspace(-1, 1, 1001, dtype=torch.float64)[:, None]
+    y = FUNCTIONS["kinked"](x)
+    layers = [nn.Linear(1, 8), nn.Linear(8, 8), nn.Linear(8, 1)]
+    stack = nn.Sequential(*layers).double()
+    ends = stack(x[[0, -1]])
+    line = close(stack(x), torch.lerp(ends[0], ends[1], (x + 1) / 2), "1001 outputs of three layers from a line")
+    rows = torch.cat([x, torch.ones_like(x)], dim=1)
+    left = (rows @ torch.linalg.lstsq(rows, y).solution - y).square().mean() / y.var(correction=0)
+    two_units = F.relu(torch.cat([x, -x], dim=1)) @ torch.full((2, 1), 12.0, dtype=x.dtype).sqrt() - 3**0.5
+    follows = close(two_units, y, "two units with ReLU from the kink")
+    text = f"{line.figure}; the best line leaves {left:.2f} of the variance; {follows.figure}"
+    return Found(line.holds and follows.holds and bool(left > 0.99), text)

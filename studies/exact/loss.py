@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from lesson.losses import binary_cross_entropy, cross_entropy, softmax
 from studies.exact import Found, exact
 from studies.exact._figures import close, listed
 
@@ -63,13 +63,16 @@ def right_and_sure_loses_least_wrong_and_sure_most() -> Found:
 
 @exact("81")
 def the_formula_an_if_and_a_lookup_are_one() -> Found:
-    """The formula, an if/else and a lookup of −log of the true class's probability give the same losses as torch."""
+    """The formula, an if/else and a lookup of −log of the true class's probability give torch's and our losses."""
     p, cat = torch.rand(100, dtype=torch.float64), torch.randint(2, (100,))
     formula = -cat * p.log() - (1 - cat) * (1 - p).log()
     branches = p.new_tensor([-math.log(q) if c else -math.log(1 - q) for q, c in zip(p.tolist(), cat, strict=True)])
     lookup = -torch.stack([1 - p, p], dim=1).log()[torch.arange(100), cat]
     by_torch = F.binary_cross_entropy(p, cat.double(), reduction="none")
-    return close(torch.stack([branches, lookup, by_torch]), formula.expand(3, -1), "100 losses, four ways")
+    pairs = zip((p / (1 - p)).log(), cat.double(), strict=True)
+    by_lesson = torch.stack([binary_cross_entropy(score, y) for score, y in pairs])
+    ways = torch.stack([branches, lookup, by_torch, by_lesson])
+    return close(ways, formula.expand(4, -1), "100 losses, five ways")
 
 
 @exact("82")
@@ -88,7 +91,7 @@ def predictions_must_add_up_to_one() -> Found:
 def softmax_turns_any_outputs_into_numbers_that_add_up_to_one() -> Found:
     """For any outputs, even if exp overflows, softmax makes numbers from 0 to 1 that add up to one."""
     outputs = torch.randn(1000, 10) * torch.logspace(-3, 6, 1000)[:, None]
-    ours = _softmax(outputs)
+    ours = softmax(outputs)
     agree = close(ours, torch.softmax(outputs, 1), "10,000 probabilities, ours and torch's", tolerance=1e-6)
     sums = close(ours.sum(1), torch.ones(1000), "1000 sums from 1", tolerance=1e-5)
     return Found(agree.holds and sums.holds and bool((ours >= 0).all()), f"{sums.figure}; {agree.figure}")
@@ -101,18 +104,13 @@ def softmax_gives_positive_numbers_whatever_the_outputs() -> Found:
     return Found(bool((p > 0).all()), f"softmax(0, −200) in float32: {listed(p.tolist())}")
 
 
-def _softmax(x: Tensor) -> Tensor:
-    """Softmax of each row, float[rows, classes]."""
-    e = (x - x.amax(1, keepdim=True)).exp()
-    return e / e.sum(1, keepdim=True)
-
-
 @exact("84a")
 def cross_entropy_loss_contains_the_softmax() -> Found:
     """`nn.CrossEntropyLoss` of raw outputs is −log of softmax, looked up at the true class."""
     outputs, target = 5 * torch.randn(100, 10, dtype=torch.float64), torch.randint(10, (100,))
-    by_hand = -_softmax(outputs).log()[torch.arange(100), target].mean()
-    return close(torch.nn.CrossEntropyLoss()(outputs, target), by_hand, "mean loss of 100 rows")
+    by_hand = -softmax(outputs).log()[torch.arange(100), target].mean()
+    theirs, ours = torch.nn.CrossEntropyLoss()(outputs, target), cross_entropy(outputs, target)
+    return close(torch.stack([theirs, ours]), by_hand.expand(2), "mean loss of 100 rows, torch's and lesson's")
 
 
 @exact("slip 15")

@@ -1,4 +1,4 @@
-"""Momentum, RMSprop, Adam, the learner's optimizer, one-cycle: claims 66, 68 to 70, 72, 73, 75, 76."""
+"""Momentum, RMSprop, Adam, the learner's optimizer, one-cycle: claims 66, 68 to 70, 72, 73, 75, 76; slips 11 to 14."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import cross_entropy, mse_loss
 
 from kernels import adam_step_
-from lesson import collab_learner, load_movielens
+from lesson import collab_learner, load_movielens, optimizers
+from lesson.models import Mnist_Logistic
+from lesson.optimizers import Optimizer
 from lesson.schedules import one_cycle
+from lesson.update import update_with
 from studies.exact import Found, exact
 from studies.exact._figures import close, listed
 
@@ -90,15 +93,22 @@ def momentum_is_1_minus_alpha_and_pytorchs_rate_is_larger() -> Found:
     )
 
 
+@exact("slip 13")
+def rmsprop_as_written_has_no_rate() -> Found:
+    """As A writes RMSprop, the rate cancels out: the steps are the same at any rate, and the first is 1/g."""
+    slow, fast = (
+        _walk(Optimizer, steps=optimizers.NOTED_RMSPROP_STEPS, lr=lr, betas=(0.0, 0.9)) for lr in (LR, 100 * LR)
+    )
+    agree = close(slow, fast, "30 steps of 5 weights at rates 0.01 and 1", tolerance=1e-11)
+    first = close(slow[0], -1 / _gradients()[0], "5 first steps from −1/g")
+    return Found(agree.holds and first.holds, f"{agree.figure}; {first.figure}")
+
+
 @exact("70a", expected=False)
 def rmsprop_as_written_is_rmsprop() -> Found:
     """0.9·old + lr·g², and g·lr divided by that, are the steps of torch.optim.RMSprop."""
-    average, path = torch.zeros(5, dtype=torch.float64), []
-    for g in _gradients():
-        average = 0.9 * average + LR * g**2
-        path.append(-(g * LR) / average)
     by_torch = _walk(torch.optim.RMSprop, lr=LR, alpha=0.9)
-    as_written = torch.stack(path).cumsum(0)
+    as_written = _walk(Optimizer, steps=optimizers.NOTED_RMSPROP_STEPS, lr=LR, betas=(0.0, 0.9))
     return Found(
         torch.allclose(as_written, by_torch),
         f"first steps as written {listed(as_written[0].tolist())}; of RMSprop {listed(by_torch[0].tolist())}",
@@ -152,11 +162,43 @@ def _own_adam(backend: str) -> Tensor:
 @exact("73c", expected=False)
 def adam_as_written_is_adam() -> Found:
     """As A writes it, momentum·lr/√RMSprop with no correction for the start at zero, the steps are Adam's."""
-    gradients = _gradients()
-    steps = LR * _average(gradients, BETA) / _average(gradients**2, 0.9).sqrt()
+    as_written = _walk(Optimizer, steps=optimizers.NOTED_ADAM_STEPS, lr=LR, betas=(BETA, 0.9))
     by_torch = _walk(torch.optim.Adam, lr=LR, betas=(BETA, 0.9), eps=EPS)
-    ratio = (-steps[0] / by_torch[0]).mean().item()
-    return Found(torch.allclose(-steps.cumsum(0), by_torch), f"the first step is {ratio:.3g} times Adam's")
+    far = (as_written[-1].norm() / by_torch[-1].norm()).item()
+    return Found(torch.allclose(as_written, by_torch), f"30 steps as written go {far:.3g} times as far as Adam's")
+
+
+@exact("slip 14")
+def adam_as_written_steps_by_the_root_of_the_rate() -> Found:
+    """As A writes Adam, on its average of slip 13, a rate 100 times smaller makes steps 10 times smaller."""
+    slow, fast = (
+        _walk(Optimizer, steps=optimizers.NOTED_ADAM_STEPS, lr=lr, betas=(BETA, 0.9)) for lr in (LR / 100, LR)
+    )
+    agree = close(10 * slow, fast, "30 steps of 5 weights, times 10")
+    by_torch = [_walk(torch.optim.Adam, lr=lr, betas=(BETA, 0.9), eps=EPS) for lr in (LR / 100, LR)]
+    torchs = close(100 * by_torch[0], by_torch[1], "torch's, times 100")
+    return Found(agree.holds and torchs.holds, f"{agree.figure}; {torchs.figure}")
+
+
+@exact("slip 11")
+def adam_made_in_update_forgets_its_averages() -> Found:
+    """Adam made anew in each update() always steps by lr·g/(|g| + eps), as at the first step; made once it does not."""
+    lost, kept = (_updates(anew) for anew in (True, False))
+    return Found(lost.holds and not kept.holds, f"made anew, {lost.figure}; made once, {kept.figure}")
+
+
+def _updates(anew: bool) -> Found:
+    """Whether 10 updates of the digits' model with Adam take the steps lr·g/(|g| + eps)."""
+    model, x, y = Mnist_Logistic().double(), torch.rand(64, 784, dtype=torch.float64), torch.randint(10, (64,))
+    weight, opt = model.lin.weight, torch.optim.Adam(model.parameters(), LR)
+    steps, wanted = [], []
+    for _ in range(10):
+        before = weight.detach().clone()
+        (g,) = torch.autograd.grad(cross_entropy(model(x), y), weight)
+        update_with(torch.optim.Adam(model.parameters(), LR) if anew else opt, model, x, y)
+        steps.append(weight.detach() - before)
+        wanted.append(-LR * g / (g.abs() + EPS))
+    return close(torch.stack(steps), torch.stack(wanted), "78,400 steps", tolerance=1e-9)
 
 
 @exact("66a")

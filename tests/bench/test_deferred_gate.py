@@ -7,7 +7,7 @@ from bench.harness import InaccurateError, check_accuracy
 from kernels.deferred.table import Table
 
 
-@pytest.mark.parametrize("mode", ["virtual", "replay"])
+@pytest.mark.parametrize("mode", ["folded", "replay"])
 def test_deferred_steps_are_as_near_to_float64_as_torchs_own(mode):
     check_accuracy(test_deferred.accuracy(mode))
 
@@ -16,4 +16,4 @@ def test_steps_that_skip_the_rows_not_read_get_no_time(monkeypatch):
     monkeypatch.setattr(Table, "catch_up", lambda self, ids: None)
     monkeypatch.setattr(Table, "flush", lambda self: None)
     with pytest.raises(InaccurateError, match="distance from the float64 trajectory"):
-        check_accuracy(test_deferred.accuracy("virtual"))
+        check_accuracy(test_deferred.accuracy("folded"))

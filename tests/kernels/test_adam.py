@@ -42,7 +42,7 @@ def ours(module, decoupled, weight_decay, constants):
 
 
 def torchs(decoupled, weight_decay, constants):
-    """torch.optim's own, its betas and rate set anew before each step."""
+    """torch.optim's own, with its betas and rate set before each step."""
     state = {}
 
     def run(param, grad, means, squares, step, lr, beta1):
@@ -60,7 +60,7 @@ def torchs(decoupled, weight_decay, constants):
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("decoupled", [True, False])
 @pytest.mark.parametrize("constants", [FASTAI, TORCH])
-def test_a_walk_in_float64_is_torchs(name, decoupled, constants):
+def test_steps_in_float64_equal_torchs(name, decoupled, constants):
     how = {"decoupled": decoupled, "weight_decay": 0.1, "constants": constants}
     mine = walk(ours(BACKENDS[name], **how), 40, 101, 0, torch.float64, **how)
     theirs = walk(torchs(**how), 40, 101, 0, torch.float64, **how)
@@ -69,7 +69,7 @@ def test_a_walk_in_float64_is_torchs(name, decoupled, constants):
 
 @given(size=st.integers(1, 300), seed=st.integers(0, 2**32), decoupled=st.booleans(), wd=st.sampled_from([0, 0.1]))
 @settings(max_examples=30, deadline=None)
-def test_native_float32_stays_as_near_to_float64_as_torchs_does(size, seed, decoupled, wd):
+def test_native_float32_is_as_near_to_float64_as_torchs(size, seed, decoupled, wd):
     how = {"decoupled": decoupled, "weight_decay": wd, "constants": FASTAI}
     exact = walk(ours(reference, **how), 20, size, seed, torch.float64, **how)
     mine = (walk(ours(native, **how), 20, size, seed, torch.float32, **how) - exact).norm()
@@ -78,7 +78,7 @@ def test_native_float32_stays_as_near_to_float64_as_torchs_does(size, seed, deco
     assert mine <= 1.5 * theirs + 20 * 2**-24 * exact.norm()
 
 
-def test_native_on_two_threads_gives_the_bits_of_one(monkeypatch):
+def test_native_gives_the_same_bits_on_two_threads_as_on_one(monkeypatch):
     monkeypatch.setattr(native, "MIN_SHARE", 100)
     how = {"decoupled": True, "weight_decay": 0.1, "constants": FASTAI}
     threads = torch.get_num_threads()
@@ -93,7 +93,7 @@ def test_native_on_two_threads_gives_the_bits_of_one(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_parameter_without_gradient_moves_on_by_momentum_and_shrinks(backend):
+def test_a_parameter_without_gradient_moves_by_momentum_and_decay(backend):
     param, means, squares = torch.tensor([1.0, 1.0]), torch.tensor([0.5, 0.0]), torch.tensor([0.25, 0.0])
     adam_step_(param, torch.zeros(2), means, squares, lr=0.1, beta2=0.99, weight_decay=0.1, step=10, backend=backend)
     assert param[0] < 0.95  # decay alone leaves 0.99
@@ -122,7 +122,7 @@ def test_a_step_compiles_as_one_graph(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_autograd_learns_that_a_tensor_was_changed(backend):
+def test_autograd_detects_that_a_tensor_was_changed(backend):
     param = torch.ones(3, requires_grad=True)
     product = param * param
     adam_step_(param.detach(), torch.ones(3), torch.zeros(3), torch.zeros(3), lr=0.1, step=1, backend=backend)

@@ -42,7 +42,7 @@ def batches(rows):
 
 
 def by_a_plain_loop(mode, tables, users, items, ratings, wd=WD):
-    """The rules as their formulas stand, row by row, each thing done when the original does it."""
+    """The rules' formulas, row by row, with each operation done when the original optimizer does it."""
     u, i, ub, ib = (table.numpy() for table in tables)
     w = np.vstack([np.column_stack([u, ub]), np.column_stack([i, ib])])
     users, items, ratings = users.numpy(), items.numpy() + len(u), ratings.numpy()
@@ -103,27 +103,27 @@ GAPS = {"rows": 41, "n_users": 30, "n_items": 25}  # of one step to whole epochs
 
 @pytest.mark.parametrize("mode", RULES)
 @pytest.mark.parametrize("decay", ["decoupled", "none"])
-def test_a_rule_is_what_its_formula_says(mode, decay):
+def test_each_rule_computes_its_formula(mode, decay):
     columns = problem(**GAPS)
     expected = by_a_plain_loop(mode, *columns, wd=WD if decay == "decoupled" else 0.0)
     torch.testing.assert_close(trained(mode, *columns, decay=decay), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", RULES)
-def test_where_no_step_is_missed_every_rule_is_dense_adam(mode):
+def test_without_missed_steps_every_rule_is_dense_adam(mode):
     columns = problem(rows=60, n_users=1, n_items=1)
     torch.testing.assert_close(trained(mode, *columns), trained("dense", *columns), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("mode", RULES)
-def test_where_steps_are_missed_no_rule_is_dense_adam(mode):
+def test_with_missed_steps_no_rule_is_dense_adam(mode):
     columns = problem(**GAPS)
     dense = trained("dense", *columns)
     assert (trained(mode, *columns) - dense).norm() / dense.norm() > 1e-3
 
 
 @pytest.mark.parametrize("mode", RULES)
-def test_float32_is_float64_but_for_rounding(mode):
+def test_float32_equals_float64_up_to_rounding(mode):
     columns = problem(**GAPS)
     exact = trained(mode, *columns)
     assert (trained(mode, *columns, dtype=torch.float32) - exact).norm() / exact.norm() < 1e-5
@@ -149,7 +149,7 @@ def test_a_row_that_no_batch_reads_decays_unless_its_decay_is_skipped():
         ({"weight_decay": 100.0}, "leaves nothing of the weights"),
     ],
 )
-def test_what_the_rules_do_not_approximate_is_refused(mode, change, complaint):
+def test_settings_that_the_rules_do_not_approximate_are_refused(mode, change, complaint):
     tables, *_ = problem(**GAPS)
     how = {"lr": np.full(9, 1e-2), "momentum": np.full(9, 0.9), "weight_decay": WD, "mode": mode}
     with pytest.raises(ValueError, match=complaint):

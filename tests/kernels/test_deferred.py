@@ -75,7 +75,7 @@ def batches(steps, dtype=torch.float64, seed=0):
 
 
 def models(rule, dtype, mode=None, **change):
-    """A net and its optimizer: torch's where there is no mode."""
+    """A net and its optimizer: torch's if there is no mode."""
     ours, torchs, settings = RULES[rule]
     net = Net(DeferredEmbedding if mode else nn.Embedding, dtype)
     tables = [net.users.weight, net.items.weight]
@@ -108,27 +108,27 @@ def exact():
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("mode", ["dense", "replay", "virtual"])
-def test_under_one_cycle_the_results_are_those_of_torchs_dense_optimizer(rule, mode, exact):
-    folded = mode == "virtual" and rule in ("adamw", "adam")
-    # Two points leave Adam's own error, a fraction of float32's rounding.
+@pytest.mark.parametrize("mode", ["dense", "replay", "folded"])
+def test_under_one_cycle_the_results_equal_torchs_dense_optimizer(rule, mode, exact):
+    folded = mode == "folded" and rule in ("adamw", "adam")
+    # With Adam two points have an error, which is a fraction of float32's rounding.
     torch.testing.assert_close(trained(rule, mode=mode), exact[rule], rtol=0, atol=2e-6 if folded else 1e-10)
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_replay_gives_the_bits_of_stepping_every_row(rule, dtype):
+def test_replay_gives_the_same_bits_as_stepping_every_row(rule, dtype):
     dense, replay = (trained(rule, dtype, mode, steps=150) for mode in ("dense", "replay"))
     assert torch.equal(dense, replay)
 
 
-def test_folding_keeps_as_near_to_float64_as_torchs_own_float32_does():
-    squares = {"virtual": 0.0, "torch": 0.0}
+def test_folding_is_as_near_to_float64_as_torchs_own_float32():
+    squares = {"folded": 0.0, "torch": 0.0}
     for seed in range(3):
         expected = trained("adamw", steps=600, seed=seed)
-        squares["virtual"] += (trained("adamw", torch.float32, "virtual", 600, seed) - expected).square().sum()
+        squares["folded"] += (trained("adamw", torch.float32, "folded", 600, seed) - expected).square().sum()
         squares["torch"] += (trained("adamw", torch.float32, None, 600, seed) - expected).square().sum()
-    assert squares["virtual"] <= 1.5**2 * squares["torch"]
+    assert squares["folded"] <= 1.5**2 * squares["torch"]
 
 
 GAPS = [1, 2, 3, 4, 5, 20, 200, 1500]
@@ -166,39 +166,39 @@ def after_gaps(optimizer, dtype, deferred, steps, **settings):
         ((0.9, 0.9999), 1e-8, 2),
     ],
 )
-def test_rows_come_back_from_any_gap_as_dense_steps_would_leave_them(betas, eps, points):
+def test_after_any_gap_rows_equal_those_of_dense_steps(betas, eps, points):
     how = {"lr": 5e-3, "betas": betas, "eps": eps, "weight_decay": 0.1, "steps": 1900}
     expected, _ = after_gaps(torch.optim.AdamW, torch.float64, False, **how)
     wide, weight = after_gaps(DeferredAdamW, torch.float64, True, **how)
     narrow, _ = after_gaps(DeferredAdamW, torch.float32, True, **how)
-    assert weight.table.way == ((native.FOLD, points) if points else (native.EARLY, 0))
+    assert weight.table.method == ((native.FOLD, points) if points else (native.EARLY, 0))
     assert (wide - expected).abs().max() <= (1e-4 * 5e-3 if points else 1e-12)
     assert (narrow - expected).abs().max() <= 5e-5
 
 
 @pytest.mark.parametrize("rule", ["adamw", "momentum l2", "adam l2"])
-@pytest.mark.parametrize("mode", ["replay", "virtual"])
-def test_a_record_of_steps_that_is_full_is_flushed_and_begun_anew(rule, mode, exact, monkeypatch):
+@pytest.mark.parametrize("mode", ["replay", "folded"])
+def test_a_full_record_of_steps_is_flushed_and_a_new_one_begins(rule, mode, exact, monkeypatch):
     monkeypatch.setattr(table_module, "CAPACITY", 50)
-    folded = mode == "virtual" and rule == "adamw"
+    folded = mode == "folded" and rule == "adamw"
     torch.testing.assert_close(trained(rule, mode=mode), exact[rule], rtol=0, atol=2e-6 if folded else 1e-10)
 
 
-def test_decay_whose_product_runs_out_of_digits_is_flushed():
+def test_a_table_is_flushed_before_the_product_of_decays_loses_digits():
     how = {"weight_decay": 99.0, "betas": (0.9, 0.999), "scheduled": False}  # every step leaves a hundredth
-    torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=0, atol=2e-6)
+    torch.testing.assert_close(trained("adamw", mode="folded", **how), trained("adamw", **how), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("change", [{"betas": (0.0, 0.999)}, {"betas": (0.9, 0.999), "lr": 0.0}])
-def test_missed_steps_that_move_nothing_fold_to_nothing(change):
+def test_missed_steps_that_move_nothing_fold_to_no_movement(change):
     how = {"steps": 150, "scheduled": False, **change}
-    torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=0, atol=2e-6)
+    torch.testing.assert_close(trained("adamw", mode="folded", **how), trained("adamw", **how), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("weight_decay", [100.0, 150.0])
-def test_decay_that_wipes_weights_out_or_turns_them_over_is_replayed(weight_decay):
+def test_decay_that_zeroes_weights_or_flips_their_sign_is_replayed(weight_decay):
     how = {"weight_decay": weight_decay, "betas": (0.9, 0.999), "scheduled": False}
-    torch.testing.assert_close(trained("adamw", mode="virtual", **how), trained("adamw", **how), rtol=0, atol=1e-10)
+    torch.testing.assert_close(trained("adamw", mode="folded", **how), trained("adamw", **how), rtol=0, atol=1e-10)
 
 
 rates = st.one_of(st.just([1.0] * 300), st.lists(st.sampled_from([0.0, 1e-4, 0.1, 1.0]), min_size=1, max_size=300))
@@ -247,12 +247,12 @@ def test_folding_is_gausss_quadrature_and_within_its_bound_for_every_gap_and_sch
     if (weight > 0).sum() > points and weight[weight > 0].min() > 1e-9 * weight.max():
         nodes, weights = golub_welsch(1 / (kappa + quadrature.SHIFT), weight, points)
         gauss = (weights / (roots + eps * (1 / nodes - quadrature.SHIFT))).sum(1)
-        # Of nodes that nearly meet, rounding leaves their sum alone.
+        # If two nodes nearly coincide, rounding preserves only the sum of their weights.
         np.testing.assert_allclose(folded[:, 0], gauss, rtol=1e-9)
 
 
 def golub_welsch(x, weight, points):
-    """Gauss points from the whole measure: its matrix by Householder's way (Gragg & Harrod), then eigenvalues."""
+    """Gauss points from the whole measure: its matrix by Householder's method (Gragg & Harrod), then eigenvalues."""
     root = np.sqrt(weight / weight.sum())
     arrow = np.block([[np.ones((1, 1)), root[None]], [root[:, None], np.diag(x)]])
     matrix = scipy.linalg.hessenberg(arrow)[1 : points + 1, 1 : points + 1]
@@ -261,7 +261,7 @@ def golub_welsch(x, weight, points):
 
 
 @pytest.mark.parametrize(("beta1", "beta2", "points"), [(0.9, 0.95, 4), (0.95, 0.99, 3), (0.9, 0.999, 2)])
-def test_the_bound_is_hardly_more_than_the_error_of_a_long_gap_at_one_rate(beta1, beta2, points):
+def test_the_bound_is_close_to_the_error_of_a_long_gap_at_one_rate(beta1, beta2, points):
     gap = np.arange(1.0, 800)
     kappa = np.sqrt((1 - beta2 ** (40 + gap)) / beta2**gap)
     weight = beta1**gap / (1 - beta1 ** (40 + gap)) * kappa
@@ -290,7 +290,7 @@ def test_gaps_that_began_too_early_for_a_new_beta1_end_before_it():
 @pytest.mark.parametrize("change", [{"eps": 1e-2}, {"betas": (0.9, 0.9995)}])
 def test_gaps_end_before_a_step_of_another_eps_or_beta2(change):
     found = []
-    for mode in (None, "virtual"):
+    for mode in (None, "folded"):
         net, optimizer = models("adamw", torch.float64, mode, betas=(0.9, 0.999))
         for step, (users, items, y) in enumerate(batches(150)):
             if step == 100:
@@ -305,7 +305,7 @@ def test_gaps_end_before_a_step_of_another_eps_or_beta2(change):
     torch.testing.assert_close(*found, rtol=0, atol=2e-6)
 
 
-def test_the_bound_decides_on_the_number_of_points_and_where_folding_begins():
+def test_the_bound_decides_the_number_of_points_and_the_first_folded_step():
     found = {betas: tuple(folding(*betas)) for betas in ((0.9, 0.999), (0.9, 0.99), (0.95, 0.99), (0.9, 0.95))}
     assert found == {(0.9, 0.999): (2, 25), (0.9, 0.99): (2, 40), (0.95, 0.99): (3, 40), (0.9, 0.95): (4, 25)}
     for betas in ((0.9, 0.9), (0.95, 0.95), (1.0, 0.999), (0.0, 0.0)):
@@ -322,26 +322,26 @@ def test_a_record_keeps_its_points_and_a_new_one_takes_those_it_needs(monkeypatc
         optimizer.zero_grad()
         table(torch.tensor([step % 2])).sum().backward()
         optimizer.step()
-        way = table.weight.table.way
-        if way.mode == native.FOLD and (not seen or seen[-1] != way.points):
-            seen.append(way.points)
+        method = table.weight.table.method
+        if method.mode == native.FOLD and (not seen or seen[-1] != method.points):
+            seen.append(method.points)
     assert seen == [3, 2, 3]
 
 
-def test_a_table_of_many_rows_is_flushed_alike_on_any_number_of_threads(monkeypatch):
+def test_a_table_of_many_rows_is_flushed_with_the_same_bits_on_any_number_of_threads(monkeypatch):
     monkeypatch.setattr("kernels.threads.SHARE", 1 << 9)
     threads = torch.get_num_threads()
     try:
         results = []
         for count in (1, 2):
             torch.set_num_threads(count)
-            results.append(trained("adamw", torch.float32, "virtual", steps=250))
+            results.append(trained("adamw", torch.float32, "folded", steps=250))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*results)
 
 
-# What a training loop may do. Each runs once with torch's dense optimizer and once deferred.
+# Things that training loops do. Each runs once with torch's dense optimizer and once deferred.
 
 
 def accumulation(net, optimizer):
@@ -464,9 +464,9 @@ LOOPS = [
 
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
 @pytest.mark.parametrize("rule", ["adamw", "momentum l2"])
-def test_training_loops_do_what_they_do_with_torchs_dense_optimizer(loop, rule):
+def test_training_loops_give_the_results_of_torchs_dense_optimizer(loop, rule):
     found = []
-    for mode in (None, "virtual"):
+    for mode in (None, "folded"):
         net, optimizer = models(rule, torch.float64, mode, lr=1e-2)
         before = net.flat()
         loop(net, optimizer)
@@ -475,9 +475,9 @@ def test_training_loops_do_what_they_do_with_torchs_dense_optimizer(loop, rule):
     torch.testing.assert_close(*found, rtol=0, atol=1e-8)  # folding leaves 3e-10 of Adam, a 3e-8th of a step
 
 
-def test_momentum_may_set_in_later_and_a_dense_gradient_come_out_of_the_blue():
+def test_momentum_may_start_later_and_any_gradient_may_be_dense():
     found = []
-    for mode in (None, "virtual"):
+    for mode in (None, "folded"):
         net, optimizer = models("sgd l2", torch.float64, mode, lr=1e-2)
         for step, (users, items, y) in enumerate(batches(60)):
             optimizer.zero_grad()
@@ -505,7 +505,7 @@ def test_dense_parameters_get_torchs_own_step():
 
 def test_hooks_on_steps_are_called_once():
     torch.optim.AdamW([nn.Parameter(torch.ones(1))])  # torch wraps the step of a class when it is first made
-    _, optimizer = models("adamw", torch.float64, "virtual")
+    _, optimizer = models("adamw", torch.float64, "folded")
     calls = []
     optimizer.register_step_post_hook(lambda *_: calls.append(1))
     optimizer.step()
@@ -513,7 +513,7 @@ def test_hooks_on_steps_are_called_once():
 
 
 def behind(mode="replay"):
-    """A net with missed steps pending, and its users as stepping every row would leave them."""
+    """A net with missed steps pending, and the users that dense steps give."""
     nets = []
     for how in (mode, "dense"):
         net, optimizer = models("adamw", torch.float32, how)
@@ -601,13 +601,13 @@ READS = {
 
 
 @pytest.mark.parametrize("read", READS)
-def test_nobody_reads_a_stale_row(read):
+def test_no_read_returns_a_stale_row(read):
     net, truth = behind()
     with torch.no_grad():
         assert torch.equal(READS[read](net), truth)
 
 
-def test_reads_that_cannot_be_watched_are_those_that_the_guide_lists():
+def test_the_guide_lists_the_reads_that_cannot_be_detected():
     guide = (Path(__file__).parents[2] / "docs" / "deferred.md").read_text(encoding="utf-8")
     listed = guide.partition("These reads cannot be detected:")[2].partition("\n## ")[0]
     net, truth = behind()
@@ -619,8 +619,8 @@ def test_reads_that_cannot_be_watched_are_those_that_the_guide_lists():
     assert "`torch.utils.dlpack.to_dlpack(weight)`" in listed
 
 
-def test_compiled_code_that_reads_memory_itself_finds_it_up_to_date():
-    def raw(graph, _):  # as Inductor's code, which asks no dispatcher
+def test_compiled_code_reads_memory_that_is_up_to_date():
+    def raw(graph, _):  # like Inductor's code, which does not call the dispatcher
         def run(*args):
             with torch._C._DisableTorchDispatch():
                 return graph(*args)
@@ -632,7 +632,7 @@ def test_compiled_code_that_reads_memory_itself_finds_it_up_to_date():
         assert torch.equal(torch.compile(lambda: net.users.weight * 1, backend=raw)(), truth)
 
 
-def test_a_copied_table_is_deferred_as_the_original_was():
+def test_a_copied_table_is_deferred_like_the_original():
     net, _ = behind()
     for copied in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         optimizer = DeferredAdamW(copied.parameters())
@@ -642,8 +642,8 @@ def test_a_copied_table_is_deferred_as_the_original_was():
         assert copied.users.weight.table.pending == 1
 
 
-def test_memory_that_has_moved_is_found_again():
-    net, optimizer = models("adamw", torch.float32, "virtual")
+def test_a_table_whose_memory_has_moved_is_stepped_correctly():
+    net, optimizer = models("adamw", torch.float32, "folded")
     for step, (users, items, y) in enumerate(batches(4, torch.float32)):
         if step == 2:
             net.zero_grad()  # shared memory is for dense tensors
@@ -656,7 +656,7 @@ def test_memory_that_has_moved_is_found_again():
 
 
 def test_backward_through_weights_that_a_step_has_changed_is_refused():
-    net, optimizer = models("adamw", torch.float32, "virtual")
+    net, optimizer = models("adamw", torch.float32, "folded")
     loss = net.users.weight.square().sum()
     net.users(torch.tensor([1])).sum().backward()
     optimizer.step()
@@ -664,12 +664,12 @@ def test_backward_through_weights_that_a_step_has_changed_is_refused():
         loss.backward()
 
 
-def test_printing_a_weight_shows_what_is():
+def test_printing_a_weight_shows_current_rows():
     net, truth = behind()
     assert str(truth[0, :3].tolist()[0])[:5] in repr(net.users.weight)
 
 
-def test_asking_about_a_weight_does_not_flush_it():
+def test_reading_the_shape_or_gradient_of_a_weight_does_not_flush_it():
     net, _ = behind()
     weight = net.users.weight
     pending = weight.table.pending
@@ -703,15 +703,15 @@ def test_flush_brings_every_row_up_to_date():
 
 
 @pytest.mark.parametrize("rule", ["adamw", "adam l2", "momentum", "rmsprop", "sgd"])
-@pytest.mark.parametrize("mode", ["replay", "virtual"])
+@pytest.mark.parametrize("mode", ["replay", "folded"])
 @pytest.mark.parametrize("cut", [30, 170])
-def test_a_resumed_run_has_the_bits_of_the_one_that_went_on(rule, mode, cut):
+def test_a_resumed_run_gives_the_same_bits_as_one_that_continued(rule, mode, cut):
     data = list(batches(260, torch.float32))
 
     def run(net, optimizer, scheduler, data):
         for step, (users, items, y) in enumerate(data):
             optimizer.zero_grad()
-            # The rare rows' gradients are zeros: only the record tells them from rows never read.
+            # The rare rows' gradients are zeros: only the record distinguishes them from rows never read.
             (functional.mse_loss(net(users, items), y) * (step % 40 > 0)).backward()
             optimizer.step()
             scheduler.step()
@@ -738,7 +738,7 @@ def test_a_resumed_run_has_the_bits_of_the_one_that_went_on(rule, mode, cut):
 
 
 @pytest.mark.parametrize("rule", ["adamw", "momentum l2", "rmsprop"])
-def test_torchs_own_checkpoint_is_taken_over(rule):
+def test_torchs_own_checkpoint_can_be_loaded(rule):
     data = list(batches(120))
 
     def run(net, optimizer, data):
@@ -747,7 +747,7 @@ def test_torchs_own_checkpoint_is_taken_over(rule):
             functional.mse_loss(net(users, items), y).backward()
             optimizer.step()
 
-    torchs, ours = models(rule, torch.float64), models(rule, torch.float64, "virtual")
+    torchs, ours = models(rule, torch.float64), models(rule, torch.float64, "folded")
     run(*torchs, data[:60])
     for one, other in zip(ours, torchs, strict=True):
         one.load_state_dict(copy.deepcopy(other.state_dict()))
@@ -760,7 +760,7 @@ def test_torchs_own_checkpoint_is_taken_over(rule):
         assert set(one) == set(other)
 
 
-def test_the_optimizers_state_is_current_by_itself():
+def test_the_optimizers_state_is_current_without_a_flush():
     states = []
     for mode in ("replay", "dense"):
         net, optimizer = models("adamw", torch.float32, mode)
@@ -772,9 +772,9 @@ def test_the_optimizers_state_is_current_by_itself():
     assert torch.equal(*states)
 
 
-def test_a_second_optimizer_on_a_table_takes_over_where_the_first_was():
+def test_a_second_optimizer_on_a_table_continues_from_the_first():
     found = []
-    for mode in (None, "virtual"):
+    for mode in (None, "folded"):
         net, optimizer = models("adamw", torch.float64, mode)
         for step, (users, items, y) in enumerate(batches(60)):
             if step == 30:
@@ -816,13 +816,13 @@ def test_offsets_beyond_two_to_the_31_reach_the_right_row(tmp_path):
     rows, width = (1 << 19) + 2, 4096
     w = np.memmap(tmp_path / "table", np.float32, "w+", shape=(rows, width)).view(np.ndarray)  # sparse on disk
     assert w.size > 1 << 31
-    last, touched, account = np.zeros(rows, np.int32), np.zeros(rows, np.uint8), np.zeros(4, np.int64)
+    last, touched, counters = np.zeros(rows, np.int32), np.zeros(rows, np.uint8), np.zeros(4, np.int64)
     ids = np.array([rows - 1])
     w[ids] = 1
     c = np.array([1, 0, 0, 1, 1, 0, 1, 0, 0.5])
     record = (np.zeros((3, 9), np.float32), np.zeros((3, 9)), np.ones(3), np.ones((quadrature.ROWS, 3)))
     work = (np.empty((1, 3, quadrature.FACTORS), np.float32), np.zeros((1, 3), np.int64), quadrature.new_work(1))
-    how = (last, touched, account, (steps.SGD, native.REPLAY, 0), None, record, work)
+    how = (last, touched, counters, (steps.SGD, native.REPLAY, 0), None, record, work)
     for of_steps in record[:2]:
         of_steps[1], of_steps[2] = c, c
         of_steps[2, steps.KEEP] = 0.5
@@ -840,7 +840,7 @@ WRONG = [
     (DeferredAdamW, {"differentiable": True}, "steps with differentiable cannot be deferred"),
     (DeferredAdamW, {"eps": 0.0}, "steps with eps=0.0 cannot be deferred"),
     (DeferredAdamW, {"eps": 1e-39}, "steps with eps=1e-39 cannot be deferred"),
-    (DeferredAdamW, {"mode": "lazy"}, "there are virtual, replay, dense"),
+    (DeferredAdamW, {"mode": "lazy"}, "there are folded, replay, dense"),
     (DeferredAdamW, {"lr": -1e-3}, r"lr: -0.001 does not lie in \[0, inf\)"),
     (DeferredAdamW, {"lr": math.nan}, "lr: nan does not lie"),
     (DeferredAdamW, {"betas": (1.0, 0.999)}, r"betas: 1.0 does not lie in \[0, 1\)"),
@@ -882,7 +882,7 @@ def test_settings_that_cannot_be_deferred_are_named_and_nothing_moves(optimizer,
     assert torch.equal(embedding.weight, before)
 
 
-def test_torchs_own_parameters_may_have_what_tables_may_not():
+def test_settings_that_tables_cannot_have_are_allowed_for_other_parameters():
     linear = nn.Linear(2, 1)
     opt = DeferredAdamW([{"params": linear.parameters(), "maximize": True}, {"params": DeferredEmbedding(3, 2).weight}])
     before = linear.weight.detach().clone()
@@ -913,11 +913,11 @@ def test_a_pretrained_table_is_a_copy_and_frozen_unless_told():
     assert torch.equal(frozen.weight, torch.ones(3, 2))
 
 
-def test_a_checkpoint_says_nothing_of_the_backend_that_loads_it():
-    _, first = models("adamw", torch.float32, "virtual")
+def test_a_checkpoint_does_not_change_the_backend_that_loads_it():
+    _, first = models("adamw", torch.float32, "folded")
     for group in first.param_groups:
         group["backend"] = "triton"
-    _, second = models("adamw", torch.float32, "virtual", backend="native")
+    _, second = models("adamw", torch.float32, "folded", backend="native")
     second.load_state_dict(first.state_dict())
     assert [group["backend"] for group in second.param_groups] == ["native", "native"]
 
@@ -930,7 +930,7 @@ def test_a_table_that_cannot_be_deferred_is_named(dtype):
 
 
 def test_a_parameter_that_has_changed_its_dtype_is_named():
-    net, optimizer = models("adamw", torch.float32, "virtual")
+    net, optimizer = models("adamw", torch.float32, "folded")
     for dtype in (torch.float32, torch.float64):
         net.to(dtype)
         for users, items, y in batches(2, dtype):
@@ -951,7 +951,7 @@ def test_torchs_dense_optimizers_refuse_the_sparse_gradient():
         optimizer.step()
 
 
-def test_an_embedding_in_a_model_of_others_is_made_deferred_where_it_is():
+def test_attach_makes_an_embedding_of_an_existing_model_deferred():
     def trained(deferred):
         torch.manual_seed(0)
         model = nn.ModuleDict({"table": nn.Embedding(ROWS, WIDTH), "head": nn.Linear(WIDTH, ROWS, bias=False)}).double()
@@ -993,7 +993,7 @@ def through(embedding, deferred):
     return embedding.weight.detach().clone()
 
 
-def test_a_subclass_of_embedding_stays_what_it_is_and_is_deferred():
+def test_a_subclass_of_embedding_keeps_its_behavior_and_is_deferred():
     theirs = Scaled(5, 2, 3.0).double()
     ours = copy.deepcopy(theirs)
     weight = ours.weight
@@ -1008,7 +1008,7 @@ def test_a_subclass_of_embedding_stays_what_it_is_and_is_deferred():
         assert one.weight.table is not None
 
 
-def test_weights_that_are_assigned_are_deferred_as_those_were_that_they_replace():
+def test_weights_assigned_by_load_state_dict_are_deferred_too():
     state = nn.Embedding(5, 2).state_dict()
     table = DeferredEmbedding(5, 2)
     table.load_state_dict(state, assign=True)
@@ -1063,7 +1063,7 @@ def test_a_hook_on_the_accumulated_gradient_may_step():
     torch.testing.assert_close(trained(True), trained(False))
 
 
-def test_gradients_that_are_accumulated_after_they_were_looked_at_have_each_row_once():
+def test_gradients_accumulated_after_a_read_have_each_row_once():
     table = DeferredEmbedding(5, 2)
     for _ in range(3):
         table(torch.tensor([1, 1, 3])).sum().backward()
@@ -1073,8 +1073,8 @@ def test_gradients_that_are_accumulated_after_they_were_looked_at_have_each_row_
     assert nn.utils.clip_grad_norm_(table.parameters(), 100.0).item() == pytest.approx((2 * (36 + 9)) ** 0.5)
 
 
-def test_a_compiled_step_is_a_step():
-    net, optimizer = models("adamw", torch.float64, "virtual")
+def test_a_compiled_step_equals_an_eager_one():
+    net, optimizer = models("adamw", torch.float64, "folded")
     step = torch.compile(optimizer.step, backend="eager")
     for users, items, y in batches(10):
         optimizer.zero_grad()
@@ -1083,7 +1083,7 @@ def test_a_compiled_step_is_a_step():
     torch.testing.assert_close(net.flat(), trained("adamw", steps=10, scheduled=False), rtol=0, atol=1e-8)
 
 
-def test_a_copied_optimizer_is_one_of_the_same_kind():
+def test_a_copied_optimizer_has_the_same_state_and_settings():
     net, optimizer = models("adamw", torch.float32, "replay", backend="native")
     for users, items, y in batches(40, torch.float32):
         optimizer.zero_grad()
@@ -1113,8 +1113,8 @@ def updated(state):
 
 
 @pytest.mark.parametrize("change", [zeroed, replaced, set_back, updated])
-@pytest.mark.parametrize("mode", ["virtual", "replay"])
-def test_changes_of_the_optimizers_state_are_obeyed(change, mode):
+@pytest.mark.parametrize("mode", ["folded", "replay"])
+def test_changes_of_the_optimizers_state_take_effect(change, mode):
     found = []
     for how in (None, mode):
         net, optimizer = models("adamw", torch.float64, how)
@@ -1128,7 +1128,7 @@ def test_changes_of_the_optimizers_state_are_obeyed(change, mode):
     torch.testing.assert_close(*found, rtol=0, atol=1e-6)
 
 
-def test_whoever_looks_at_the_optimizers_state_finds_it_up_to_date():
+def test_every_read_of_the_optimizers_state_is_up_to_date():
     def state(mode, look):
         net, optimizer = models("adamw", torch.float64, mode)
         for users, items, y in batches(45):
@@ -1149,7 +1149,7 @@ def test_whoever_looks_at_the_optimizers_state_finds_it_up_to_date():
             torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
-def test_a_checkpoint_of_sparse_adam_is_taken_over():
+def test_a_checkpoint_of_sparse_adam_can_be_loaded():
     def run(embedding, optimizer, n):
         for _ in range(n):
             optimizer.zero_grad()
@@ -1169,11 +1169,11 @@ def test_a_checkpoint_of_sparse_adam_is_taken_over():
 
 
 def test_a_checkpoint_of_another_kind_of_optimizer_is_refused_and_nothing_changes():
-    net, rmsprop = models("rmsprop", torch.float32, "virtual")
+    net, rmsprop = models("rmsprop", torch.float32, "folded")
     for users, items, y in batches(3, torch.float32):
         functional.mse_loss(net(users, items), y).backward()
         rmsprop.step()
-    _, adam = models("adamw", torch.float32, "virtual")
+    _, adam = models("adamw", torch.float32, "folded")
     before = copy.deepcopy(adam.state_dict())
     with pytest.raises(ValueError, match="step, square_avg of a deferred table, which needs exp_avg, exp_avg_sq"):
         adam.load_state_dict(rmsprop.state_dict())

@@ -1,4 +1,4 @@
-"""Deferred tables amid all that a program does between two steps, against dense steps written out in NumPy."""
+"""Deferred tables in programs that do anything between two steps, compared with dense steps written out in NumPy."""
 
 import copy
 import functools
@@ -55,7 +55,7 @@ class Dense:
 
 
 def settings(rng, optimizer):
-    """Any settings, for some steps to come."""
+    """Draw any settings, for the next steps."""
 
     def one_of(*values):
         return float(rng.choice(values))
@@ -138,7 +138,7 @@ def copies(model, rng):
 
 
 def changes_mode(model, rng):
-    model.opt.param_groups[0]["mode"] = str(rng.choice(["virtual", "replay", "dense"]))
+    model.opt.param_groups[0]["mode"] = str(rng.choice(["folded", "replay", "dense"]))
 
 
 ACTS: list[Callable[..., None]] = [
@@ -155,9 +155,9 @@ ACTS: list[Callable[..., None]] = [
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("mode", ["virtual", "replay", "dense"])
+@pytest.mark.parametrize("mode", ["folded", "replay", "dense"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_whatever_a_program_does_between_steps_the_tables_are_where_dense_steps_take_them(optimizer, mode, seed):
+def test_whatever_a_program_does_between_steps_the_tables_equal_dense_steps(optimizer, mode, seed):
     rng = np.random.default_rng(seed)
     setting = settings(rng, optimizer)
     model = Model(optimizer, mode, setting, rng)
@@ -178,13 +178,13 @@ def test_whatever_a_program_does_between_steps_the_tables_are_where_dense_steps_
         model.opt.step()
         rng.choice(ACTS)(model, rng)
     for table, dense in zip(model.tables, model.dense, strict=True):
-        # A mean is up to some times its root where few gradients have come.
-        folds = 5e-3 * dense.longest if mode == "virtual" else 0.0
+        # After few gradients, a mean is up to several times the root of its mean square.
+        folds = 5e-3 * dense.longest if mode == "folded" else 0.0
         error = np.abs(table.weight.detach().numpy() - dense.w).max()
         assert error <= folds + 1e-9 * max(1.0, np.abs(dense.w).max())
 
 
-def test_a_gradient_times_a_number_is_one_of_the_whole_table():
+def test_a_gradient_times_a_number_applies_to_the_whole_table():
     table = DeferredEmbedding(6, 2)
     table(torch.tensor([3])).sum().backward()
     assert torch.equal((table.weight.grad * 2).to_dense(), table.weight.grad.to_dense() * 2)
@@ -205,7 +205,7 @@ def test_float32_dense_steps_of_sgd_with_l2_are_as_near_to_float64_as_torchs():
     assert (ours - exact).abs().max() <= 1.5 * (torchs - exact).abs().max()
 
 
-def test_the_trainer_refuses_momentum_that_comes_and_goes_as_torch_keeps_its_buffer_meanwhile():
+def test_the_trainer_refuses_momentum_that_is_0_in_some_steps_only():
     start = [torch.full(shape, 0.1) for shape in ((1, 1), (1, 1), (1,), (1,))]
     how = {"lr": [0.1] * 4, "optimizer": "momentum", "decay": "none"}
     with pytest.raises(ValueError, match="0 in some steps and not in others"):
@@ -239,7 +239,7 @@ def gradient():
         lambda g: torch._foreach_norm([g])[0],
     ],
 )
-def test_what_a_gradient_is_asked_is_answered_for_the_whole_table(gradient, ask):
+def test_functions_of_a_gradient_see_the_whole_table(gradient, ask):
     whole = gradient.to_dense()
     found = ask(gradient)
     assert torch.equal(found.to_dense() if found.is_sparse else found, ask(torch.Tensor(whole)))

@@ -11,7 +11,7 @@ from kernels import deferred, quadrature
 GUIDE = Path(__file__).parents[2] / "docs" / "deferred.md"
 
 
-def test_the_guides_code_runs_as_it_stands(monkeypatch):
+def test_the_code_of_the_guide_runs(monkeypatch):
     # The wheel ships `kernels` as `dotbias`.
     for name, module in (
         ("dotbias", kernels),
@@ -28,6 +28,6 @@ def test_the_guides_code_runs_as_it_stands(monkeypatch):
 
 
 @pytest.mark.parametrize("module", [deferred])
-def test_the_guide_names_what_there_is(module):
+def test_the_guide_names_every_public_name(module):
     text = GUIDE.read_text()
     assert all(name in text for name in module.__all__ if name != "DeferredSGD")

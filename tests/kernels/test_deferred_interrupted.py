@@ -1,4 +1,4 @@
-"""An exception at any line of a deferred step, a lookup or a flush, as Ctrl-C may be: it comes before or after."""
+"""An exception such as Ctrl-C at any line of a deferred step, lookup or flush leaves the state before or after it."""
 
 import copy
 import linecache
@@ -14,20 +14,20 @@ from kernels import DeferredAdamW, DeferredEmbedding
 from kernels.deferred import optimizers, rows
 
 OURS = str(Path(optimizers.__file__).parent)
-# The other files are the same for both backends, and Triton's interpreter takes its time.
+# The other files are the same for both backends, and Triton's interpreter is slow.
 PLACES = {"native": OURS, "triton": str(Path(rows.__file__))}
 ROWS, BEFORE, AFTER = 6, 30, 1
 
 
 @contextmanager
 def interrupted(at, place):
-    """Raise KeyboardInterrupt at the `at`-th line of a file, or a folder's files, that is run."""
+    """Raise KeyboardInterrupt at the `at`-th line that is run of a file, or of the files of a folder."""
     lines = [0]
 
     def trace(frame, event, _):
         if not frame.f_code.co_filename.startswith(place):
             return None
-        # Leaving a `with` is a line of its own to the tracer, before __exit__: there no signal is looked at.
+        # The tracer counts leaving a `with`, before __exit__, as a line: Python handles no signal there.
         if event == "line" and not linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith(
             "with"
         ):
@@ -50,7 +50,7 @@ class Training:
     def __init__(self, mode, backend, state=None):
         weight = torch.linspace(1, 2, ROWS * 2, dtype=torch.float64).view(ROWS, 2)
         self.table = DeferredEmbedding.from_pretrained(weight, freeze=False)
-        # With this eps no fold is worked out, or Triton's interpreter would have no end of work.
+        # With this eps nothing is folded, which would take too long in Triton's interpreter.
         self.optimizer = DeferredAdamW(
             self.table.parameters(), 0.1, (0.5, 0.999), weight_decay=0.5, mode=mode, backend=backend
         )
@@ -84,18 +84,18 @@ class Training:
 
 @pytest.fixture(scope="module")
 def checkpoints():
-    return {mode: Training(mode, "native").steps(BEFORE).state() for mode in ("virtual", "replay")}
+    return {mode: Training(mode, "native").steps(BEFORE).state() for mode in ("folded", "replay")}
 
 
 def begun(checkpoints, mode, backend):
     state, optimizer, number = copy.deepcopy(checkpoints[mode])
     optimizer = optimizer | {"param_groups": [group | {"backend": backend} for group in optimizer["param_groups"]]}
-    # A record with steps on it, so that there is something to lose.
+    # The record has steps on it, which an exception could lose.
     return Training(mode, backend, (state, optimizer, number)).steps(1)
 
 
-@pytest.mark.parametrize(("mode", "backend"), [("virtual", "native"), ("replay", "native"), ("virtual", "triton")])
-def test_a_step_that_is_interrupted_was_taken_or_was_not(checkpoints, mode, backend):
+@pytest.mark.parametrize(("mode", "backend"), [("folded", "native"), ("replay", "native"), ("folded", "triton")])
+def test_an_interrupted_step_was_taken_completely_or_not_at_all(checkpoints, mode, backend):
     if backend == "triton":
         pytest.importorskip("triton")
 
@@ -132,7 +132,7 @@ def test_a_step_that_is_interrupted_was_taken_or_was_not(checkpoints, mode, back
     ("what", "backend"),
     [*((what, "native") for what in ("flush", "lookup", "dense step", "state")), ("flush", "triton")],
 )
-def test_what_else_is_interrupted_changes_nothing_but_by_whole_steps(checkpoints, what, backend):
+def test_other_interrupted_calls_apply_only_whole_steps(checkpoints, what, backend):
     if backend == "triton":
         pytest.importorskip("triton")
     expected, at, over = None, 0, False
@@ -148,7 +148,7 @@ def test_what_else_is_interrupted_changes_nothing_but_by_whole_steps(checkpoints
             training.optimizer.step()
 
     def prepared():
-        training = begun(checkpoints, "virtual", backend)
+        training = begun(checkpoints, "folded", backend)
         if what == "dense step":
             training.table.weight.grad = torch.ones(ROWS, 2, dtype=torch.float64)
         return training
@@ -172,7 +172,7 @@ def test_what_else_is_interrupted_changes_nothing_but_by_whole_steps(checkpoints
     assert at > 3
 
 
-def test_threads_that_read_rows_at_once_find_them_where_one_thread_would():
+def test_threads_that_read_rows_at_once_get_the_rows_of_one_thread():
     def trained():
         torch.manual_seed(0)
         table = DeferredEmbedding(4000, 32)

@@ -28,7 +28,7 @@ decays = st.sampled_from([0.0, 0.0, 1e-2, 1.0])
 
 @st.composite
 def plans(draw, optimizer):
-    """Settings, and the jumps that they take: setting, first step, for how many steps, value."""
+    """Settings, and their jumps: setting, first step, number of steps, value."""
     kinds = {
         "lr": rates,
         "weight_decay": decays,
@@ -55,7 +55,7 @@ def every_step(plan):
 
 
 def batches(seed):
-    """Of every step the rows read and their gradients. Row 0 is read often, 4 in one spell, 5 late, 6 never."""
+    """The rows that each step reads, and their gradients. Row 0 is read often, 4 in one stretch, 5 late, 6 never."""
     rng = np.random.default_rng(seed)
     for step in range(STEPS):
         read = rng.random(ROWS) < [0.5, 0.1, 0.03, 0.02, 0.5 * (20 <= step < 40), 0.1 * (step > 100), 0]
@@ -64,7 +64,7 @@ def batches(seed):
 
 
 def trained(optimizer, plan, seed, mode=None, dtype=torch.float64):
-    """The table after all steps, and the optimizer's state: torch's dense one where there is no mode."""
+    """The table after all steps, and the optimizer's state. Without a mode, the optimizer is torch's dense one."""
     ours, torchs = OPTIMIZERS[optimizer]
     start = torch.from_numpy(np.random.default_rng(seed + 1).normal(size=(ROWS, WIDTH))).to(dtype)
     embedding = (DeferredEmbedding if mode else nn.Embedding).from_pretrained(start.clone(), freeze=False)
@@ -81,20 +81,20 @@ def trained(optimizer, plan, seed, mode=None, dtype=torch.float64):
 
 
 def step_size(plan):
-    """The largest step that a rate of the plan makes of a mean as large as its root."""
+    """The largest step of the plan, for a mean as large as the root of its mean square."""
     return max(setting["lr"] / (1 - setting["betas"][0] ** step) for step, setting in enumerate(every_step(plan), 1))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("mode", ["virtual", "replay", "dense"])
+@pytest.mark.parametrize("mode", ["folded", "replay", "dense"])
 @settings(max_examples=12, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
-def test_whatever_the_schedule_the_table_is_where_torchs_dense_optimizer_takes_it(optimizer, mode, data, seed):
+def test_under_any_schedule_the_table_equals_that_of_torchs_dense_optimizer(optimizer, mode, data, seed):
     plan = data.draw(plans(optimizer))
     expected, planes = trained(optimizer, plan, seed)
     found, found_planes = trained(optimizer, plan, seed, mode)
-    folds = mode == "virtual" and "Adam" in optimizer
-    # A mean may be several times the root of its mean square, when β2 has fallen or few gradients have come.
+    folds = mode == "folded" and "Adam" in optimizer
+    # A mean may be several times the root of its mean square, if β2 has fallen or after few gradients.
     allowed = 5e-3 * step_size(plan) if folds else 0.0
     assert (found - expected).abs().max() <= allowed + 1e-9 * expected.abs().max()
     for plane, exact in zip(found_planes, planes, strict=True):
@@ -105,7 +105,7 @@ def test_whatever_the_schedule_the_table_is_where_torchs_dense_optimizer_takes_i
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @settings(max_examples=8, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
-def test_whatever_the_schedule_replay_gives_the_bits_of_dense(optimizer, data, seed):
+def test_under_any_schedule_replay_gives_the_bits_of_dense(optimizer, data, seed):
     plan = data.draw(plans(optimizer))
     dense, replay = (trained(optimizer, plan, seed, mode, torch.float32) for mode in ("dense", "replay"))
     assert torch.equal(dense[0], replay[0])
@@ -138,7 +138,7 @@ def test_a_beta1_that_falls_for_a_moment_is_remembered(backend, schedule):
 
 
 @pytest.mark.parametrize("optimizer", ["Adam", "RMSprop", "SGD"])
-@pytest.mark.parametrize("mode", ["virtual", "replay", "dense"])
+@pytest.mark.parametrize("mode", ["folded", "replay", "dense"])
 def test_rows_never_read_keep_the_mean_that_l2_decay_has_given_them(optimizer, mode):
     momentum = {"momentum": 0.9} if optimizer == "SGD" else {}
     plan = {"lr": 1e-2, "weight_decay": 0.1, **momentum}, [("weight_decay", 40, STEPS, 0.0)]
@@ -151,11 +151,11 @@ def test_rows_never_read_keep_the_mean_that_l2_decay_has_given_them(optimizer, m
 def test_a_tiny_eps_folds_to_no_nan(eps):
     plan = {"lr": 1e-2, "eps": eps}, []
     expected, _ = trained("AdamW", plan, 0)
-    found, _ = trained("AdamW", plan, 0, "virtual", torch.float32)
+    found, _ = trained("AdamW", plan, 0, "folded", torch.float32)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_gradients_whose_squares_leave_the_finite_numbers_move_nothing_as_with_torch():
+def test_gradients_whose_squares_overflow_move_nothing_as_with_torch():
     found = []
     for kind, optimizer in ((DeferredEmbedding, DeferredAdamW), (nn.Embedding, torch.optim.AdamW)):
         embedding = kind.from_pretrained(torch.ones(3, 2), False)
@@ -173,7 +173,7 @@ def test_gradients_whose_squares_leave_the_finite_numbers_move_nothing_as_with_t
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_mean_that_faded_long_ago_does_not_come_back_as_the_square_fades_on(first):
-    # Where the mean stopped at 2⁻³⁰ of the root while the square went on shrinking, a read without gradient would move
+    # If the mean stopped at 2⁻³⁰ of the root while the square continued to shrink, a read without a gradient would move
     # the row by it.
     steps, eps = 2500, 1e-14
     found = []

@@ -66,7 +66,7 @@ def test_gradients_are_those_of_finite_differences(backend, y_range, k):
 
 
 @pytest.mark.parametrize("backend", ["reference", "native"])
-def test_the_sigmoid_reaches_the_range_and_keeps_to_it(backend):
+def test_the_sigmoid_reaches_the_range_and_stays_in_it(backend):
     users, items, *tables = problem(50, scale=5.0)
     scores = embedding_dot_bias(users, items, *tables, y_range=(0, 5.5), backend=backend)
     assert scores.min() < 0.1
@@ -90,7 +90,10 @@ def test_the_losss_gradients_are_those_of_finite_differences(backend, y_range, d
     tables = [table.requires_grad_() for table in tables]
     ratings = torch.linspace(1, 5, 5, dtype=torch.float64)
     options = {"y_range": y_range, "deterministic": deterministic, "backend": backend}
-    assert torch.autograd.gradcheck(lambda *t: dot_bias_loss(users, items, ratings, *t, **options), tables)
+    fast = backend == "triton"  # random directions instead of every number: the interpreter is slow
+    assert torch.autograd.gradcheck(
+        lambda *t: dot_bias_loss(users, items, ratings, *t, **options), tables, fast_mode=fast
+    )
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
@@ -100,7 +103,7 @@ def test_tritons_gradients_are_those_of_finite_differences(y_range, deterministi
     users, items, *tables = problem(3, batch=7, n_users=4, n_items=3, dtype=torch.float64)
     tables = [table.requires_grad_() for table in tables]
     options = {"y_range": y_range, "deterministic": deterministic, "backend": "triton"}
-    assert torch.autograd.gradcheck(lambda *t: embedding_dot_bias(users, items, *t, **options), tables)
+    assert torch.autograd.gradcheck(lambda *t: embedding_dot_bias(users, items, *t, **options), tables, fast_mode=True)
 
 
 @pytest.mark.parametrize("backend", backends.available("cpu"))
@@ -187,7 +190,7 @@ def test_a_retained_graph_gives_each_backward_gradients_of_its_own(backend):
 
 @pytest.mark.parametrize("backend", backends.available("cpu"))
 @pytest.mark.parametrize("compiled", [False, True])
-def test_no_gradient_is_computed_where_none_is_asked_for(backend, compiled, monkeypatch):
+def test_no_gradient_is_computed_if_none_is_required(backend, compiled, monkeypatch):
     users, items, *tables = problem(7)
     ratings = torch.linspace(1, 5, 64)
     learning = [table.clone().requires_grad_() for table in tables]
@@ -238,7 +241,7 @@ def test_the_loss_in_half_precision_is_summed_in_float32():
     [
         (torch.rand(3), r"not torch\.float32\[3\]"),
         (torch.ones(64).long(), "not torch.int64"),
-        (torch.rand(64, requires_grad=True), "ask for a gradient"),
+        (torch.rand(64, requires_grad=True), "require a gradient"),
     ],
 )
 def test_ratings_that_do_not_fit_are_named(ratings, complaint):
@@ -304,7 +307,7 @@ def test_arguments_that_do_not_fit_are_named(change, complaint):
 
 
 @pytest.mark.parametrize("y_range", [(5, 5), (0, float("inf")), (float("-inf"), 0), (0, float("nan")), (0, 1, 2), ()])
-def test_what_is_no_range_is_refused(y_range):
+def test_bad_ranges_are_refused(y_range):
     users, items, *tables = problem()
     with pytest.raises(ValueError, match="two finite numbers are needed"):
         embedding_dot_bias(users, items, *tables, y_range=y_range)
@@ -319,7 +322,7 @@ def test_a_backend_that_cannot_run_says_why():
         embedding_dot_bias(*problem(), backend="cuda")
 
 
-def test_the_default_falls_back_to_the_reference_where_native_has_no_such_dtype():
+def test_the_default_for_bfloat16_on_a_cpu_is_the_reference():
     arguments = problem(dtype=torch.bfloat16)
     expected = embedding_dot_bias(*arguments, backend="reference")
     assert torch.equal(embedding_dot_bias(*arguments), expected)

@@ -1,7 +1,7 @@
-"""What the Triton kernels compile to on every target, and that the command which says so tells the truth.
+"""What the Triton kernels compile to on every target, and whether the command that reports it is correct.
 
 The tests run in Triton's interpreter; compiling needs a process without it. Run as a script, this file is that
-process: it prints what only the compiled kernels themselves can tell.
+process: it prints what only the compiled kernels show.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ pytest.importorskip("triton", reason="Triton is available on Linux")
 import triton
 import triton.language as tl
 
-pytestmark = pytest.mark.xdist_group("inspect")  # what is compiled for them, for a minute, is compiled in one process
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -45,23 +43,21 @@ def _too_many_registers(x, n, size: tl.constexpr):
 
 
 def facts_of_compiled_kernels() -> dict[str, dict]:
-    """What the tests below ask of compiled kernels.
+    """What the tests below check about compiled kernels.
 
-    The rows of `python -m kernels.inspect`, each example for sm_90 and one more target in turn: the slow tests have the
-    whole product. Spills and offset bits of the kernel above by target; every kernel's PTX for sm_90, and its TTIR,
-    which is the same for all targets; the atomics' machine instructions by target; TTIR of the scores with and without
-    TRITON_DEBUG.
+    The rows of `python -m kernels.inspect`, each example for sm_90 and every third for one more target: the slow tests
+    have the whole product. Spills and offset bits of the kernel above by target; every kernel's PTX for sm_90, and its
+    TTIR, which is the same for all targets; the atomics' machine instructions by target; TTIR of the scores with and
+    without TRITON_DEBUG.
     """
     from triton import knobs
 
     examples = {example.name: example for example in inspect.find_examples()}
     counted = inspect.count_bytes_apart()
     others = [target for target in TARGETS if target != "sm_90"]
-    found = [
-        row
-        for place, example in enumerate(examples.values())
-        for row in inspect.inspect([example], ["sm_90", others[place % len(others)]])
-    ]
+    found = [row for example in examples.values() for row in inspect.inspect([example], ["sm_90"])]
+    for place, example in enumerate(list(examples.values())[::3]):
+        found += inspect.inspect([example], [others[place % len(others)]])
     moved = json.loads(counted.communicate()[0])
     spilling = {}
     for target, (_, _, warp_size) in TARGETS.items():
@@ -98,7 +94,7 @@ def facts_of_compiled_kernels() -> dict[str, dict]:
 
 
 def compiled_at(size: int, example: Example) -> None:
-    """Compile a kernel as for arguments that are all of this size: Triton takes 1, 16 and more than 32 bits apart."""
+    """Compile a kernel for arguments that all have this size: Triton compiles separately for 1, 16 and over 32 bits."""
     from triton.runtime.jit import JITFunction
 
     run = JITFunction.run
@@ -151,8 +147,9 @@ def rows(facts: dict[str, dict]) -> list[dict]:
 
 
 def test_every_kernel_is_compiled_for_several_targets_and_every_target_has_kernels(rows: list[dict]) -> None:
-    assert set(Counter(row["kernel"] for row in rows).values()) == {2}
-    assert min(Counter(row["target"] for row in rows).values()) > len(rows) // 8
+    kernels = {row["kernel"] for row in rows}
+    assert {row["kernel"] for row in rows if row["target"] == "sm_90"} == kernels
+    assert min(Counter(row["target"] for row in rows).values()) >= len(kernels) // 9
     assert all(row["registers"] > 0 for row in rows)
 
 
@@ -219,7 +216,7 @@ def test_dot_bias_loads_16_bytes_at_a_time_in_every_dtype_where_rows_start_at_16
     dot_bias = [row for row in rows if row["kernel"].startswith("dot_bias")]
     for row in dot_bias:
         bits, k = re.search(r"[bf]p?f?(\d\d), k = (\d+)", row["kernel"]).groups()
-        # Ids take 8 in any case; no more does a row that starts elsewhere. So a 16 is a row's.
+        # Ids load 8 bytes in any case, and so do rows that start elsewhere. So a 16 is the load of a row.
         assert row["load_bytes"] == max(8, gcd(16, int(bits) // 8 * int(k))), row
     parts = {"forward", "backward: sums", "backward: sums, sigmoid", "backward: atomics", "backward: joining"}
     parts |= {"loss", "loss: sums", "loss: atomics"}
@@ -248,7 +245,7 @@ def test_no_kernel_moves_more_than_a_quarter_over_its_floor(rows: list[dict]) ->
 def test_atomics_move_their_values_one_way_as_they_are_counted(facts: dict[str, dict]) -> None:
     for target, instructions in facts["atomics"].items():
         assert instructions, target
-        # NVIDIA: RED adds and ATOM brings the old value back. AMD: sc0 asks for it.
+        # NVIDIA: RED adds, ATOM also returns the old value. AMD: sc0 requests it.
         back = [i for i in instructions if i.startswith("ATOM") or re.search(r"\bsc0\b|\bglc\b", i)]
         assert back == [], target
 
@@ -303,7 +300,7 @@ def test_only_a_debug_run_asserts_ids_on_the_device(facts: dict[str, dict]) -> N
 def test_optimizers_round_every_operation_by_itself(facts: dict[str, dict]) -> None:
     steps = [ptx for name, ptx in facts["ptx"].items() if name.startswith(("adam", "optimizers", "deferred"))]
     assert len(steps) >= 8
-    # Plain mul and add without .rn would be contracted by ptxas; .rn forbids it.
+    # ptxas would contract plain mul and add; .rn prevents it.
     assert not [ptx for ptx in steps if re.search(r"\bfma\.|\b(?:mul|add|sub)\.f(?:32|64)", ptx)]
 
 
@@ -334,7 +331,7 @@ def test_the_widest_load_is_read_off_the_amdgcn(amdgcn: str, width: int) -> None
     assert inspect.widest_load({"amdgcn": amdgcn}) == width
 
 
-def test_an_unknown_target_gets_one_line_that_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_target_gets_one_line_that_lists_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
     assert inspect.main(["--target", "sm_61"]) == 2
     out, error = capsys.readouterr()
     assert out == ""

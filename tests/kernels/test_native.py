@@ -1,7 +1,11 @@
+import pickle
+from pathlib import Path
+
+import numba
 import numpy as np
 import pytest
 
-from kernels.native import compiled, inlined, rounded, rounded_inlined
+from kernels.native import _CacheFile, compiled, inlined, rounded, rounded_inlined
 
 
 @rounded
@@ -35,9 +39,31 @@ def fast_code(x, a):
 
 
 @pytest.mark.parametrize("code", [called_by_fast_code, inlined_in_rounded_code])
-def test_rounded_code_is_rounded_as_it_is_written_whoever_calls_it_first(code):
+def test_rounded_code_is_rounded_as_written_whichever_caller_is_first(code):
     assert code(np.float32(1e-9), np.float32(1)) == 0
 
 
 def test_fast_code_may_be_reordered():
     assert fast_code(np.float32(1e-9), np.float32(1)) == np.float32(1e-9)
+
+
+GONE = b"cno_such_module\nGone\n."  # a pickle of a class that an earlier version had
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [("nbi", pickle.dumps(numba.__version__) + GONE), ("nbi", b""), ("nbc", GONE), ("nbc", b""), ("nbc", b"\x80")],
+)
+def test_a_cache_that_cannot_be_read_counts_as_absent(kind: str, content: bytes, tmp_path: Path):
+    file = _CacheFile(str(tmp_path), "double", "of these sources")
+    file.save("float64", 42)
+    assert file.load("float64") == 42
+    (damaged,) = tmp_path.glob(f"*.{kind}")
+    damaged.write_bytes(content)
+    assert file.load("float64") is None
+    file.save("float64", 43)
+    assert file.load("float64") == 43
+
+
+def test_the_compiled_loops_use_this_cache():
+    assert type(fast_code._cache._cache_file) is _CacheFile

@@ -8,7 +8,7 @@ import torch
 from kernels import threads
 from kernels.instructions import flush_denormals, increment, restore
 from kernels.threads import in_threads, shares, team
-from kernels.trainer.meeting import asked, close, come, let_in, meet, meeting, parted, parting
+from kernels.trainer.meeting import close_door, join, let_in, meet, meeting, separated, separates_after, wants_to_join
 
 
 @numba.njit(nogil=True)
@@ -18,7 +18,7 @@ def halved(x):
 
 @pytest.fixture
 def smallest():
-    """The smallest number that is no denormal."""
+    """The smallest normal number."""
     found = bool(halved(np.full(1, np.finfo(np.float32).smallest_normal)) == 0)
     yield np.full(1, np.finfo(np.float32).smallest_normal)
     torch.set_flush_denormal(found)
@@ -33,7 +33,7 @@ def halved_while_flushing(x):
 
 
 @pytest.mark.parametrize("flushing", [True, False])
-def test_flushing_of_denormals_is_left_as_it_was_found(smallest, flushing):
+def test_restore_undoes_flush_denormals(smallest, flushing):
     torch.set_flush_denormal(flushing)
     flushed, then = halved_while_flushing(smallest)
     assert flushed == 0
@@ -50,7 +50,7 @@ def sign(numbers, nested):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_threads_share_out_a_table_and_know_how_many_they_are(n):
+def test_threads_divide_a_table_and_get_their_number_and_count(n):
     for rows in (0, 1, 1000):
         numbers, table = np.zeros(4, np.int64), np.zeros((rows, 2))
         in_threads(n, sign, numbers, (table,))
@@ -70,14 +70,14 @@ def add_up(written, count, total):
         total[0] = written.sum()
 
 
-def test_the_last_thread_to_count_sees_what_all_others_wrote():
+def test_the_last_thread_to_increment_sees_what_all_others_wrote():
     for _ in range(200):
         written, count, total = np.zeros(8), np.zeros(1, np.int32), np.zeros(1)
         in_threads(3, add_up, written, count, total)
         assert total[0] == count[0] >= 1
 
 
-def test_without_openmp_one_thread_does_it_all(monkeypatch):
+def test_without_openmp_one_thread_does_everything(monkeypatch):
     monkeypatch.setattr(threads, "OPENMP", False)
     assert threads.threads() == 1
     numbers, table = np.zeros(4, np.int64), np.zeros((10, 2))
@@ -92,38 +92,38 @@ def test_a_forked_process_has_one_thread(monkeypatch):
     assert threads.threads() == 1
 
 
-def test_a_small_table_is_not_shared_out():
+def test_a_small_table_uses_one_thread():
     assert shares(np.zeros((10, 4))) == 1
     assert shares(np.zeros((10 * threads.SHARE, 1), np.uint8)) == threads.threads()
 
 
-def test_the_first_that_comes_is_alone_until_it_lets_the_second_in_and_further_ones_come_too_late():
+def test_the_first_thread_is_alone_until_it_lets_the_second_in_and_further_ones_are_turned_away():
     place = meeting()
-    assert come(place) == (0, 1)
-    assert not asked(place)
+    assert join(place) == (0, 1)
+    assert not wants_to_join(place)
     admitted = []
-    second = threading.Thread(target=lambda: admitted.append(come(place)))
+    second = threading.Thread(target=lambda: admitted.append(join(place)))
     second.start()
-    while not asked(place):
+    while not wants_to_join(place):
         pass
-    assert not close(place)
+    assert not close_door(place)
     let_in(place, 7)
     second.join()
     assert admitted == [(1, 7)]
-    assert not asked(place)
-    assert come(place) == (1, 0)
+    assert not wants_to_join(place)
+    assert join(place) == (1, 0)
 
 
-def test_a_second_that_comes_after_the_end_is_too_late():
+def test_a_second_thread_that_comes_after_the_end_is_turned_away():
     place = meeting()
-    come(place)
-    assert close(place)
-    assert come(place) == (1, 0)
+    join(place)
+    assert close_door(place)
+    assert join(place) == (1, 0)
 
 
 @numba.njit(nogil=True)
 def walk(place, thread, steps, slow_from, slow_by, written, wrong):
-    """As an epoch: two meetings a step; each thread writes, and reads what the other one wrote before the meeting."""
+    """Like an epoch: two meetings per step. Each thread writes, and reads what the other wrote before the meeting."""
     since = 0
     for t in range(1, steps + 1):
         written[thread, t % 2] = t
@@ -135,7 +135,7 @@ def walk(place, thread, steps, slow_from, slow_by, written, wrong):
                 x = np.sqrt(x + k)
             written[1, 0] += 0 * int(x)
         since = meet(place, thread, t, since)
-        if parting(place, t):
+        if separates_after(place, t):
             return t
     return steps
 
@@ -153,16 +153,16 @@ def both_walk(steps, slow_from, slow_by):
     for thread in pair:
         thread.join()
     assert not wrong.any()
-    return last[0], last[1], parted(place)
+    return last[0], last[1], separated(place)
 
 
-def test_threads_that_meet_see_what_the_other_one_wrote():
+def test_threads_that_meet_see_what_the_other_wrote():
     first, second, _ = both_walk(20_000, 20_001, 0)
     assert first == second
 
 
-def test_one_that_waits_for_long_again_and_again_parts_and_both_know_after_which_step():
-    for _ in range(50):  # on a busy machine nobody may be waiting when the other one is slow
+def test_a_thread_that_often_waits_long_separates_and_both_stop_at_the_same_step():
+    for _ in range(50):  # on a busy machine both threads may be slow, and then neither waits
         first, second, early = both_walk(300, 50, 1_000_000)
         assert first == second
         if first < 300:

@@ -78,7 +78,7 @@ def by_torch(optimizer, decay, epochs=3, batch_size=4, size=None, y_range=(0.0, 
 
 @pytest.mark.parametrize(("optimizer", "decay"), RULES)
 @pytest.mark.parametrize("mode", ["dense", "replay"])
-def test_dense_and_replayed_epochs_are_those_of_autograd_and_torchs_optimizers(optimizer, decay, mode):
+def test_dense_and_replayed_epochs_equal_autograd_and_torchs_optimizers(optimizer, decay, mode):
     weights, losses = trained(torch.float64, optimizer=optimizer, decay=decay, mode=mode)
     expected, expected_losses = by_torch(optimizer, decay)
     torch.testing.assert_close(weights, expected, rtol=1e-10, atol=1e-12)
@@ -110,22 +110,22 @@ def test_replay_gives_the_bits_of_dense(optimizer, decay, rows, n_users, batch_s
 
 
 @pytest.mark.parametrize(("optimizer", "decay"), FOLDABLE)
-def test_folding_is_exact_but_for_adam(optimizer, decay):
+def test_folding_is_exact_except_for_adam(optimizer, decay):
     size = {"rows": 400, "n_users": 200, "n_items": 100}  # gaps of 1 to the whole epoch, rows never touched
     how = {"optimizer": optimizer, "decay": decay, "batch_size": 2, "epochs": 2, "size": size}
-    folded, _ = trained(torch.float64, mode="virtual", **how)
+    folded, _ = trained(torch.float64, mode="folded", **how)
     dense, _ = trained(torch.float64, mode="dense", **how)
-    # Two points leave Adam's own error, a fraction of float32's rounding.
+    # With Adam two points have an error, which is a fraction of float32's rounding.
     torch.testing.assert_close(folded, dense, rtol=0, atol=2e-6 if optimizer == "adam" else 1e-13)
 
 
-def test_folding_keeps_as_near_to_float64_as_torchs_own_float32_does():
+def test_folding_is_as_near_to_float64_as_torchs_own_float32():
     size = {"rows": 1500, "n_users": 300, "n_items": 200, "k": 20}
     squares = {"folded": 0.0, "torch": 0.0}
     for seed in range(3):
         how = {"size": size | {"seed": seed}, "batch_size": 6, "epochs": 2}
         exact, _ = trained(torch.float64, mode="dense", **how)
-        squares["folded"] += (trained(mode="virtual", **how)[0] - exact).square().sum()
+        squares["folded"] += (trained(mode="folded", **how)[0] - exact).square().sum()
         squares["torch"] += (eager(**how) - exact).square().sum()
     assert squares["folded"] <= 1.5**2 * squares["torch"]
 
@@ -148,7 +148,7 @@ def eager(size, batch_size, epochs):
 
 @pytest.mark.parametrize("gap", [1, 2, 3, 4, 5, 20, 200, 1500])
 @pytest.mark.parametrize(("beta1", "beta2", "eps"), [(0.9, 0.99, 1e-5), (0.9, 0.999, 1e-8), (0.95, 0.9999, 1e-8)])
-def test_a_row_comes_back_from_any_gap_as_dense_steps_would_leave_it(gap, beta1, beta2, eps):
+def test_after_any_gap_a_row_equals_that_of_dense_steps(gap, beta1, beta2, eps):
     # Row 0 has a gradient in the first 450 steps, then none for `gap` steps; row 2 never has one.
     first, k = 450, 5
     steps = first + gap
@@ -157,15 +157,15 @@ def test_a_row_comes_back_from_any_gap_as_dense_steps_would_leave_it(gap, beta1,
     ratings = torch.rand(steps, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 5
     items = torch.zeros(steps, dtype=torch.int64)
     weights = {}
-    for mode, dtype in (("dense", torch.float64), ("virtual", torch.float64), ("virtual", torch.float32)):
+    for mode, dtype in (("dense", torch.float64), ("folded", torch.float64), ("folded", torch.float32)):
         constants = {"momentum": np.full(steps, beta1), "beta2": beta2, "eps": eps, "weight_decay": 0.1}
         trainer = Trainer(*(table.to(dtype) for table in tables), lr=np.full(steps, 5e-3), mode=mode, **constants)
         trainer.epoch(users, items, ratings.to(dtype), torch.arange(steps), 1)
         weights[mode, dtype] = trainer.weights()[0].double()
     exact = weights["dense", torch.float64]
-    moved = (weights["virtual", torch.float64] - exact).abs().max().item()
+    moved = (weights["folded", torch.float64] - exact).abs().max().item()
     assert moved <= 5e-3 * 1e-4
-    assert (weights["virtual", torch.float32] - exact)[[0, 2]].abs().max() < 5e-5
+    assert (weights["folded", torch.float32] - exact)[[0, 2]].abs().max() < 5e-5
 
 
 def test_the_first_steps_and_narrow_pairs_of_betas_are_not_folded():
@@ -177,7 +177,7 @@ def test_the_first_steps_and_narrow_pairs_of_betas_are_not_folded():
     assert 25 <= begins(0.9, 0.99, 1e-5) < 50
     assert 15 <= begins(0.9, 0.999, 1e-8) < 40
     for betas in ((0.9, 0.9), (0.9, 0.95), (0.95, 0.99)):
-        assert begins(*betas, 1e-8) > 1800  # but for the last gaps, which are short
+        assert begins(*betas, 1e-8) > 1800  # the last gaps are short, so they fold
     assert begins(0.9, 0.999, 1e-30) == 2000
 
 
@@ -196,18 +196,18 @@ def jumping(value, jumps, steps=400):
 
 @given(momentum=jumps, lr=rate_jumps, beta2=st.sampled_from([0.99, 0.999]), wd=st.sampled_from([0.0, 0.5]))
 @settings(max_examples=30, deadline=None)
-def test_whatever_the_schedule_a_folded_epoch_ends_where_a_dense_one_does(momentum, lr, beta2, wd):
+def test_under_any_schedule_a_folded_epoch_equals_a_dense_one(momentum, lr, beta2, wd):
     size = {"rows": 800, "n_users": 200, "n_items": 100, "k": 3}
     rates, momenta = jumping(1e-2, lr), jumping(0.9, momentum)
     how = {"lr": rates, "momentum": momenta, "beta2": beta2, "weight_decay": wd, "batch_size": 2, "epochs": 1}
-    found, _ = trained(torch.float64, mode="virtual", size=size, **how)
+    found, _ = trained(torch.float64, mode="folded", size=size, **how)
     dense, _ = trained(torch.float64, mode="dense", size=size, **how)
     torch.testing.assert_close(found, dense, rtol=0, atol=5 * TOLERANCE * rates.max() + 1e-12)
 
 
 @given(momentum=jumps, lr=rate_jumps, beta2=st.sampled_from([0.99, 0.999]))
 @settings(max_examples=30, deadline=None)
-def test_gaps_fold_from_where_two_points_are_as_good_as_the_sum_itself(momentum, lr, beta2):
+def test_gaps_fold_from_the_step_at_which_two_points_equal_the_sum(momentum, lr, beta2):
     """`first_foldable` against a plain loop over steps in float64, from that step and from later ones."""
     rates, momenta = jumping(5e-3, lr), jumping(0.9, momentum)
     tables, *_ = problem()
@@ -245,7 +245,7 @@ def gauss_points(x, weight):
     return nodes, weight.sum() * vectors[0] ** 2
 
 
-def test_a_table_of_many_rows_is_caught_up_alike_on_any_number_of_threads(monkeypatch):
+def test_a_table_of_many_rows_is_caught_up_with_the_same_bits_on_any_number_of_threads(monkeypatch):
     monkeypatch.setattr("kernels.threads.SHARE", 1 << 12)
     threads = torch.get_num_threads()
     size = {"rows": 300, "n_users": 900, "n_items": 700, "k": 20}
@@ -253,7 +253,7 @@ def test_a_table_of_many_rows_is_caught_up_alike_on_any_number_of_threads(monkey
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            results.append(trained(mode="virtual", batch_size=2, epochs=2, size=size)[0])
+            results.append(trained(mode="folded", batch_size=2, epochs=2, size=size)[0])
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*results)
@@ -271,7 +271,7 @@ def test_an_epoch_has_the_same_bits_in_two_threads_as_in_one(monkeypatch, mode, 
         one = trained(mode=mode, batch_size=batch_size, epochs=2, size=size)
         assert not any(place[FIRST // 4] for place in places)
         torch.set_num_threads(2)
-        for _ in range(100):  # on a busy machine the second thread may come when the first one has done it all
+        for _ in range(100):  # on a busy machine the second thread may come after the first has done everything
             two = trained(mode=mode, batch_size=batch_size, epochs=2, size=size)
             for expected, found in zip(one, two, strict=True):
                 assert torch.equal(expected, found)
@@ -283,7 +283,7 @@ def test_an_epoch_has_the_same_bits_in_two_threads_as_in_one(monkeypatch, mode, 
         torch.set_num_threads(threads)
 
 
-def test_threads_that_have_parted_pause_for_longer_and_longer(monkeypatch):
+def test_after_each_separation_epochs_use_one_thread_for_longer(monkeypatch):
     tables, *columns, order = problem(rows=64)
     trainer = Trainer(*tables, lr=np.full(400, 0.1), momentum=np.full(400, 0.9))
     chosen = []
@@ -295,7 +295,7 @@ def test_threads_that_have_parted_pause_for_longer_and_longer(monkeypatch):
 
     crowded = True
     monkeypatch.setattr("kernels.trainer.threads", lambda: 2)
-    monkeypatch.setattr("kernels.trainer.parted", lambda _: crowded and chosen[-1] == 2)
+    monkeypatch.setattr("kernels.trainer.separated", lambda _: crowded and chosen[-1] == 2)
     monkeypatch.setattr(trainer, "_n_threads", recorded)
     for _ in range(256):
         trainer.epoch(*columns, order, 64)
@@ -307,8 +307,8 @@ def test_threads_that_have_parted_pause_for_longer_and_longer(monkeypatch):
     assert chosen[-40:] == [2] * 40
 
 
-def test_rows_that_no_batch_has_read_are_as_dense_steps_would_leave_them_whoever_looks():
-    # Each epoch reads users of its own; the last 100 users, and items, are never read.
+def test_rows_that_no_batch_has_read_equal_those_of_dense_steps_in_every_read():
+    # Each epoch reads other users; the last 100 users, and items, are never read.
     k, per_epoch, epochs = 5, 120, 3
     tables, *_ = problem(torch.float64, k=k, n_users=3 * 100 + 100, n_items=200)
     generator = torch.Generator().manual_seed(1)
@@ -318,7 +318,7 @@ def test_rows_that_no_batch_has_read_are_as_dense_steps_would_leave_them_whoever
     ratings = 5 * torch.rand(n, dtype=torch.float64, generator=generator)
     everyone, everything = torch.arange(400), torch.arange(400) % 200
     found = {}
-    for mode in ("dense", "virtual"):
+    for mode in ("dense", "folded"):
         constants = {"momentum": np.full(n, 0.9), "weight_decay": 0.5, "eps": 1e-3, "y_range": (0.0, 5.5)}
         trainer = Trainer(*tables, lr=np.full(n, 1e-2), mode=mode, **constants)
         scores = []
@@ -327,15 +327,15 @@ def test_rows_that_no_batch_has_read_are_as_dense_steps_would_leave_them_whoever
             scores.append(trainer.scores(everyone, everything))
         found[mode] = torch.cat(scores), torch.cat([table.flatten() for table in trainer.weights()])
         torch.testing.assert_close(trainer.scores(everyone, everything), scores[-1], rtol=1e-12, atol=0)
-    for virtual, dense in zip(found["virtual"], found["dense"], strict=True):
-        torch.testing.assert_close(virtual, dense, rtol=0, atol=5e-6)
+    for folded, dense in zip(found["folded"], found["dense"], strict=True):
+        torch.testing.assert_close(folded, dense, rtol=0, atol=5e-6)
 
 
 def test_the_same_inputs_give_the_same_bits():
     assert torch.equal(trained()[0], trained()[0])
 
 
-def test_the_mode_is_chosen_by_what_a_batch_reads():
+def test_the_mode_depends_on_how_many_rows_a_batch_reads():
     def chosen(batch_size, **how):
         tables, users, items, _, order = problem(rows=2000, n_users=900, n_items=700)
         trainer = Trainer(*tables, **({"lr": np.full(2000, 1e-2), "momentum": np.full(2000, 0.9)} | how))
@@ -343,7 +343,7 @@ def test_the_mode_is_chosen_by_what_a_batch_reads():
         batch = order.numpy()[:batch_size]
         return trainer._mode(users.numpy()[batch], items.numpy()[batch], batches)
 
-    assert chosen(2) == native.VIRTUAL
+    assert chosen(2) == native.FOLDED
     assert chosen(2000) == native.DENSE
     assert chosen(2, decay="l2", weight_decay=0.1) == native.DENSE
     assert chosen(2, mode="replay") == native.REPLAY
@@ -358,7 +358,7 @@ def test_scores_are_those_of_the_weights():
         assert torch.equal(view, table)
 
 
-def test_the_callers_tables_stay():
+def test_the_callers_tables_do_not_change():
     tables, users, items, ratings, order = problem()
     before = [table.clone() for table in tables]
     Trainer(*tables, lr=[0.1], momentum=[0.9]).epoch(users, items, ratings, order, 50)
@@ -366,17 +366,17 @@ def test_the_callers_tables_stay():
 
 
 def test_divergence_shows_as_a_loss_that_is_not_finite():
-    for mode in ("dense", "virtual"):
+    for mode in ("dense", "folded"):
         _, losses = trained(lr=np.full(39, 1e30), mode=mode, optimizer="sgd", decay="none", y_range=None)
         assert not losses.isfinite().all()
 
 
-def test_epochs_of_different_modes_follow_on_each_other(monkeypatch):
+def test_epochs_of_different_modes_continue_from_each_other(monkeypatch):
     how = {"size": {"rows": 40, "n_users": 30}, "batch_size": 2, "epochs": 3}
     tables, *columns, order = problem(torch.float64, **how["size"])
     lr, momentum = schedule(60)
     trainer = Trainer(*tables, lr=lr, momentum=momentum, weight_decay=0.01, y_range=(0.0, 5.5), optimizer="momentum")
-    for epoch, mode in enumerate(("dense", "virtual", "replay")):
+    for epoch, mode in enumerate(("dense", "folded", "replay")):
         monkeypatch.setattr(trainer, "_mode", lambda *_, mode=mode: MODES[mode])  # as for batches of other sizes
         trainer.epoch(*columns, order.roll(epoch), 2)
     weights = torch.cat([table.flatten() for table in trainer.weights()])
@@ -397,7 +397,7 @@ def test_a_trainers_mode_cannot_be_set():
     [
         ({"optimizer": "adagrad"}, "there are sgd, momentum, rmsprop, adam"),
         ({"decay": "L2"}, "there are none, l2, decoupled, fully decoupled"),
-        ({"mode": "lazy"}, "there are dense, replay, virtual"),
+        ({"mode": "lazy"}, "there are dense, replay, folded"),
         ({"eps": 0.0}, "must be positive"),
         ({"eps": 1e-39}, "a normal number of torch.float32"),
         ({"eps": math.nan}, "must be positive"),
@@ -412,12 +412,12 @@ def test_a_trainers_mode_cannot_be_set():
         ({"lr": np.ones((13, 1))}, "a finite rate for each step"),
         ({"momentum": np.full(13, 1.0)}, r"from 1.0 to 1.0, but each must lie in \[0, 1\)"),
         ({"momentum": np.full(13, np.nan)}, "each must lie in"),
-        ({"item_weight": torch.zeros(6, 5)}, "as many factors"),
+        ({"item_weight": torch.zeros(6, 5)}, "the same number of factors"),
         ({"lr": np.full(13, np.nan)}, "a finite rate"),
         ({"momentum": None}, "adam needs a momentum for each of 13 steps, not none"),
         ({"momentum": [0.9]}, "for each of 13 steps, not 1"),
-        ({"decay": "l2", "weight_decay": 0.1, "mode": "virtual"}, "cannot be folded"),
-        ({"lr": np.full(13, 100.0), "weight_decay": 0.1, "mode": "virtual"}, "cannot be folded"),
+        ({"decay": "l2", "weight_decay": 0.1, "mode": "folded"}, "cannot be folded"),
+        ({"lr": np.full(13, 100.0), "weight_decay": 0.1, "mode": "folded"}, "cannot be folded"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change, complaint):
@@ -451,7 +451,7 @@ def test_ids_outside_the_tables_are_refused_before_anything_moves():
         ([0.5], [0], ValueError, r"users must be int64\[n\], not torch.float32\[1\]"),
     ],
 )
-def test_scores_of_what_is_no_pair_of_rows_are_refused(users, items, error, complaint):
+def test_scores_of_bad_pairs_are_refused(users, items, error, complaint):
     tables, *_ = problem()
     trainer = Trainer(*tables, lr=[0.1], momentum=[0.9])
     with pytest.raises(error, match=complaint):
@@ -462,7 +462,7 @@ def test_scores_of_what_is_no_pair_of_rows_are_refused(users, items, error, comp
                 trainer.epoch(ids, ids, torch.zeros(len(ids)), torch.tensor([0]), 1)
 
 
-def test_scores_of_ids_that_are_not_contiguous_are_those_of_the_ids():
+def test_ids_that_are_not_contiguous_are_scored_correctly():
     tables, users, items, _, _ = problem()
     trainer = Trainer(*tables, lr=[0.1], momentum=[0.9])
     assert torch.equal(trainer.scores(users[::2], items[::2]), trainer.scores(users[::2].clone(), items[::2].clone()))
@@ -472,16 +472,16 @@ def raise_interrupt(_):
     raise KeyboardInterrupt
 
 
-def test_an_exception_after_an_epoch_loses_nothing_of_it(monkeypatch):
+def test_an_exception_after_an_epoch_keeps_the_epoch(monkeypatch):
     tables, *columns, order = problem(rows=300, n_users=200, n_items=100)
-    how = {"lr": np.full(300, 1e-2), "momentum": np.full(300, 0.9), "weight_decay": 0.5, "mode": "virtual"}
+    how = {"lr": np.full(300, 1e-2), "momentum": np.full(300, 0.9), "weight_decay": 0.5, "mode": "folded"}
     left = []
     for interrupted in (False, True):
         trainer = Trainer(*tables, **how)
         for epoch in range(2):
             with monkeypatch.context() as patch:
                 if interrupted and epoch == 0:  # as the epoch's call returns
-                    patch.setattr("kernels.trainer.parted", raise_interrupt)
+                    patch.setattr("kernels.trainer.separated", raise_interrupt)
                     with pytest.raises(KeyboardInterrupt):
                         trainer.epoch(*columns, order, 2)
                 else:
@@ -491,9 +491,9 @@ def test_an_exception_after_an_epoch_loses_nothing_of_it(monkeypatch):
     assert torch.equal(left[0][1], left[1][1])
 
 
-def test_threads_that_look_at_the_weights_at_once_let_them_decay_once():
+def test_threads_that_read_the_weights_at_once_apply_decay_once():
     tables, *columns, order = problem(rows=60, n_users=20_000, n_items=100)
-    how = {"lr": np.full(30, 1e-2), "momentum": np.full(30, 0.9), "weight_decay": 0.5, "mode": "virtual"}
+    how = {"lr": np.full(30, 1e-2), "momentum": np.full(30, 0.9), "weight_decay": 0.5, "mode": "folded"}
 
     def seen_by(count):
         trainer, barrier = Trainer(*tables, **how), threading.Barrier(count)
@@ -509,13 +509,13 @@ def test_threads_that_look_at_the_weights_at_once_let_them_decay_once():
     assert all(torch.equal(seen_by(4), expected) for _ in range(10))
 
 
-def test_gradients_whose_squares_leave_the_finite_numbers_fold_to_no_nan():
-    # User 0 has such a gradient once, and is read again after a gap.
+def test_gradients_whose_squares_overflow_fold_to_no_nan():
+    # User 0 has an overflowing gradient once, and is read again after a gap.
     users = torch.tensor([0] + [1] * 300 + [0])
     tables, *_ = problem(n_users=2, n_items=2, k=3)
     ratings = torch.full((302,), 3.0)
     ratings[0] = 1e25
-    for mode in ("dense", "virtual"):
+    for mode in ("dense", "folded"):
         how = {"lr": np.full(604, 1e-3), "momentum": np.full(604, 0.9), "beta2": 0.999, "mode": mode}
         trainer = Trainer(*tables, **how)
         for _ in range(2):
@@ -523,11 +523,11 @@ def test_gradients_whose_squares_leave_the_finite_numbers_fold_to_no_nan():
         assert all(table[:1].isfinite().all() for table in trainer.weights())
 
 
-def test_a_rate_of_zero_folds_to_nothing():
+def test_a_rate_of_zero_folds_to_no_movement():
     size = {"rows": 300, "n_users": 200, "n_items": 100}
     lr = np.where(np.arange(150) % 100 < 60, 0.0, 1e-2)
     how = {"lr": lr, "momentum": np.full(150, 0.9), "size": size, "batch_size": 2, "epochs": 1}
-    folded, _ = trained(torch.float64, mode="virtual", **how)
+    folded, _ = trained(torch.float64, mode="folded", **how)
     dense, _ = trained(torch.float64, mode="dense", **how)
     torch.testing.assert_close(folded, dense, rtol=0, atol=2e-6)
 
@@ -540,7 +540,7 @@ def test_more_steps_than_rates_are_refused():
         trainer.epoch(users, items, ratings, order, 4)
 
 
-def test_one_step_is_the_ops():
+def test_one_step_equals_the_ops():
     tables, users, items, ratings, order = problem(torch.float64)
     trainer = Trainer(*tables, lr=[1e-2], momentum=[0.9], weight_decay=0.1)
     trainer.epoch(users, items, ratings, order, 50)

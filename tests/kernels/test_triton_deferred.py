@@ -25,7 +25,7 @@ def schedule(t: int, steps: int, **changes: float) -> dict[str, float]:
 
 
 def table(optimizer: str, dtype: torch.dtype, planes: bool = False) -> dict[str, Tensor | None]:
-    """Weights, and the state as the optimizer has it; as planes of one array with rows of 8 numbers."""
+    """Weights and the optimizer's state, as planes of one array with rows of 8 numbers."""
     draw = torch.Generator().manual_seed(1)
     state = torch.float64 if dtype == torch.float64 else torch.float32
     width = 8 if planes else K
@@ -41,7 +41,7 @@ def table(optimizer: str, dtype: torch.dtype, planes: bool = False) -> dict[str,
 
 
 def batches(steps: int) -> list[Tensor]:
-    """The rows of each step. Row 0 comes at every step, row 1 only at the first, the last one never."""
+    """The rows that each step reads: row 0 at every step, row 1 only at the first, the last row never."""
     draw = torch.Generator().manual_seed(2)
     return [
         torch.tensor(
@@ -62,7 +62,7 @@ def gradients(rows: Tensor, t: int, dtype: torch.dtype) -> Tensor:
     ("adam", torch.float32, True), ("adam", torch.bfloat16, False), ("momentum", torch.float16, False),
     ("adam", torch.float64, False),
 ])  # fmt: skip
-def test_replayed_rows_have_the_bits_of_the_dense_steps(
+def test_replayed_rows_have_the_same_bits_as_dense_steps(
     optimizer: str, dtype: torch.dtype, planes: bool, decoupled: bool
 ) -> None:
     steps = 9
@@ -108,7 +108,7 @@ def test_rows_caught_up_before_they_are_read_and_stepped_after_have_the_same_bit
 def after_a_gap(
     optimizer: str, start: int, gap: int, dtype: torch.dtype, fold: bool, window: int | None = None, **changes: float
 ) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
-    """A table `gap` steps after `start`, without gradient: as the kernel has it, and as a step loop in float64."""
+    """A table `gap` steps after `start`, without gradient: from the kernel, and from a step loop in float64."""
     steps = start + gap
     constants = [
         step_constants(optimizer, **schedule(t, steps, **changes), step=t, decay="decoupled")
@@ -153,9 +153,7 @@ def assert_near(tables: dict[str, Tensor | None], exact: dict[str, Tensor], allo
 # Of the largest weight; the two-point quadrature's own error is 3e-5 of the displacement at a gap of 100.
 @pytest.mark.parametrize(("gap", "allowed"), [(1, 2e-7), (2, 2e-7), (3, 2e-7), (5, 2e-7), (20, 2e-7), (100, 5e-6)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_folded_rows_of_adam_are_where_a_step_loop_in_float64_takes_them(
-    gap: int, allowed: float, dtype: torch.dtype
-) -> None:
+def test_folded_rows_of_adam_equal_a_step_loop_in_float64(gap: int, allowed: float, dtype: torch.dtype) -> None:
     lazy, exact = after_a_gap("adam", 150, gap, dtype, fold=True)
     assert_near(lazy, exact, allowed)
 
@@ -177,7 +175,7 @@ def test_the_other_optimizers_fold_exactly(optimizer: str, dtype: torch.dtype) -
     assert_near(lazy, exact, 60 * torch.finfo(dtype).eps)
 
 
-def test_old_rows_go_on_shrinking_after_their_moments_stop() -> None:
+def test_old_rows_continue_to_shrink_after_their_moments_stop() -> None:
     lazy, exact = after_a_gap("adam", 100, 160, torch.float64, fold=True, window=100, beta1=0.8)
     assert_near({"weight": lazy["weight"]}, exact, 1e-4)  # the means have all but died away
 

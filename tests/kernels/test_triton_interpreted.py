@@ -68,9 +68,9 @@ def assert_scores(out: Tensor, data: Batch, y_range: reference.YRange) -> None:
 
 
 def errors(rating: Tensor, data: Batch, y_range: reference.YRange) -> tuple[Tensor, Tensor]:
-    """Scores minus ratings in float64, and the magnitude of what was added up for each."""
-    # An error is a difference: it rounds as the score and the rating do. Through the sigmoid the score's rounding
-    # comes with its slope, which is below ¼ and changes by less than itself.
+    """Scores minus ratings in float64, and the sum of the absolute terms of each."""
+    # An error is a difference: it rounds as the score and the rating do. The sigmoid multiplies the score's rounding by
+    # its slope, which is below ¼ and changes by less than itself.
     dot = reference.forward(*data.magnitudes(), None)
     spread = dot if y_range is None else (y_range[1] - y_range[0]) * (dot + 1)
     return reference.forward(*data.in_double(), y_range) - rating.double(), spread + rating.double().abs()
@@ -220,9 +220,7 @@ lengths = st.lists(st.sampled_from([1, 2, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS
 
 @settings(max_examples=25, deadline=None)
 @given(users=lengths, items=lengths, seed=st.integers(0, 99))
-def test_no_rating_is_lost_or_counted_twice_however_segments_fall(
-    users: list[int], items: list[int], seed: int
-) -> None:
+def test_every_rating_counts_once_however_segments_fall(users: list[int], items: list[int], seed: int) -> None:
     # Small integers add up exactly in float32, in any order.
     draw = torch.Generator().manual_seed(seed)
     batch = min(sum(users), sum(items))
@@ -247,7 +245,7 @@ def test_no_rating_is_lost_or_counted_twice_however_segments_fall(
         torch.testing.assert_close(out.cpu(), ref, rtol=0, atol=0)
 
 
-def test_an_expanded_gradient_and_transposed_tables_are_read_rightly() -> None:
+def test_an_expanded_gradient_and_transposed_tables_are_read_correctly() -> None:
     data, _ = ratings(8, 5)
     grad = torch.ones(1).expand(5)  # what sum() passes back
     users, items, user_weight, *rest = data.on_device()
@@ -292,7 +290,7 @@ def test_in_debug_mode_an_id_outside_its_table_fails_on_the_device(
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # 1 / (1 + inf) is the 0 that is wanted
-def test_scores_far_out_saturate_at_the_ends_of_y_range() -> None:
+def test_extreme_scores_saturate_at_the_ends_of_y_range() -> None:
     data, grad = ratings(4, 9, sigma=60.0)
     out = dot_bias.forward(*data.on_device(), (0.0, 5.5)).cpu()
     assert out.isfinite().all()
@@ -315,7 +313,7 @@ def test_a_kernel_that_returns_zeros_fails_at_the_lessons_initialization() -> No
 def test_a_loss_or_a_gradient_of_it_that_is_zero_fails_at_the_lessons_initialization() -> None:
     data, _ = ratings(40, 33, sigma=0.01)
     users, items, *tables = data.on_device()
-    rating = reference.forward(*data, None) + 1e-4  # as near as a fit can come
+    rating = reference.forward(*data, None) + 1e-4  # a nearly perfect fit
     mean, *gradients = dot_bias.loss_and_gradients(users, items, rating.to(DEVICE), *tables, None)
     assert_loss(mean, rating, data, None)
     assert_loss_gradients(tuple(gradients), rating, data, None)
@@ -424,14 +422,14 @@ def test_half_precision_weights_are_rounded_once_a_step_beside_float32_state(
     assert_adam(out, param, grads, **options)
 
 
-def test_weights_without_a_gradient_go_on_moving() -> None:
+def test_weights_without_a_gradient_continue_to_move() -> None:
     param, (grad, *_) = weights_and_gradients((50,), 1, torch.float32)
     grads = [grad, *(torch.zeros(50) for _ in SCHEDULE[1:])]
     out = triton_adam(param, grads, weight_decay=0.1, decoupled=True)
     assert_adam(out, param, grads, weight_decay=0.1, decoupled=True)
 
 
-def test_adam_reads_a_transposed_gradient_rightly() -> None:
+def test_adam_reads_a_transposed_gradient_correctly() -> None:
     param, (grad, *_) = weights_and_gradients((5, 3), 1, torch.float32)
     options = {"weight_decay": 0.0, "decoupled": True}
     transposed = triton_adam(param, [grad.t().contiguous().t()], **options)

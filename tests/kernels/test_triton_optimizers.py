@@ -47,7 +47,7 @@ def stepped(
 def expected(
     name: str, weight: Tensor, grads: list[Tensor], weight_decay: float, decoupled: bool
 ) -> tuple[Tensor, Tensor]:
-    """The weight after torch's steps in float64, and the absolute values that were added up to it."""
+    """The weight after torch's steps in float64, and the sum of the absolute values of its terms."""
     param = weight.double().clone().requires_grad_()
     l2 = 0.0 if decoupled else weight_decay
     optimizer = {
@@ -81,7 +81,7 @@ def assert_steps(
 ) -> None:
     for n, (weight, mine) in enumerate(zip(weights, out, strict=True)):
         ref, magnitude = expected(name, weight, [grad[n] for grad in grads], **decay)
-        # Ten roundings a step lie between a gradient and its weight.
+        # In each step, ten operations round between the gradient and the weight.
         assert_within_rounding(mine.cpu(), ref, 10 * len(grads), magnitude)
 
 

@@ -24,13 +24,13 @@ RULES = {
     "momentum l2": (DeferredSGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
     "rmsprop": (DeferredRMSprop, torch.optim.RMSprop, {"lr": 1e-2}),
 }
-# The interpreter takes its time for each step that a row has missed: what a test takes grows with its steps squared.
-# Adam's missed steps are folded after 25 (under a beta1 of .9 after 40), so that tests of folding need FOLDED.
+# The interpreter runs each step that a row has missed slowly, so the time of a test grows with the square of its steps.
+# Adam's missed steps are folded after 25 (with a beta1 of .9 after 40), so tests of folding need FOLDED steps.
 ROWS, WIDTH, STEPS, FOLDED = 24, 3, 24, 60
 
 
 def fresh(rule, mode=None, dtype=torch.float64, steps=STEPS, **change):
-    """A table, its optimizer and one-cycle: torch's where there is no mode."""
+    """A table, its optimizer and one-cycle. Without a mode, they are torch's."""
     ours, torchs, settings = RULES[rule]
     weight = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(DEVICE, dtype)
     kind = DeferredEmbedding if mode else nn.Embedding
@@ -45,7 +45,7 @@ def fresh(rule, mode=None, dtype=torch.float64, steps=STEPS, **change):
 
 
 def batches(steps=STEPS):
-    """Ids that may repeat: some rows often, one more every 8 steps, some never."""
+    """Ids that may repeat: some rows are read often, another one every 8 steps, some never."""
     g = torch.Generator().manual_seed(1)
     for step in range(steps):
         ids = torch.randint(ROWS // 3, (3,), generator=g)
@@ -64,11 +64,11 @@ def train(table, optimizer, scheduler, data):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("mode", ["dense", "replay", "virtual"])
-def test_under_one_cycle_the_results_are_those_of_torchs_dense_optimizer(rule, mode):
+@pytest.mark.parametrize("mode", ["dense", "replay", "folded"])
+def test_under_one_cycle_the_results_equal_torchs_dense_optimizer(rule, mode):
     if mode == "dense" and rule != "adamw":
-        pytest.skip("the interpreter takes its time")
-    folded = mode == "virtual" and rule == "adamw"
+        pytest.skip("too slow in the interpreter")
+    folded = mode == "folded" and rule == "adamw"
     steps = FOLDED if folded else STEPS
     tables = [train(*fresh(rule, how, steps=steps), batches(steps)).weight.detach() for how in (mode, None)]
     torch.testing.assert_close(*tables, rtol=0, atol=2e-6 if folded else 1e-10)
@@ -77,7 +77,7 @@ def test_under_one_cycle_the_results_are_those_of_torchs_dense_optimizer(rule, m
 @pytest.mark.parametrize(("betas", "mode"), [((0.9, 0.99), native.FOLD), ((0.95, 0.99), native.EARLY)])
 def test_missed_steps_are_folded_where_two_points_are_enough_and_else_replayed(betas, mode):
     tables = []
-    for kind in ("virtual", None):
+    for kind in ("folded", None):
         table, optimizer, _ = fresh("adamw", kind, steps=FOLDED)
         optimizer.param_groups[0]["betas"] = betas
         for ids, y in batches(FOLDED):
@@ -85,7 +85,7 @@ def test_missed_steps_are_folded_where_two_points_are_enough_and_else_replayed(b
             functional.mse_loss(table(ids), y).backward()
             optimizer.step()
         tables.append(table)
-    assert tables[0].weight.table.way.mode == mode
+    assert tables[0].weight.table.method.mode == mode
     assert tables[0].weight.table.pending > 15
     error = (tables[0].weight - tables[1].weight).abs().max()
     assert error <= (1e-4 * 1e-2 if mode == native.FOLD else 1e-12)
@@ -113,9 +113,9 @@ def test_replay_gives_the_bits_of_the_dense_kernel_on_every_row():
 
 
 @pytest.mark.parametrize("rule", ["adamw", "momentum", "rmsprop"])
-@pytest.mark.parametrize("mode", ["replay", "virtual"])
-def test_a_resumed_run_has_the_bits_of_the_one_that_went_on(rule, mode):
-    steps = FOLDED if (rule, mode) == ("adamw", "virtual") else STEPS
+@pytest.mark.parametrize("mode", ["replay", "folded"])
+def test_a_resumed_run_gives_the_same_bits_as_one_that_continued(rule, mode):
+    steps = FOLDED if (rule, mode) == ("adamw", "folded") else STEPS
     data = list(batches(steps))
     first = fresh(rule, mode, torch.float32, steps)
     train(*first, data[: 3 * steps // 4])
@@ -130,7 +130,7 @@ def test_a_resumed_run_has_the_bits_of_the_one_that_went_on(rule, mode):
     assert torch.equal(first[0].weight.detach(), second[0].weight.detach())
 
 
-def test_whoever_reads_the_weights_gets_all_of_them_up_to_date():
+def test_every_read_of_the_weights_gets_all_rows_up_to_date():
     truth = train(*fresh("adamw", "dense", torch.float32), batches()).weight.table.weight
     table = train(*fresh("adamw", "replay", torch.float32), batches())
     memory = table.weight.table.weight
@@ -142,22 +142,22 @@ def test_whoever_reads_the_weights_gets_all_of_them_up_to_date():
     assert table.weight.table.pending == 0
 
 
-def test_a_record_of_steps_that_is_full_is_flushed_and_begun_anew(monkeypatch):
+def test_a_full_record_of_steps_is_flushed_and_a_new_one_begins(monkeypatch):
     monkeypatch.setattr(table_module, "CAPACITY", 20)
     for rule in ("adamw", "momentum"):
-        tables = [train(*fresh(rule, how, steps=FOLDED), batches(FOLDED)).weight.detach() for how in ("virtual", None)]
+        tables = [train(*fresh(rule, how, steps=FOLDED), batches(FOLDED)).weight.detach() for how in ("folded", None)]
         torch.testing.assert_close(*tables, rtol=0, atol=2e-6 if rule == "adamw" else 1e-10)
 
 
-def test_a_table_is_flushed_in_as_many_launches_as_it_takes(monkeypatch):
+def test_a_large_table_is_flushed_in_several_launches(monkeypatch):
     monkeypatch.setattr(rows_module, "FLUSHED", 10)
-    tables = [train(*fresh("adamw", how), batches()).weight.detach() for how in ("virtual", None)]
+    tables = [train(*fresh("adamw", how), batches()).weight.detach() for how in ("folded", None)]
     torch.testing.assert_close(*tables, rtol=0, atol=1e-10)
 
 
-def test_a_dense_gradient_may_come_out_of_the_blue_and_a_batch_be_empty():
+def test_any_gradient_may_be_dense_and_a_batch_may_be_empty():
     tables = []
-    for mode in ("virtual", None):
+    for mode in ("folded", None):
         table, optimizer, scheduler = fresh("adamw", mode, steps=30)
         for step, (ids, y) in enumerate(batches(30)):
             optimizer.zero_grad()
@@ -190,18 +190,18 @@ class Stream:
         self.waited.append(other)
 
 
-def test_a_stream_comes_after_the_one_that_touched_the_rows_before(monkeypatch):
+def test_a_stream_waits_for_the_one_that_last_used_the_rows(monkeypatch):
     table = train(*fresh("adamw", "replay", torch.float32, 4), batches(4))
     rows, streams = table.weight.table.rows, [Stream(), Stream()]
     for stream in (streams[0], streams[0], streams[1], streams[1], streams[0]):
         monkeypatch.setattr(torch.cuda, "current_stream", lambda _, stream=stream: stream)
-        rows._come_after()
+        rows._wait_for_last_stream()
     assert streams[1].waited == [streams[0]]
     assert streams[0].waited == [streams[1]]
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="a table on a CPU")
-def test_a_backend_that_is_not_there_is_named():
+def test_an_error_names_a_backend_that_cannot_run():
     for backend, why in (("reference", "native"), ("cuda", "no such backend")):
         table = DeferredEmbedding(3, 2)
         optimizer = DeferredAdamW(table.parameters(), backend=backend)

@@ -1,4 +1,4 @@
-"""The accuracy every implementation owes: within the rounding of the sums it computes."""
+"""The accuracy that every implementation must have: within the rounding of the sums it computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the Triton kernels' tests run, and what Triton's interpreter must be told for them to mean something."""
+"""Where the Triton kernels' tests run, and changes to Triton's interpreter without which they would prove little."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEVICE = "cpu" if triton_interpreted() else "cuda"
 
 @pytest.fixture(autouse=True)
 def uninitialized_memory_is_nan() -> Iterator[None]:
-    """What a kernel forgets to write must not pass for having been there before."""
+    """Fill empty tensors with NaN, so that an element that a kernel forgets to write is never right by chance."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -30,7 +30,7 @@ def uninitialized_memory_is_nan() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def stores_in_bf16_round_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on every target; Triton's interpreter cuts the low bits off instead."""
+    """Round as every target does; Triton's interpreter cuts the low bits off instead."""
     cast = InterpreterBuilder.cast_impl
 
     def rounding_cast(self: InterpreterBuilder, source: TensorHandle, to: tl.dtype) -> TensorHandle:
@@ -39,5 +39,5 @@ def stores_in_bf16_round_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
             return TensorHandle(rounded.view(torch.uint16).numpy(), to.scalar)
         return cast(self, source, to)
 
-    # Narrowing goes by this name, which is bound to cast_impl when the class is made.
+    # Narrowing uses this name, which is bound to cast_impl when the class is created.
     monkeypatch.setattr(InterpreterBuilder, "create_fp_trunc", rounding_cast)

@@ -1,10 +1,17 @@
+import functools
 import gzip
+import hashlib
+import http.server
+import importlib.metadata
+import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 
-from lesson import DataError, load_digits
+from lesson import DataError, load_digits, load_uci_digits
+from lesson.data import fetch
 from lesson.data.digits import MNIST_TEST, MNIST_TRAIN, Digits
 
 
@@ -118,6 +125,8 @@ def damage(folder, name, change):
         ("train-labels-idx1-ubyte", lambda raw: raw[:4] + b"\0\0\0\x05" + raw[8:-1], "6 images .* and 5 digits"),
         ("train-labels-idx1-ubyte", lambda raw: raw[:-1] + b"\x0a", "a label is 10; digits go from 0 to 9"),
         ("train-labels-idx1-ubyte", lambda raw: b"\x1f\x8bxxxx", "cannot be decompressed"),
+        ("train-labels-idx1-ubyte", lambda raw: gzip.compress(raw)[:-9], "cannot be decompressed"),
+        ("train-images-idx3-ubyte", lambda raw: b"\0\0\x0d\3" + raw[4:], "not an IDX file"),  # floats
     ],
 )
 def test_files_that_are_not_that_are_one_line(tmp_path, name, change, said):
@@ -135,8 +144,6 @@ def test_a_folder_is_needed(path):
 
 
 def test_without_the_carrier_it_is_said_how_to_get_it(monkeypatch):
-    import importlib.metadata
-
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -160,3 +167,125 @@ def test_mnist_is_known_by_how_many_it_has_of_each_digit_and_not_by_its_size(tmp
     assert (known.name, known.key) == ("MNIST", "mnist")
     assert MNIST_TRAIN.sum() == 60_000
     assert MNIST_TEST.sum() == 10_000
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Files of MNIST's sizes, with 60,000 and 10,000 images, plain and gzipped."""
+    folders = {}
+    rng = np.random.default_rng(0)
+    for kind in ("plain", "gzipped"):
+        folders[kind] = tmp_path_factory.mktemp(kind)
+    for part, n in (("train", 60_000), ("t10k", 10_000)):
+        images = np.tile(rng.integers(0, 256, (100, 28, 28), dtype=np.uint8), (n // 100, 1, 1))
+        labels = rng.integers(0, 10, n, dtype=np.uint8)
+        for name, values in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
+            content = idx(values)
+            (folders["plain"] / name).write_bytes(content)
+            (folders["gzipped"] / f"{name}.gz").write_bytes(gzip.compress(content, 1))
+    return folders
+
+
+def test_all_70000_are_read_within_a_gigabyte(whole):
+    read = {}
+    for kind, folder in whole.items():
+        tracemalloc.start()
+        read[kind] = load_digits(folder)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1e9
+        assert peak > 70_000 * 784 * 4  # the images are counted
+    assert len(read["plain"]) == 70_000
+    assert read["plain"].checksum == read["gzipped"].checksum
+    assert torch.equal(read["plain"].x[60_000:60_100], read["gzipped"].x[69_900:])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda files: files["train-images"].write_bytes(files["train-images"].read_bytes()[:-1]), "or incomplete"),
+        (lambda files: swap(files["train-images"], files["train-labels"]), "not an IDX file of 28 × 28 images"),
+        (lambda files: swap(files["train-images"], files["t10k-images"]), "10000 images in .* and 60000 digits in"),
+        (lambda files: files["t10k-labels"].write_bytes(b"\0\0\x08\4" + bytes(10_004)), "not an IDX file of labels"),
+    ],
+    ids=["cut", "images and labels swapped", "parts swapped", "wrong magic number"],
+)
+def test_files_of_mnists_size_that_are_damaged_are_one_line(whole, tmp_path, change, said):
+    for file in whole["plain"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    change({file.name.split("-idx")[0]: file for file in tmp_path.iterdir()})
+    with pytest.raises(DataError, match=said) as error:
+        load_digits(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def swap(one, other):
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+
+
+def test_ucis_digits_are_what_scikit_learn_carries():
+    digits = load_uci_digits()
+    file = importlib.metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    wanted = np.loadtxt(file, delimiter=",")
+    np.testing.assert_array_equal(digits.x.numpy() * 16, wanted[:, :-1])
+    np.testing.assert_array_equal(digits.y, wanted[:, -1])
+    assert (digits.x.dtype, digits.y.dtype, digits.x.max()) == (torch.float32, torch.int64, 1)
+    assert digits.origin.key == "uci-digits"
+    assert "Alpaydin" in digits.origin.citation
+    assert (len(digits.split(0).train), len(digits.split(0).valid)) == (1438, 359)
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A mirror on this machine with small files; `mirror(damaged)` also says which file is not the one expected."""
+    write(tmp_path / "there", n=6, zipped=True)
+    write(tmp_path / "there", part="t10k", n=3, zipped=True)
+    sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (tmp_path / "there").iterdir()}
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Silent, directory=str(tmp_path / "there"))
+    )
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert sums.keys() == fetch.MNIST_FILES.keys()
+    monkeypatch.setattr(fetch, "MNIST_FILES", sums)
+    monkeypatch.setattr(fetch, "MIRRORS", ("http://127.0.0.1:9/none/", f"http://127.0.0.1:{server.server_port}/"))
+    yield tmp_path / "there"
+    server.shutdown()
+    server.server_close()
+
+
+def test_mnist_is_downloaded_checked_and_not_downloaded_again(mirror, tmp_path):
+    digits = fetch.fetch_mnist(tmp_path / "here")
+    assert digits.y.tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
+    assert digits.checksum == load_digits(mirror).checksum
+    for file in mirror.iterdir():
+        file.unlink()
+    assert fetch.fetch_mnist(tmp_path / "here").checksum == digits.checksum
+
+
+def test_a_file_that_is_not_the_one_expected_is_one_line_and_not_kept(mirror, tmp_path):
+    (mirror / "t10k-labels-idx1-ubyte.gz").write_bytes(b"something else")
+    with pytest.raises(DataError, match=r"t10k-labels.*another one: its SHA-256 differs") as error:
+        fetch.fetch_mnist(tmp_path / "here")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "here" / "t10k-labels-idx1-ubyte.gz").exists()
+
+
+def test_without_a_network_it_is_one_line(mirror, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "MIRRORS", fetch.MIRRORS[:1])
+    with pytest.raises(DataError, match=r"cannot be downloaded into .* \(ConnectionError\); try again") as error:
+        fetch.fetch_mnist(tmp_path / "here")
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_is_one_line(mirror, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be downloaded into"):
+        fetch.fetch_mnist(tmp_path / "file")

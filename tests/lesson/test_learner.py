@@ -200,7 +200,7 @@ def test_another_loss_is_what_is_trained(small):
     assert ours.history[0].train_loss == pytest.approx(theirs.history[0].train_loss, rel=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["dense", "replay", "virtual"])
+@pytest.mark.parametrize("mode", ["dense", "replay", "folded"])
 def test_between_epochs_the_model_holds_what_is_trained_so_far(small, mode):
     fused, loop = learner(small, mode=mode), learner(small, backend="reference")
     policy = partial(constant, momentum=0.9)

@@ -7,18 +7,25 @@ import torch
 
 from kernels import TORCH
 from lesson import DataError, optimizers
-from lesson.optimizers import AdamW, Optimizer
+from lesson.optimizers import MOMENTUM_STEPS, RMSPROP_STEPS, AdamW, Optimizer, l2_reg
+
+START, *GRADIENTS = torch.randn(101, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def walk(make, steps=30):
-    g = torch.Generator().manual_seed(0)
-    param = torch.randn(50, generator=g, dtype=torch.float64).requires_grad_()
+def walk(make):
+    """Where an optimizer goes with 100 gradients, float64[50]."""
+    param = START.clone().requires_grad_()
     opt = make([param])
-    for _ in range(steps):
-        param.grad = torch.randn(50, generator=g, dtype=torch.float64)
+    for gradient in GRADIENTS:
+        param.grad = gradient.clone()
         opt.step()
         opt.zero_grad()
     return param.detach()
+
+
+def apart(some, others):
+    """The largest relative difference."""
+    return ((some - others).abs() / others.abs()).max()
 
 
 @pytest.mark.parametrize(
@@ -28,7 +35,15 @@ def walk(make, steps=30):
         # For plain SGD, L2 and decoupled decay are the same (claim 51).
         (lambda p: optimizers.SGD(p, 0.1, weight_decay=0.1), lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.1)),
         (lambda p: optimizers.Momentum(p, 0.1, 0.8), lambda p: torch.optim.SGD(p, 0.1, momentum=0.8)),
+        (
+            lambda p: Optimizer(p, [l2_reg, *MOMENTUM_STEPS[1:]], 0.1, momentum=0.8, weight_decay=0.1),
+            lambda p: torch.optim.SGD(p, 0.1, momentum=0.8, weight_decay=0.1),
+        ),
         (lambda p: optimizers.RMSprop(p, 0.01), lambda p: torch.optim.RMSprop(p, 0.01)),
+        (
+            lambda p: Optimizer(p, [l2_reg, *RMSPROP_STEPS[1:]], 0.1, betas=(0, 0.9), eps=1e-8, weight_decay=0.1),
+            lambda p: torch.optim.RMSprop(p, 0.1, alpha=0.9, weight_decay=0.1),
+        ),
         (
             lambda p: optimizers.Adam(p, 0.01, TORCH[:2], TORCH.eps, 0.1),
             lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1),
@@ -40,7 +55,47 @@ def walk(make, steps=30):
     ],
 )
 def test_the_lists_of_steps_are_torchs_optimizers(ours, torchs):
-    torch.testing.assert_close(walk(ours), walk(torchs), rtol=1e-11, atol=1e-13)
+    assert apart(walk(ours), walk(torchs)) < 1e-12
+
+
+def written_out(kind, lr=0.01, beta=0.9):
+    """Where the formulas of the notes and the sheet lead, in numbers alone."""
+    w, m, v = START.numpy(), 0.0, 0.0
+    for step, g in enumerate(torch.stack(GRADIENTS).numpy()):
+        before = v if step else g**2
+        m = (1 - beta) * g + beta * m
+        v = beta * (before if kind == "sheet rmsprop" else v) + (lr if kind.startswith("noted") else 1 - beta) * g**2
+        w = (
+            w
+            - lr
+            * {
+                "noted momentum": m,
+                "noted rmsprop": g / v,
+                "noted adam": m / v**0.5,
+                "sheet rmsprop": g / before**0.5,
+                "sheet adam": m / v**0.5,
+            }[kind]
+        )
+    return torch.from_numpy(w)
+
+
+@pytest.mark.parametrize("kind", ["noted momentum", "noted rmsprop", "noted adam", "sheet rmsprop", "sheet adam"])
+def test_the_notes_and_the_sheets_lists_are_their_formulas(kind):
+    steps = getattr(optimizers, f"{kind.replace(' ', '_').upper()}_STEPS")
+    walked = walk(lambda p: Optimizer(p, steps, 0.01, betas=(0.9, 0.9)))
+    assert apart(walked, written_out(kind)) < 1e-12
+
+
+def test_the_sheets_rmsprop_divides_by_the_mean_of_the_row_before():
+    """A gradient ten times larger than before steps ten times as far: its own square does not count yet."""
+    param = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    opt = Optimizer([param], optimizers.SHEET_RMSPROP_STEPS, 0.1, betas=(0.0, 0.9))
+    places = []
+    for gradient in (2.0, 2.0, 20.0):
+        param.grad = torch.tensor([gradient], dtype=torch.float64)
+        opt.step()
+        places.append(param.item())
+    assert places == pytest.approx([-0.1, -0.2, -1.2])
 
 
 def test_an_ablation_is_a_list_with_one_step_left_out():
@@ -112,8 +167,9 @@ def test_torchs_schedulers_move_its_rate():
 
 def test_the_mean_of_gradients_is_torchs_momentum_at_a_smaller_rate():
     """Claim 69: at lr in the one and lr·(1 − μ) in the other, the same steps."""
-    mean = walk(lambda p: Optimizer(p, [optimizers.average_grad, optimizers.momentum_step], 0.1, betas=(0.8, 0.0)))
-    torch.testing.assert_close(mean, walk(lambda p: torch.optim.SGD(p, 0.1 * 0.2, momentum=0.8)))
+    mean = walk(lambda p: Optimizer(p, optimizers.NOTED_MOMENTUM_STEPS, 0.1, betas=(0.8, 0.0)))
+    torchs = walk(lambda p: torch.optim.SGD(p, 0.1 * 0.2, momentum=0.8))
+    assert apart(mean, torchs) < 1e-12
 
 
 def test_sign_descent_takes_steps_of_one_size():

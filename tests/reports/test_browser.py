@@ -16,7 +16,6 @@ QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr"]
 
 pytestmark = [
-    pytest.mark.xdist_group("browser"),  # the pages are drawn once, in one process
     pytest.mark.browser,
     pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed"),
 ]

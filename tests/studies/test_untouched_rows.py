@@ -41,8 +41,8 @@ def test_dense_runs_are_the_lessons_recipe(ratings: Ratings, outcomes: dict[str,
 
 def test_exact_rules_stay_near_float64_and_approximate_ones_do_not(outcomes: dict[str, Outcome]) -> None:
     distance = {arm: float(outcome.metrics["distance"] or 0) for arm, outcome in outcomes.items()}
-    assert all(distance[arm] < 1e-5 for arm in ("dense", "virtual"))
-    assert all(distance[arm] > 1e-4 for arm in set(distance) - {"dense", "virtual"})
+    assert all(distance[arm] < 1e-5 for arm in ("dense", "folded"))
+    assert all(distance[arm] > 1e-4 for arm in set(distance) - {"dense", "folded"})
 
 
 def test_only_rows_without_decay_keep_the_norm_they_began_with(outcomes: dict[str, Outcome]) -> None:
