@@ -19,7 +19,8 @@ from lesson.data import (
     load_ratings,
 )
 from lesson.learner import DivergenceError, Epoch, Learner
-from lesson.models import EmbeddingDotBias, sigmoid_range
+from lesson.models import EmbeddingDotBias, Net, sigmoid_range
+from lesson.nets import NetLearner, net_learner
 
 __all__ = [
     "FASTAI",
@@ -31,11 +32,14 @@ __all__ = [
     "EmbeddingDotBias",
     "Epoch",
     "Learner",
+    "Net",
+    "NetLearner",
     "RepeatedRatingsWarning",
     "UnknownIdsWarning",
     "collab_learner",
     "load_digits",
     "load_movielens",
     "load_ratings",
+    "net_learner",
     "sigmoid_range",
 ]

@@ -20,6 +20,9 @@ from .vectors import padded
 
 LayerKind = Literal["linear", "norm", "relu", "tanh", "sigmoid", "gelu", "dropout"]
 StepKind = Literal["sgd", "momentum", "rmsprop", "adam", "sign"]
+STEPS: dict[StepKind, int] = {
+    "sgd": native.MEAN, "momentum": native.MEAN, "rmsprop": native.ROOT, "adam": native.ROOT, "sign": native.SIGN,
+}  # fmt: skip
 SPARSE = 0.5  # the share of inputs that are not zero, up to which they are listed
 
 
@@ -79,7 +82,8 @@ class NetTrainer:
     The layers' own tensors are read before each epoch and written after it.
 
     Args:
-        layers: from first to last; the last one is "linear".
+        layers: from first to last.
+        n_in: width of the inputs.
         rows: the training rows, from `listed`.
         batch_size: rows a step.
         optimizer: "sgd"; "momentum" as torch's SGD with momentum; "rmsprop"; "adam"; "sign" steps by the gradient's
@@ -87,7 +91,7 @@ class NetTrainer:
 
     >>> weight, bias = torch.zeros(1, 2), torch.zeros(1)
     >>> rows = listed(torch.eye(2), torch.tensor([[1.0], [-1.0]]))
-    >>> trainer = NetTrainer([Layer("linear", 1, (weight, bias))], rows, batch_size=2, optimizer="sgd")
+    >>> trainer = NetTrainer([Layer("linear", 1, (weight, bias))], 2, rows, batch_size=2, optimizer="sgd")
     >>> steps = np.zeros((1, 9)) + [1, 0, 0, 1, 1, 0, 1, 0, 0.1]  # `kernels.steps`: a rate of .1
     >>> trainer.epoch(torch.arange(2), [steps, None])
     tensor([1.], dtype=torch.float64)
@@ -95,13 +99,12 @@ class NetTrainer:
     tensor([[ 0.1000, -0.1000]])
     """
 
-    def __init__(self, layers: Sequence[Layer], rows: Rows, *, batch_size: int, optimizer: StepKind) -> None:
+    def __init__(self, layers: Sequence[Layer], n_in: int, rows: Rows, *, batch_size: int, optimizer: StepKind) -> None:
         self._layers, self._rows, self._batch_size = list(layers), rows, batch_size
-        self._kind = get_args(StepKind).index(optimizer)
+        self._kind = STEPS[optimizer]
         self._size = min(batch_size, len(rows.classes) + len(rows.targets))  # rows of the largest batch
         self._table = np.zeros((len(layers), native.FIELDS), np.int64)
         self._numbers = np.array([layer.numbers for layer in layers], rows.values.dtype)
-        n_in = layers[0].params[0].shape[1] if layers[0].kind == "linear" else layers[0].width
         outs, params, running = self._size * padded(n_in), 0, 0
         for line, layer in zip(self._table, layers, strict=True):
             wide_in, wide = padded(n_in), padded(layer.width)
@@ -122,7 +125,10 @@ class NetTrainer:
     def _spots(self, place: int) -> Iterator[Spot]:
         """Where a layer's tensors are in the tables."""
         layer, line = self._layers[place], self._table[place]
-        wide, weights, running = line[native.WIDE_OUT], *map(torch.from_numpy, (self._tables.weights, self._tables.running))
+        wide, weights, running = (
+            line[native.WIDE_OUT],
+            *map(torch.from_numpy, (self._tables.weights, self._tables.running)),
+        )
         for tensor, begin in zip(layer.params, line[[native.WEIGHT, native.BIAS]].tolist(), strict=False):
             end = begin + wide * (line[native.N_IN] if tensor.ndim == 2 else 1)
             view = weights[begin:end].view(-1, wide)[:, : layer.width]
@@ -173,7 +179,9 @@ class NetTrainer:
         Returns:
             float64[batches], the mean loss of each batch before its step.
         """
-        trained = [(spot, constants) for spot, constants in zip(self._params, steps, strict=True) if constants is not None]
+        trained = [
+            (spot, constants) for spot, constants in zip(self._params, steps, strict=True) if constants is not None
+        ]
         self._table[:, native.FIXED] = np.isin(np.arange(len(self._table)), fixed)
         starts = np.cumsum([0, *map(len, draws)])
         self._table[self._table[:, native.KIND] == native.DROPOUT, native.DRAWS] = starts[:-1]

@@ -1,8 +1,8 @@
 """An epoch of a fully connected net, batch by batch, in one thread, compiled by Numba.
 
-Rows of numbers are padded to whole vectors, with what is never looked at, and weights are stored as [inputs, outputs]. So all products
-are sums of scaled rows (`vectors.sum_rows`): a row of scores is one of rows of weights, and the gradient of an input's
-weights is one of rows of slopes. Where most inputs are zero, only the others are read.
+Rows of numbers are padded to whole vectors, with what is never looked at, and weights are stored as [inputs, outputs].
+So all products are sums of scaled rows (`vectors.sum_rows`): a row of scores is one of rows of weights, and the
+gradient of an input's weights is one of rows of slopes. Where most inputs are zero, only the others are read.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..instructions import flush_denormals, restore
-from ..native import compiled, inlined
+from ..native import compiled
 from .vectors import address, sum_rows
 
 LINEAR, NORM, RELU, TANH, SIGMOID, GELU, DROPOUT = range(7)  # kinds of layers
-SGD, MOMENTUM, RMSPROP, ADAM, SIGN = range(5)  # kinds of steps
+# Kinds of steps: by the mean of gradients, which SGD's constants make the last one; by that over the root of their mean
+# square, as Adam's and RMSprop's; by their sign.
+MEAN, ROOT, SIGN = range(3)
 # What there is of a layer, in int64: widths of inputs and outputs and the same padded; where its inputs and outputs
 # are in `Room.outs`, its weights and biases in `Tables`, its means in `Tables.running`, its numbers in `Room.draws`;
 # whether a NORM takes its running means instead of a batch's.
@@ -65,7 +67,7 @@ class Room(NamedTuple):
     numbers: Any  # int32, 0, 1, …
 
 
-@inlined
+@compiled
 def _transpose(source: Any, rows: Any, columns: Any, stride: Any, out: Any, out_stride: Any) -> None:
     """out[column, row] = source[row, column]."""
     for c in range(columns):
@@ -74,7 +76,7 @@ def _transpose(source: Any, rows: Any, columns: Any, stride: Any, out: Any, out_
             line[r] = source[r * stride + c]
 
 
-@inlined
+@compiled
 def _gather(rows: Any, order: Any, begin: Any, size: Any, wide: Any, outs: Any) -> None:
     """Copy a batch's inputs."""
     for b in range(size):
@@ -83,15 +85,16 @@ def _gather(rows: Any, order: Any, begin: Any, size: Any, wide: Any, outs: Any) 
             row[k] = source[k]
 
 
-@inlined
+@compiled
 def _sort_columns(rows: Any, order: Any, begin: Any, size: Any, room: Any) -> None:
     """List, input by input, in which rows of a batch it is not zero."""
     ends = room.ends
-    ends[:] = 0
+    for i in range(ends.shape[0]):
+        ends[i] = 0
     for b in range(size):
         r = order[begin + b]
-        for place in rows.places[rows.starts[r] : rows.starts[r + 1]]:
-            ends[place] += 1
+        for e in range(rows.starts[r], rows.starts[r + 1]):
+            ends[rows.places[e]] += 1
     total = 0
     for i in range(ends.shape[0]):
         total, ends[i] = total + ends[i], total
@@ -104,7 +107,7 @@ def _sort_columns(rows: Any, order: Any, begin: Any, size: Any, room: Any) -> No
             ends[place] = at + 1
 
 
-@inlined
+@compiled
 def _linear(layer: Any, sparse: Any, tables: Any, rows: Any, room: Any, order: Any, begin: Any, size: Any) -> None:
     number, bytes_, wide = tables.weights[0], tables.weights.itemsize, layer[WIDE_OUT]
     bias = address(tables.weights, layer[BIAS])
@@ -124,7 +127,7 @@ def _linear(layer: Any, sparse: Any, tables: Any, rows: Any, room: Any, order: A
             sum_rows(number, bytes_, out, first, weights, wide, places, scales, n)
 
 
-@inlined
+@compiled
 def _linear_back(
     layer: Any, sparse: Any, lowest: Any, tables: Any, rows: Any, room: Any, order: Any, begin: Any, size: Any,
     slopes: Any, below: Any,
@@ -154,7 +157,7 @@ def _linear_back(
             sum_rows(number, bytes_, out, zeros, turned, layer[WIDE_IN], numbers, scales, layer[N_OUT])
 
 
-@inlined
+@compiled
 def _norm(layer: Any, numbers: Any, tables: Any, x: Any, out: Any, size: Any) -> None:
     wide, rows = layer[WIDE_IN], type(numbers[0])(size)
     running = tables.running[layer[RUNNING] :]
@@ -164,8 +167,8 @@ def _norm(layer: Any, numbers: Any, tables: Any, x: Any, out: Any, size: Any) ->
         for k in range(wide):
             center[k], scale[k] = mean[k], variance[k]
     else:
-        center[:] = 0
-        scale[:] = 0
+        for k in range(wide):
+            center[k] = scale[k] = 0
         for b in range(size):
             row = x[b * wide : (b + 1) * wide]
             for k in range(wide):
@@ -190,15 +193,15 @@ def _norm(layer: Any, numbers: Any, tables: Any, x: Any, out: Any, size: Any) ->
             normed[k] = (row[k] - center[k]) * scale[k] * gain[k] + shift[k]
 
 
-@inlined
+@compiled
 def _norm_back(layer: Any, tables: Any, x: Any, slopes: Any, size: Any) -> None:
     wide = layer[WIDE_IN]
     running = tables.running[layer[RUNNING] :]
     center, scale = running[2 * wide : 3 * wide], running[3 * wide : 4 * wide]
     gain = tables.weights[layer[WEIGHT] :]
     gains, shifts = tables.grads[layer[WEIGHT] :], tables.grads[layer[BIAS] :]
-    gains[:wide] = 0
-    shifts[:wide] = 0
+    for k in range(wide):
+        gains[k] = shifts[k] = 0
     for b in range(size):
         row, slope = x[b * wide : (b + 1) * wide], slopes[b * wide : (b + 1) * wide]
         for k in range(wide):
@@ -212,7 +215,7 @@ def _norm_back(layer: Any, tables: Any, x: Any, slopes: Any, size: Any) -> None:
             slope[k] = (slope[k] - along) * scale[k] * gain[k]
 
 
-@inlined
+@compiled
 def _drop(layer: Any, numbers: Any, draws: Any, x: Any, out: Any, size: Any, t: Any, batch: Any) -> None:
     """Multiply what is kept, and zero the rest: outputs, and slopes on the way back."""
     wide, width = layer[WIDE_IN], layer[N_IN]
@@ -225,7 +228,7 @@ def _drop(layer: Any, numbers: Any, draws: Any, x: Any, out: Any, size: Any, t: 
             kept[k] = row[k] * (numbers[FACTOR] if drawn[k] >= numbers[LEAST] else nothing)
 
 
-@inlined
+@compiled
 def _activate(kind: Any, x: Any, out: Any) -> None:
     zero, half, one = type(x[0])(0), type(x[0])(0.5), type(x[0])(1)
     if kind == RELU:
@@ -243,7 +246,7 @@ def _activate(kind: Any, x: Any, out: Any) -> None:
             out[k] = half * x[k] * (one + type(one)(math.erf(x[k] * type(one)(math.sqrt(0.5)))))
 
 
-@inlined
+@compiled
 def _activate_back(kind: Any, x: Any, out: Any, slopes: Any) -> None:
     zero, half, one = type(x[0])(0), type(x[0])(0.5), type(x[0])(1)
     if kind == RELU:
@@ -262,7 +265,7 @@ def _activate_back(kind: Any, x: Any, out: Any, slopes: Any) -> None:
             slopes[k] *= half * (one + type(one)(math.erf(x[k] * root))) + x[k] * bell
 
 
-@inlined
+@compiled
 def _loss(rows: Any, order: Any, begin: Any, size: Any, n_out: Any, wide: Any, outs: Any, slopes: Any) -> float:
     """The mean loss of a batch, and its slopes by scores: squared error of targets, cross-entropy of classes."""
     total = 0.0
@@ -300,26 +303,19 @@ def _step(kind: int, w: Any, g: Any, m: Any, v: Any, constants: Any) -> None:
     zero, one = type(keep)(0), type(keep)(1)
     for k in range(w.shape[0]):
         g[k] += l2 * w[k]
-    if kind == ADAM:
+    if kind == ROOT:
         for k in range(w.shape[0]):
             m[k] = beta1 * m[k] + rest1 * g[k]
             v[k] = beta2 * v[k] + rest2 * g[k] * g[k]
             w[k] = w[k] * keep - rate * m[k] / (np.sqrt(v[k]) * scale + eps)
-    elif kind == RMSPROP:
-        for k in range(w.shape[0]):
-            v[k] = beta2 * v[k] + rest2 * g[k] * g[k]
-            w[k] = w[k] * keep - rate * g[k] / (np.sqrt(v[k]) * scale + eps)
-    elif kind == MOMENTUM:
+    elif kind == MEAN:
         for k in range(w.shape[0]):
             m[k] = beta1 * m[k] + rest1 * g[k]
             w[k] = w[k] * keep - rate * m[k]
-    elif kind == SIGN:
+    else:
         for k in range(w.shape[0]):
             sign = (one if g[k] > zero else zero) - (one if g[k] < zero else zero)
             w[k] = w[k] * keep - rate * sign
-    else:
-        for k in range(w.shape[0]):
-            w[k] = w[k] * keep - rate * g[k]
 
 
 @compiled
