@@ -80,9 +80,15 @@ def _transpose(source: Any, rows: Any, columns: Any, stride: Any, out: Any, out_
 def _gather(rows: Any, order: Any, begin: Any, size: Any, wide: Any, outs: Any) -> None:
     """Copy a batch's inputs."""
     for b in range(size):
-        source, row = rows.dense[order[begin + b]], outs[b * wide : (b + 1) * wide]
-        for k in range(source.shape[0]):
-            row[k] = source[k]
+        r, row = order[begin + b], outs[b * wide : (b + 1) * wide]
+        if rows.starts.shape[0] == 0:
+            for k in range(rows.dense.shape[1]):
+                row[k] = rows.dense[r, k]
+            continue
+        for k in range(wide):
+            row[k] = 0
+        for e in range(rows.starts[r], rows.starts[r + 1]):
+            row[rows.places[e]] = rows.values[e]
 
 
 @compiled
@@ -340,7 +346,8 @@ def epoch(
         losses: float64[batches], gets the mean loss of each batch before its step.
     """
     before = flush_denormals()
-    last, sparse = layers.shape[0] - 1, rows.starts.shape[0] > 0
+    last = layers.shape[0] - 1
+    sparse = rows.starts.shape[0] > 0 and layers[0, KIND] == LINEAR
     for t in range(losses.shape[0]):
         begin = t * batch
         size = min(batch, order.shape[0] - begin)

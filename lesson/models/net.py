@@ -63,6 +63,10 @@ class Net(nn.Sequential):
                 self.append(Dropout(dropout, generator))
         self.append(_linear(widths[-2], widths[-1], "none", generator))
 
+    def __getitem__(self, place: int | slice) -> nn.Module:
+        """A layer; of a slice an `nn.Sequential`, such as a layer group."""
+        return nn.Sequential(*self)[place]
+
 
 def _linear(n_in: int, n_out: int, activation: str, generator: torch.Generator | None) -> Linear:
     """A layer initialized for what follows it."""
