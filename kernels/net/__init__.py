@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import native
-from .native import Room, Rows, Tables, epoch
+from .native import WORD, Room, Rows, Tables, epoch
 from .vectors import padded
 
 LayerKind = Literal["linear", "norm", "relu", "tanh", "sigmoid", "gelu", "dropout"]
@@ -53,7 +53,6 @@ class Spot(NamedTuple):
     begin: int
     end: int
     place: int  # of its layer
-    trained: bool
 
 
 def listed(inputs: Tensor, targets: Tensor) -> Rows:
@@ -63,7 +62,17 @@ def listed(inputs: Tensor, targets: Tensor) -> Rows:
         inputs: [rows, inputs], float32 or float64.
         targets: classes int64[rows], for cross-entropy; or [rows, outputs] of the inputs' dtype, for the mean squared
             error.
+
+    Raises:
+        ValueError: they are of another shape or dtype.
     """
+    classes = targets.dtype == torch.int64 and targets.ndim == 1
+    known = inputs.ndim == 2 and inputs.dtype in (torch.float32, torch.float64) and len(inputs) == len(targets)
+    if not known or not (classes or (targets.dtype == inputs.dtype and targets.ndim == 2)):
+        raise ValueError(
+            f"inputs [rows, n] of float32 or float64, and targets int64[rows] or [rows, outputs] of their dtype are "
+            f"needed, not {list(inputs.shape)} {inputs.dtype} and {list(targets.shape)} {targets.dtype}"
+        )
     dense, found = inputs.contiguous().numpy(), targets.contiguous().numpy()
     starts, places, values = np.zeros(0, np.int64), np.zeros(0, np.int32), dense[:0, 0].copy()
     filled = int(np.count_nonzero(dense))
@@ -72,8 +81,9 @@ def listed(inputs: Tensor, targets: Tensor) -> Rows:
         values = np.empty(filled + 1, dense.dtype)
         native.keep_nonzero(dense, starts, places, values)
         dense = dense[:0]
-    classes, numbers = (found, dense[:0]) if targets.dtype == torch.int64 else (np.zeros(0, np.int64), found)
-    return Rows(dense, starts, places, values, classes, numbers)
+    if classes:
+        return Rows(dense, starts, places, values, classes=found, targets=dense[:0])
+    return Rows(dense, starts, places, values, classes=np.zeros(0, np.int64), targets=found)
 
 
 class NetTrainer:
@@ -89,6 +99,9 @@ class NetTrainer:
         optimizer: "sgd"; "momentum" as torch's SGD with momentum; "rmsprop"; "adam"; "sign" steps by the gradient's
             sign.
 
+    Raises:
+        ValueError: targets that do not fit the last layer.
+
     >>> weight, bias = torch.zeros(1, 2), torch.zeros(1)
     >>> rows = listed(torch.eye(2), torch.tensor([[1.0], [-1.0]]))
     >>> trainer = NetTrainer([Layer("linear", 1, (weight, bias))], 2, rows, batch_size=2, optimizer="sgd")
@@ -100,6 +113,11 @@ class NetTrainer:
     """
 
     def __init__(self, layers: Sequence[Layer], n_in: int, rows: Rows, *, batch_size: int, optimizer: StepKind) -> None:
+        n_out = layers[-1].width
+        if len(rows.classes) and not 0 <= rows.classes.min() <= rows.classes.max() < n_out:
+            raise ValueError(f"classes go from {rows.classes.min()} to {rows.classes.max()}, the scores to {n_out - 1}")
+        if len(rows.targets) and rows.targets.shape[1] != n_out:
+            raise ValueError(f"targets have {rows.targets.shape[1]} columns, the scores {n_out}")
         self._layers, self._rows, self._batch_size = list(layers), rows, batch_size
         self._kind = STEPS[optimizer]
         self._size = min(batch_size, len(rows.classes) + len(rows.targets))  # rows of the largest batch
@@ -119,23 +137,23 @@ class NetTrainer:
             n_in = layer.width
         self._tables = Tables(*map(self._zeros, [params] * 4 + [running]))
         self._room = self._make_room(outs)
-        spots = [spot for place in range(len(layers)) for spot in self._spots(place)]
-        self._params, self._running = ([spot for spot in spots if spot.trained == kind] for kind in (True, False))
+        self._params, self._running = list(self._spots_of_params()), list(self._spots_of_means())
 
-    def _spots(self, place: int) -> Iterator[Spot]:
-        """Where a layer's tensors are in the tables."""
-        layer, line = self._layers[place], self._table[place]
-        wide, weights, running = (
-            line[native.WIDE_OUT],
-            *map(torch.from_numpy, (self._tables.weights, self._tables.running)),
-        )
-        for tensor, begin in zip(layer.params, line[[native.WEIGHT, native.BIAS]].tolist(), strict=False):
-            end = begin + wide * (line[native.N_IN] if tensor.ndim == 2 else 1)
-            view = weights[begin:end].view(-1, wide)[:, : layer.width]
-            yield Spot(tensor, view.T if tensor.ndim == 2 else view[0], begin, end, place, True)
-        for k, tensor in enumerate(layer.running):
-            begin = line[native.RUNNING] + k * wide
-            yield Spot(tensor, running[begin : begin + layer.width], begin, begin + wide, place, False)
+    def _spots_of_params(self) -> Iterator[Spot]:
+        weights = torch.from_numpy(self._tables.weights)
+        for place, (layer, line) in enumerate(zip(self._layers, self._table.tolist(), strict=True)):
+            wide = line[native.WIDE_OUT]
+            for tensor, begin in zip(layer.params, (line[native.WEIGHT], line[native.BIAS]), strict=False):
+                end = begin + wide * (line[native.N_IN] if tensor.ndim == 2 else 1)
+                view = weights[begin:end].view(-1, wide)[:, : layer.width]
+                yield Spot(tensor, view.T if tensor.ndim == 2 else view[0], begin, end, place)
+
+    def _spots_of_means(self) -> Iterator[Spot]:
+        running = torch.from_numpy(self._tables.running)
+        for place, (layer, line) in enumerate(zip(self._layers, self._table.tolist(), strict=True)):
+            for k, tensor in enumerate(layer.running):
+                begin = line[native.RUNNING] + k * line[native.WIDE_OUT]
+                yield Spot(tensor, running[begin : begin + layer.width], begin, begin + layer.width, place)
 
     def _zeros(self, *shape: int) -> np.ndarray:
         """Zeros of the parameters' dtype, in memory from torch, which begins where a vector does."""
@@ -144,8 +162,7 @@ class NetTrainer:
     def _make_room(self, outs: int) -> Room:
         n_in, n_out, wide_in, wide_out = self._table[:, [native.N_IN, native.N_OUT, native.WIDE_IN, native.WIDE_OUT]].T
         widest = int(max(wide_in.max(), wide_out.max()))
-        in_a_row = np.sort(np.diff(self._rows.starts))
-        most = int(in_a_row[-self._size :].sum())  # inputs that are not zero in a batch
+        most = self._size * int(np.diff(self._rows.starts).max(initial=0))  # inputs of a batch that are not zero
         return Room(
             outs=self._zeros(outs),
             slopes=self._zeros(2, self._size * widest),
@@ -178,19 +195,30 @@ class NetTrainer:
 
         Returns:
             float64[batches], the mean loss of each batch before its step.
+
+        Raises:
+            IndexError: there is no such row.
+            ValueError: no rows or nothing to train; too few steps or draws.
         """
+        batches = -(-len(order) // self._batch_size)
+        found, n_rows = order.numpy(), len(self._rows.classes) + len(self._rows.targets)
+        if batches == 0 or all(constants is None for constants in steps):
+            raise ValueError(f"{len(order)} rows and {len(steps)} parameters: at least one each is needed")
+        if found.min() < 0 or found.max() >= n_rows:
+            raise IndexError(f"order goes from {found.min()} to {found.max()}, the rows from 0 to {n_rows - 1}")
+        if any(constants is not None and constants.shape != (batches, 9) for constants in steps):
+            raise ValueError(f"steps: float64[{batches}, 9] is needed for each parameter that is trained")
+        self._place_draws(draws, len(order))
         trained = [
             (spot, constants) for spot, constants in zip(self._params, steps, strict=True) if constants is not None
         ]
         self._table[:, native.FIXED] = np.isin(np.arange(len(self._table)), fixed)
-        starts = np.cumsum([0, *map(len, draws)])
-        self._table[self._table[:, native.KIND] == native.DROPOUT, native.DRAWS] = starts[:-1]
-        dtype, losses = self._numbers.dtype, np.empty(-(-len(order) // self._batch_size))
+        dtype, losses = self._numbers.dtype, np.empty(batches)
         for spot in (*self._params, *self._running):
             spot.view.copy_(spot.tensor.detach())
         epoch(
             self._table, self._numbers, min(spot.place for spot, _ in trained), self._tables, self._rows,
-            self._room._replace(draws=np.concatenate([np.zeros(0, np.int16), *draws])), order.numpy(), self._batch_size,
+            self._room._replace(draws=np.concatenate([np.zeros(0, np.int16), *draws])), found, self._batch_size,
             np.array([(spot.begin, spot.end) for spot, _ in trained]), self._kind,
             np.stack([constants for _, constants in trained]).astype(dtype), losses,
         )  # fmt: skip
@@ -198,3 +226,21 @@ class NetTrainer:
             for spot in (*self._params, *self._running):
                 spot.tensor.copy_(spot.view)
         return torch.from_numpy(losses)
+
+    def _place_draws(self, draws: Sequence[np.ndarray], rows: int) -> None:
+        """Note where each "dropout" layer's draws begin."""
+        drops = self._table[:, native.KIND] == native.DROPOUT
+        needed = [drawn(width, rows, self._batch_size) for width in self._table[drops, native.N_IN].tolist()]
+        if [len(given) for given in draws] != needed:
+            raise ValueError(f"draws: int16[n] is needed for each dropout layer, n of {needed}")
+        self._table[drops, native.DRAWS] = np.cumsum([0, *needed])[:-1]
+
+
+def drawn(width: int, rows: int, batch_size: int) -> int:
+    """How many draws a "dropout" layer takes in an epoch: of each batch as many as it has inputs, rounded up to fours.
+
+    >>> drawn(5, rows=7, batch_size=3)  # 16 + 16 + 8
+    40
+    """
+    whole, rest = divmod(rows, batch_size)
+    return sum(-(-size * width // WORD) * WORD for size in (batch_size,) * whole + (rest,))

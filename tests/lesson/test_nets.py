@@ -188,7 +188,8 @@ def test_native_code_trains_as_the_loop_does(
     net = Net([ends[0], *hidden, ends[1]], activation, bn, dropout, seeded()).double()
     data = bunch(70, *ends, loss, bs, filled=filled)
     learners = both(data, net, loss, opt_func=OPTIMIZERS[optimizer], wd=0.1, bn_wd=bn_wd)
-    assert_same_training(learners, epochs=7 if bs < 1000 else 35, policy=policy)
+    # Rounding grows where a batch has little variance: to 3e-9 in hundreds of such nets.
+    assert_same_training(learners, bound=1e-6, epochs=7 if bs < 1000 else 35, policy=policy)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
