@@ -59,13 +59,20 @@ class NetLearner(Learner):
         super().__init__(data, model, loss_func, **how)
         if backend not in (None, "native", "reference"):
             raise DataError(f"backend={shown(backend)}: nets have native and reference")
-        self.backend = backends.choose(backend, self.device, next(model.parameters()).dtype)
+        found = backends.choose(backend, self.device, next(model.parameters()).dtype)
+        self.backend = "native" if found == "native" else "reference"
         self._listed: tuple[tuple[Any, ...], Rows] | None = None
-        columns = getattr(data.train, "tensors", ())
-        layers = _layers(list(_parts(model)), columns[0]) if loss_func is mse_loss and len(columns) == 2 else None
-        if layers is not None and columns[1].shape != (shape := (len(columns[0]), layers[-1].width)):
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        rows = self.data.train
+        if self.loss_func is not mse_loss or not isinstance(rows, TensorDataset) or len(rows.tensors) != 2:
+            return
+        inputs, targets = rows.tensors
+        layers = _layers(list(_parts(self.model)), inputs)
+        if layers is not None and list(targets.shape) != (shape := [len(inputs), layers[-1].width]):
             raise DataError(
-                f"targets of shape {list(columns[1].shape)}: the scores have shape {list(shape)}; "
+                f"targets of shape {list(targets.shape)}: the scores have shape {shape}; "
                 "mse_loss needs the same, such as targets[:, None]"
             )
 

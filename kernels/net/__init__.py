@@ -201,7 +201,7 @@ class NetTrainer:
             ValueError: no rows or nothing to train; too few steps or draws.
         """
         batches = -(-len(order) // self._batch_size)
-        found, n_rows = order.numpy(), len(self._rows.classes) + len(self._rows.targets)
+        found, n_rows = order.contiguous().numpy(), len(self._rows.classes) + len(self._rows.targets)
         if batches == 0 or all(constants is None for constants in steps):
             raise ValueError(f"{len(order)} rows and {len(steps)} parameters: at least one each is needed")
         if found.min() < 0 or found.max() >= n_rows:

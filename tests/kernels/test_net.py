@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, mse_loss
 
 import kernels.net
-from kernels.net import Layer, NetTrainer, drawn, listed
+from kernels.net import Layer, NetTrainer, drawn, listed, native
 from kernels.net.vectors import LANES, padded, sum_rows
 from kernels.steps import constants, stacked
 
@@ -102,6 +102,12 @@ def test_the_mean_squared_error_is_over_rows_and_outputs():
     y = torch.randn(50, 4, dtype=torch.float64)
     losses, *_ = trained(x, y, weight, bias, torch.arange(50), batch_size=50)
     torch.testing.assert_close(losses[0], mse_loss(x @ weight.T, y))
+
+
+def test_nets_of_any_shape_are_compiled_once_for_each_dtype():
+    for dtype, filled, n_in in ((torch.float64, 1.0, 9), (torch.float64, 0.1, 40), (torch.float32, 0.1, 9)):
+        trained(*problem(filled, n_in=n_in, dtype=dtype), torch.arange(50)[::2])
+    assert len(native.epoch.signatures) == 2
 
 
 def test_large_scores_do_not_overflow():
