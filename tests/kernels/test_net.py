@@ -104,6 +104,39 @@ def test_the_mean_squared_error_is_over_rows_and_outputs():
     torch.testing.assert_close(losses[0], mse_loss(x @ weight.T, y))
 
 
+@pytest.mark.parametrize("kind", ["relu", "tanh", "sigmoid", "gelu", "norm", "dropout"])
+def test_a_number_that_is_none_shows_in_the_loss_of_its_batch(kind):
+    x, y, weight, bias = problem()
+    x[3, 2] = torch.nan
+    norm = (torch.ones(4).double(), torch.zeros(4).double()) if kind == "norm" else ()
+    layers = [Layer("linear", 4, (weight, bias)), Layer(kind, 4, norm, tuple(map(torch.clone, norm)), (0.1, 0.1))]
+    trainer = NetTrainer(layers, 9, listed(x, y), batch_size=10, optimizer="sgd")
+    draws = [np.full(drawn(4, 20, 10), -1, np.int16)] if kind == "dropout" else []  # below the least: all is dropped
+    losses = trainer.epoch(torch.arange(20).flip(0), [steps(2)] * (2 + len(norm)), draws=draws)
+    assert losses.isnan().tolist() == [False, True]
+
+
+def test_slopes_pass_a_norm_that_is_fixed():
+    x, y, *_ = problem()
+    norm = torch.nn.BatchNorm1d(4).double().eval()
+    norm.running_mean.copy_(torch.arange(4))
+    linear = torch.nn.Linear(9, 4).double()
+    ours = [linear.weight.detach().clone(), linear.bias.detach().clone()]
+    loss = cross_entropy(norm(linear(x)), y)
+    loss.backward()
+    layers = [
+        Layer("linear", 4, tuple(ours)),
+        Layer("norm", 4, (norm.weight, norm.bias), (norm.running_mean, norm.running_var), (norm.eps, norm.momentum)),
+    ]
+    before = norm.running_mean.clone()
+    trainer = NetTrainer(layers, 9, listed(x, y), batch_size=50, optimizer="sgd")
+    losses = trainer.epoch(torch.arange(50), [steps(1), steps(1), None, None], fixed=[1])
+    torch.testing.assert_close(losses[0], loss.detach())
+    for param, theirs in zip(ours, linear.parameters(), strict=True):
+        torch.testing.assert_close(param, theirs.detach() - RATE * theirs.grad, rtol=1e-12, atol=1e-14)
+    assert torch.equal(norm.running_mean, before)
+
+
 def test_nets_of_any_shape_are_compiled_once_for_each_dtype():
     for dtype, filled, n_in in ((torch.float64, 1.0, 9), (torch.float64, 0.1, 40), (torch.float32, 0.1, 9)):
         trained(*problem(filled, n_in=n_in, dtype=dtype), torch.arange(50)[::2])

@@ -205,6 +205,11 @@ def test_steps_by_the_sign_are_the_loops():  # without BatchNorm: before it a bi
     assert_same_training(both(bunch(), net, opt_func=SIGN, wd=0.3), policy=jumps)
 
 
+def test_dropout_zeroes_the_same_in_batches_of_any_size():
+    net = Net([6, 9, 7, 3], dropout=0.4, generator=seeded()).double()
+    assert_same_training(both(bunch(bs=5), net, opt_func=SGD))
+
+
 @pytest.mark.parametrize("optimizer", ["SGD", "Momentum", "RMSprop", "AdamW"])
 def test_in_float32_both_are_as_near(optimizer):
     net = Net([130, 50, 10], bn=True, dropout=0.2, generator=seeded())
