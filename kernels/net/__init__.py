@@ -160,16 +160,12 @@ class NetTrainer:
         return torch.zeros(shape, dtype=torch.from_numpy(self._numbers).dtype).numpy()
 
     def _make_room(self, outs: int) -> Room:
-        n_in, n_out, wide_in, wide_out = self._table[:, [native.N_IN, native.N_OUT, native.WIDE_IN, native.WIDE_OUT]].T
+        n_out, wide_in, wide_out = self._table[:, [native.N_OUT, native.WIDE_IN, native.WIDE_OUT]].T
         widest = int(max(wide_in.max(), wide_out.max()))
-        most = self._size * int(np.diff(self._rows.starts).max(initial=0))  # inputs of a batch that are not zero
         return Room(
             outs=self._zeros(outs),
             slopes=self._zeros(2, self._size * widest),
             turned=self._zeros(int((wide_in * np.maximum(n_out, self._size)).max())),
-            ends=np.zeros(n_in[0], np.int64),
-            columns=np.zeros(most, np.int32),
-            column_values=self._zeros(most),
             draws=np.zeros(0, np.int16),
             zeros=self._zeros(widest),
             ones=self._zeros(self._size) + 1,

@@ -1,8 +1,8 @@
 """An epoch of a fully connected net, batch by batch, in one thread, compiled by Numba.
 
 Rows of numbers are padded to whole vectors, with what is never looked at, and weights are stored as [inputs, outputs].
-So all products are sums of scaled rows (`vectors.sum_rows`): a row of scores is one of rows of weights, and the
-gradient of an input's weights is one of rows of slopes. Where most inputs are zero, only the others are read.
+So all products are sums of scaled rows (`vectors`): a row of scores is one of rows of weights, and the gradient of an
+input's weights is one of rows of slopes. Where most inputs are zero, only the others are read, forward and backward.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..instructions import flush_denormals, restore
 from ..native import compiled
-from .vectors import address, sum_rows
+from .vectors import add_to_rows, address, sum_rows
 
 LINEAR, NORM, RELU, TANH, SIGMOID, GELU, DROPOUT = range(7)  # kinds of layers
 # Kinds of steps: by the mean of gradients, which SGD's constants make the last one; by that over the root of their mean
@@ -58,9 +58,6 @@ class Room(NamedTuple):
     outs: Any  # each layer's inputs, and the last one's outputs
     slopes: Any  # [2, …], what the loss changes by with a layer's outputs, and with its inputs
     turned: Any  # weights or inputs of a layer, transposed
-    ends: Any  # int64[inputs], where an input's rows end in the next two
-    columns: Any  # int32[…], the rows of a batch in which an input is not zero, input by input
-    column_values: Any
     draws: Any  # int16[…], those of each DROPOUT for the whole epoch
     zeros: Any  # as many as the widest row has
     ones: Any  # as many as a batch has rows
@@ -92,28 +89,6 @@ def _gather(rows: Any, order: Any, begin: Any, size: Any, wide: Any, outs: Any) 
 
 
 @compiled
-def _sort_columns(rows: Any, order: Any, begin: Any, size: Any, room: Any) -> None:
-    """List, input by input, in which rows of a batch it is not zero."""
-    ends = room.ends
-    for i in range(ends.shape[0]):
-        ends[i] = 0
-    for b in range(size):
-        r = order[begin + b]
-        for e in range(rows.starts[r], rows.starts[r + 1]):
-            ends[rows.places[e]] += 1
-    total = 0
-    for i in range(ends.shape[0]):
-        total, ends[i] = total + ends[i], total
-    for b in range(size):
-        r = order[begin + b]
-        for e in range(rows.starts[r], rows.starts[r + 1]):
-            place = rows.places[e]
-            at = ends[place]
-            room.columns[at], room.column_values[at] = b, rows.values[e]
-            ends[place] = at + 1
-
-
-@compiled
 def _linear(layer: Any, sparse: Any, tables: Any, rows: Any, room: Any, order: Any, begin: Any, size: Any) -> None:
     number, bytes_, wide = tables.weights[0], tables.weights.itemsize, layer[WIDE_OUT]
     bias = address(tables.weights, layer[BIAS])
@@ -142,19 +117,20 @@ def _linear_back(
     zeros, numbers, rises = address(room.zeros, 0), address(room.numbers, 0), address(slopes, 0)
     ones = address(room.ones, 0)
     sum_rows(number, bytes_, address(tables.grads, layer[BIAS]), zeros, rises, wide, numbers, ones, size)
+    weights = tables.grads[layer[WEIGHT] : layer[WEIGHT] + layer[N_IN] * wide]
     if sparse:
-        _sort_columns(rows, order, begin, size, room)
+        for k in range(weights.shape[0]):
+            weights[k] = 0
+        for b in range(size):
+            r = order[begin + b]
+            at, n = rows.starts[r], rows.starts[r + 1] - rows.starts[r]
+            rise, places, scales = address(slopes, b * wide), address(rows.places, at), address(rows.values, at)
+            add_to_rows(number, bytes_, rise, address(weights, 0), wide, places, scales, n)
     else:
         _transpose(room.outs[layer[IN] :], size, layer[N_IN], layer[WIDE_IN], room.turned, size)
-    at = 0
-    for i in range(layer[N_IN]):
-        grads = address(tables.grads, layer[WEIGHT] + i * wide)
-        if sparse:
-            places, scales, n = address(room.columns, at), address(room.column_values, at), room.ends[i] - at
-            at = room.ends[i]
-        else:
-            places, scales, n = numbers, address(room.turned, i * size), size
-        sum_rows(number, bytes_, grads, zeros, rises, wide, places, scales, n)
+        for i in range(layer[N_IN]):
+            out, scales = address(weights, i * wide), address(room.turned, i * size)
+            sum_rows(number, bytes_, out, zeros, rises, wide, numbers, scales, size)
     if not lowest:
         _transpose(tables.weights[layer[WEIGHT] :], layer[N_IN], layer[N_OUT], wide, room.turned, layer[WIDE_IN])
         turned = address(room.turned, 0)

@@ -1,6 +1,6 @@
-"""Sums of scaled rows, in vector registers: what all products of a net are made of.
+"""Sums of scaled rows and what is added to rows, in vector registers: what all products of a net are made of.
 
-Numba's loops over rows of unknown width would load and store the sum for each term: four times the work.
+In Numba's loops over rows of unknown width each vector would be loaded and stored for each term.
 """
 
 # mypy: disallow-incomplete-defs=False
@@ -21,36 +21,59 @@ SUMS = 8  # vectors under way: fewer would wait for each other's additions
 FAST = ("reassoc", "contract", "nsz")
 
 
-def _adder(vectors: int) -> Any:
-    """The code that sums `vectors` vectors of scaled rows, for `sum_rows`."""
+class _Code:
+    """What both of the following write: LLVM's instructions for vectors of a type of numbers."""
+
+    def __init__(self, context: Any, builder: Any, number: Any) -> None:
+        self.builder, self.element = builder, context.get_data_type(number)
+        self.size, self.vector = context.get_abi_sizeof(self.element), ir.VectorType(self.element, LANES)
+
+    def pointer(self, address, kind, size, place):
+        """Where number `place` of an array of numbers of this kind and size is."""
+        moved = self.builder.add(address, self.builder.mul(place, cgutils.intp_t(size)))
+        return self.builder.inttoptr(moved, kind.as_pointer())
+
+    def part(self, address, k):
+        """Where vector k of a row is."""
+        return self.pointer(address, self.vector, LANES * self.size, cgutils.intp_t(k))
+
+    def load(self, pointer):
+        return self.builder.load(pointer, align=self.size)
+
+    def term(self, rows, stride, places, scales, j):
+        """The row of term j, and its scale in every lane."""
+        place = self.builder.load(self.pointer(places, cgutils.int32_t, 4, j))
+        row = self.builder.add(rows, self.builder.mul(self.builder.sext(place, cgutils.intp_t), stride))
+        nothing, lanes = ir.Constant(self.vector, ir.Undefined), ir.VectorType(cgutils.int32_t, LANES)
+        scale = self.builder.load(self.pointer(scales, self.element, self.size, j))
+        scale = self.builder.insert_element(nothing, scale, cgutils.int32_t(0))
+        return row, self.builder.shuffle_vector(scale, nothing, ir.Constant(lanes, [0] * LANES))
+
+    def plus(self, total, scale, part):
+        return self.builder.fadd(total, self.builder.fmul(scale, part, flags=FAST), flags=FAST)
+
+
+def _summing(vectors: int) -> Any:
+    """The code of `sum_rows` for so many vectors of each row."""
 
     @intrinsic
     def add(_context, number, out, first, rows, stride, places, scales, n):  # noqa: ARG001 - Numba reads the names
         def generate(context, builder, signature, arguments):
-            element, word = context.get_data_type(signature.args[0]), cgutils.intp_t
-            vector, size = ir.VectorType(element, LANES), context.get_abi_sizeof(element)
+            code, word = _Code(context, builder, signature.args[0]), cgutils.intp_t
             out, first, rows, stride, places, scales, n = arguments[1:]
-            zero, nothing = ir.Constant(vector, None), ir.Constant(vector, ir.Undefined)
-            lanes = ir.Constant(ir.VectorType(cgutils.int32_t, LANES), [0] * LANES)
-            groups = [[cgutils.alloca_once(builder, vector) for _ in range(vectors)] for _ in range(SUMS // vectors)]
-
-            def pointer(address, kind, place):
-                moved = builder.add(address, builder.mul(place, word(context.get_abi_sizeof(kind))))
-                return builder.inttoptr(moved, kind.as_pointer())
+            groups = [
+                [cgutils.alloca_once(builder, code.vector) for _ in range(vectors)] for _ in range(SUMS // vectors)
+            ]
 
             def add_row(j, group):
-                place = builder.load(pointer(places, cgutils.int32_t, j))
-                row = builder.add(rows, builder.mul(builder.sext(place, word), stride))
-                scale = builder.insert_element(nothing, builder.load(pointer(scales, element, j)), cgutils.int32_t(0))
-                scale = builder.shuffle_vector(scale, nothing, lanes)
+                row, scale = code.term(rows, stride, places, scales, j)
                 for k, total in enumerate(group):
-                    part = builder.load(pointer(row, vector, word(k)), align=size)
-                    product = builder.fmul(scale, part, flags=FAST)
-                    builder.store(builder.fadd(builder.load(total), product, flags=FAST), total)
+                    builder.store(code.plus(builder.load(total), scale, code.load(code.part(row, k))), total)
 
             for g, group in enumerate(groups):
                 for k, total in enumerate(group):
-                    builder.store(builder.load(pointer(first, vector, word(k)), align=size) if g == 0 else zero, total)
+                    start = code.load(code.part(first, k)) if g == 0 else ir.Constant(code.vector, None)
+                    builder.store(start, total)
             several = word(len(groups))
             end = builder.mul(builder.udiv(n, several), several)
             with cgutils.for_range_slice(builder, word(0), end, several) as (j, _):
@@ -62,7 +85,7 @@ def _adder(vectors: int) -> Any:
                 total = builder.load(groups[0][k])
                 for group in groups[1:]:
                     total = builder.fadd(total, builder.load(group[k]), flags=FAST)
-                builder.store(total, pointer(out, vector, word(k)), align=size)
+                builder.store(total, code.part(out, k), align=code.size)
             return context.get_dummy_value()
 
         return types.none(number, *[types.intp] * 7), generate
@@ -70,7 +93,29 @@ def _adder(vectors: int) -> Any:
     return add
 
 
-_add_four, _add_two, _add_one = map(_adder, (4, 2, 1))
+def _adding(vectors: int) -> Any:
+    """The code of `add_to_rows` for so many vectors of each row."""
+
+    @intrinsic
+    def add(_context, number, row, rows, stride, places, scales, n):  # noqa: ARG001
+        def generate(context, builder, signature, arguments):
+            code, word = _Code(context, builder, signature.args[0]), cgutils.intp_t
+            row, rows, stride, places, scales, n = arguments[1:]
+            parts = [code.load(code.part(row, k)) for k in range(vectors)]
+            with cgutils.for_range_slice(builder, word(0), n, word(1)) as (j, _):
+                into, scale = code.term(rows, stride, places, scales, j)
+                for k, part in enumerate(parts):
+                    spot = code.part(into, k)
+                    builder.store(code.plus(code.load(spot), scale, part), spot, align=code.size)
+            return context.get_dummy_value()
+
+        return types.none(number, *[types.intp] * 6), generate
+
+    return add
+
+
+_sum_four, _sum_two, _sum_one = map(_summing, (4, 2, 1))
+_add_four, _add_one = map(_adding, (4, 1))
 
 
 @intrinsic
@@ -111,12 +156,27 @@ def sum_rows(
     while out < end:
         left = (end - out) // vector
         if left >= 4:
-            _add_four(number, out, first, rows, stride, places, scales, n)
+            _sum_four(number, out, first, rows, stride, places, scales, n)
             done = 4 * vector
         elif left >= 2:
-            _add_two(number, out, first, rows, stride, places, scales, n)
+            _sum_two(number, out, first, rows, stride, places, scales, n)
             done = 2 * vector
         else:
-            _add_one(number, out, first, rows, stride, places, scales, n)
+            _sum_one(number, out, first, rows, stride, places, scales, n)
             done = vector
         out, first, rows = out + done, first + done, rows + done
+
+
+@compiled
+def add_to_rows(number: Any, size: int, row: int, rows: int, width: int, places: int, scales: int, n: int) -> None:
+    """Do rows[places[j], :] += scales[j]·row[:] for j < n. Arguments are as for `sum_rows`."""
+    stride, vector = width * size, LANES * size
+    end = row + stride
+    while row < end:
+        if row + 4 * vector <= end:
+            _add_four(number, row, rows, stride, places, scales, n)
+            done = 4 * vector
+        else:
+            _add_one(number, row, rows, stride, places, scales, n)
+            done = vector
+        row, rows = row + done, rows + done

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import kernels.net
 from kernels.net import Layer, NetTrainer, drawn, listed, native
-from kernels.net.vectors import LANES, padded, sum_rows
+from kernels.net.vectors import LANES, add_to_rows, padded, sum_rows
 from kernels.steps import constants, stacked
 
 RATE = 0.1
@@ -23,7 +23,7 @@ def steps(n, lr=RATE):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 20 * LANES), st.integers(0, 19), st.sampled_from([np.float32, np.float64]), st.integers(0, 99))
-def test_rows_are_summed(width, n, dtype, seed):
+def test_rows_are_summed_and_added_to(width, n, dtype, seed):
     rng, wide = np.random.default_rng(seed), padded(width)
     rows, first = rng.standard_normal((7, wide)).astype(dtype), rng.standard_normal(wide).astype(dtype)
     places, scales = rng.integers(0, 7, n).astype(np.int32), rng.standard_normal(n).astype(dtype)
@@ -34,6 +34,14 @@ def test_rows_are_summed(width, n, dtype, seed):
     bound = 2 * (n + 1) * np.finfo(dtype).eps * np.abs(terms).sum(0)
     assert (np.abs(out[:wide] - terms.sum(0)) <= bound).all()
     assert not out[wide:].any()
+
+    added = rows.copy()
+    add_to_rows(dtype(0), out.itemsize, *(a.ctypes.data for a in (first, added)), wide, places.ctypes.data,
+                scales.ctypes.data, n)  # fmt: skip
+    expected, magnitude = rows.astype(np.float64), np.abs(rows)
+    np.add.at(expected, places, scales[:, None] * first.astype(np.float64))
+    np.add.at(magnitude, places, np.abs(scales[:, None] * first))
+    assert (np.abs(added - expected) <= 2 * (n + 1) * np.finfo(dtype).eps * magnitude).all()
 
 
 def problem(filled=1.0, rows=50, n_in=9, n_out=4, dtype=torch.float64):
