@@ -200,6 +200,14 @@ def test_every_optimizer_steps_as_the_loop_does(optimizer):
     assert_same_training(both(bunch(), net, opt_func=OPTIMIZERS[optimizer], wd=0.3), policy=jumps)
 
 
+def test_a_momentum_that_has_become_zero_stays_it_as_in_the_loop():
+    def vanishing(steps, lr):
+        return Schedule(np.full(steps, lr), np.where(np.arange(steps) % 7 == 3, 0.0, 0.9))
+
+    net = Net([6, 9, 3], "tanh", generator=seeded()).double()
+    assert_same_training(both(bunch(), net, opt_func=OPTIMIZERS["Momentum"]), policy=vanishing)
+
+
 def test_steps_by_the_sign_are_the_loops():  # without BatchNorm: before it a bias has the sign of a rounding
     net = Net([6, 9, 3], "tanh", generator=seeded()).double()
     assert_same_training(both(bunch(), net, opt_func=SIGN, wd=0.3), policy=jumps)
@@ -264,8 +272,9 @@ def test_what_happens_between_epochs_counts():
     assert distance(*learners) < 1e-9
 
 
-def test_rows_changed_between_trainings_count():
-    ours, theirs = (both(bunch(), Net([6, 3], generator=seeded()).double())[place] for place in (0, 1))
+@pytest.mark.parametrize("filled", [0.2, 1.0])
+def test_rows_changed_between_trainings_count(filled):
+    ours, theirs = (both(bunch(filled=filled), Net([6, 3], generator=seeded()).double())[place] for place in (0, 1))
     for learn in (ours, theirs):  # each with data of its own
         learn.fit(1)
         learn.data.train.tensors[0].mul_(0.5)
