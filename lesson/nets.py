@@ -111,7 +111,7 @@ class NetLearner(Learner):
         def train(order: Tensor) -> Tensor:
             nonlocal done
             self._train_mode()
-            sizes = [len(rows) for rows in order.split(self.bs)]
+            sizes = [min(self.bs, len(order) - begin) for begin in range(0, len(order), self.bs)]
             moving = [norm for norm in norms.values() if norm.training]
             if moving and sizes[-1] == 1:
                 raise DataError(
