@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 Optimizer = Literal["sgd", "momentum", "rmsprop", "adam"]
 Decay = Literal["none", "l2", "decoupled", "fully decoupled"]
 
@@ -82,3 +84,8 @@ def constants(
         eps=eps,
         rate=lr / (1 - beta1**step) if adam else lr,
     )
+
+
+def stacked(of_each: Constants, steps: int) -> np.ndarray:
+    """The constants of several steps in an array, float64[steps, 9]."""
+    return np.stack([np.broadcast_to(constant, steps) for constant in of_each], axis=1)

@@ -23,7 +23,8 @@ from . import (
     dot_bias_loss,
     embedding_dot_bias,
 )
-from .steps import KINDS, Optimizer
+from .net import Layer, NetTrainer, listed
+from .steps import KINDS, Optimizer, constants, stacked
 from .threads import SHARE
 from .trainer import Mode, Trainer
 from .trainer.epoch import epoch
@@ -38,6 +39,15 @@ def train(optimizer: Optimizer = "adam", mode: Mode = "folded") -> None:
     trainer.epoch(ids, ids, torch.ones(64), ids, 64)
     trainer.weights()
     trainer.scores(ids, ids)
+
+
+def net() -> None:
+    """Train a net for one step."""
+    rows = listed(torch.eye(2), torch.arange(2))
+    trainer = NetTrainer(
+        [Layer("linear", 2, (torch.zeros(2, 2), torch.zeros(2)))], 2, rows, batch_size=2, optimizer="sgd"
+    )
+    trainer.epoch(torch.arange(2), [stacked(constants("sgd", lr=0.1), 1)] * 2)
 
 
 def deferred(optimizer: type[DeferredAdamW | DeferredRMSprop | DeferredSGD], **settings: float) -> None:
@@ -67,6 +77,7 @@ WORK: dict[str, Callable[[], None]] = {
     "DeferredSGD": partial(deferred, DeferredSGD),
     "DeferredSGD with momentum": partial(deferred, DeferredSGD, momentum=0.9),
     "embedding-dot-bias, adam_step_": ops,
+    "nets": net,
 }
 
 

@@ -21,7 +21,8 @@ from lesson.data import (
     load_uci_digits,
 )
 from lesson.learner import DivergenceError, Epoch, Learner
-from lesson.models import EmbeddingDotBias, sigmoid_range
+from lesson.models import EmbeddingDotBias, Net, sigmoid_range
+from lesson.nets import NetLearner, net_learner
 
 __all__ = [
     "FASTAI",
@@ -33,6 +34,8 @@ __all__ = [
     "EmbeddingDotBias",
     "Epoch",
     "Learner",
+    "Net",
+    "NetLearner",
     "RepeatedRatingsWarning",
     "UnknownIdsWarning",
     "collab_learner",
@@ -41,5 +44,6 @@ __all__ = [
     "load_movielens",
     "load_ratings",
     "load_uci_digits",
+    "net_learner",
     "sigmoid_range",
 ]

@@ -24,7 +24,7 @@ from lesson.data.ids import listed, spelled
 from lesson.data.table import reason
 from lesson.learner import Learner, Metric, OptFunc, stream
 from lesson.models import EmbeddingDotBias
-from lesson.optimizers import AdamW, Optimizer
+from lesson.optimizers import AdamW
 from lesson.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -32,18 +32,6 @@ if TYPE_CHECKING:
 
     Id = str | int | float
     Ids = list[Any] | tuple[Any, ...] | np.ndarray | Tensor | pd.Series[Any] | pd.Index[Any]
-
-KINDS: dict[Kind, list[optimizers.Step]] = {
-    "sgd": [optimizers.sgd_step],
-    "momentum": [optimizers.accumulate_grad, optimizers.momentum_step],
-    "rmsprop": [optimizers.average_sqr_grad, optimizers.rms_prop_step],
-    "adam": [optimizers.average_grad, optimizers.average_sqr_grad, optimizers.adam_step],
-}
-DECAYS: dict[Decay, list[optimizers.Step]] = {
-    "none": [],
-    "l2": [optimizers.l2_reg],
-    "decoupled": [optimizers.weight_decay],
-}
 
 
 class Rule(NamedTuple):
@@ -185,16 +173,13 @@ class CollabLearner(Learner):
     def _rule(self, optimizer: torch.optim.Optimizer) -> Rule | None:
         """The optimizer's settings for the fused trainer; None if the trainer cannot compute its steps."""
         whole = len(optimizer.param_groups) == 1 and all(param.requires_grad for param in self.model.parameters())
-        if type(optimizer) is not Optimizer or not whole or self.loss_func is not mse_loss:
+        kind, decay = optimizers.named(optimizer) or ("sign", "none")
+        if kind == "sign" or not whole or self.loss_func is not mse_loss:
             return None
         group = optimizer.param_groups[0]
-        for kind, steps in KINDS.items():
-            for decay, first in DECAYS.items():
-                if first + steps == optimizer.steps:
-                    beta1, beta2 = group.get("betas", FASTAI[:2])
-                    beta1 = group["momentum"] if kind == "momentum" else beta1
-                    return Rule(kind, decay, group.get("weight_decay", 0.0), beta1, beta2, group.get("eps", FASTAI.eps))
-        return None
+        beta1, beta2 = group.get("betas", FASTAI[:2])
+        beta1 = group["momentum"] if kind == "momentum" else beta1
+        return Rule(kind, decay, group.get("weight_decay", 0.0), beta1, beta2, group.get("eps", FASTAI.eps))
 
     def bias(self, arr: Ids, is_item: bool = True) -> Tensor:
         """Biases float32[len(arr)] of items (ids or titles), or of users (claim 39).

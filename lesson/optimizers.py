@@ -16,12 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from kernels import FASTAI
+from kernels import FASTAI, steps
 from lesson import checks
 from lesson.checks import DataError
 
@@ -212,6 +212,30 @@ NOTED_ADAM_STEPS: list[Step] = [average_grad, average_sqr_grad_by_rate, adam_ste
 # The spreadsheet's Adam has β1 = β2 = 0.9.
 SHEET_RMSPROP_STEPS: list[Step] = [rms_prop_step_one_row_late, average_sqr_grad]
 SHEET_ADAM_STEPS: list[Step] = [average_grad, average_sqr_grad, adam_step_uncorrected]
+
+
+Kind = Literal[steps.Optimizer, "sign"]
+
+KINDS: dict[Kind, list[Step]] = {
+    "sgd": [sgd_step],
+    "momentum": [accumulate_grad, momentum_step],
+    "rmsprop": [average_sqr_grad, rms_prop_step],
+    "adam": [average_grad, average_sqr_grad, adam_step],
+    "sign": [sign_step],
+}
+DECAYS: dict[steps.Decay, list[Step]] = {"none": [], "l2": [l2_reg], "decoupled": [weight_decay]}
+
+
+def named(optimizer: torch.optim.Optimizer) -> tuple[Kind, steps.Decay] | None:
+    """The names of an optimizer's steps and decay, as native code knows them; None if there are none.
+
+    >>> named(AdamW([torch.nn.Parameter(torch.ones(1))]))
+    ('adam', 'decoupled')
+    """
+    if type(optimizer) is not Optimizer:
+        return None
+    known = ((kind, decay) for kind in KINDS for decay in DECAYS if DECAYS[decay] + KINDS[kind] == optimizer.steps)
+    return next(known, None)
 
 
 def SGD(params: Params, lr: float = 1e-3, weight_decay: float = 0.0) -> Optimizer:  # noqa: N802

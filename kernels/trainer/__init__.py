@@ -35,7 +35,7 @@ from torch import Tensor
 
 from .. import quadrature
 from ..dot_bias.reference import YRange, check_range
-from ..steps import BETA1, KEEP, KINDS, L2, RATE, Decay, Optimizer, constants
+from ..steps import BETA1, KEEP, KINDS, L2, RATE, Decay, Optimizer, constants, stacked
 from ..threads import in_threads, shares, threads
 from . import approximations, native
 from .epoch import DONE, PENDING_DECAY, Batches, Side, epoch, workspace
@@ -345,7 +345,7 @@ def _step_constants(
         optimizer, lr=rates, step=step, beta1=momenta, beta2=beta2, eps=eps, weight_decay=weight_decay, decay=decay
     )
     steps = np.zeros((len(rates) + 1, len(of_each)))
-    steps[1:] = np.stack(np.broadcast_arrays(*of_each, rates)[:-1], axis=1)
+    steps[1:] = stacked(of_each, len(rates))
     return steps
 
 

@@ -2,5 +2,6 @@
 
 from lesson.models.collab import EmbeddingDotBias, embedding, sigmoid_range
 from lesson.models.mnist import Linear, Mnist_Logistic, Mnist_NN
+from lesson.models.net import Dropout, Net
 
-__all__ = ["EmbeddingDotBias", "Linear", "Mnist_Logistic", "Mnist_NN", "embedding", "sigmoid_range"]
+__all__ = ["Dropout", "EmbeddingDotBias", "Linear", "Mnist_Logistic", "Mnist_NN", "Net", "embedding", "sigmoid_range"]

@@ -1,0 +1,284 @@
+"""Fully connected nets: a learner that trains them in native code if it can."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, gelu, mse_loss
+from torch.utils.data import TensorDataset
+
+from kernels import backends
+from kernels.net import Layer, LayerKind, NetTrainer, Rows, listed
+from kernels.steps import Decay, constants, stacked
+from lesson import optimizers
+from lesson.checks import DataError, shown
+from lesson.learner import Learner, Loss, Metric, OptFunc
+from lesson.models import Dropout, Linear, Mnist_Logistic, Mnist_NN, Net
+from lesson.optimizers import AdamW
+from lesson.schedules import Schedule
+
+ACTIVATIONS: dict[Any, LayerKind] = {
+    nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.GELU: "gelu",
+    torch.relu: "relu", torch.tanh: "tanh", torch.sigmoid: "sigmoid", gelu: "gelu",
+}  # fmt: skip
+# Products of inputs and weights in a step, from which PyTorch's matrix products are faster: 784-512-512-10 takes it as
+# long at batches of 64, and .8 of the time at 512.
+LARGEST = 1 << 25
+
+
+class NetLearner(Learner):
+    """A learner for fully connected nets; made by `net_learner`.
+
+    On a CPU native code trains whole epochs of `Net`, `Mnist_Logistic`, `Mnist_NN` and `nn.Sequential`s of their
+    layers and torch's, under cross-entropy or the mean squared error, by the steps of `lesson.optimizers`. All else
+    takes the learner's loop, and many times as long; so do wide nets, with which the loop is faster. Both give the
+    same numbers within rounding.
+
+    Args:
+        data: as for `Learner`; native code needs a `TensorDataset` of inputs [rows, inputs] and targets.
+        model: as for `Learner`.
+        loss_func: as for `Learner`.
+        backend: "native" (default on a CPU), or "reference" for the learner's loop.
+        how: as for `Learner`.
+
+    Raises:
+        BackendError: the backend cannot run on this device.
+        DataError: an argument is wrong.
+    """
+
+    def __init__(
+        self, data: Any, model: nn.Module, loss_func: Loss = cross_entropy, *, backend: str | None = None, **how: Any
+    ) -> None:
+        super().__init__(data, model, loss_func, **how)
+        if backend not in (None, "native", "reference"):
+            raise DataError(f"backend={shown(backend)}: nets have native and reference")
+        found = backends.choose(backend, self.device, next(model.parameters()).dtype)
+        self.backend = "native" if found == "native" else "reference"
+        self._listed: tuple[tuple[Any, ...], Rows] | None = None
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        rows = self.data.train
+        if self.loss_func is not mse_loss or not isinstance(rows, TensorDataset) or len(rows.tensors) != 2:
+            return
+        inputs, targets = rows.tensors
+        layers = _layers(list(_parts(self.model)), inputs)
+        if layers is not None and list(targets.shape) != (shape := [len(inputs), layers[-1].width]):
+            raise DataError(
+                f"targets of shape {list(targets.shape)}: the scores have shape {shape}; "
+                "mse_loss needs the same, such as targets[:, None]"
+            )
+
+    def _training(
+        self, optimizer: torch.optim.Optimizer, schedule: Schedule
+    ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        train = self._native_training(optimizer, schedule) if self.backend == "native" else None
+        return super()._training(optimizer, schedule) if train is None else nullcontext(train)
+
+    def _native_training(
+        self, optimizer: torch.optim.Optimizer, schedule: Schedule
+    ) -> Callable[[Tensor], Tensor] | None:
+        """The function that trains an epoch in native code; None if it cannot."""
+        rule, rows = optimizers.named(optimizer), self.data.train
+        if rule is None or type(rows) is not TensorDataset or len(rows.tensors) != 2:
+            return None
+        parts, inputs, targets = list(_parts(self.model)), *rows.tensors
+        layers = _layers(parts, inputs)
+        if layers is None or _hooked(self.model) or not self._fit(inputs, targets, layers[-1].width):
+            return None
+        params = [param for layer in layers for param in layer.params]
+        groups = {param: place for place, group in enumerate(optimizer.param_groups) for param in group["params"]}
+        known = groups.keys() <= set(params) and all("share" in group for group in optimizer.param_groups)
+        if not known or len(set(params)) < len(params) or optimizer.state:
+            return None
+        listing = self._rows(inputs, targets)
+        if min(self.bs, len(inputs)) * _dense_weights(layers, listing) > LARGEST:
+            return None
+
+        trainer = NetTrainer(layers, inputs.shape[1], listing, batch_size=self.bs, optimizer=rule[0])
+        norms = {place: part for place, part in enumerate(parts) if isinstance(part, nn.BatchNorm1d)}
+        drops = {place: part for place, part in enumerate(parts) if isinstance(part, Dropout)}
+        taken: Counter[Tensor] = Counter()  # steps of each parameter, which can be frozen between epochs
+        done = 0
+
+        def train(order: Tensor) -> Tensor:
+            nonlocal done
+            self._train_mode()
+            sizes = [min(self.bs, len(order) - begin) for begin in range(0, len(order), self.bs)]
+            moving = [norm for norm in norms.values() if norm.training]
+            if moving and sizes[-1] == 1:
+                raise DataError(
+                    f"bs={self.bs}: BatchNorm needs two rows or more, but the last of {len(order)} is alone"
+                )
+            steps = slice(done, done + len(sizes))
+
+            @cache
+            def constants_of(group: int, first: int) -> np.ndarray:
+                return _constants(rule, optimizer.param_groups[group], schedule, steps, first)
+
+            trained = {param for param in groups if param.requires_grad}
+            losses = trainer.epoch(
+                order,
+                [constants_of(groups[param], taken[param]) if param in trained else None for param in params],
+                fixed=[place for place, norm in norms.items() if not norm.training],
+                draws=[
+                    drop.draw([layers[place].width * size for size in sizes]).numpy() for place, drop in drops.items()
+                ],
+            )
+            for norm in moving:
+                norm.num_batches_tracked.add_(len(sizes))  # type: ignore[union-attr]
+            taken.update(dict.fromkeys(trained, len(sizes)))
+            done += len(sizes)
+            return losses
+
+        return train
+
+    def _fit(self, inputs: Tensor, targets: Tensor, n_out: int) -> bool:
+        """Whether native code reads such inputs and targets under this loss."""
+        state = [*self.model.parameters(), *(b for b in self.model.buffers() if b.is_floating_point())]
+        same = all(tensor.dtype == inputs.dtype and tensor.device.type == "cpu" for tensor in (inputs, *state))
+        if not same or inputs.requires_grad or targets.requires_grad or targets.device.type != "cpu":
+            return False
+        if self.loss_func is cross_entropy:
+            classes = targets.dtype == torch.int64 and targets.ndim == 1
+            return classes and int(targets.min()) >= 0 and int(targets.max()) < n_out
+        return self.loss_func is mse_loss and targets.dtype == inputs.dtype and targets.shape == (len(inputs), n_out)
+
+    def _rows(self, inputs: Tensor, targets: Tensor) -> Rows:
+        """The training rows as native code reads them, kept until they change."""
+        key = (inputs, inputs._version, targets, targets._version)
+        if self._listed is None or any(a is not b for a, b in zip(key, self._listed[0], strict=True)):
+            self._listed = key, listed(inputs, targets)
+        return self._listed[1]
+
+
+def _hooked(model: nn.Module) -> bool:
+    """Whether somebody looks at a part while it works."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(part, name) for part in (*model.modules(),) for name in hooks)
+
+
+def _parts(model: nn.Module) -> Iterator[Any]:
+    """The parts of a net in their order: layers, and functions."""
+    if type(model) in (nn.Sequential, Net):
+        for part in model:  # type: ignore[attr-defined]
+            yield from _parts(part)
+    elif type(model) is Mnist_Logistic:
+        yield model.lin
+    elif type(model) is Mnist_NN:
+        yield from (model.lin1, model.activation, model.lin2)
+    else:
+        yield model
+
+
+def _layers(parts: Sequence[Any], inputs: Tensor) -> list[Layer] | None:
+    """The parts as native code knows them; None if it does not."""
+    if inputs.ndim != 2 or not parts:
+        return None
+    layers, width = [], inputs.shape[1]
+    for part in parts:
+        layer = _layer(part, width)
+        if layer is None:
+            return None
+        layers.append(layer)
+        width = layer.width
+    return layers
+
+
+def _dense_weights(layers: Sequence[Layer], rows: Rows) -> int:
+    """How many weights each row is multiplied by, apart from a first layer that reads only what is not zero."""
+    sparse = len(rows.starts) > 0
+    weights = (layer.params[0].numel() for layer in layers[sparse:] if layer.kind == "linear")
+    return sum(weights)
+
+
+def _layer(part: Any, width: int) -> Layer | None:
+    """A part as native code knows it, for inputs of this width."""
+    kind = type(part)
+    if kind in (Linear, nn.Linear) and part.bias is not None and part.weight.shape[1] == width:
+        return Layer("linear", len(part.weight), (part.weight, part.bias))
+    if kind is nn.BatchNorm1d and part.num_features == width and part.affine and part.track_running_stats:
+        running = (part.running_mean, part.running_var)
+        known = part.momentum is not None
+        return Layer("norm", width, (part.weight, part.bias), running, (part.eps, part.momentum)) if known else None
+    if kind is Dropout:
+        return Layer("dropout", width, numbers=(part.least, part.factor))
+    if kind is nn.GELU and part.approximate != "none":
+        return None
+    name = ACTIVATIONS.get(kind) or ACTIVATIONS.get(part)
+    return Layer(name, width) if name is not None else None
+
+
+def _constants(
+    rule: tuple[optimizers.Kind, Decay], group: dict[str, Any], schedule: Schedule, steps: slice, first: int
+) -> np.ndarray:
+    """The constants of an epoch's steps, float64[steps, 9], for parameters that have taken `first` steps before."""
+    kind, decay = rule
+    lr = schedule.lr[steps] * group["share"]
+    beta1, beta2 = group.get("betas", (0.0, 0.0))
+    if schedule.momentum is not None:
+        beta1 = schedule.momentum[steps]
+    if kind == "momentum":
+        beta1 = group["momentum"]
+        if schedule.momentum is not None and beta1:  # what has become 0 stays it, see `lesson.learner`
+            beta1 = (schedule.momentum * np.cumprod(schedule.momentum != 0))[steps]
+    of_each = constants(
+        "sgd" if kind == "sign" else kind, lr=lr, step=first + np.arange(1.0, len(lr) + 1), beta1=beta1, beta2=beta2,
+        eps=group.get("eps", 0.0), weight_decay=group.get("weight_decay", 0.0), decay=decay,
+    )  # fmt: skip
+    return stacked(of_each, len(lr))
+
+
+def net_learner(
+    data: Any,
+    model: nn.Module,
+    loss_func: Loss = cross_entropy,
+    *,
+    wd: float = 0.01,
+    bs: int | None = None,
+    opt_func: OptFunc = AdamW,
+    metrics: Sequence[Metric] = (),
+    layer_groups: Sequence[nn.Module] | None = None,
+    bn_wd: bool = True,
+    train_bn: bool = True,
+    seed: int = 0,
+    backend: str | None = None,
+    quiet: bool = False,
+) -> NetLearner:
+    """A learner for a fully connected net, under AdamW by default.
+
+    Args:
+        data: has `train` and `valid`, such as `load_digits().split()`.
+        model: `Net`, `Mnist_Logistic`, `Mnist_NN`, or any other.
+        loss_func: `cross_entropy` of classes int64[rows], or `mse_loss` of targets [rows, outputs].
+        wd: the optimizer's weight decay.
+        bs: rows per batch; None takes the data's `bs`, or 64.
+        opt_func: makes the optimizer; one of `lesson.optimizers`, with other constants through `functools.partial`.
+        metrics: functions of predictions and targets, such as `lesson.metrics.accuracy`.
+        layer_groups: see `Learner`, as for the next two.
+        bn_wd: whether biases and BatchNorm decay too.
+        train_bn: whether BatchNorm trains in frozen layer groups too.
+        seed: of the order of rows. The model comes with its initialization, and dropout with its seed.
+        backend: "native" (default on a CPU), or "reference", plain PyTorch.
+        quiet: do not print a line per epoch.
+
+    Raises:
+        BackendError: the backend cannot run on the model's device.
+        DataError: an argument is wrong.
+
+    >>> from lesson import load_digits
+    >>> learn = net_learner(load_digits().split(), Net([784, 50, 10]), wd=0.1, quiet=True)
+    >>> learn.fit_one_cycle(2, 1e-2)
+    >>> learn.validate() < 0.4
+    True
+    """
+    how = {"opt_func": opt_func, "metrics": metrics, "layer_groups": layer_groups, "wd": wd, "bn_wd": bn_wd}
+    how |= {"train_bn": train_bn, "bs": bs, "seed": seed, "quiet": quiet}
+    return NetLearner(data, model, loss_func, backend=backend, **how)
