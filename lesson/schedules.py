@@ -98,7 +98,7 @@ def annealed(steps: int, lr: float, moms: tuple[float, float] = (0.95, 0.85)) ->
 def warmed_up(
     steps: int, lr: float, moms: tuple[float, float] = (0.95, 0.85), div_factor: float = 25.0, pct_start: float = 0.3
 ) -> Schedule:
-    """One-cycle without its second part: rate and momentum stay where they are after `pct_start` of the steps (claim 78).
+    """One-cycle without its second part: after `pct_start` of the steps rate and momentum stay the same (claim 78).
 
     Args:
         steps: the number of steps.

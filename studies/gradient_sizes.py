@@ -1,7 +1,7 @@
 """Claim 72: in training, does RMSprop take larger steps relative to the gradient where gradients are small?
 
-The lesson's 784-50-10 net, one epoch of RMSprop or SGD. At every tenth step the weights are put into ten groups of equal
-size by their gradient, zeros left out, and each group's mean step is divided by its mean gradient.
+The lesson's 784-50-10 net, one epoch of RMSprop or SGD. At every tenth step the weights are put into ten groups of
+equal size by their gradient, zeros left out, and each group's mean step is divided by its mean gradient.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def flat(tensors: Iterable[Tensor | None]) -> Tensor:
 
 
 def by_size(gradient: Tensor, step: Tensor) -> Tensor:
-    """log10 of the mean step over the mean gradient, and of the mean step, float64[2, GROUPS], small gradients first."""
+    """log10 of the mean step over the mean gradient, and of the mean step, float64[2, GROUPS], by rising gradient."""
     moved = gradient.nonzero().squeeze(1)
     order = moved[gradient[moved].abs().argsort()]
     sizes = torch.stack([step[part].abs().mean() for part in order.tensor_split(GROUPS)])

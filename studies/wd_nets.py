@@ -1,7 +1,7 @@
 """Claims 48 and 55 beyond ratings: weight decay on digits and on a table, and whether biases should decay too.
 
-A net with hidden layers of 100 and 50 and batch normalization, about two thousand steps of one-cycle AdamW. Each seed draws its own
-split, initialization and batch order, the same for every decay.
+A net with hidden layers of 100 and 50 and batch normalization, about two thousand steps of one-cycle AdamW. Each seed
+draws its own split, initialization and batch order, the same for every decay.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from lesson.data import Digits, Made, open_ratings
+from lesson.data import Curves, Digits, Made, open_ratings
 from studies.__main__ import find_studies
 from studies.evidence.claims import load_parts
 from studies.lab.source import outcome_of
@@ -18,7 +18,16 @@ from studies.lab.spec import Outcome, Run, Study
 
 STUDIES = find_studies()
 # What makes a run small where small data do not: constants of the study's module.
-SMALLER: dict[str, dict[str, Any]] = {"lookup": {"BATCHES": (4, 8)}}
+SMALLER: dict[str, dict[str, Any]] = {
+    "activations": {"STEPS": 20},
+    "approximation": {"STEPS": 20},
+    "giant_models": {"STEPS": 20},
+    "gradient_sizes": {"EVERY": 1},
+    "lookup": {"BATCHES": (4, 8)},
+    "regularizers": {"STEPS": 20},
+    "super_convergence": {"LENGTHS": (1, 2), "TARGET": 9.0, "LOWER": 9.0},
+    "wd_nets": {"STEPS": 20},
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +35,14 @@ def data(ratings_csv: Path) -> dict[str, Any]:
     """Small data in the place of the catalog's."""
     drawn = torch.Generator().manual_seed(0)
     digits = Digits("few digits", "0" * 64, torch.rand(200, 784, generator=drawn), torch.arange(200) % 10)
-    return {"movielens": open_ratings(ratings_csv), "digits": digits, "made": Made()}
+    return {
+        "movielens": open_ratings(ratings_csv),
+        "digits": digits,
+        "made": Made(),
+        "uci-digits": digits,
+        "adult": digits,
+        "made-1d": Curves(),
+    }
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
