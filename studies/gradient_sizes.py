@@ -7,6 +7,7 @@ equal size by their gradient, zeros left out, and each group's mean step is divi
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from time import perf_counter
 
 import torch
@@ -20,15 +21,15 @@ from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Run, Study, beats, exceeds, sweep
 
 BATCH, EVERY, GROUPS = 64, 10, 10
-OPTIMIZERS = {"SGD": (optimizers.SGD, 0.1), "RMSprop": (optimizers.RMSprop, 1e-3)}
+OPTIMIZERS = {"SGD": partial(optimizers.SGD, lr=0.1), "RMSprop": partial(optimizers.RMSprop, lr=1e-3)}
 
 
 def run(job: Run, digits: Digits) -> Outcome:
     """One epoch, and the mean of what its steps show."""
     data = digits.split(seed=job.seed)
     torch.manual_seed(job.draw)
-    model, (make, lr) = Mnist_NN(), OPTIMIZERS[job["optimizer"]]
-    opt, profiles, began = make(model.parameters(), lr), [], perf_counter()
+    model = Mnist_NN()
+    opt, profiles, began = OPTIMIZERS[job["optimizer"]](model.parameters()), [], perf_counter()
     for step, rows in enumerate(torch.randperm(len(data.train)).split(BATCH)):
         x, y = data.train[rows]
         cross_entropy(model(x), y).backward()

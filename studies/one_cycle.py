@@ -10,12 +10,12 @@ from functools import partial
 
 from lesson import collab_learner
 from lesson.data import Ratings, split
-from lesson.schedules import annealed, constant, one_cycle, warmed_up
+from lesson.schedules import Policy, annealed, constant, one_cycle, warmed_up
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, beats, sweep
 
 EPOCHS, LR, WD = 5, 5e-3, 0.1
-POLICIES = {
+POLICIES: dict[str, Policy] = {
     "one-cycle": one_cycle,
     "no warm-up": annealed,
     "no annealing": warmed_up,

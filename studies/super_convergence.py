@@ -18,7 +18,7 @@ from lesson import DivergenceError, optimizers
 from lesson.data import Digits
 from lesson.models import Mnist_NN
 from lesson.nets import NetLearner, net_learner
-from lesson.schedules import constant, one_cycle
+from lesson.schedules import Policy, constant, one_cycle
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, beats, factorial
 
@@ -29,7 +29,7 @@ OPTIMIZERS = {
     "momentum": partial(optimizers.Momentum, weight_decay=0.0),
     "Adam": partial(optimizers.AdamW, weight_decay=0.0),
 }
-POLICIES = {"constant": constant, "one-cycle": one_cycle}
+POLICIES: dict[str, Policy] = {"constant": constant, "one-cycle": one_cycle}
 
 
 def run(job: Run, digits: Digits) -> Outcome:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lesson.data import Digits
+from lesson.learner import Loss
 from lesson.metrics import accuracy
 from lesson.models import Mnist_NN
 from lesson.nets import net_learner
@@ -25,7 +26,7 @@ def of_softmax(scores: Tensor, target: Tensor) -> Tensor:
     return cross_entropy(scores.softmax(1), target)
 
 
-LOSSES = {"one": cross_entropy, "two": of_softmax}
+LOSSES: dict[str, Loss] = {"one": cross_entropy, "two": of_softmax}
 
 
 def run(job: Run, digits: Digits) -> Outcome:

@@ -91,5 +91,6 @@ class Curves(Made):
         curve = FUNCTIONS[function](drawn)
         everywhere = curve(torch.linspace(-1, 1, 10_001))
         mean, spread = everywhere.mean(), everywhere.std(correction=0)
-        parts = [(x, (curve(x) - mean) / spread) for x in torch.rand(2, n, 1, generator=drawn).mul(2).sub(1)]
-        return DataBunch(*(TensorDataset(*part) for part in parts))
+        points = torch.rand(2, n, 1, generator=drawn).mul(2).sub(1)
+        train, valid = (TensorDataset(x, (curve(x) - mean) / spread) for x in points)
+        return DataBunch(train, valid)
