@@ -10,6 +10,7 @@ from bench.harness import InaccurateError
 TABLES = (90, 50)
 
 
+@pytest.mark.slow  # test_gates checks the same in a shorter training
 def test_native_code_is_as_near_the_float64_trajectory_as_eager():
     # 500 steps: folding begins with the hundredth.
     table = distance.distances(training.drawn_ratings(1_600, TABLES), TABLES, batch=16)

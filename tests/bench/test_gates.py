@@ -134,7 +134,13 @@ def test_an_optimizer_that_forgets_its_state_is_refused(monkeypatch):
 
 
 # In the hundredth step folding begins: 200 steps see it.
-@pytest.mark.parametrize("implementation", training.MODES)
+@pytest.mark.parametrize(
+    "implementation",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "hugectr" in name or "caffe2" in name else ())
+        for name in training.MODES
+    ],
+)
 def test_a_native_epoch_is_as_near_the_float64_trajectory_as_eager(implementation):
     check_accuracy(training.accuracy(implementation, 16, training.drawn_ratings(3200)))
 

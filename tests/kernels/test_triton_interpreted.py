@@ -218,7 +218,7 @@ def test_gradients_of_a_batch_that_is_all_one_user_add_up_across_many_walkers() 
 lengths = st.lists(st.sampled_from([1, 2, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS]), min_size=1, max_size=8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(users=lengths, items=lengths, seed=st.integers(0, 99))
 def test_every_rating_counts_once_however_segments_fall(users: list[int], items: list[int], seed: int) -> None:
     # Small integers add up exactly in float32, in any order.
