@@ -79,8 +79,12 @@ STUDY = Study(
     ),
     baseline=PLAIN,
     metrics={
-        "steps": Metric(f"log10 of the steps to a validation loss of {TARGET}", better="lower", smallest=0.1),
-        "steps_lower": Metric(f"log10 of the steps to a validation loss of {LOWER}", better="lower", smallest=0.1),
+        "steps": Metric(
+            f"log10 of the steps to a validation loss of {TARGET}", better="lower", smallest=0.1, to_target=True
+        ),
+        "steps_lower": Metric(
+            f"log10 of the steps to a validation loss of {LOWER}", better="lower", smallest=0.1, to_target=True
+        ),
     },
     parts=(
         beats("77a", ONE_CYCLE, PLAIN, says="one-cycle takes a tenth of the steps of plain SGD", against=-1),

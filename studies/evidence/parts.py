@@ -29,6 +29,7 @@ class Metric:
             arm's mean ("0.2 %"). None: it is described and never judged.
         logarithmic: whether it spans decades, so that its axis should. Ratios and times are judged by their
             logarithm: let the run measure that, and say so in the title.
+        to_target: whether it is log10 of a time or a number of steps to a target, which a run may miss.
         resplit: whether it is measured on a split's validation rows, so that its interval must allow for overlapping
             splits. False for times, memory and norms.
     """
@@ -37,6 +38,7 @@ class Metric:
     better: Better | None = None
     smallest: float | str | None = None
     logarithmic: bool = False
+    to_target: bool = False
     resplit: bool = True
 
     def __post_init__(self) -> None:

@@ -111,6 +111,7 @@ class MetricUsed(Record):
     better: Better | None
     smallest: float | str | None
     logarithmic: bool = False
+    to_target: bool = False
 
 
 class Measurement(Record):

@@ -120,6 +120,7 @@ def made_up(
         "profile": "quick" if seeds < 20 else "regular",
         "metrics": {
             name: {"title": m.title, "better": m.better, "smallest": m.smallest, "logarithmic": m.logarithmic}
+            | {"to_target": m.to_target}
             for name, m in metrics.items()
         },
         "arms": {
@@ -274,7 +275,7 @@ def factorial(**changes: Any) -> MadeUp:
     }
     metrics = {
         "accuracy": Metric("validation accuracy", "higher", 0.004),
-        "steps": Metric("log10 of steps to the target", "lower", 0.1, resplit=False),
+        "steps": Metric("log10 of the steps to the target", "lower", 0.1, to_target=True, resplit=False),
         "norm": Metric("norm of the weights", logarithmic=True),
     }
     parts = [

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from reports import arms, figures
-from reports.figures import best_of_k, curves, drawing, metrics, paired, parts, ratios, swept, tuned
+from reports.figures import best_of_k, curves, drawing, metrics, paired, parts, ratios, swept, to_target, tuned
 from reports.read import Study
 from tests.reports import made_up
 from tests.reports.made_up import BEST, RMSE
@@ -65,8 +65,8 @@ def test_every_figure_is_drawn_with_a_title_a_description_its_data_and_the_color
             assert "currentColor" in text
             kinds.add(svg[0].get("id").removesuffix("-wide-title").removesuffix("-narrow-title"))
         assert len(page.encode()) < 2_000_000
-    kinds = {re.sub("^(metric|curves|ratios)-.*", r"\1", kind) for kind in kinds}
-    study = {"parts", "swept", "metric", "paired", "curves", "tuned", "best-of-k"}
+    kinds = {re.sub("^(metric|curves|ratios|to-target|behind)-.*", r"\1", kind) for kind in kinds}
+    study = {"parts", "swept", "metric", "paired", "curves", "tuned", "best-of-k", "to-target", "behind"}
     assert kinds == study | {"crossover", "ratios", "scale", "calibration"}
 
 
@@ -183,8 +183,12 @@ def test_a_study_has_the_figures_that_its_data_allow(sweep, tuned_sweep, optimiz
     ]
     assert titles(optimizers) == {
         "parts": ["Every part with its interval, in margins"],
-        "arms": ["Validation accuracy of each arm"],
-        "metrics": ["Log10 of steps to the target of each arm", "Norm of the weights of each arm"],
+        "arms": [
+            "Validation accuracy of each arm",
+            "Seeds that reach the target: steps to the target",
+            "Performance profile: steps to the target",
+        ],
+        "metrics": ["Log10 of the steps to the target of each arm", "Norm of the weights of each arm"],
         "curves": ["Loss against epoch", "Gradient norm against epoch"],
     }
     assert titles(made_up.timed()) == {"arms": ["Log10 of time over the plain step’s of each arm"]}
@@ -351,3 +355,30 @@ def test_a_new_figure_is_a_new_file_in_a_section_of_its_own(sweep, monkeypatch):
 
     monkeypatch.setattr(figures, "_modules", lambda: [Module])
     assert list(figures.of_study(page(sweep))) == ["Weights over steps"]
+
+
+# Time to target
+
+
+@undrawn
+def test_the_share_of_seeds_that_reached_the_target_counts_those_that_missed_it(optimizers):
+    needed, behind = to_target.charts(page(optimizers))
+    of_sgd = needed.data[needed.data["arm"] == "sgd"]
+    values = 10 ** arms.by_seed(page(optimizers), "steps")["sgd"].dropna()
+    seeds = optimizers.runs["seed"].nunique()
+    assert of_sgd["share of seeds"].iloc[-1] == pytest.approx(len(values) / seeds)
+    assert of_sgd["share of seeds"].is_monotonic_increasing
+    at, share = of_sgd.iloc[len(of_sgd) // 2, 1:]
+    assert share == pytest.approx((values <= at).sum() / seeds)
+    assert f"sgd: {seeds - len(values)} of {seeds}" in needed.caption
+    assert f"sgd: {seeds - len(values)} of {seeds}" in behind.caption
+
+
+@undrawn
+def test_the_performance_profile_begins_with_the_share_of_seeds_an_arm_is_best_in(optimizers):
+    _, behind = to_target.charts(page(optimizers))
+    first = behind.data.groupby("arm").first()
+    table = arms.by_seed(page(optimizers), "steps")
+    best = table.idxmin(axis=1).value_counts(normalize=True)
+    for arm, share in best.items():
+        assert first.loc[arm].tolist() == [1.0, pytest.approx(share)]
