@@ -1,7 +1,7 @@
 """Claim 72: in training, does RMSprop take larger steps relative to the gradient where gradients are small?
 
-The lesson's 784-50-10 net, one epoch of RMSprop or SGD. At every tenth step the weights are put into ten groups of
-equal size by their gradient, zeros left out, and each group's mean step is divided by its mean gradient.
+The lesson's 784-50-10 net, one epoch of RMSprop or SGD. At every tenth step the weights and biases are put into ten
+groups of equal size by their gradient, zeros left out, and each group's mean step is divided by its mean gradient.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ STUDY = Study(
     },
     parts=(
         exceeds("72c", "RMSprop", 0, says="relative to the gradient they are", by=True),
-        exceeds("", "RMSprop", 0, says="so they are in absolute terms", metric="absolute"),
+        exceeds("", "RMSprop", 0, says="in absolute terms they are, too", metric="absolute"),
         beats(
             "", "RMSprop", "SGD", says="in absolute terms they depend less on the gradient", metric="absolute", by=True
         ),
@@ -90,7 +90,10 @@ STUDY = Study(
         "regular": Profile(seeds=20, trials=0, cost="ten seconds"),
         "full": Profile(seeds=40, trials=0, cost="twenty seconds"),
     },
-    limits=("One epoch of 784-50-10, batches of 64.",),
+    limits=(
+        "One epoch of 784-50-10, batches of 64, at fixed rates.",
+        "The smallest tenth of the gradients is judged against the largest; the curves show the tenths between.",
+    ),
 )
 
 main = command(STUDY)

@@ -1,7 +1,8 @@
 """Claims 64 to 66: what the lesson's update() learns from MNIST in one epoch, and what a hidden layer and Adam add.
 
-Each seed draws its own split, initialization and batch order, the same for every arm. "Adam re-created" follows the
-notes: a new Adam for every batch, without memory, so each step is nearly the gradient's sign.
+Each seed draws its own split, the same for every arm, and its own initialization and batch order, the same for every
+arm with the same model. "Adam re-created" follows the notes: a new Adam for every batch, without memory, so each step
+is nearly the gradient's sign.
 """
 
 from __future__ import annotations
@@ -74,11 +75,13 @@ STUDY = Study(
     metrics={"accuracy": Metric("share of validation digits read correctly", better="higher", smallest=0.005)},
     parts=(
         exceeds("64", "logistic, SGD", 0.85, says="logistic regression reads more than .85"),
-        beats("65a", "784-50-10, Adam", "logistic, SGD", says="the net with Adam reads more than logistic regression"),
-        effect("65b", BY_MODEL, "net", says="so it does with the rate tuned for each, over SGD and Adam"),
+        beats("65a", "784-50-10, Adam", "logistic, SGD", says="the net with Adam reads more than the other with SGD"),
+        effect("65b", BY_MODEL, "net", says="averaged over SGD and Adam, the net reads more, too"),
         beats("", "784-50-10, SGD", "logistic, SGD", says="with update() alone the net reads more, too"),
-        not_worse("66b", "784-50-10, Adam re-created", "784-50-10, Adam", says="Adam re-created is not worse"),
-        not_worse("66c", "784-50-10, Adam", "784-50-10, SGD", says="Adam can replace SGD"),
+        not_worse(
+            "66b", "784-50-10, Adam re-created", "784-50-10, Adam", says="Adam re-created is not worse than kept"
+        ),
+        not_worse("66c", "784-50-10, Adam", "784-50-10, SGD", says="with the net, Adam is not worse than SGD"),
     ),
     tuned={"lr": Range(1e-4, 1.0)},
     x="batch",
@@ -88,7 +91,7 @@ STUDY = Study(
         "full": Profile(seeds=40, trials=16, cost="four minutes"),
     },
     names={"lr": "learning rate"},
-    limits=("One epoch in batches of 64.",),
+    limits=("One epoch in batches of 64: 63 steps on the 5,000 digits, where the lesson's MNIST takes 782.",),
 )
 
 main = command(STUDY)
