@@ -78,6 +78,10 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 compiled = _compiled(fastmath=FASTMATH)
 # Copied into the caller: for a few lines this compiles faster than a call.
 inlined = _compiled(fastmath=FASTMATH, inline="always")
+# Compiled apart, and copied into its callers by LLVM. Where a function with callers in compiled code is only `compiled`,
+# the process that compiles both runs the function's own code, and one that loads the caller from the cache runs the copy
+# that was optimized with the caller: they may round differently.
+llvm_inlined = _compiled(fastmath=FASTMATH, forceinline=True)
 # Rounded exactly as written, nothing reordered or fused, so that replayed steps give the same bits as dense ones. The
 # `fastmath=False` is needed: without it Numba uses the setting of the caller that is compiled first. `forceinline` lets
 # LLVM inline the code: a call for each row would cost 5 % more.

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .native import compiled, inlined
+from .native import inlined, llvm_inlined
 from .steps import BETA1, BETA2, KEEP, RATE, SCALE
 
 SHIFT = 2.0  # among 1, 2, 3 and ∞ the one with which .9/.95 folds; the other pairs fold with any of them
@@ -45,7 +45,7 @@ def rows(points: int) -> int:
     return MOMENTS + 2 * points
 
 
-@compiled
+@llvm_inlined
 def add_step(folds: Any, t: int, oldest: int, points: int, c: Any) -> int:
     """Add step t to every live start; returns the oldest start that is live after it.
 
@@ -117,7 +117,7 @@ def oldest_live(fades: Any, t: int, oldest: int, points: int) -> int:
     return oldest
 
 
-@compiled
+@llvm_inlined
 def _jacobi_matrix(moments: Any, points: int, width: float, work: Any) -> int:
     """Write a measure's symmetric tridiagonal matrix to work[0], the diagonal, and work[1] (Chebyshev's algorithm).
 
@@ -141,7 +141,7 @@ def _jacobi_matrix(moments: Any, points: int, width: float, work: Any) -> int:
     return points
 
 
-@compiled
+@llvm_inlined
 def _diagonalize(n: int, work: Any) -> None:
     """Replace work[0] by the eigenvalues, and write the eigenvectors' first components to work[2]: the QL algorithm."""
     diagonal, beside, first = work[0], work[1], work[2]
@@ -191,7 +191,7 @@ def two_points(m0: float, m1: float, m2: float, m3: float, center: float) -> Any
     return high * inverse - SHIFT, weight, low * inverse - SHIFT, m0 - weight
 
 
-@compiled
+@llvm_inlined
 def gauss(folds: Any, z: int, points: int, work: Any) -> None:
     """Write κ and weight of each Gauss point of start z to work[0] and work[2]; see `new_work`.
 
@@ -219,7 +219,7 @@ def new_work(threads: int) -> np.ndarray:
     return np.empty((threads, 4, 2 * MOST_POINTS))
 
 
-@compiled
+@llvm_inlined
 def fold(folds: Any, z: int, t: int, points: int, eps: float, work: Any, out: Any) -> None:
     """Fold Adam's steps z+1 … t into `points` Gauss points, two to a fraction.
 

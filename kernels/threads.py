@@ -21,7 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .native import compiled
+from .native import compiled, inlined
 
 SHARE = 1 << 22  # the fewest bytes of a table per thread: below, another thread costs more than it saves
 PROCESS = os.getpid()
@@ -107,7 +107,7 @@ def in_threads(n: int, body: Any, *arguments: Any) -> None:
     _in_threads(n, code.library.get_pointer_to_function(code.fndesc.llvm_func_name), arguments)
 
 
-@compiled
+@inlined
 def team() -> tuple[int, int]:
     """The number of this thread among those that `in_threads` started, and how many there are."""
     return _number(), _threads()

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..native import compiled, inlined, rounded
+from ..native import compiled, inlined, llvm_inlined, rounded
 from .reference import YRange
 
 
-@compiled
+@llvm_inlined
 def score(user_row: Any, item_row: Any, user_bias: Any, item_bias: Any) -> Any:
     """u·i + both biases, for one pair."""
     total = user_bias + item_bias

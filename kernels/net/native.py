@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..instructions import flush_denormals, restore
-from ..native import compiled
+from ..native import compiled, llvm_inlined
 from .vectors import add_to_rows, address, sum_rows
 
 LINEAR, NORM, RELU, TANH, SIGMOID, GELU, DROPOUT = range(7)  # kinds of layers
@@ -64,7 +64,7 @@ class Room(NamedTuple):
     numbers: Any  # int32, 0, 1, …
 
 
-@compiled
+@llvm_inlined
 def _transpose(source: Any, rows: Any, columns: Any, stride: Any, out: Any, out_stride: Any) -> None:
     """out[column, row] = source[row, column]."""
     for c in range(columns):
@@ -73,7 +73,7 @@ def _transpose(source: Any, rows: Any, columns: Any, stride: Any, out: Any, out_
             line[r] = source[r * stride + c]
 
 
-@compiled
+@llvm_inlined
 def _gather(rows: Any, order: Any, begin: Any, size: Any, wide: Any, outs: Any) -> None:
     """Copy a batch's inputs."""
     for b in range(size):
@@ -88,7 +88,7 @@ def _gather(rows: Any, order: Any, begin: Any, size: Any, wide: Any, outs: Any) 
             row[rows.places[e]] = rows.values[e]
 
 
-@compiled
+@llvm_inlined
 def _linear(layer: Any, sparse: Any, tables: Any, rows: Any, room: Any, order: Any, begin: Any, size: Any) -> None:
     number, bytes_, wide = tables.weights[0], tables.weights.itemsize, layer[WIDE_OUT]
     bias = address(tables.weights, layer[BIAS])
@@ -108,7 +108,7 @@ def _linear(layer: Any, sparse: Any, tables: Any, rows: Any, room: Any, order: A
             sum_rows(number, bytes_, out, first, weights, wide, places, scales, n)
 
 
-@compiled
+@llvm_inlined
 def _linear_back(
     layer: Any, sparse: Any, lowest: Any, tables: Any, rows: Any, room: Any, order: Any, begin: Any, size: Any,
     slopes: Any, below: Any,
@@ -139,7 +139,7 @@ def _linear_back(
             sum_rows(number, bytes_, out, zeros, turned, layer[WIDE_IN], numbers, scales, layer[N_OUT])
 
 
-@compiled
+@llvm_inlined
 def _norm(layer: Any, numbers: Any, tables: Any, x: Any, out: Any, size: Any) -> None:
     wide, rows = layer[WIDE_IN], type(numbers[0])(size)
     running = tables.running[layer[RUNNING] :]
@@ -175,7 +175,7 @@ def _norm(layer: Any, numbers: Any, tables: Any, x: Any, out: Any, size: Any) ->
             normed[k] = (row[k] - center[k]) * scale[k] * gain[k] + shift[k]
 
 
-@compiled
+@llvm_inlined
 def _norm_back(layer: Any, tables: Any, x: Any, slopes: Any, size: Any) -> None:
     wide = layer[WIDE_IN]
     running = tables.running[layer[RUNNING] :]
@@ -197,7 +197,7 @@ def _norm_back(layer: Any, tables: Any, x: Any, slopes: Any, size: Any) -> None:
             slope[k] = (slope[k] - along) * scale[k] * gain[k]
 
 
-@compiled
+@llvm_inlined
 def _drop(layer: Any, numbers: Any, draws: Any, x: Any, out: Any, size: Any, t: Any, batch: Any) -> None:
     """Multiply what is kept, and zero the rest: outputs, and slopes on the way back."""
     wide, width = layer[WIDE_IN], layer[N_IN]
@@ -210,7 +210,7 @@ def _drop(layer: Any, numbers: Any, draws: Any, x: Any, out: Any, size: Any, t: 
             kept[k] = row[k] * (numbers[FACTOR] if drawn[k] >= numbers[LEAST] else nothing)
 
 
-@compiled
+@llvm_inlined
 def _activate(kind: Any, x: Any, out: Any) -> None:
     zero, half, one = type(x[0])(0), type(x[0])(0.5), type(x[0])(1)
     if kind == RELU:
@@ -228,7 +228,7 @@ def _activate(kind: Any, x: Any, out: Any) -> None:
             out[k] = half * x[k] * (one + type(one)(math.erf(x[k] * type(one)(math.sqrt(0.5)))))
 
 
-@compiled
+@llvm_inlined
 def _activate_back(kind: Any, x: Any, out: Any, slopes: Any) -> None:
     zero, half, one = type(x[0])(0), type(x[0])(0.5), type(x[0])(1)
     if kind == RELU:
@@ -247,7 +247,7 @@ def _activate_back(kind: Any, x: Any, out: Any, slopes: Any) -> None:
             slopes[k] *= half * (one + type(one)(math.erf(x[k] * root))) + x[k] * bell
 
 
-@compiled
+@llvm_inlined
 def _loss(rows: Any, order: Any, begin: Any, size: Any, n_out: Any, wide: Any, outs: Any, slopes: Any) -> float:
     """The mean loss of a batch, and its slopes by scores: squared error of targets, cross-entropy of classes."""
     total = 0.0
@@ -278,7 +278,7 @@ def _loss(rows: Any, order: Any, begin: Any, size: Any, n_out: Any, wide: Any, o
     return total / size
 
 
-@compiled
+@llvm_inlined
 def _step(kind: int, w: Any, g: Any, m: Any, v: Any, constants: Any) -> None:
     """A step of some parameters; see `..steps`."""
     keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = constants

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..native import compiled
+from ..native import llvm_inlined
 
 LANES = 16  # numbers of a vector; rows are read and written in whole vectors
 SUMS = 8  # vectors under way: fewer would wait for each other's additions
@@ -134,7 +134,7 @@ def padded(width: int) -> int:
     return -(-width // LANES) * LANES
 
 
-@compiled
+@llvm_inlined
 def sum_rows(
     number: Any, size: int, out: int, first: int, rows: int, width: int, places: int, scales: int, n: int
 ) -> None:
@@ -167,7 +167,7 @@ def sum_rows(
         out, first, rows = out + done, first + done, rows + done
 
 
-@compiled
+@llvm_inlined
 def add_to_rows(number: Any, size: int, row: int, rows: int, width: int, places: int, scales: int, n: int) -> None:
     """Do rows[places[j], :] += scales[j]·row[:] for j < n. Arguments are as for `sum_rows`."""
     stride, vector = width * size, LANES * size

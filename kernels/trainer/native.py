@@ -19,7 +19,7 @@ import numpy as np
 
 from ..dot_bias.native import sigmoid
 from ..instructions import fetch, flush_denormals, increment, restore
-from ..native import compiled, inlined, rounded, rounded_inlined
+from ..native import compiled, inlined, llvm_inlined, rounded, rounded_inlined
 from ..quadrature import BETA1_PRODUCT, CENTER, KEPT, MOMENTS, folded, fraction, two_points
 from ..steps import EPS, Kind
 from ..threads import team
@@ -162,7 +162,7 @@ def _apply_folds(table: Any, width: Any, places: Any, line: Any, n: Any, factors
             table[r, k] = w
 
 
-@compiled
+@llvm_inlined
 def catch_up(
     table: Any, width: int, places: Any, n: int, t: int, oldest: int, plan: Any, record: Any, rule: Any, thread: int,
     wide: Any, factors: Any,

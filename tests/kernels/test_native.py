@@ -1,11 +1,16 @@
+import importlib
 import pickle
+import pkgutil
 from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
+from numba.core.dispatcher import Dispatcher
 
+import kernels
 from kernels.native import _CacheFile, compiled, inlined, rounded, rounded_inlined
+from kernels.trainer.meeting import meet
 
 
 @rounded
@@ -67,3 +72,32 @@ def test_a_cache_that_cannot_be_read_counts_as_absent(kind: str, content: bytes,
 
 def test_the_compiled_loops_use_this_cache():
     assert type(fast_code._cache._cache_file) is _CacheFile
+
+
+def dispatchers() -> dict[str, Dispatcher]:
+    """Every compiled function of the package."""
+    modules = [importlib.import_module(found.name) for found in pkgutil.walk_packages(kernels.__path__, "kernels.")]
+    return {f"{m.__name__}.{name}": f for m in modules for name, f in vars(m).items() if isinstance(f, Dispatcher)}
+
+
+def called(function: Dispatcher) -> list[Dispatcher]:
+    """The compiled functions that a compiled function names."""
+    names = function.py_func.__code__.co_names
+    found = [function.py_func.__globals__.get(name) for name in names]
+    return [one for one in found if isinstance(one, Dispatcher)]
+
+
+def test_compiled_code_calls_only_what_is_copied_into_it():
+    # Otherwise the process that compiles both rounds differently from all later ones; see `kernels.native`.
+    found = dispatchers()
+    assert len(found) > 50
+    names = {id(function): name for name, function in found.items()}
+    apart = {
+        f"{caller} calls {names.get(id(callee), callee)}"
+        for caller, function in found.items()
+        for callee in called(function)
+        if callee is not meet  # it waits, and rounds nothing
+        and callee.targetoptions.get("inline") != "always"
+        and not callee.targetoptions.get("forceinline")
+    }
+    assert apart == set()
