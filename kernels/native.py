@@ -78,8 +78,8 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 compiled = _compiled(fastmath=FASTMATH)
 # Copied into the caller: for a few lines this compiles faster than a call.
 inlined = _compiled(fastmath=FASTMATH, inline="always")
-# Compiled apart, and copied into its callers by LLVM. Where a function with callers in compiled code is only `compiled`,
-# the process that compiles both runs the function's own code, and one that loads the caller from the cache runs the copy
+# Compiled apart, and copied into its callers by LLVM. If a function that compiled code calls were only `compiled`, the
+# process that compiles both would run the function's own code, and one that loads the caller from the cache the copy
 # that was optimized with the caller: they may round differently.
 llvm_inlined = _compiled(fastmath=FASTMATH, forceinline=True)
 # Rounded exactly as written, nothing reordered or fused, so that replayed steps give the same bits as dense ones. The

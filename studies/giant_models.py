@@ -1,12 +1,13 @@
 """Claim 52: with weight decay, can one have a giant model, or a smaller data set?
 
 Nets with one hidden layer of growing width, with and without weight decay, and one width on a tenth of the training
-rows; about a thousand steps of one-cycle AdamW. Each seed draws its own split, initialization and batch order, the same
+rows; about 1,500 steps of one-cycle AdamW. Each seed draws its own split, initialization and batch order, the same
 for every net; a tenth of the rows is the first tenth of a random order.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,20 +20,22 @@ from lesson.models import Net
 from lesson.nets import net_learner
 from lesson.schedules import epochs_for
 from studies.lab.command import command
-from studies.lab.spec import Metric, Outcome, Part, Profile, Range, Run, Study, best, factorial
+from studies.lab.spec import Metric, Outcome, Part, Profile, Range, Run, Study, beats, best, factorial
 
-STEPS, LR = 1000, 5e-3
+STEPS, LR = 1500, 5e-3
 WIDTHS, SMALL, GIANT = (8, 32, 128, 512), 0.1, 512
 
 
 def run(job: Run, table: Any) -> Outcome:
     """One training: split, part of the rows, net, one-cycle, error on the validation rows."""
-    data = reduced(table.split(seed=job.seed), job["share"], job.draw)
+    whole = table.split(seed=job.seed)
+    data = reduced(whole, job["share"], job.draw)
     model = Net((data.inputs, job["width"], data.c), generator=stream(job.draw, "initialization"))
     learn = net_learner(data, model, wd=job["wd"], metrics=[accuracy], seed=job.draw, quiet=True)
     learn.fit_one_cycle(epochs_for(STEPS, len(data.train)), job["lr"])
     last = learn.history[-1]
-    return Outcome.of(learn, error=1 - last.metrics["accuracy"], gap=last.valid_loss - last.train_loss)
+    found = Outcome.of(learn, error=1 - last.metrics["accuracy"], gap=last.valid_loss - last.train_loss)
+    return replace(found, n_train=len(whole.train))  # splits overlap as much, however few of its rows are used
 
 
 def reduced(data: DataBunch, share: float, draw: int) -> DataBunch:
@@ -54,7 +57,7 @@ STUDY = Study(
     title="Giant models and small data",
     question="With weight decay, is the widest net as good as any?",
     run=run,
-    data=("digits", "adult"),
+    data=("digits",),
     arms=ALL_ROWS | TENTH,
     baseline="width 128, decay",
     metrics={
@@ -67,6 +70,9 @@ STUDY = Study(
             f"width {GIANT}, decay",
             [f"width {width}, decay" for width in WIDTHS],
             says="with decay the widest net is not worse than any narrower one",
+        ),
+        beats(
+            "52c", f"width {GIANT}, decay", f"width {GIANT}, no decay", says="at the widest net decay beats no decay"
         ),
         Part(
             "52b",
@@ -96,7 +102,6 @@ STUDY = Study(
     limits=(
         f"One hidden layer, about {STEPS:,} steps, batches of 64; weight decay 0.1, not tuned.",
         "If the widest net is as good without decay, decay is not the reason.",
-        "On the adult census the training is 2 epochs, in which no width overfits.",
         "That decay gains more on a tenth of the rows does not say that a tenth is enough.",
     ),
 )

@@ -1,8 +1,8 @@
-"""Claims 64 to 66: what the lesson's update() learns from MNIST in one epoch, and what a hidden layer and Adam add.
+"""Claims 64 and 65: what the lesson's update() learns from MNIST in one epoch, and what a hidden layer and Adam add.
 
-Each seed draws its own split, the same for every arm, and its own initialization and batch order, the same for every
-arm with the same model. "Adam re-created" follows the notes: a new Adam for every batch, without memory, so each step
-is nearly the gradient's sign.
+Each seed draws its own split and batch order, the same for every arm, and its own initialization, the same for arms
+with the same model. "Adam re-created" follows the notes: a new Adam for every batch, without memory, so each step is
+nearly the gradient's sign.
 """
 
 from __future__ import annotations
@@ -14,24 +14,29 @@ import torch
 from torch import Tensor, nn
 
 from lesson.data import Digits
+from lesson.learner import stream
 from lesson.metrics import accuracy
 from lesson.models import Mnist_Logistic, Mnist_NN
+from lesson.schedules import epochs_for
 from lesson.update import update, update_with
 from studies.lab.command import command
-from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, beats, effect, exceeds, not_worse
+from studies.lab.spec import Metric, Outcome, Profile, Run, Study, beats, exceeds
 
 MODELS = {"logistic": Mnist_Logistic, "784-50-10": Mnist_NN}
 BATCH = 64
+STEPS = 782  # an epoch of the lesson's 50,000 digits
 
 
 def run(job: Run, digits: Digits) -> Outcome:
-    """One epoch."""
-    data = digits.split(seed=job.seed)
+    """As many steps as an epoch of the lesson's digits has, or the nearest number of epochs."""
+    data, order = digits.split(seed=job.seed), stream(job.draw, "order")
     torch.manual_seed(job.draw)
     model = MODELS[job["model"]]()
     step = stepper(job["step"], model, job["lr"])
-    began = perf_counter()
-    losses = [step(*data.train[rows]) for rows in torch.randperm(len(data.train)).split(BATCH)]
+    began, losses = perf_counter(), []
+    for _ in range(epochs_for(STEPS, len(data.train), BATCH)):
+        batches = torch.randperm(len(data.train), generator=order).split(BATCH)
+        losses += [step(*data.train[rows]) for rows in batches]
     seconds = perf_counter() - began
     x, y = data.valid[:]
     with torch.no_grad():
@@ -50,13 +55,6 @@ def stepper(name: str, model: nn.Module, lr: float) -> Callable[[Tensor, Tensor]
     return lambda x, y: update_with(kept, model, x, y)
 
 
-# What the model adds, whichever of the two optimizers trains it.
-BY_MODEL = {
-    "logistic, SGD": {"net": False},
-    "logistic, Adam": {"net": False},
-    "784-50-10, SGD": {"net": True},
-    "784-50-10, Adam": {"net": True},
-}
 STUDY = Study(
     name="mnist",
     title="MNIST from scratch",
@@ -66,7 +64,6 @@ STUDY = Study(
     stand_in={"digits": "5,000 of MNIST's 70,000 digits"},
     arms={
         "logistic, SGD": {"model": "logistic", "step": "update", "lr": 2e-2},
-        "logistic, Adam": {"model": "logistic", "step": "Adam", "lr": 1e-3},
         "784-50-10, SGD": {"model": "784-50-10", "step": "update", "lr": 2e-2},
         "784-50-10, Adam": {"model": "784-50-10", "step": "Adam", "lr": 1e-3},
         "784-50-10, Adam re-created": {"model": "784-50-10", "step": "Adam re-created", "lr": 1e-3},
@@ -76,22 +73,19 @@ STUDY = Study(
     parts=(
         exceeds("64", "logistic, SGD", 0.85, says="logistic regression reads more than .85"),
         beats("65a", "784-50-10, Adam", "logistic, SGD", says="the net with Adam reads more than the other with SGD"),
-        effect("65b", BY_MODEL, "net", says="averaged over SGD and Adam, the net reads more, too"),
         beats("", "784-50-10, SGD", "logistic, SGD", says="with update() alone the net reads more, too"),
-        not_worse(
-            "66b", "784-50-10, Adam re-created", "784-50-10, Adam", says="Adam re-created is not worse than kept"
-        ),
-        not_worse("66c", "784-50-10, Adam", "784-50-10, SGD", says="with the net, Adam is not worse than SGD"),
     ),
-    tuned={"lr": Range(1e-4, 1.0)},
     x="batch",
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="ten seconds"),
-        "regular": Profile(seeds=20, trials=8, cost="a minute"),
-        "full": Profile(seeds=40, trials=16, cost="four minutes"),
+        "regular": Profile(seeds=20, trials=0, cost="twenty seconds"),
+        "full": Profile(seeds=40, trials=0, cost="half a minute"),
     },
     names={"lr": "learning rate"},
-    limits=("One epoch in batches of 64: 63 steps on the 5,000 digits, where the lesson's MNIST takes 782.",),
+    limits=(
+        "As the notes write it: the rates are theirs, and nothing is tuned; `mnist_tuned` tunes them.",
+        "The lesson's epoch is 782 steps in batches of 64. The 5,000 digits take as many steps in 12 epochs.",
+    ),
 )
 
 main = command(STUDY)

@@ -1,6 +1,6 @@
 """Claim 85: are weight decay, batch normalization and dropout the regularizers to use?
 
-All eight combinations of the three, on a net with hidden layers of 100 and 50, about two thousand steps of one-cycle
+All eight combinations of the three, on a net with hidden layers of 100 and 50, about six thousand steps of one-cycle
 AdamW. Each seed draws its own split, initialization and batch order, the same for every combination.
 """
 
@@ -16,7 +16,7 @@ from lesson.schedules import epochs_for
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, effect, factorial
 
-STEPS, HIDDEN, LR = 2000, (100, 50), 5e-3
+STEPS, HIDDEN, LR = 6000, (100, 50), 5e-3
 
 
 def run(job: Run, table: Any) -> Outcome:
@@ -27,7 +27,7 @@ def run(job: Run, table: Any) -> Outcome:
     learn = net_learner(data, model, wd=job["wd"], metrics=[accuracy], seed=job.draw, quiet=True)
     learn.fit_one_cycle(epochs_for(STEPS, len(data.train)), job["lr"])
     last = learn.history[-1]
-    return Outcome.of(learn, error=1 - last.metrics["accuracy"], valid_loss=last.valid_loss)
+    return Outcome.of(learn, valid_loss=last.valid_loss, error=1 - last.metrics["accuracy"])
 
 
 ARMS = factorial(
@@ -38,30 +38,30 @@ ARMS = factorial(
 STUDY = Study(
     name="regularizers",
     title="Regularizers",
-    question="Does weight decay lower the error, on average with and without batch normalization and dropout?",
+    question="Does weight decay lower the validation loss, with and without batch normalization and dropout?",
     run=run,
     data=("digits", "adult"),
     arms=ARMS,
     baseline="no decay, no norm, no dropout",
     metrics={
+        "valid_loss": Metric("cross-entropy on the validation rows", better="lower", smallest="1 %"),
         "error": Metric("share of validation rows classified wrongly", better="lower", smallest=0.005),
-        "valid_loss": Metric("cross-entropy on the validation rows", better="lower", smallest="5 %"),
     },
     parts=(
-        effect("85a", ARMS, "wd", says="weight decay lowers the error"),
-        effect("85b", ARMS, "bn", says="batch normalization lowers the error"),
-        effect("85c", ARMS, "dropout", says="dropout lowers the error"),
+        effect("85a", ARMS, "wd", says="weight decay lowers the loss"),
+        effect("85b", ARMS, "bn", says="batch normalization lowers the loss"),
+        effect("85c", ARMS, "dropout", says="dropout lowers the loss"),
         effect("", ARMS, "wd", "bn", says="decay and batch normalization add up", form="equivalent"),
         effect("", ARMS, "wd", "dropout", says="decay and dropout add up", form="equivalent"),
         effect("", ARMS, "bn", "dropout", says="batch normalization and dropout add up", form="equivalent"),
-        effect("", ARMS, "wd", says="weight decay lowers the loss", metric="valid_loss"),
-        effect("", ARMS, "bn", says="batch normalization lowers the loss", metric="valid_loss"),
-        effect("", ARMS, "dropout", says="dropout lowers the loss", metric="valid_loss"),
+        effect("", ARMS, "wd", says="weight decay lowers the error", metric="error"),
+        effect("", ARMS, "bn", says="batch normalization lowers the error", metric="error"),
+        effect("", ARMS, "dropout", says="dropout lowers the error", metric="error"),
     ),
     tuned={"lr": Range(3e-4, 0.1)},
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="two minutes"),
-        "regular": Profile(seeds=20, trials=8, cost="half an hour"),
+        "regular": Profile(seeds=20, trials=6, cost="a quarter of an hour"),
         "full": Profile(seeds=40, trials=16, cost="two hours"),
     },
     names={"wd": "weight decay", "bn": "batch normalization", "lr": "learning rate"},
@@ -69,9 +69,9 @@ STUDY = Study(
         f"Hidden layers of {HIDDEN[0]} and {HIDDEN[1]}, about {STEPS:,} steps, batches of 64.",
         "Weight decay is 0.1 and dropout 0.25; neither is tuned.",
         "Main effects are averages over the four combinations of the other two.",
-        "On the adult census the training is 3 epochs, in which this net hardly overfits.",
-        "The margin, half a point, is a tenth of the errors on digits: a smaller gain counts as none.",
-        "The rate is tuned for the error; the loss is measured at the same rate.",
+        "The training is 96 epochs on the digits and 10 on the adult census.",
+        "A net that has learnt its rows by heart is overconfident, which raises the loss more than the error.",
+        "The rate is tuned for the loss; the error is measured at the same rate.",
     ),
 )
 

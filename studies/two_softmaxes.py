@@ -50,7 +50,7 @@ STUDY = Study(
     baseline="one softmax",
     metrics={"accuracy": Metric("share of validation digits read correctly", better="higher", smallest=0.005)},
     parts=(beats("84b", "one softmax", "two softmaxes", says="a net with one softmax reads more", by=True),),
-    tuned={"lr": Range(1e-3, 10.0)},
+    tuned={"lr": Range(1e-3, 1.0)},
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="ten seconds"),
         "regular": Profile(seeds=20, trials=12, cost="two minutes"),

@@ -103,7 +103,7 @@ class Evidence:
         protocol: as stated, or on a stand-in.
         own: whether it is the user's own data.
         profile: of the study.
-        tuned: whether the settings of every arm of the part were tuned.
+        tuned: whether the settings of every arm of the part were tuned; for a single arm, also if none can be.
         preliminary: the quick profile, or few seeds.
         timed: whether it measures times, which are one machine's.
         path: the file it was read from.
@@ -351,7 +351,7 @@ def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
             protocol=summary.protocol,
             own=summary.own,
             profile=summary.profile,
-            tuned=len(found.weights) < 2 or found.weights.keys() <= tuned,
+            tuned=found.weights.keys() <= tuned or (len(found.weights) < 2 and not summary.tunable),
             preliminary=summary.preliminary,
             timed=summary.timed,
             path=path,

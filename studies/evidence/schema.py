@@ -359,6 +359,7 @@ class Summary(Record):
         arms: by name, in the order of their declaration.
         names: display names of settings, metrics and arms.
         x: the axis of the curves.
+        tunable: the settings that profiles with trials retune.
         looks: how many times results were seen with more seeds or trials, including this time.
         preliminary: the quick profile, or fewer than 20 seeds.
         timed: whether it measures times, which are one machine's.
@@ -383,6 +384,7 @@ class Summary(Record):
     parts: list[PartFound]
     noise_floor: NoiseFloor | None = None
     tuning: list[Tuning] = []
+    tunable: list[str] = []
     looks: Positive = 1
     preliminary: bool
     timed: bool = False

@@ -126,6 +126,13 @@ def a_decay_of_a_hundred_thousandth_does_next_to_nothing() -> Found:
     return Found(told and pays.holds, f"{small:.5f} and {large:.4f} of a weight are left; {pays.figure}")
 
 
+@exact("51c", expected=False)
+def a_penalty_is_weight_decay_under_adam() -> Found:
+    """A penalty of half wd·Σw² and a decay of wd leave the same weights under Adam."""
+    apart = (_walk(penalty=WD / 2, make=torch.optim.Adam) - _walk(decay=WD, make=torch.optim.Adam)).abs().max().item()
+    return Found(apart < 1e-12, f"largest difference of 50 weights after 100 steps: {apart:.0e}")
+
+
 @exact("slip 23")
 def a_penalty_is_weight_decay_for_plain_sgd_only() -> Found:
     """A penalty of half wd·Σw² is a decay of wd under plain SGD, but not with momentum, and not under Adam."""

@@ -212,6 +212,7 @@ def summarize(
         parts=parts,
         noise_floor=_noise_floor(study, values[name], frame),
         tuning=tuning,
+        tunable=list(study.tuned),
         timed=study.alone,
         preliminary=asked.profile == "quick" or asked.seeds < schema.FEW_SEEDS,
         limits=limits(study, origin, asked),

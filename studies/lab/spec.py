@@ -29,6 +29,7 @@ __all__ = [
     "Profile",
     "Range",
     "Run",
+    "Settings",
     "Study",
     "beats",
     "best",

@@ -24,6 +24,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "giant_models": {"STEPS": 20},
     "gradient_sizes": {"EVERY": 1},
     "lookup": {"BATCHES": (4, 8)},
+    "mnist": {"STEPS": 20},
     "regularizers": {"STEPS": 20},
     "super_convergence": {"LENGTHS": (1, 2), "TARGET": 9.0, "LOWER": 9.0},
     "wd_nets": {"STEPS": 20},
