@@ -246,7 +246,7 @@ def _wrong(part: Part, arms: Sequence[str], metrics: Mapping[str, Metric]) -> st
         return f"unknown metric {part.metric!r}; there are {', '.join(metrics)}"
     metric = metrics[metric_of(part, metrics)]
     if metric.better is None:
-        return f"{metric.title} cannot be judged: the metric does not declare which direction is better"
+        return f"{metric.title} cannot be judged: the metric does not declare which direction is better (better=)"
     if metric.smallest is None:
-        return f"{metric.title} cannot be judged: the metric has no smallest effect worth knowing"
+        return f"{metric.title} cannot be judged: the metric has no smallest effect worth knowing (smallest=)"
     return None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,21 @@ def digest(value: Any, length: int = 16) -> str:
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """The checkout's commit, and whether tracked files differ from it; (None, None) outside version control."""
+    """The checkout's commit, and whether files differ from it or are new; (None, None) outside version control."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(CHECKOUT), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
 
     try:
-        return git("rev-parse", "--short=12", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+        return git("rev-parse", "--short=12", "HEAD"), bool(git("status", "--porcelain"))
     except (OSError, subprocess.CalledProcessError):
         return None, None
+
+
+def source_of(function: Callable[..., Any]) -> str:
+    """A digest of the file that defines a function."""
+    return hashlib.sha256(Path(inspect.getfile(function)).read_bytes()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

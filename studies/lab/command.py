@@ -315,4 +315,4 @@ def _line(part: PartFound) -> str:
     expected = part.expected_half_width
     ahead = "" if expected is None else f"; the regular profile's interval will reach about {expected:.2g} to each side"
     claim = f"claim {part.part}: " if part.part else ""
-    return f"{claim}{part.says}: {part.outcome}, {part.reason}{estimate} [{low}, {high}]{margin}, n = {part.n}{ahead}"
+    return f"{claim}{part.says}: {part.outcome}, {part.reason}:{estimate} [{low}, {high}]{margin}, n = {part.n}{ahead}"

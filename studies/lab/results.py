@@ -216,7 +216,11 @@ def summarize(
         timed=study.alone,
         preliminary=asked.profile == "quick" or asked.seeds < schema.FEW_SEEDS,
         limits=limits(study, origin, asked),
-        notes=[*asked.notes, *([f"Missing: {missing} of {len(plan):,} runs."] if missing else [])],
+        notes=[
+            *asked.notes,
+            *([f"Missing: {missing} of {len(plan):,} runs."] if missing else []),
+            *_older(plan, sweep),
+        ],
         data=schema.DataUsed(
             key=origin.key or asked.source.name,
             name=origin.name,
@@ -241,6 +245,18 @@ def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
         settings = " and ".join(study.names.get(name, name) for name in study.tuned)
         said.append(f"Every arm uses the default {settings}; the {tuning_profiles[0]} profile retunes it for each arm.")
     return said
+
+
+def _older(plan: Sequence[Planned], sweep: Sweep) -> list[str]:
+    """A note if runs come from an earlier version of the study's file: its key does not know what `run` does."""
+    done, keys = sweep.outcomes(), {planned.run.key for planned in plan}
+    sources = [trial.user_attrs["outcome"].get("source", sweep.source) for key, trial in done.items() if key in keys]
+    if not (older := sum(source != sweep.source for source in sources)):
+        return []
+    return [
+        f"{older:,} of {len(sources):,} runs were made by an earlier version of the study's file. If runs come out "
+        "differently now, raise its `recipe`, or start again with --fresh."
+    ]
 
 
 def _stands_in(study: Study, origin: Origin, asked: Asked) -> bool:

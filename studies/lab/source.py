@@ -54,7 +54,13 @@ class Source:
 
 
 def own_options(study: Study) -> dict[str, str]:
-    """The options for the user's own data, each with the name of the data set that it replaces."""
+    """The options for the user's own data, each with the name of the data set that it replaces.
+
+    Raises:
+        ValueError: the study names data that is not in the catalog.
+    """
+    if unknown := [key for key in study.data if key not in CATALOG]:
+        raise ValueError(f"study {study.name}: unknown data {unknown[0]!r}; there are {', '.join(CATALOG)}")
     return {option.removeprefix("--"): key for key in study.data if (option := CATALOG[key].option)}
 
 

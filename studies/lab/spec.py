@@ -308,6 +308,8 @@ class Outcome:
 
 def _number(name: str, value: Any) -> float:
     try:
+        if isinstance(value, str):
+            raise TypeError
         return float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name}: {value!r} is not a number") from None

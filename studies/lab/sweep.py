@@ -7,6 +7,7 @@ are claimed by a change of state that the storage grants once, and end with the 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import sys
 import time
@@ -55,6 +56,7 @@ class Sweep:
         self.trials()
         commit, dirty = provenance.commit()
         self.commit = f"{commit}-dirty" if dirty else commit
+        self.source = provenance.source_of(study.run)
         self._beaten = 0.0
 
     @property
@@ -126,9 +128,12 @@ class Sweep:
                     self._beat(pool)
                     for finished in pool.wait(1.0):
                         trial_id, run = finished.job
-                        if finished.how == "done":
+                        wrong = self._undeclared(finished.result) if finished.how == "done" else None
+                        if finished.how == "done" and wrong is None:
                             self._complete(trial_id, finished.result)
                             continue
+                        if wrong is not None:
+                            finished = dataclasses.replace(finished, how="failed", result=wrong)
                         self._fail(trial_id, finished.result)
                         losses[run.key] += 1
                         if finished.how == "failed" or losses[run.key] == ATTEMPTS:
@@ -182,13 +187,22 @@ class Sweep:
             return self.storage.set_trial_state_values(self._id(trial), TrialState.RUNNING)
         return False
 
+    def _undeclared(self, outcome: Outcome) -> str | None:
+        """What is wrong with an outcome that does not have the metrics that the study declares; None if it has."""
+        declared, found = self.declaration.metrics.keys(), outcome.metrics.keys()
+        if outcome.diverged or declared == found:
+            return None
+        return f"a run returned the metrics {', '.join(found) or 'none'}; the study declares {', '.join(declared)}"
+
     def _complete(self, trial_id: int, outcome: Outcome) -> None:
         value = outcome.metrics.get(next(iter(self.declaration.metrics)))
         if value is None or value == math.inf:  # Optuna accepts neither NaN nor a missing value
             value = 1e9 if self._direction == "minimize" else -1e9
         # A machine that missed its heartbeats has lost the run to another.
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self.storage.set_trial_user_attr(trial_id, "outcome", outcome.stored() | {"commit": self.commit})
+            self.storage.set_trial_user_attr(
+                trial_id, "outcome", outcome.stored() | {"commit": self.commit, "source": self.source}
+            )
             self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
 
     def _fail(self, trial_id: int, reason: str) -> None:

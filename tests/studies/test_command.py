@@ -28,7 +28,7 @@ from studies.lab import storage
 from studies.lab.command import command
 from studies.lab.replacing import Extent
 from studies.lab.results import covered
-from studies.lab.source import Source, open_source, outcome_of, prepare
+from studies.lab.source import Source, open_source, outcome_of, own_options, prepare
 from studies.lab.spec import TUNING_SEEDS_FROM, Metric, Outcome, Profile, Range, Run, Study, beats, exceeds
 from tests.studies import toy
 
@@ -131,7 +131,7 @@ def test_a_sweep_leaves_runs_curves_and_a_summary(sweep: Command) -> None:
     }
     last = curves[(curves["curve"] == "train_loss") & (curves["x"] == 2)].set_index("key")["value"]
     assert last.to_dict() == runs.set_index("key")["metric.rmse"].to_dict()
-    assert "claim 47: x=1 beats x=0: no, worse by more than m -1 [-1, -1]" in result.stdout
+    assert "claim 47: x=1 beats x=0: no, worse by more than m: -1 [-1, -1]" in result.stdout
     assert str(sweep.folder / "quick") in result.stdout
 
 
@@ -1048,3 +1048,36 @@ def test_reading_options_without_a_file_are_refused() -> None:
 def test_ratings_that_changed_since_the_sweep_began_are_not_trained_on(sweep: Command, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="changed since the sweep began"):
         prepare(toy.run, Source("movielens", sweep.ratings), "checksum of something else", 1)
+
+
+def misspelled(job: Run, data: Any) -> Outcome:
+    return Outcome({"rsme": toy.run(job, data).metrics["rmse"]})
+
+
+def test_a_run_whose_metrics_the_study_does_not_declare_is_an_error_and_is_not_stored(sweep: Command) -> None:
+    sweep.change(run=misspelled)
+    result = sweep()
+    assert result.exit_code == 2
+    assert "no run of x=0 finished: a run returned the metrics rsme; the study declares rmse" in result.stderr
+    sweep.change(run=toy.run)
+    assert sweep.done()
+    assert sweep.summary("quick").provenance.trials["COMPLETE"] == 40
+
+
+def test_runs_of_an_earlier_version_of_the_file_are_used_and_a_note_says_so(
+    sweep: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.done()
+    usual = sweep.summary("quick").notes
+    monkeypatch.setattr("studies.evidence.provenance.source_of", lambda function: "another")
+    sweep.done()
+    *others, note = sweep.summary("quick").notes
+    assert others == usual
+    assert note.startswith("40 of 40 runs were made by an earlier version of the study's file.")
+    sweep.done("--fresh")
+    assert sweep.summary("quick").notes == usual
+
+
+def test_a_study_of_unknown_data_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(ValueError, match=r"study toy: unknown data 'cifar'; there are movielens, "):
+        own_options(dataclasses.replace(toy.STUDY, data=("cifar",)))

@@ -199,3 +199,8 @@ def test_candidates_spread_in_several_dimensions_and_whole_numbers_stay_whole() 
 def test_a_whole_number_that_is_drawn_again_is_tried_once() -> None:
     found = candidates({"n": 2}, {"n": Range(1, 3)}, 12)
     assert sorted(choice["n"] for choice in found) == [1, 2, 3]
+
+
+def test_a_metric_in_quotes_is_not_a_number() -> None:
+    with pytest.raises(ValueError, match="accuracy: '0.9' is not a number"):
+        Outcome({"accuracy": "0.9"})  # type: ignore[dict-item]
