@@ -202,5 +202,5 @@ def test_a_whole_number_that_is_drawn_again_is_tried_once() -> None:
 
 
 def test_a_metric_in_quotes_is_not_a_number() -> None:
-    with pytest.raises(ValueError, match="accuracy: '0.9' is not a number"):
+    with pytest.raises(ValueError, match=r"accuracy: '0\.9' is not a number"):
         Outcome({"accuracy": "0.9"})  # type: ignore[dict-item]
