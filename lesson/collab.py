@@ -110,8 +110,8 @@ class CollabLearner(Learner):
     """A learner for collaborative filtering; made by `collab_learner`.
 
     On a CPU the fused trainer does whole epochs for the optimizers it knows: the lesson's SGD, Momentum, RMSprop, Adam
-    and AdamW, over all four tables. Other optimizers, frozen tables, hooks and `bn_wd=False` use the learner's loop, which
-    takes many times as long.
+    and AdamW, over all four tables. Other optimizers, frozen tables, hooks and `bn_wd=False` use the learner's loop,
+    which takes many times as long.
 
     Args:
         data: ratings, split.
