@@ -22,7 +22,7 @@ from lesson.checks import DataError, shown
 from lesson.data import CollabData, UnknownIdsWarning, Vocab
 from lesson.data.ids import listed, spelled
 from lesson.data.table import reason
-from lesson.learner import Learner, Metric, OptFunc, stream
+from lesson.learner import Learner, Metric, OptFunc, stream, watched
 from lesson.models import EmbeddingDotBias
 from lesson.optimizers import AdamW
 from lesson.schedules import Schedule
@@ -110,8 +110,8 @@ class CollabLearner(Learner):
     """A learner for collaborative filtering; made by `collab_learner`.
 
     On a CPU the fused trainer does whole epochs for the optimizers it knows: the lesson's SGD, Momentum, RMSprop, Adam
-    and AdamW, over all four tables. Other optimizers, frozen tables and `bn_wd=False` use the learner's loop, which
-    takes many times as long.
+    and AdamW, over all four tables. Other optimizers, frozen tables, hooks and `bn_wd=False` use the learner's loop,
+    which takes many times as long.
 
     Args:
         data: ratings, split.
@@ -174,7 +174,7 @@ class CollabLearner(Learner):
         """The optimizer's settings for the fused trainer; None if the trainer cannot compute its steps."""
         whole = len(optimizer.param_groups) == 1 and all(param.requires_grad for param in self.model.parameters())
         kind, decay = optimizers.named(optimizer) or ("sign", "none")
-        if kind == "sign" or not whole or self.loss_func is not mse_loss:
+        if kind == "sign" or not whole or self.loss_func is not mse_loss or watched(self.model, optimizer):
             return None
         group = optimizer.param_groups[0]
         beta1, beta2 = group.get("betas", FASTAI[:2])

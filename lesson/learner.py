@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as every_module
+from torch.optim import optimizer as every_optimizer
 
 from lesson import checks, saving
 from lesson.checks import DataError, shown
@@ -26,6 +28,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Metric = Callable[[Tensor, Tensor], Tensor | float]
 OptFunc = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
+FROZEN = "every parameter is frozen: call unfreeze() or freeze_to() first"
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -273,6 +276,8 @@ class Learner:
         Between epochs the model has what was trained so far, and changes to it then count. A training that stops early
         keeps what it has.
 
+        A schedule's momentum is for optimizers that have one: where it is 0, it stays 0.
+
         Args:
             epochs: the largest number of epochs; the schedule is for all of them.
             lr: the (highest) rate for all layer groups, or a slice; see `group_rates`.
@@ -280,20 +285,33 @@ class Learner:
 
         Raises:
             DataError: an argument is wrong, or all layers are frozen.
+                (While training) bs or the number of rows has changed, or everything has been frozen.
             DivergenceError: (while training) the loss is not finite.
         """
         epochs = checks.whole("epochs", epochs, least=1)
         rates = group_rates(lr, len(self.layer_groups), self.divisor)
         steps = epochs * -(-len(self.data.train) // self.bs)
         schedule = policy(steps, rates[-1])
-        if len(schedule.lr) != steps:
-            raise DataError(f"policy={shown(policy)}: {len(schedule.lr)} rates for {steps} steps")
+        for name, values in (("rates", schedule.lr), ("momenta", schedule.momentum)):
+            if values is not None and np.shape(values) != (steps,):
+                raise DataError(f"policy={shown(policy)}: {name} of shape {list(np.shape(values))} for {steps} steps")
         return self._epochs(epochs, self.opt_func(self._param_groups(rates)), schedule)
 
     def _epochs(self, epochs: int, optimizer: torch.optim.Optimizer, schedule: Schedule) -> Iterator[Epoch]:
-        lrs, moms = schedule.lr.tolist(), _momenta(optimizer, schedule)
+        own = _momentum(optimizer)
+        if own is None:
+            schedule = schedule._replace(momentum=None)
+        lrs = schedule.lr.tolist()
+        moms = [own or 0.0] * len(lrs) if schedule.momentum is None else schedule.momentum.tolist()
         with self._training(optimizer, schedule) as train:
             for epoch in range(epochs):
+                if -(-len(self.data.train) // self.bs) * epochs != len(lrs):
+                    raise DataError(
+                        f"bs={self.bs}, {len(self.data.train)} rows: the schedule is for {len(lrs) // epochs} batches "
+                        "an epoch; after a change of bs or of the number of rows start a new training"
+                    )
+                if not any(param.requires_grad for group in optimizer.param_groups for param in group["params"]):
+                    raise DataError(FROZEN)
                 order = torch.randperm(len(self.data.train), generator=self._order)
                 began = time.perf_counter()
                 losses = train(order)
@@ -313,10 +331,10 @@ class Learner:
         """A training: the function it yields trains on rows int64[n] once, and returns losses float64[batches]."""
         momenta = itertools.repeat(None) if schedule.momentum is None else schedule.momentum.tolist()
         steps = zip(schedule.lr.tolist(), momenta, strict=False)
-        optimizer.zero_grad()
 
         def train(order: Tensor) -> Tensor:
             self._train_mode()
+            optimizer.zero_grad()  # the caller's gradients are no part of a step
             losses = []
             for rows, (lr, momentum) in zip(order.split(self.bs), steps, strict=False):
                 _set_hypers(optimizer, lr, momentum)
@@ -347,7 +365,7 @@ class Learner:
                 if params:
                     found.append({"params": params, "lr": rate, "share": rate / rates[-1], "weight_decay": wd})
         if not found:
-            raise DataError("every parameter is frozen: call unfreeze() or freeze_to() first")
+            raise DataError(FROZEN)
         return found
 
     def _record(self, record: Epoch) -> Epoch:
@@ -469,13 +487,11 @@ def _is_bias(name: str) -> bool:
     return any(part.endswith("bias") for part in name.split(".")[-2:])
 
 
-def _momenta(optimizer: torch.optim.Optimizer, schedule: Schedule) -> list[float]:
-    """The momentum of every step: the schedule's, or the optimizer's own, or 0 if it has none."""
+def _momentum(optimizer: torch.optim.Optimizer) -> float | None:
+    """The optimizer's own momentum; None if it has none, so that a schedule gives it none either."""
     group = optimizer.param_groups[0]
-    own = group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
-    if schedule.momentum is not None and ("betas" in group or own):
-        return schedule.momentum.tolist()
-    return [own] * len(schedule.lr)
+    momentum: float | None = group["betas"][0] if "betas" in group else group.get("momentum") or None
+    return momentum
 
 
 def _set_hypers(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:
@@ -484,5 +500,20 @@ def _set_hypers(optimizer: torch.optim.Optimizer, lr: float, momentum: float | N
         group["lr"] = lr * group["share"]
         if momentum is not None and "betas" in group:
             group["betas"] = (momentum, group["betas"][1])
-        if momentum is not None and group.get("momentum"):
+        if momentum is not None and "momentum" in group:
             group["momentum"] = momentum
+
+
+def watched(model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether something takes part in steps that native code would pass over: hooks, methods replaced, autocast."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return (
+        any("forward" in vars(part) or any(getattr(part, name) for name in hooks) for part in model.modules())
+        or any(param._backward_hooks or param._post_accumulate_grad_hooks for param in model.parameters())
+        or "step" in vars(optimizer)
+        or bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+        or bool(every_optimizer._global_optimizer_pre_hooks or every_optimizer._global_optimizer_post_hooks)
+        or every_module._has_any_global_hook()
+        or torch.is_autocast_enabled("cpu")
+        or not torch.is_grad_enabled()
+    )

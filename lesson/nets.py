@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from kernels.net import Layer, LayerKind, NetTrainer, Rows, listed
 from kernels.steps import Decay, constants, stacked
 from lesson import optimizers
 from lesson.checks import DataError, shown
-from lesson.learner import Learner, Loss, Metric, OptFunc
+from lesson.learner import Learner, Loss, Metric, OptFunc, watched
 from lesson.models import Dropout, Linear, Mnist_Logistic, Mnist_NN, Net
 from lesson.optimizers import AdamW
 from lesson.schedules import Schedule
@@ -33,13 +32,34 @@ ACTIVATIONS: dict[Any, LayerKind] = {
 LARGEST = 1 << 25
 
 
+class NativeNet(NamedTuple):
+    """A net as native code trains it.
+
+    Attributes:
+        key: what the trainer was made for; what has another key needs another trainer.
+        parts: the model's, in order.
+        layers: the same, as the trainer knows them.
+        rows: the training rows.
+        rule: the optimizer's steps and decay.
+        trainer: reads the model's tensors before each epoch and writes them after it.
+    """
+
+    key: list[Any]
+    parts: list[Any]
+    layers: list[Layer]
+    rows: Rows
+    rule: tuple[optimizers.Kind, Decay]
+    trainer: NetTrainer
+
+
 class NetLearner(Learner):
     """A learner for fully connected nets; made by `net_learner`.
 
     On a CPU native code trains whole epochs of `Net`, `Mnist_Logistic`, `Mnist_NN` and `nn.Sequential`s of their
     layers and torch's, under cross-entropy or the mean squared error, by the steps of `lesson.optimizers`. All else
-    takes the learner's loop, and many times as long; so do wide nets, with which the loop is faster. Both give the
-    same numbers within rounding.
+    takes the learner's loop, and many times as long; so do wide nets, with which the loop is faster, and models,
+    parameters or optimizers with hooks. Both give the same numbers within rounding. Which of them trains is decided
+    before each epoch, so changes of the model, the data or the loss between epochs count.
 
     Args:
         data: as for `Learner`; native code needs a `TensorDataset` of inputs [rows, inputs] and targets.
@@ -61,7 +81,7 @@ class NetLearner(Learner):
             raise DataError(f"backend={shown(backend)}: nets have native and reference")
         found = backends.choose(backend, self.device, next(model.parameters()).dtype)
         self.backend = "native" if found == "native" else "reference"
-        self._listed: tuple[tuple[Any, ...], Rows] | None = None
+        self._listed: tuple[list[tuple[int, int, int]], tuple[Tensor, Tensor], Rows] | None = None
         self._check_targets()
 
     def _check_targets(self) -> None:
@@ -79,72 +99,103 @@ class NetLearner(Learner):
     def _training(
         self, optimizer: torch.optim.Optimizer, schedule: Schedule
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
-        train = self._native_training(optimizer, schedule) if self.backend == "native" else None
-        return super()._training(optimizer, schedule) if train is None else nullcontext(train)
+        by_loop = super()._training
+        if self.backend != "native":
+            return by_loop(optimizer, schedule)
+        self._listed = None  # NumPy can change the rows unnoticed
+        native, done = None, 0
 
-    def _native_training(
-        self, optimizer: torch.optim.Optimizer, schedule: Schedule
-    ) -> Callable[[Tensor], Tensor] | None:
-        """The function that trains an epoch in native code; None if it cannot."""
+        def train(order: Tensor) -> Tensor:
+            nonlocal native, done
+            steps = slice(done, done - (-len(order) // self.bs))
+            part = Schedule(schedule.lr[steps], None if schedule.momentum is None else schedule.momentum[steps])
+            native, done = self._native(optimizer, native), steps.stop
+            if native is not None:
+                return self._native_epoch(native, optimizer, part, order)
+            with by_loop(optimizer, part) as loop:
+                return loop(order)
+
+        return nullcontext(train)
+
+    def _native(self, optimizer: torch.optim.Optimizer, earlier: NativeNet | None = None) -> NativeNet | None:
+        """The net as native code trains it, `earlier` if nothing has changed; None if native code cannot.
+
+        A new one continues from the optimizer's state, and lets it share the trainer's, so the loop can take over.
+        """
         rule, rows = optimizers.named(optimizer), self.data.train
         if rule is None or type(rows) is not TensorDataset or len(rows.tensors) != 2:
             return None
         parts, inputs, targets = list(_parts(self.model)), *rows.tensors
         layers = _layers(parts, inputs)
-        if layers is None or _hooked(self.model) or not self._fit(inputs, targets, layers[-1].width):
+        if layers is None or watched(self.model, optimizer) or not self._fit(inputs, targets, layers[-1].width):
             return None
         params = [param for layer in layers for param in layer.params]
-        groups = {param: place for place, group in enumerate(optimizer.param_groups) for param in group["params"]}
-        known = groups.keys() <= set(params) and all("share" in group for group in optimizer.param_groups)
-        if not known or len(set(params)) < len(params) or optimizer.state:
+        ours = {param for group in optimizer.param_groups for param in group["params"]}
+        generators = [part.generator for part in parts if isinstance(part, Dropout)]
+        known = ours <= set(params) and all("share" in group for group in optimizer.param_groups)
+        apart = len({param.data_ptr() for param in params}) == len(params)  # no weights used twice
+        if not (known and apart) or len(set(generators)) < len(generators):
             return None
         listing = self._rows(inputs, targets)
         if min(self.bs, len(inputs)) * _dense_weights(layers, listing) > LARGEST:
             return None
 
+        key = [rule, self.bs, id(listing), *map(id, parts)]
+        key += [(layer.numbers, *map(id, (*layer.params, *layer.running))) for layer in layers]
+        if earlier is not None and earlier.key == key:
+            return earlier
         trainer = NetTrainer(layers, inputs.shape[1], listing, batch_size=self.bs, optimizer=rule[0])
-        norms = {place: part for place, part in enumerate(parts) if isinstance(part, nn.BatchNorm1d)}
-        drops = {place: part for place, part in enumerate(parts) if isinstance(part, Dropout)}
-        taken: Counter[Tensor] = Counter()  # steps of each parameter, which can be frozen between epochs
-        done = 0
+        for param, views in zip(params, trainer.state, strict=True):
+            if param in ours:
+                state = optimizer.state[param]
+                for name, view in zip(("exp_avg", "exp_avg_sq"), views, strict=True):
+                    state[name] = view.copy_(state[name]) if name in state else view
+                state.setdefault("step", 0)
+        return NativeNet(key, parts, layers, listing, rule, trainer)
 
-        def train(order: Tensor) -> Tensor:
-            nonlocal done
-            self._train_mode()
-            sizes = [min(self.bs, len(order) - begin) for begin in range(0, len(order), self.bs)]
-            moving = [norm for norm in norms.values() if norm.training]
-            if moving and sizes[-1] == 1:
-                raise DataError(
-                    f"bs={self.bs}: BatchNorm needs two rows or more, but the last of {len(order)} is alone"
-                )
-            steps = slice(done, done + len(sizes))
+    def _native_epoch(
+        self, net: NativeNet, optimizer: torch.optim.Optimizer, schedule: Schedule, order: Tensor
+    ) -> Tensor:
+        """Train an epoch, whose schedule this is."""
+        self._train_mode()
+        sizes = [min(self.bs, len(order) - begin) for begin in range(0, len(order), self.bs)]
+        norms = {place: part for place, part in enumerate(net.parts) if isinstance(part, nn.BatchNorm1d)}
+        moving = [norm for norm in norms.values() if norm.training]
+        if moving and sizes[-1] == 1:
+            raise DataError(f"bs={self.bs}: BatchNorm needs two rows or more, but the last of {len(order)} is alone")
+        groups = {param: place for place, group in enumerate(optimizer.param_groups) for param in group["params"]}
+        trained = {param for param in groups if param.requires_grad}
 
-            @cache
-            def constants_of(group: int, first: int) -> np.ndarray:
-                return _constants(rule, optimizer.param_groups[group], schedule, steps, first)
+        @cache
+        def constants_of(group: int, first: int) -> np.ndarray:
+            return _constants(net.rule, optimizer.param_groups[group], schedule, first)
 
-            trained = {param for param in groups if param.requires_grad}
-            losses = trainer.epoch(
-                order,
-                [constants_of(groups[param], taken[param]) if param in trained else None for param in params],
-                fixed=[place for place, norm in norms.items() if not norm.training],
-                draws=[
-                    drop.draw([layers[place].width * size for size in sizes]).numpy() for place, drop in drops.items()
-                ],
-            )
-            for norm in moving:
-                norm.num_batches_tracked.add_(len(sizes))  # type: ignore[union-attr]
-            taken.update(dict.fromkeys(trained, len(sizes)))
-            done += len(sizes)
-            return losses
-
-        return train
+        losses = net.trainer.epoch(
+            order,
+            [
+                constants_of(groups[param], optimizer.state[param]["step"]) if param in trained else None
+                for layer in net.layers
+                for param in layer.params
+            ],
+            fixed=[place for place, norm in norms.items() if not norm.training],
+            draws=[
+                part.draw([layer.width * size for size in sizes]).numpy()
+                for part, layer in zip(net.parts, net.layers, strict=True)
+                if isinstance(part, Dropout)
+            ],
+        )
+        for norm in moving:
+            norm.num_batches_tracked.add_(len(sizes))  # type: ignore[union-attr]
+        for param in trained:
+            optimizer.state[param]["step"] += len(sizes)
+        return losses
 
     def _fit(self, inputs: Tensor, targets: Tensor, n_out: int) -> bool:
         """Whether native code reads such inputs and targets under this loss."""
         state = [*self.model.parameters(), *(b for b in self.model.buffers() if b.is_floating_point())]
         same = all(tensor.dtype == inputs.dtype and tensor.device.type == "cpu" for tensor in (inputs, *state))
-        if not same or inputs.requires_grad or targets.requires_grad or targets.device.type != "cpu":
+        plain = all(tensor.layout is torch.strided and not tensor.is_inference() for tensor in (inputs, targets))
+        if not (same and plain) or inputs.requires_grad or targets.requires_grad or targets.device.type != "cpu":
             return False
         if self.loss_func is cross_entropy:
             classes = targets.dtype == torch.int64 and targets.ndim == 1
@@ -153,16 +204,11 @@ class NetLearner(Learner):
 
     def _rows(self, inputs: Tensor, targets: Tensor) -> Rows:
         """The training rows as native code reads them, kept until they change."""
-        key = (inputs, inputs._version, targets, targets._version)
-        if self._listed is None or any(a is not b for a, b in zip(key, self._listed[0], strict=True)):
-            self._listed = key, listed(inputs, targets)
-        return self._listed[1]
-
-
-def _hooked(model: nn.Module) -> bool:
-    """Whether somebody looks at a part while it works."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(part, name) for part in (*model.modules(),) for name in hooks)
+        columns = (inputs, targets)  # kept too, so that no other tensor gets their ids
+        seen = [(id(column), column.data_ptr(), column._version) for column in columns]
+        if self._listed is None or self._listed[0] != seen:
+            self._listed = seen, columns, listed(inputs, targets)
+        return self._listed[2]
 
 
 def _parts(model: nn.Module) -> Iterator[Any]:
@@ -180,7 +226,7 @@ def _parts(model: nn.Module) -> Iterator[Any]:
 
 def _layers(parts: Sequence[Any], inputs: Tensor) -> list[Layer] | None:
     """The parts as native code knows them; None if it does not."""
-    if inputs.ndim != 2 or not parts:
+    if inputs.ndim != 2 or not inputs.shape[1] or not parts:
         return None
     layers, width = [], inputs.shape[1]
     for part in parts:
@@ -217,18 +263,13 @@ def _layer(part: Any, width: int) -> Layer | None:
 
 
 def _constants(
-    rule: tuple[optimizers.Kind, Decay], group: dict[str, Any], schedule: Schedule, steps: slice, first: int
+    rule: tuple[optimizers.Kind, Decay], group: dict[str, Any], schedule: Schedule, first: int
 ) -> np.ndarray:
     """The constants of an epoch's steps, float64[steps, 9], for parameters that have taken `first` steps before."""
     kind, decay = rule
-    lr = schedule.lr[steps] * group["share"]
+    lr = schedule.lr * group["share"]
     beta1, beta2 = group.get("betas", (0.0, 0.0))
-    if schedule.momentum is not None:
-        beta1 = schedule.momentum[steps]
-    if kind == "momentum":
-        beta1 = group["momentum"]
-        if schedule.momentum is not None and beta1:  # what has become 0 stays it, see `lesson.learner`
-            beta1 = (schedule.momentum * np.cumprod(schedule.momentum != 0))[steps]
+    beta1 = group.get("momentum", beta1) if schedule.momentum is None else schedule.momentum
     of_each = constants(
         "sgd" if kind == "sign" else kind, lr=lr, step=first + np.arange(1.0, len(lr) + 1), beta1=beta1, beta2=beta2,
         eps=group.get("eps", 0.0), weight_decay=group.get("weight_decay", 0.0), decay=decay,

@@ -137,15 +137,24 @@ class NetTrainer:
             n_in = layer.width
         self._tables = Tables(*map(self._zeros, [params] * 4 + [running]))
         self._room = self._make_room(outs)
-        self._params, self._running = list(self._spots_of_params()), list(self._spots_of_means())
+        self._params, self._running = list(self._spots_of_params(self._tables.weights)), list(self._spots_of_means())
 
-    def _spots_of_params(self) -> Iterator[Spot]:
-        weights = torch.from_numpy(self._tables.weights)
+    @property
+    def state(self) -> list[tuple[Tensor, Tensor]]:
+        """Of each of the layers' params the running means of its gradients and of their squares, in its shape.
+
+        They are what the trainer works on, so writing to them changes its next step.
+        """
+        means, squares = (self._spots_of_params(table) for table in (self._tables.means, self._tables.squares))
+        return [(mean.view, square.view) for mean, square in zip(means, squares, strict=True)]
+
+    def _spots_of_params(self, table: np.ndarray) -> Iterator[Spot]:
+        numbers = torch.from_numpy(table)
         for place, (layer, line) in enumerate(zip(self._layers, self._table.tolist(), strict=True)):
             wide = line[native.WIDE_OUT]
             for tensor, begin in zip(layer.params, (line[native.WEIGHT], line[native.BIAS]), strict=False):
                 end = begin + wide * (line[native.N_IN] if tensor.ndim == 2 else 1)
-                view = weights[begin:end].view(-1, wide)[:, : layer.width]
+                view = numbers[begin:end].view(-1, wide)[:, : layer.width]
                 yield Spot(tensor, view.T if tensor.ndim == 2 else view[0], begin, end, place)
 
     def _spots_of_means(self) -> Iterator[Spot]:

@@ -92,8 +92,16 @@ class Dropout(nn.Module):
         super().__init__()
         self.p = checks.below_one("p", p)
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        self.least = min(round(self.p * 2**16), 2**16 - 1) - 2**15  # the lowest draw that is kept
-        self.factor = 2**16 / (2**15 - self.least)
+
+    @property
+    def least(self) -> int:
+        """The lowest draw that is kept."""
+        return min(round(self.p * 2**16), 2**16 - 1) - 2**15
+
+    @property
+    def factor(self) -> float:
+        """What is kept is multiplied by it."""
+        return 2**16 / (2**15 - self.least)
 
     def draw(self, sizes: Sequence[int]) -> Tensor:
         """The next draws int16[…] for batches of so many numbers, each rounded up to fours: four to a random number."""

@@ -145,6 +145,25 @@ def test_slopes_pass_a_norm_that_is_fixed():
     assert torch.equal(norm.running_mean, before)
 
 
+def test_the_state_is_what_the_next_step_takes():
+    x, y, *params = problem()
+    trainer = NetTrainer([Layer("linear", 4, tuple(params))], 9, listed(x, y), batch_size=50, optimizer="momentum")
+    of_each = [stacked(constants("momentum", lr=RATE, beta1=0.5), 1)] * 2
+    for _ in range(2):
+        before = [param.clone() for param in params]
+        trainer.epoch(torch.arange(50), of_each)
+        for (mean, _), param, old in zip(trainer.state, params, before, strict=True):
+            torch.testing.assert_close(old - param, RATE * mean)
+            mean.fill_(7.0)
+    (mean, square), _ = trainer.state
+    assert mean.shape == square.shape == (4, 9)
+    before = params[0].clone()
+    trainer.epoch(torch.arange(50), of_each)
+    grads = (mean - 0.5 * 7.0).mean(0)
+    torch.testing.assert_close(grads, torch.zeros_like(grads))  # cross-entropy's add up to none over the classes
+    torch.testing.assert_close(before - params[0], RATE * mean)
+
+
 def test_nets_of_any_shape_are_compiled_once_for_each_dtype():
     for dtype, filled, n_in in ((torch.float64, 1.0, 9), (torch.float64, 0.1, 40), (torch.float32, 0.1, 9)):
         trained(*problem(filled, n_in=n_in, dtype=dtype), torch.arange(50)[::2])

@@ -123,6 +123,13 @@ def test_the_triton_backend_walks_with_the_native_one(small):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
+def clipped(optimizer):
+    """The optimizer, with gradients cut off before each step."""
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_value_(params, 1e-6))
+    return optimizer
+
+
 def tables(learn):
     return [table.clone() for table in learn.model.state_dict().values()]
 
@@ -159,6 +166,7 @@ def test_the_fused_trainer_takes_the_steps_of_the_lessons_optimizers(small, opt_
     [
         {"opt_func": partial(torch.optim.AdamW, betas=FASTAI[:2], eps=FASTAI.eps)},
         {"opt_func": partial(Optimizer, steps=[sign_step])},
+        {"opt_func": lambda groups: clipped(AdamW(groups))},
         {"bn_wd": False},
     ],
 )

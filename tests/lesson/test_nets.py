@@ -1,6 +1,7 @@
 """Nets: the model, and the learner that trains them in native code as the learner's loop does."""
 
 import copy
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import TensorDataset
 
 from lesson import DataBunch, DataError, DivergenceError, Net, net_learner
@@ -93,7 +95,7 @@ def both(data, model, loss=cross_entropy, groups=None, **how):
 def native(learn, lr=0.1):
     """Whether native code would train."""
     optimizer = learn.opt_func(learn._param_groups([lr] * len(learn.layer_groups)))
-    return learn.backend == "native" and learn._native_training(optimizer, constant(1000, lr)) is not None
+    return learn.backend == "native" and learn._native(optimizer) is not None
 
 
 def distance(ours, theirs):
@@ -206,7 +208,7 @@ def test_every_optimizer_steps_as_the_loop_does(optimizer):
     assert_same_training(both(bunch(), net, opt_func=OPTIMIZERS[optimizer], wd=0.3), policy=jumps)
 
 
-def test_a_momentum_that_has_become_zero_stays_it_as_in_the_loop():
+def test_a_momentum_that_is_zero_at_times_is_the_loops():
     def vanishing(steps, lr):
         return Schedule(np.full(steps, lr), np.where(np.arange(steps) % 7 == 3, 0.0, 0.9))
 
@@ -217,6 +219,15 @@ def test_a_momentum_that_has_become_zero_stays_it_as_in_the_loop():
 def test_steps_by_the_sign_are_the_loops():  # without BatchNorm: before it a bias has the sign of a rounding
     net = Net([6, 9, 3], "tanh", generator=seeded()).double()
     assert_same_training(both(bunch(), net, opt_func=SIGN, wd=0.3), policy=jumps)
+
+
+def test_the_smallest_slope_has_a_sign():
+    """At a loss of 0 slopes are below the least normal number."""
+    data, net = bunch(dtype=torch.float32), Net([6, 3], generator=seeded())
+    data.train.tensors[1].zero_()
+    with torch.no_grad():
+        net[0].bias[0] = 95
+    assert_same_training(both(data, net, opt_func=SIGN, wd=0.0))
 
 
 def test_dropout_zeroes_the_same_in_batches_of_any_size():
@@ -278,12 +289,118 @@ def test_what_happens_between_epochs_counts():
     assert distance(*learners) < 1e-9
 
 
+def hook(learn):
+    learn.model[0].register_forward_hook(lambda layer, inputs, out: 2 * out)
+
+
+def other_loss(learn):
+    learn.loss_func = lambda scores, y: 3 * cross_entropy(scores, y)
+
+
+def other_data(learn):
+    learn.data = bunch(filled=0.2, seed=3)
+
+
+def other_part(learn):
+    learn.model[2] = nn.ReLU()
+
+
+def other_norm(learn):
+    learn.model[1].eps, learn.model[1].momentum = 0.5, 0.9
+
+
+def other_dropout(learn):
+    learn.model[3].p = 0.8
+
+
+def another_dropout(learn):
+    learn.model[3] = Dropout(0.3, seeded(1))
+
+
+def other_weight(learn):
+    learn.model[-1].weight = nn.Parameter(torch.full((3, 9), 0.1).double())
+
+
+def other_frozen_weight(learn):
+    learn.model[0].weight = nn.Parameter(torch.full((9, 6), 0.1).double(), requires_grad=False)
+
+
+def other_means(learn):
+    learn.model[1].running_mean = torch.full((9,), 0.1).double()
+
+
+def other_rows(learn):
+    learn.data.train.tensors[0].mul_(0.5)
+    learn.data.train.tensors[1].fill_(1)
+
+
+def other_numbers(learn):
+    learn.data.train.tensors[0].data = learn.data.train.tensors[0] * 0.5
+
+
+CHANGES = [
+    hook, other_loss, other_data, other_part, other_norm, other_dropout, another_dropout, other_weight,
+    other_frozen_weight, other_means, other_rows, other_numbers,
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("filled", [0.2, 1.0])
-def test_rows_changed_between_trainings_count(filled):
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_between_epochs_counts(change, filled):
+    states = []
+    for backend in ("native", "reference"):  # each with data of its own
+        net = Net([6, 9, 3], "tanh", bn=True, dropout=0.3, generator=seeded()).double()
+        net[0].weight.requires_grad_(False)
+        learn = net_learner(bunch(filled=filled), net, opt_func=OPTIMIZERS["AdamW"], backend=backend, quiet=True)
+        for epoch in learn.epochs(3, 0.02, jumps):
+            if epoch.epoch == 1:
+                change(learn)
+        states.append(learn)
+    assert distance(*states) < 1e-9
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_loop_takes_over_in_the_middle_of_a_training_and_gives_back(optimizer):
+    net = Net([6, 9, 3], "tanh", dropout=0.3, generator=seeded()).double()
+    learners = both(
+        bunch(), net, opt_func=OPTIMIZERS[optimizer], wd=0.1, groups=lambda net: [net[:1], net[1:]]
+    )  # fmt: skip
+    for learn in learners:
+        for epoch in learn.epochs(6, 0.02, jumps):
+            if epoch.epoch == 2:
+                hooked = learn.model[0].register_forward_hook(lambda *_: None)
+                learn.freeze()
+            if epoch.epoch == 4:
+                hooked.remove()
+                learn.unfreeze()
+    assert distance(*learners) < 1e-9
+
+
+def test_a_class_that_is_out_of_range_between_epochs_is_an_error():
+    """And not a write outside the scores."""
+    learn = net_learner(bunch(), Net([6, 3]).double(), quiet=True)
+    epochs = learn.epochs(2)
+    next(epochs)
+    learn.data.train.tensors[1][5] = 10**6
+    with pytest.raises(IndexError, match="Target 1000000 is out of bounds"):
+        next(epochs)
+
+
+def by_torch(rows):
+    rows.mul_(0.5)
+
+
+def by_numpy(rows):
+    rows.numpy()[:] *= 0.5
+
+
+@pytest.mark.parametrize("filled", [0.2, 1.0])
+@pytest.mark.parametrize("change", [by_torch, by_numpy])
+def test_rows_changed_between_trainings_count(change, filled):
     ours, theirs = (both(bunch(filled=filled), Net([6, 3], generator=seeded()).double())[place] for place in (0, 1))
     for learn in (ours, theirs):  # each with data of its own
         learn.fit(1)
-        learn.data.train.tensors[0].mul_(0.5)
+        change(learn.data.train.tensors[0])
         learn.fit(1)
     assert native(ours)
     assert distance(ours, theirs) < 1e-9
@@ -308,6 +425,17 @@ def tied():
     return model
 
 
+def one_dropout_twice():
+    drop = Dropout(0.5, seeded())
+    return wrapped(drop, nn.ReLU(), drop)
+
+
+def replaced():
+    model = wrapped(nn.ReLU())
+    model[1].forward = torch.tanh
+    return model
+
+
 class Own(Net):
     pass
 
@@ -318,7 +446,7 @@ class Own(Net):
         wrapped(nn.Dropout(0.0)), wrapped(nn.Hardtanh()), wrapped(nn.GELU("tanh")), wrapped(nn.LayerNorm(4)),
         wrapped(nn.BatchNorm1d(4, affine=False)), wrapped(nn.BatchNorm1d(4, track_running_stats=False)),
         wrapped(nn.BatchNorm1d(4, momentum=None)), wrapped(nn.Linear(4, 4, bias=False)), hooked(), tied(),
-        Own([6, 4, 3]).double(),
+        one_dropout_twice(), replaced(), Own([6, 4, 3]).double(),
     ],
     ids=lambda model: str(type(model).__name__),
 )  # fmt: skip
@@ -328,6 +456,98 @@ def test_a_model_with_an_unknown_part_takes_the_loop(model):
     for learn in (ours, theirs):
         learn.fit(2)
     assert distance(ours, theirs) == 0
+
+
+def test_weights_that_share_memory_take_the_loop():
+    ours, theirs = both(bunch(), nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)).double())
+    for learn in (ours, theirs):
+        learn.model[1].weight.data = learn.model[0].weight.data
+        learn.fit(2)
+    assert not native(ours)
+    assert distance(ours, theirs) == 0
+
+
+def halved_slopes(learn):
+    learn.model[0].weight.register_hook(lambda slopes: slopes / 2)
+
+
+def halved_grads(learn):
+    def halve(param):
+        param.grad /= 2
+
+    learn.model[0].weight.register_post_accumulate_grad_hook(halve)
+
+
+@pytest.mark.parametrize("watch", [halved_slopes, halved_grads])
+def test_hooks_on_parameters_are_called(watch):
+    ours, theirs = both(bunch(), Net([6, 9, 3], generator=seeded()).double(), opt_func=SGD)
+    for learn in (ours, theirs):
+        watch(learn)
+        learn.fit(2)
+    assert not native(ours)
+    assert distance(ours, theirs) == 0
+
+
+def hooked_steps(groups):
+    optimizer = AdamW(groups)
+    optimizer.register_step_post_hook(lambda *_: None)
+    return optimizer
+
+
+def replaced_steps(groups):
+    optimizer = AdamW(groups)
+    optimizer.step = lambda: None
+    return optimizer
+
+
+@pytest.mark.parametrize("opt_func", [hooked_steps, replaced_steps])
+def test_hooks_on_steps_are_called(opt_func):
+    assert not native(net_learner(bunch(), Net([6, 3]).double(), opt_func=opt_func))
+
+
+@contextmanager
+def registered(register):
+    handle = register(lambda *_: None)
+    yield
+    handle.remove()
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        partial(torch.autocast, "cpu", torch.bfloat16),
+        torch.no_grad,
+        partial(registered, nn.modules.module.register_module_forward_hook),
+        partial(registered, register_optimizer_step_pre_hook),
+    ],
+)
+def test_what_torch_does_everywhere_is_left_to_the_loop(mode):
+    learn = net_learner(bunch(), Net([6, 3]).double())
+    with mode():
+        assert not native(learn)
+    assert native(learn)
+
+
+@torch.inference_mode()
+def made_without_autograd():
+    return bunch().train
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize(
+    ("rows", "n_in"),
+    [
+        (made_without_autograd(), 6),
+        (TensorDataset(torch.zeros(20, 0).double(), torch.zeros(20).long()), 0),
+    ],
+)
+def test_rows_that_native_code_cannot_read_take_the_loop(rows, n_in):
+    net = nn.Sequential(nn.Linear(n_in, 3)).double()
+    ours, theirs = both(DataBunch(rows, rows), net)
+    for learn in (ours, theirs):
+        learn.fit(1)
+    assert not native(ours)
+    assert torch.equal(ours.model[0].bias, theirs.model[0].bias)
 
 
 @pytest.mark.parametrize(

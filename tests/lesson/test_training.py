@@ -142,10 +142,19 @@ def test_momentum_follows_the_schedule_or_stays_the_optimizers_own(data, make, m
         assert momentum(made[-1].param_groups[0]) == last
 
 
-def test_plain_sgd_stays_plain(data):
-    learn, made = noting(data, torch.optim.SGD)
+@pytest.mark.parametrize("make", [Momentum, partial(torch.optim.SGD, momentum=0.9)])
+def test_momentum_that_a_schedule_starts_at_zero_grows(data, make):
+    learn, made = noting(data, make)
+    learn.fit_one_cycle(1, 0.01, moms=(0.0, 0.9))
+    assert made[0].param_groups[0]["momentum"] == learn.recorder.moms[-1] > 0
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, partial(Momentum, momentum=0.0)])
+def test_plain_sgd_stays_plain(data, make):
+    learn, made = noting(data, make)
     learn.fit_one_cycle(1, 0.01)
     assert made[0].param_groups[0]["momentum"] == 0
+    assert learn.recorder.moms == [0] * 6
 
 
 # Freezing: claims 14 and 16
@@ -260,8 +269,40 @@ def test_divergence_carries_the_epochs_before_it_through_a_pipe_too(data):
 
 
 def test_a_policy_of_another_length_is_refused(data):
-    with pytest.raises(DataError, match="2 rates for 6 steps"):
+    with pytest.raises(DataError, match=r"rates of shape \[2\] for 6 steps"):
         learner(data).epochs(1, 0.01, lambda steps, lr: Schedule(np.full(2, lr), None))
+    with pytest.raises(DataError, match=r"momenta of shape \[2\] for 6 steps"):
+        learner(data).epochs(1, 0.01, lambda steps, lr: Schedule(np.full(steps, lr), np.full(2, 0.9)))
+
+
+def test_the_number_of_batches_cannot_change_within_a_training(data):
+    learn = learner(data)
+    epochs = learn.epochs(2, 0.01)
+    next(epochs)
+    learn.bs = 7
+    with pytest.raises(DataError, match="bs=7, 96 rows: the schedule is for 6 batches an epoch; after a change of bs"):
+        next(epochs)
+    learn.fit(1)
+    assert len(learn.recorder.losses) == 6 + 14
+
+
+def test_a_net_that_is_frozen_whole_within_a_training_is_refused(data):
+    learn = learner(data)
+    epochs = learn.epochs(2, 0.01)
+    next(epochs)
+    learn.model.requires_grad_(False)
+    with pytest.raises(DataError, match="every parameter is frozen"):
+        next(epochs)
+
+
+def test_gradients_that_the_caller_left_are_no_part_of_a_step(data):
+    twins = [learner(data), learner(data)]
+    for learn in twins:
+        for _ in learn.epochs(2, 0.01):
+            if learn is twins[0]:
+                for param in learn.model.parameters():
+                    param.grad = torch.ones_like(param)
+    assert all(torch.equal(one, other) for one, other in zip(*(state(learn).values() for learn in twins), strict=True))
 
 
 # What the model says
