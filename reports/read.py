@@ -152,8 +152,15 @@ OF_CURVES |= {"x": is_drawable, "curve": is_text, "value": is_number}
 
 
 def read_study(path: Path, summary: Summary, page: str) -> Study:
-    """Read the tables beside a `summary.json`; a table that cannot be used becomes a problem on the page."""
+    """Read the tables beside a `summary.json`; a table that cannot be used becomes a problem on the page.
+
+    A summary without either table, as results are published, is no problem: a note says that they are not there.
+    """
     problems: list[str] = []
+    if not any(os.path.lexists(path.parent / name) for name in (RUNS, CURVES)):
+        note = f"Its runs and curves are not here, nor their figures: {summary.provenance.command} makes them."
+        published = summary.model_copy(update={"notes": [*summary.notes, note]})
+        return Study(page, path.parent, published, None, None, problems)
 
     def table(name: str, columns: Mapping[str, Holds], once: list[str]) -> pd.DataFrame | None:
         beside = path.parent / name
