@@ -29,10 +29,10 @@ OUTCOMES: dict[Reason, str] = {
     "no difference beyond m": "no, they are equal to within {m}",
     "no rival better by m": "yes, no rival is better by {m}",
     "a rival better by m": "no, {rival} is better by more than {m}",
-    "not after correction over the rivals": "undecided, {rival} looks better, but not after correction for all rivals",
-    "the interval reaches the margin": "undecided",
+    "not after correction over the rivals": "inconclusive, {rival} looks better, not after correction for all rivals",
+    "the interval reaches the margin": "inconclusive",
     "too few seeds": "no verdict from {n}",
-    "divergence in a part of several arms": "undecided, runs failed in a sum of several arms",
+    "divergence in a part of several arms": "inconclusive, runs failed in a sum of several arms",
     "nothing measured": "nothing was measured",
 }
 # "equivalent" is refuted by a difference in either direction.
@@ -128,7 +128,7 @@ def margin_of(part: PartFound, title: str = "") -> str:
 
 
 def outcome(summary: Summary, part: PartFound, found: Found | None = None) -> str:
-    """The outcome of a part, or against one of its rivals: yes, no or undecided, and by how much."""
+    """The outcome of a part, or against one of its rivals: yes, no or inconclusive, and by how much."""
     found = found or part
     words = OUTCOMES[found.reason]
     if found.outcome == "no" and part.form == "equivalent":
@@ -337,4 +337,4 @@ def expectation(summary: Summary, part: PartFound) -> str | None:
     reach = f"a factor of {numbers.setting(base**width, 3)}" if base else numbers.writer(width, part.margin)(width)
     said = f"The regular profile’s interval will reach about {reach} to either side; the margin is "
     said += margin_of(part, title)
-    return said + (", so an effect near 0 will stay undecided." if width > part.margin else ".")
+    return said + (", so an effect near 0 will stay inconclusive." if width > part.margin else ".")

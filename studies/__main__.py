@@ -17,7 +17,7 @@ import studies
 from studies.evidence.claims import N_CLAIMS
 from studies.evidence.ledger import Condition, Evidence, LedgerRow, PartRow, make_ledger, read_ledger
 from studies.evidence.outside import printable, without_password
-from studies.evidence.schema import ResultsError, find_summaries, read_summary
+from studies.evidence.schema import ResultsError, find_summaries, in_words, read_summary
 from studies.lab.arguments import UsageError, checked_path
 from studies.lab.command import Command
 from studies.lab.spec import Study, counted
@@ -112,7 +112,8 @@ def _evidence(one: Evidence) -> str:
     found = one.found
     ends = ("−∞" if found.low is None else f"{found.low:.4g}", "∞" if found.high is None else f"{found.high:.4g}")
     estimate = "" if found.estimate is None else f" {found.estimate:.4g}"
-    return f"{found.outcome}, {found.reason}{estimate} [{', '.join(ends)}], n = {found.n} ({one.source}, {one.profile})"
+    outcome, source = f"{found.outcome}, {in_words(found.reason)}", f"({one.source}, {one.profile})"
+    return f"{outcome}:{estimate} [{', '.join(ends)}], n = {found.n} {source}"
 
 
 @app.command(cls=Command, help=__doc__)

@@ -48,8 +48,8 @@ def charts(study: Study) -> list[Chart]:
             "Every part with its interval, in margins",
             "; ".join(lines),
             "The unit is a part’s own margin, the smallest effect worth knowing; the grey band reaches one margin to "
-            "either side. Right of 0 supports the part. Circles: yes; crosses: no; diamonds: undecided. The scale is "
-            f"logarithmic beyond {LINEAR:g} margins.",
+            "either side. Right of 0 supports the part. Circles: yes; crosses: no; diamonds: inconclusive. The scale "
+            f"is logarithmic beyond {LINEAR:g} margins.",
             found.astype(object),
             lambda figure, wide: draw(figure, found, wide),
             lambda _wide: 70 + 34 * len(found),

@@ -20,7 +20,7 @@ def chart(group: str, timings: list[Timing]) -> Chart:
         f"ratios-{group}",
         f"{title(group)}: time over the time of {against}",
         "; ".join(f"{words(t, keys)} {implementation(t)}: {numbers.times(t.ratio)}" for t in timings),
-        f"Circles: faster than {against}; crosses: slower; diamonds: undecided. Bars: 95 % intervals of the ratio.",
+        f"Circles: faster than {against}; crosses: slower; diamonds: inconclusive. Bars: 95 % intervals of the ratio.",
         table(timings, keys),
         lambda figure, _wide: draw(figure, drawn(timings, keys), f"time ÷ time of {against}"),
         lambda _wide: 60 + 22 * len(timings) + 28 * len({words(t, keys) for t in timings}),

@@ -15,6 +15,7 @@ import errno
 import json
 import math
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
@@ -56,6 +57,15 @@ Reason = Literal[
     "divergence in a part of several arms",
     "nothing measured",
 ]
+
+
+def in_words(reason: Reason) -> str:
+    """The reason without the sign m.
+
+    >>> in_words("worse by more than m")
+    'worse by more than the margin'
+    """
+    return re.sub(r"\bm\b", "the margin", reason)
 
 
 class ResultsError(ValueError):

@@ -17,7 +17,17 @@ from lesson import DataError
 from lesson.data.catalog import OWN
 from studies.evidence import provenance
 from studies.evidence.outside import printable, storage_name, without_password
-from studies.evidence.schema import CURVES, CUSTOM, RUNS, SUMMARY, PartFound, Summary, find_summaries, read_summary
+from studies.evidence.schema import (
+    CURVES,
+    CUSTOM,
+    RUNS,
+    SUMMARY,
+    PartFound,
+    Summary,
+    find_summaries,
+    in_words,
+    read_summary,
+)
 from studies.lab.arguments import UsageError, checked_device, checked_path, checked_sources, chosen_profile, with_values
 from studies.lab.source import Source, open_source, own_options, prepare, reading_options
 from studies.lab.spec import TUNING_SEEDS_FROM, Run, Study, counted
@@ -315,4 +325,5 @@ def _line(part: PartFound) -> str:
     expected = part.expected_half_width
     ahead = "" if expected is None else f"; the regular profile's interval will reach about {expected:.2g} to each side"
     claim = f"claim {part.part}: " if part.part else ""
-    return f"{claim}{part.says}: {part.outcome}, {part.reason}:{estimate} [{low}, {high}]{margin}, n = {part.n}{ahead}"
+    outcome = f"{claim}{part.says}: {part.outcome}, {in_words(part.reason)}"
+    return f"{outcome}:{estimate} [{low}, {high}]{margin}, n = {part.n}{ahead}"

@@ -353,7 +353,7 @@ def test_the_best_is_followed_by_its_rivals_and_failed_runs_are_counted(everythi
     assert first[1] == "yes, no rival is better by 0.004"
     assert [row[0] for row in rows[:3]] == ["against momentum", "against rmsprop", "against sgd"]
     assert rows[2][-1] == "2 diverged"
-    assert rows[-1][1] == "undecided, runs failed in a sum of several arms"
+    assert rows[-1][1] == "inconclusive, runs failed in a sum of several arms"
 
 
 def test_the_table_of_arms_describes_and_gives_no_verdict(everything):

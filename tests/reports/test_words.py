@@ -46,7 +46,7 @@ NO = {"outcome": "no", "reason": "worse by more than m", "estimate": -0.03, "low
         (NO, "No, worse by more than 0.002, on MovieLens 100k: "),
         (NO, "higher by 0.030 [0.020, 0.040]"),
         (NO | {"reason": "less than m", "estimate": 0, "low": -0.001, "high": 0.001}, "No, by less than 0.002 if at"),
-        ({"outcome": "inconclusive", "reason": "the interval reaches the margin"}, "Undecided on MovieLens 100k: "),
+        ({"outcome": "inconclusive", "reason": "the interval reaches the margin"}, "Inconclusive on MovieLens 100k: "),
         ({"outcome": "inconclusive", "reason": "too few seeds", "n": 3}, "No verdict from 3 seeds on MovieLens 100k: "),
         ({"changed": True}, "(preliminary; declared after results had been seen)."),
         ({"estimate": None, "low": None, "high": None, "diverged": 8}, "of 10 seeds 8 diverged"),
@@ -150,7 +150,7 @@ def test_the_limits_say_what_the_interval_covers_and_what_more_seeds_would_give(
 
 def test_where_the_regular_profile_cannot_decide_an_effect_near_0_the_limits_say_so(sweep):
     part = sweep.summary.parts[0].model_copy(update={"expected_half_width": 0.003})
-    assert "so an effect near 0 will stay undecided" in words.expectation(sweep.summary, part)
+    assert "so an effect near 0 will stay inconclusive" in words.expectation(sweep.summary, part)
     assert words.expectation(sweep.summary, part.model_copy(update={"expected_half_width": None})) is None
     assert words.expectation(sweep.summary, part.model_copy(update={"expected_half_width": 1e-17})) is None
 

@@ -131,7 +131,7 @@ def test_a_sweep_leaves_runs_curves_and_a_summary(sweep: Command) -> None:
     }
     last = curves[(curves["curve"] == "train_loss") & (curves["x"] == 2)].set_index("key")["value"]
     assert last.to_dict() == runs.set_index("key")["metric.rmse"].to_dict()
-    assert "claim 47: x=1 beats x=0: no, worse by more than m: -1 [-1, -1]" in result.stdout
+    assert "claim 47: x=1 beats x=0: no, worse by more than the margin: -1 [-1, -1]" in result.stdout
     assert str(sweep.folder / "quick") in result.stdout
 
 
