@@ -97,10 +97,10 @@ def found_of(inputs: Inputs, evidence: Evidence) -> Found:
     """A piece of evidence in words."""
     summary = inputs.ledger.summaries.get(evidence.path) if evidence.path else None
     page = next((s.page for s in inputs.studies if evidence.path == s.folder / "summary.json"), None)
-    if summary is None and evidence.source == "benchmarks":
-        page = "benchmarks.html"
     if summary is None:
-        said = [numbers.counted(evidence.found.n, "pair")] if evidence.found.interval != "counted" else []
+        page = f"{evidence.source}.html"  # benchmarks, or peers
+        unit = "seed" if evidence.source == "peers" else "pair"
+        said = [numbers.counted(evidence.found.n, unit)] if evidence.found.interval != "counted" else []
     else:
         said = [numbers.counted(evidence.found.n, "seed"), evidence.profile]
         said += ["tuned"] if evidence.tuned and summary.tuning else []

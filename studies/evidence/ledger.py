@@ -17,8 +17,10 @@ from pydantic import BaseModel, ConfigDict
 
 from studies.evidence.benchmarks import Benchmarks, lookup_findings, read_benchmarks
 from studies.evidence.claims import Claim, ClaimPart, Slip, load_claims, load_slips
+from studies.evidence.peers import read_peers, rival_finding
 from studies.evidence.schema import (
     CUSTOM,
+    FEW_SEEDS,
     Outcome,
     PartFound,
     Protocol,
@@ -29,7 +31,7 @@ from studies.evidence.schema import (
     read_summary,
 )
 
-EXACT, BENCHMARKS = "exact.json", "benchmarks.json"
+EXACT, BENCHMARKS, PEERS = "exact.json", "benchmarks.json", "peers.json"
 ALPHA: Final = 0.05
 
 Verdict = Literal[
@@ -276,6 +278,7 @@ def read_ledger(results: Path) -> Ledger:
             )
             for corner, found in lookup_findings(benchmarks)
         ]
+    evidence += _of_peers(results / PEERS)
     exact = _read(results / EXACT, read_exact, problems)
     checks = exact.checks if exact is not None else []
     return make_ledger(evidence, checks, problems, summaries, benchmarks)
@@ -337,6 +340,30 @@ def make_ledger(
         for part in row.parts
     )
     return Ledger(rows, sentences, dict(summaries or {}), of_slips, benchmarks, judged)
+
+
+def _of_peers(path: Path) -> list[Evidence]:
+    """The other libraries' runs as evidence; a file that cannot be used is reported with its page."""
+    try:
+        peers = read_peers(path) if path.exists() else None
+    except ResultsError:
+        return []
+    found = rival_finding(peers) if peers is not None else None
+    if peers is None or found is None:
+        return []
+    few = found.n < FEW_SEEDS
+    return [
+        Evidence(
+            found,
+            source="peers",
+            data=peers.data.key,
+            title=peers.data.name,
+            profile="quick" if few else "regular",
+            tuned=False,
+            preliminary=few,
+            path=path,
+        )
+    ]
 
 
 def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:

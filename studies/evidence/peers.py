@@ -16,9 +16,12 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 from scipy.stats import quantile_test
 
+from studies.evidence.outcomes import judge_part
+from studies.evidence.parts import Metric, best
 from studies.evidence.schema import (
     Count,
     DataUsed,
+    PartFound,
     Positive,
     Record,
     Size,
@@ -28,6 +31,8 @@ from studies.evidence.schema import (
 )
 
 TARGET = 0.896  # RMSE
+OURS = "dotbias"
+RIVALS = ("cornac", "libmf", "lenskit", "surprise", "myfm")  # other approaches than a net that PyTorch trains
 REFERENCE, REFERENCE_EPOCHS = "cornac", 20  # times to TARGET are ratios to this peer's whole fit
 
 
@@ -86,6 +91,11 @@ class Peer(Record):
                     by_epochs.setdefault(point.epochs, []).append(point)
         return min(by_epochs.values(), key=_mean_rmse, default=[])
 
+    def rmse_by_seed(self) -> dict[int, float | None]:
+        """Each seed's RMSE at the number of epochs whose mean RMSE is lowest."""
+        epochs = {point.epochs for point in self.best()}
+        return {row.seed: point.rmse for row in self.rows for point in row.points if point.epochs in epochs}
+
 
 def _mean_rmse(points: list[Point]) -> float:
     return sum(math.inf if point.rmse is None else point.rmse for point in points) / len(points)
@@ -133,6 +143,23 @@ class PeerResults(Record):
         if peer is None or any(REFERENCE_EPOCHS not in [point.epochs for point in row.points] for row in peer.rows):
             return None
         return peer
+
+
+def rival_finding(results: PeerResults) -> PartFound | None:
+    """Claim 1a: the lesson's model is not worse than any rival by 0.2 % of its RMSE, on the seeds that both have.
+
+    Rivals have the settings of `bench.peers`, of which only the number of epochs is tuned. All seeds share one split,
+    so the interval is for that split alone.
+    """
+    ours = results.peer(OURS)
+    rivals = [rival for name in RIVALS if (rival := results.peer(name))]
+    if ours is None or not rivals:
+        return None
+    name, metric = "validation RMSE", Metric("validation RMSE", better="lower", smallest="0.2 %")
+    part = best(
+        "1a", ours.title, [rival.title for rival in rivals], says="The lesson's model is not worse than any rival."
+    )
+    return judge_part(part, {name: {peer.title: peer.rmse_by_seed() for peer in (ours, *rivals)}}, {name: metric})
 
 
 class Ratio(NamedTuple):

@@ -7,7 +7,17 @@ import pytest
 
 from reports.pages import peers, render
 from reports.read import gather
-from studies.evidence.peers import Peer, PeerResults, Point, Row, epoch_time, time_to_target, write_peers
+from studies.evidence.ledger import read_ledger
+from studies.evidence.peers import (
+    Peer,
+    PeerResults,
+    Point,
+    Row,
+    epoch_time,
+    rival_finding,
+    time_to_target,
+    write_peers,
+)
 
 pytestmark = pytest.mark.usefixtures("no_drawing")
 
@@ -185,3 +195,34 @@ def test_a_file_with_other_content_is_a_problem_not_a_failure(tmp_path):
     pages = render(gather(tmp_path))
     assert "peers.json: not a comparison" in pages.problems[0]
     assert "peers.html" not in pages.html
+
+
+def near(name, rmse, **more):
+    """A peer with ten seeds whose RMSE is nearly this."""
+    return made_up(name, [[(1, 0.1, rmse + 1e-4 * (seed % 3))] for seed in range(10)], **more)
+
+
+def test_the_lessons_model_is_judged_against_its_best_rival_whatever_others_train_by_torch():
+    ours, cornac, eager = near("dotbias", 0.893), near("cornac", 0.902), near("pytorch", 0.5)
+    found = rival_finding(results(ours, cornac, near("myfm", 0.9), eager))
+    assert (found.part, found.outcome, found.n, found.interval) == ("1a", "yes", 10, "t")
+    found = rival_finding(results(ours, cornac, near("myfm", 0.885, title="myFM")))
+    assert (found.outcome, found.reason) == ("no", "a rival better by m")
+    assert rival_finding(results(ours, eager)) is None
+    assert rival_finding(results(cornac)) is None
+
+
+def test_each_seed_of_a_rival_counts_at_the_number_of_epochs_that_is_best_for_all():
+    fits = [[(1, 0.1, 0.95), (2, 0.2, 0.90)], [(1, 0.1, 0.88), (2, 0.2, 0.91)]]
+    assert made_up("cornac", fits, epochs=[1, 2]).rmse_by_seed() == {0: 0.90, 1: 0.91}
+
+
+def test_the_ledger_shows_the_rivals_as_evidence_on_claim_1(tmp_path):
+    write_peers(results(near("dotbias", 0.893), near("cornac", 0.902)), tmp_path / "peers.json")
+    (evidence,) = [c.used for row in read_ledger(tmp_path).rows for part in row.parts for c in part.conditions]
+    assert (evidence.found.part, evidence.source, evidence.data, evidence.tuned) == ("1a", "peers", "movielens", False)
+    page = render(gather(tmp_path)).html["index.html"]
+    assert '<a href="peers.html">MovieLens 100k</a>' in page
+    assert "validation RMSE lower by 0.009" in page
+    (tmp_path / "peers.json").write_text("{}")
+    assert not [c for row in read_ledger(tmp_path).rows for part in row.parts for c in part.conditions]
