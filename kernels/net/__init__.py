@@ -75,7 +75,7 @@ def listed(inputs: Tensor, targets: Tensor) -> Rows:
         )
     dense, found = inputs.contiguous().numpy(), targets.contiguous().numpy()
     starts, places, values = np.zeros(0, np.int64), np.zeros(0, np.int32), dense[:0, 0].copy()
-    filled = int(np.count_nonzero(dense))
+    filled = int(np.count_nonzero(dense != 0))  # several times as fast as of the numbers
     if filled <= SPARSE * dense.size:
         starts, places = np.empty(len(dense) + 1, np.int64), np.empty(filled + 1, np.int32)
         values = np.empty(filled + 1, dense.dtype)
