@@ -33,13 +33,16 @@ def find_studies() -> list[Study]:
     """Every study: the modules of this package that have a `STUDY`.
 
     Raises:
-        StudyError: a study's name differs from its file's, which its command uses.
+        StudyError: a study's declaration is refused, or its name differs from its file's, which its command uses.
     """
     found = []
     for module in pkgutil.iter_modules(studies.__path__):
         if module.name.startswith("_") or module.ispkg:
             continue
-        study = getattr(importlib.import_module(f"studies.{module.name}"), "STUDY", None)
+        try:
+            study = getattr(importlib.import_module(f"studies.{module.name}"), "STUDY", None)
+        except ValueError as error:  # its declaration
+            raise StudyError(f"studies/{module.name}.py: {error}") from error
         if not isinstance(study, Study):
             continue
         if study.name != module.name:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -122,6 +123,16 @@ def test_a_study_that_is_not_called_as_its_file_is_one_line(monkeypatch: pytest.
     result = list_studies()
     assert result.exit_code == 2
     assert result.stderr == "error: studies/toy.py: its STUDY is called 'joy'; call it 'toy', like its file\n"
+
+
+def test_a_study_whose_declaration_is_refused_is_one_line_with_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise ValueError("study toy: it needs data, arms and profiles")
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    result = list_studies()
+    assert result.exit_code == 2
+    assert re.fullmatch(r"error: studies/\w+\.py: study toy: it needs data, arms and profiles\n", result.stderr)
 
 
 def test_one_claim_is_named_as_one(tmp_path: Path) -> None:
