@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as every_module
-from torch.optim import optimizer as every_optimizer
+from torch.nn.modules import module as all_modules
+from torch.optim import optimizer as all_optimizers
 
 from lesson import checks, saving
 from lesson.checks import DataError, shown
@@ -512,8 +512,8 @@ def watched(model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
         or any(param._backward_hooks or param._post_accumulate_grad_hooks for param in model.parameters())
         or "step" in vars(optimizer)
         or bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
-        or bool(every_optimizer._global_optimizer_pre_hooks or every_optimizer._global_optimizer_post_hooks)
-        or every_module._has_any_global_hook()
+        or bool(all_optimizers._global_optimizer_pre_hooks or all_optimizers._global_optimizer_post_hooks)
+        or all_modules._has_any_global_hook()
         or torch.is_autocast_enabled("cpu")
         or not torch.is_grad_enabled()
     )

@@ -158,7 +158,7 @@ def read_study(path: Path, summary: Summary, page: str) -> Study:
     """
     problems: list[str] = []
     if not any(os.path.lexists(path.parent / name) for name in (RUNS, CURVES)):
-        note = f"Its runs and curves are not here, nor their figures: {summary.provenance.command} makes them."
+        note = f"The runs and the curves are not in this folder. {summary.provenance.command} makes them again."
         published = summary.model_copy(update={"notes": [*summary.notes, note]})
         return Study(page, path.parent, published, None, None, problems)
 

@@ -14,8 +14,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("benchmark_only"):
         os.environ.setdefault("TRITON_INTERPRET", "1")
         # Tests run in a process per core. Threads of torch that wait for each other would double the time.
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        if "OMP_NUM_THREADS" not in os.environ:
+            os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+            torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -120,10 +120,12 @@ def split_rows(n: int, seed: int, valid_pct: float, what: str) -> tuple[torch.Te
     (8, 2)
     """
     seed, share = checks.whole("seed", seed), checks.number("valid_pct", valid_pct, above=0, below=1)
+    # fastai's RandomSplitter uses the global generator; a separate one gives the same rows without side effects.
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     valid, train = order.tensor_split([int(share * n)])
     if not len(valid) or not len(train):
         raise DataError(
-            f"{what} leave {len(train)} for training and {len(valid)} for validation; both need at least one"
+            f"{what} leave {len(train)} for training and {len(valid)} for validation; both need at least one "
+            "(more rows, or another valid_pct)"
         )
     return train.sort()[0], valid

@@ -13,6 +13,7 @@ import torch
 
 from lesson import checks
 from lesson.checks import DataError, printable, shown
+from lesson.data.bunch import split_rows
 from lesson.data.ids import Vocab
 from lesson.data.movielens import open_movielens
 from lesson.data.origin import Origin
@@ -142,11 +143,7 @@ def split(
         raise DataError(f"ratings={shown(ratings)}: pass the result of open_ratings or read_ratings")
     n = len(ratings)
     if valid_rows is None:
-        valid_pct = checks.number("valid_pct", valid_pct, above=0, below=1)
-        seed = checks.whole("seed", seed)
-        # RandomSplitter uses the global generator; a separate one gives the same rows without side effects.
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-        chosen = order[: int(valid_pct * n)].numpy()
+        chosen = split_rows(n, seed, valid_pct, f"{ratings.name}: {n} ratings")[1].numpy()
     else:
         chosen = np.asarray(valid_rows)
         if chosen.dtype.kind not in "iu" or chosen.ndim != 1:

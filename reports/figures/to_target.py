@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from reports import numbers
+from reports import numbers, words
 from reports.arms import by_seed, name_of, shown_arms, title_of
 from reports.figures import drawing
 from reports.figures.drawing import Chart
@@ -32,7 +32,7 @@ def charts(study: Study) -> list[Chart]:
 def of_metric(study: Study, metric: str) -> list[Chart]:
     """How many seeds have reached the target by then, and the performance profile (Dolan & Moré 2002)."""
     summary, table = study.summary, by_seed(study, metric)
-    title = title_of(summary, metric)
+    title = words.LOGARITHM.sub("", title_of(summary, metric)).removeprefix("the ")  # the axis is logarithmic
     needed = 10 ** table.rename(columns=lambda arm: name_of(summary, arm))
     behind = needed.div(needed.min(axis=1), axis=0)[needed.notna().any(axis=1)]
     shown = [name_of(summary, arm) for arm in shown_arms(summary, LINES)]
@@ -41,15 +41,15 @@ def of_metric(study: Study, metric: str) -> list[Chart]:
     return [
         chart_of(
             f"to-target-{metric}",
-            f"Seeds that reach the target: {reached(title)}",
+            f"Seeds that reach the target: {title}",
             needed,
             shown,
-            reached(title),
+            title,
             misses,
         ),
         chart_of(
             f"behind-{metric}",
-            f"Performance profile: {reached(title)}",
+            f"Performance profile: {title}",
             behind,
             shown,
             "times as many as the best arm of the seed",
@@ -59,11 +59,6 @@ def of_metric(study: Study, metric: str) -> list[Chart]:
     ]
 
 
-def reached(title: str) -> str:
-    """The metric's title without its logarithm, for an axis that has it."""
-    return title.removeprefix("log10 of the ")
-
-
 def chart_of(name: str, title: str, values: pd.DataFrame, shown: list[str], label: str, caption: str) -> Chart:
     """A chart of the share of seeds at or below each value, an arm a line."""
     by_arm = {str(arm): steps(values[arm]) for arm in values}
@@ -71,7 +66,7 @@ def chart_of(name: str, title: str, values: pd.DataFrame, shown: list[str], labe
     data = shares.rename(columns={"at": label, "share": "share of seeds"})
     drawn = shares[shares["arm"].isin(shown)]
     middles = values.fillna(np.inf).median()
-    words = (
+    medians = (
         f"{arm}: {'more than half missed' if np.isinf(n) else numbers.setting(n, 3)}" for arm, n in middles.items()
     )
     left_out = values.shape[1] - len(shown)
@@ -81,7 +76,7 @@ def chart_of(name: str, title: str, values: pd.DataFrame, shown: list[str], labe
     return drawing.chart(
         name,
         title,
-        f"medians, {label}: " + "; ".join(words),
+        f"medians, {label}: " + "; ".join(medians),
         caption,
         data,
         lambda figure, wide: draw(figure, drawn, label, end, 3 if wide else 1),

@@ -20,7 +20,6 @@ from studies.evidence.peers import (
     PeerResults,
     Ratio,
     epoch_time,
-    read_peers,
     seconds_at,
     time_to,
     time_to_target,
@@ -34,7 +33,7 @@ OURS, LESSON, FASTAI, DISTINCT = "dotbias-quick", "dotbias", "fastai", "fastai-d
 
 def plan(inputs: Inputs) -> list[Page]:
     """One page, if there is a comparison."""
-    results = inputs.file(FILE, read_peers)
+    results = inputs.ledger.peers  # the ledger has read them for claim 1
     if results is None:
         return []
     about = {"data": results.data.name, "commit": results.commit, "dirty": results.dirty, "finished": results.finished}

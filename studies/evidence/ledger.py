@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from studies.evidence.benchmarks import Benchmarks, lookup_findings, read_benchmarks
 from studies.evidence.claims import Claim, ClaimPart, Slip, load_claims, load_slips
-from studies.evidence.peers import read_peers, rival_finding
+from studies.evidence.peers import PeerResults, read_peers, rival_finding
 from studies.evidence.schema import (
     CUSTOM,
     FEW_SEEDS,
@@ -224,7 +224,8 @@ class Ledger:
         problems: sentences about results that could not be used.
         summaries: the summaries that were used, by path.
         slips: the results of exact checks of the notes' errors, by id.
-        benchmarks: the benchmarks file; None if it is missing.
+        benchmarks: the benchmarks file; None if it is missing or a problem.
+        peers: the file of other libraries' runs; likewise.
         judged: measured parts with some evidence that says yes or no.
     """
 
@@ -233,6 +234,7 @@ class Ledger:
     summaries: dict[Path, Summary] = field(default_factory=dict)
     slips: dict[int, ExactFound] = field(default_factory=dict)
     benchmarks: Benchmarks | None = None
+    peers: PeerResults | None = None
     judged: int = 0
 
     @property
@@ -242,7 +244,7 @@ class Ledger:
 
 
 def read_ledger(results: Path) -> Ledger:
-    """Gather every claim's evidence: the studies' summaries, the exact checks, the benchmarks.
+    """Gather every claim's evidence: summaries of studies, exact checks, benchmarks, other libraries' runs.
 
     Args:
         results: the folder of results; `find_summaries` describes where its `summary.json` files may be.
@@ -278,10 +280,25 @@ def read_ledger(results: Path) -> Ledger:
             )
             for corner, found in lookup_findings(benchmarks)
         ]
-    evidence += _of_peers(results / PEERS)
+    peers = _read(results / PEERS, read_peers, problems)
+    found = rival_finding(peers) if peers is not None else None
+    if found is not None:
+        few = found.n < FEW_SEEDS
+        evidence.append(
+            Evidence(
+                found,
+                source="peers",
+                data=peers.data.key,
+                title=peers.data.name,
+                profile="quick" if few else "regular",
+                tuned=False,
+                preliminary=few,
+                path=results / PEERS,
+            )
+        )
     exact = _read(results / EXACT, read_exact, problems)
     checks = exact.checks if exact is not None else []
-    return make_ledger(evidence, checks, problems, summaries, benchmarks)
+    return make_ledger(evidence, checks, problems, summaries, benchmarks, peers)
 
 
 def read_exact(path: Path) -> ExactFile:
@@ -299,6 +316,7 @@ def make_ledger(
     problems: Sequence[str] = (),
     summaries: Mapping[Path, Summary] | None = None,
     benchmarks: Benchmarks | None = None,
+    peers: PeerResults | None = None,
 ) -> Ledger:
     """Combine evidence and exact checks into one row per claim."""
     claims, slips = load_claims(), load_slips()
@@ -339,31 +357,7 @@ def make_ledger(
         for row in rows
         for part in row.parts
     )
-    return Ledger(rows, sentences, dict(summaries or {}), of_slips, benchmarks, judged)
-
-
-def _of_peers(path: Path) -> list[Evidence]:
-    """The other libraries' runs as evidence; a file that cannot be used is reported with its page."""
-    try:
-        peers = read_peers(path) if path.exists() else None
-    except ResultsError:
-        return []
-    found = rival_finding(peers) if peers is not None else None
-    if peers is None or found is None:
-        return []
-    few = found.n < FEW_SEEDS
-    return [
-        Evidence(
-            found,
-            source="peers",
-            data=peers.data.key,
-            title=peers.data.name,
-            profile="quick" if few else "regular",
-            tuned=False,
-            preliminary=few,
-            path=path,
-        )
-    ]
+    return Ledger(rows, sentences, dict(summaries or {}), of_slips, benchmarks, peers, judged)
 
 
 def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:

@@ -28,14 +28,20 @@ def digest(value: Any, length: int = 16) -> str:
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """The checkout's commit, and whether files differ from it or are new; (None, None) outside version control."""
+    """The checkout's commit, and whether its code is another: tracked files that differ, or new Python files.
+
+    (None, None) outside version control. Other new files, such as data, change nothing.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(CHECKOUT), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
 
     try:
-        return git("rev-parse", "--short=12", "HEAD"), bool(git("status", "--porcelain"))
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD"), bool(
+            changed or git("ls-files", "-o", "--exclude-standard", "*.py")
+        )
     except (OSError, subprocess.CalledProcessError):
         return None, None
 

@@ -219,7 +219,7 @@ def summarize(
         notes=[
             *asked.notes,
             *([f"Missing: {missing} of {len(plan):,} runs."] if missing else []),
-            *_older(plan, sweep),
+            *_older(plan, done, sweep.source),
         ],
         data=schema.DataUsed(
             key=origin.key or asked.source.name,
@@ -247,11 +247,11 @@ def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
     return said
 
 
-def _older(plan: Sequence[Planned], sweep: Sweep) -> list[str]:
-    """A note if runs come from an earlier version of the study's file: its key does not know what `run` does."""
-    done, keys = sweep.outcomes(), {planned.run.key for planned in plan}
-    sources = [trial.user_attrs["outcome"].get("source", sweep.source) for key, trial in done.items() if key in keys]
-    if not (older := sum(source != sweep.source for source in sources)):
+def _older(plan: Sequence[Planned], done: Mapping[str, FrozenTrial], current: str) -> list[str]:
+    """A note if an earlier version of the study's file made some of the runs: their keys do not depend on its code."""
+    finished = [done[key] for key in {planned.run.key for planned in plan} & done.keys()]
+    sources = [trial.user_attrs["outcome"].get("source", current) for trial in finished]
+    if not (older := sum(source != current for source in sources)):
         return []
     return [
         f"{older:,} of {len(sources):,} runs were made by an earlier version of the study's file. If runs come out "

@@ -126,14 +126,11 @@ class Sweep:
                 while left:
                     self._hand_out(left, current, pool)
                     self._beat(pool)
-                    for finished in pool.wait(1.0):
+                    for finished in map(self._checked, pool.wait(1.0)):
                         trial_id, run = finished.job
-                        wrong = self._undeclared(finished.result) if finished.how == "done" else None
-                        if finished.how == "done" and wrong is None:
+                        if finished.how == "done":
                             self._complete(trial_id, finished.result)
                             continue
-                        if wrong is not None:
-                            finished = dataclasses.replace(finished, how="failed", result=wrong)
                         self._fail(trial_id, finished.result)
                         losses[run.key] += 1
                         if finished.how == "failed" or losses[run.key] == ATTEMPTS:
@@ -187,12 +184,15 @@ class Sweep:
             return self.storage.set_trial_state_values(self._id(trial), TrialState.RUNNING)
         return False
 
-    def _undeclared(self, outcome: Outcome) -> str | None:
-        """What is wrong with an outcome that does not have the metrics that the study declares; None if it has."""
-        declared, found = self.declaration.metrics.keys(), outcome.metrics.keys()
-        if outcome.diverged or declared == found:
-            return None
-        return f"a run returned the metrics {', '.join(found) or 'none'}; the study declares {', '.join(declared)}"
+    def _checked(self, finished: Finished) -> Finished:
+        """The same; a run without the metrics that the study declares has failed."""
+        if finished.how != "done" or finished.result.diverged:
+            return finished
+        declared, found = self.declaration.metrics.keys(), finished.result.metrics.keys()
+        if declared == found:
+            return finished
+        wrong = f"a run returned the metrics {', '.join(found) or 'none'}; the study declares {', '.join(declared)}"
+        return dataclasses.replace(finished, how="failed", result=wrong)
 
     def _complete(self, trial_id: int, outcome: Outcome) -> None:
         value = outcome.metrics.get(next(iter(self.declaration.metrics)))

@@ -48,15 +48,6 @@ OPTIMIZERS = {
 SIGN = lambda groups: Optimizer(groups, [weight_decay, sign_step])  # noqa: E731
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """On a busy machine torch's threads wait for each other in every small operation."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def jumps(steps, lr):
     """A schedule whose rate and momentum jump at every step."""
     draws = np.random.default_rng(steps).random((2, steps))

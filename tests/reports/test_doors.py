@@ -354,7 +354,7 @@ def test_a_page_that_cannot_be_drawn_costs_no_other_and_says_why(tmp_path, no_dr
 def test_a_summary_alone_is_published_and_no_problem_but_one_table_is_missed(tmp_path):
     read = read_study(tmp_path / "summary.json", SUMMARY, "wd_sweep.html")
     assert read.problems == []
-    assert read.summary.notes[-1].startswith("Its runs and curves are not here")
+    assert read.summary.notes[-1].startswith("The runs and the curves are not in this folder.")
     TABLES["runs.parquet"].to_parquet(tmp_path / "runs.parquet")
     (problem,) = read_study(tmp_path / "summary.json", SUMMARY, "wd_sweep.html").problems
     assert problem.startswith(f"{tmp_path / 'curves.parquet'} cannot be used (")
