@@ -39,9 +39,8 @@ def commit() -> tuple[str | None, bool | None]:
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD"), bool(
-            changed or git("ls-files", "-o", "--exclude-standard", "*.py")
-        )
+        new = git("ls-files", "--others", "--exclude-standard", "*.py")
+        return git("rev-parse", "--short=12", "HEAD"), bool(changed or new)
     except (OSError, subprocess.CalledProcessError):
         return None, None
 

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from studies.evidence import provenance
 from studies.lab.spec import Outcome, Run, Study
 from studies.lab.storage import HEARTBEAT, SweepError
-from studies.lab.workers import Prepare, WorkerError, Workers
+from studies.lab.workers import Finished, Prepare, WorkerError, Workers
 
 OUTCOME = {field.name for field in fields(Outcome)}
 ATTEMPTS = 3  # a run that kills its worker this often has failed

@@ -36,3 +36,22 @@ def test_a_pasted_command_names_the_very_file_and_shows_no_sign_that_turns_or_br
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert provenance.digest({"a": 1, "b": {"c": 2, "d": 3}}) == provenance.digest({"b": {"d": 3, "c": 2}, "a": 1})
     assert provenance.digest({"a": 1}) != provenance.digest({"a": 2})
+
+
+def test_new_code_and_changed_files_are_no_clean_commit_but_new_data_are(tmp_path, monkeypatch) -> None:
+    def git(*arguments: str) -> None:
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", tmp_path, *name, *arguments], check=True, capture_output=True)
+
+    monkeypatch.setattr(provenance, "CHECKOUT", tmp_path)
+    git("init")
+    (tmp_path / "study.py").write_text("A = 1")
+    git("add", ".")
+    git("commit", "-m", "a study")
+    (tmp_path / "ratings.csv").write_text("user,item,rating")
+    assert provenance.commit()[1] is False
+    (tmp_path / "another.py").write_text("")
+    assert provenance.commit()[1] is True
+    (tmp_path / "another.py").unlink()
+    (tmp_path / "study.py").write_text("A = 2")
+    assert provenance.commit()[1] is True

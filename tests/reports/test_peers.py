@@ -225,4 +225,6 @@ def test_the_ledger_shows_the_rivals_as_evidence_on_claim_1(tmp_path):
     assert '<a href="peers.html">MovieLens 100k</a>' in page
     assert "validation RMSE lower by 0.009" in page
     (tmp_path / "peers.json").write_text("{}")
-    assert not [c for row in read_ledger(tmp_path).rows for part in row.parts for c in part.conditions]
+    broken = read_ledger(tmp_path)
+    assert not [c for row in broken.rows for part in row.parts for c in part.conditions]
+    assert len(broken.problems) == len(gather(tmp_path).problems) == 1
