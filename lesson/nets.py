@@ -27,18 +27,18 @@ ACTIVATIONS: dict[Any, LayerKind] = {
     nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.GELU: "gelu",
     torch.relu: "relu", torch.tanh: "tanh", torch.sigmoid: "sigmoid", gelu: "gelu",
 }  # fmt: skip
-# Products of inputs and weights in a step, from which PyTorch's matrix products are faster: 784-512-512-10 takes it as
-# long at batches of 64, and .8 of the time at 512.
+# With more multiplications than this in a step PyTorch is faster: 784-512-512-10 takes it as long at batches of 64, and
+# .8 of the time at 512.
 LARGEST = 1 << 25
 
 
 class NativeNet(NamedTuple):
-    """A net as native code trains it.
+    """A net and its native trainer.
 
     Attributes:
-        key: what the trainer was made for; what has another key needs another trainer.
-        parts: the model's, in order.
-        layers: the same, as the trainer knows them.
+        key: everything the trainer was made for; another key needs another trainer.
+        parts: the model's parts, in order.
+        layers: the same parts for the trainer.
         rows: the training rows.
         rule: the optimizer's steps and decay.
         trainer: reads the model's tensors before each epoch and writes them after it.
@@ -56,10 +56,10 @@ class NetLearner(Learner):
     """A learner for fully connected nets; made by `net_learner`.
 
     On a CPU native code trains whole epochs of `Net`, `Mnist_Logistic`, `Mnist_NN` and `nn.Sequential`s of their
-    layers and torch's, under cross-entropy or the mean squared error, by the steps of `lesson.optimizers`. All else
-    takes the learner's loop, and many times as long; so do wide nets, with which the loop is faster, and models,
-    parameters or optimizers with hooks. Both give the same numbers within rounding. Which of them trains is decided
-    before each epoch, so changes of the model, the data or the loss between epochs count.
+    layers and torch's, under cross-entropy or the mean squared error, by the steps of `lesson.optimizers`. The
+    learner's loop trains everything else, several times as slowly: also models, parameters or optimizers with hooks.
+    It trains wide nets too, where it is faster. Both give the same numbers within rounding. The learner chooses before
+    each epoch, so changes of the model, the data or the loss between epochs count.
 
     Args:
         data: as for `Learner`; native code needs a `TensorDataset` of inputs [rows, inputs] and targets.
@@ -118,9 +118,9 @@ class NetLearner(Learner):
         return nullcontext(train)
 
     def _native(self, optimizer: torch.optim.Optimizer, earlier: NativeNet | None = None) -> NativeNet | None:
-        """The net as native code trains it, `earlier` if nothing has changed; None if native code cannot.
+        """The net for native code: `earlier` if nothing has changed; None if native code cannot train it.
 
-        A new one continues from the optimizer's state, and lets it share the trainer's, so the loop can take over.
+        A new one continues from the optimizer's state. The two then share memory, so the loop can take over.
         """
         rule, rows = optimizers.named(optimizer), self.data.train
         if rule is None or type(rows) is not TensorDataset or len(rows.tensors) != 2:
@@ -156,7 +156,7 @@ class NetLearner(Learner):
     def _native_epoch(
         self, net: NativeNet, optimizer: torch.optim.Optimizer, schedule: Schedule, order: Tensor
     ) -> Tensor:
-        """Train an epoch, whose schedule this is."""
+        """Train an epoch by its part of the schedule."""
         self._train_mode()
         sizes = [min(self.bs, len(order) - begin) for begin in range(0, len(order), self.bs)]
         norms = {place: part for place, part in enumerate(net.parts) if isinstance(part, nn.BatchNorm1d)}
@@ -191,7 +191,7 @@ class NetLearner(Learner):
         return losses
 
     def _fit(self, inputs: Tensor, targets: Tensor, n_out: int) -> bool:
-        """Whether native code reads such inputs and targets under this loss."""
+        """Whether native code can read these inputs and targets under this loss."""
         state = [*self.model.parameters(), *(b for b in self.model.buffers() if b.is_floating_point())]
         same = all(tensor.dtype == inputs.dtype and tensor.device.type == "cpu" for tensor in (inputs, *state))
         plain = all(tensor.layout is torch.strided and not tensor.is_inference() for tensor in (inputs, targets))
@@ -203,7 +203,7 @@ class NetLearner(Learner):
         return self.loss_func is mse_loss and targets.dtype == inputs.dtype and targets.shape == (len(inputs), n_out)
 
     def _rows(self, inputs: Tensor, targets: Tensor) -> Rows:
-        """The training rows as native code reads them, kept until they change."""
+        """The training rows for native code, kept until they change."""
         columns = (inputs, targets)  # kept too, so that no other tensor gets their ids
         seen = [(id(column), column.data_ptr(), column._version) for column in columns]
         if self._listed is None or self._listed[0] != seen:
@@ -225,7 +225,7 @@ def _parts(model: nn.Module) -> Iterator[Any]:
 
 
 def _layers(parts: Sequence[Any], inputs: Tensor) -> list[Layer] | None:
-    """The parts as native code knows them; None if it does not."""
+    """The parts as layers for native code; None if it lacks one."""
     if inputs.ndim != 2 or not inputs.shape[1] or not parts:
         return None
     layers, width = [], inputs.shape[1]
@@ -239,14 +239,14 @@ def _layers(parts: Sequence[Any], inputs: Tensor) -> list[Layer] | None:
 
 
 def _dense_weights(layers: Sequence[Layer], rows: Rows) -> int:
-    """How many weights each row is multiplied by, apart from a first layer that reads only what is not zero."""
+    """The number of weights that multiply each row, without a first layer that reads only nonzero inputs."""
     sparse = len(rows.starts) > 0
     weights = (layer.params[0].numel() for layer in layers[sparse:] if layer.kind == "linear")
     return sum(weights)
 
 
 def _layer(part: Any, width: int) -> Layer | None:
-    """A part as native code knows it, for inputs of this width."""
+    """A part as a layer for native code, for inputs of this width; None if native code lacks it."""
     kind = type(part)
     if kind in (Linear, nn.Linear) and part.bias is not None and part.weight.shape[1] == width:
         return Layer("linear", len(part.weight), (part.weight, part.bias))

@@ -1,8 +1,8 @@
 """Trains fully connected nets on a CPU: whole epochs in one native call, with the GIL released, in one thread.
 
-A step of the lesson's nets is small, so that in eager PyTorch most of its time is the way from op to op. Here nothing
-stands between the operations. If most inputs are zero, as in images of digits and in one-hot tables, the first layer
-reads the others only, forward and backward.
+A step of the lesson's nets is small: eager PyTorch spends most of its time between operations. Here compiled code does
+a whole epoch. If most inputs are zero, as in images of digits and in one-hot tables, the first layer reads only the
+others, forward and backward.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ StepKind = Literal["sgd", "momentum", "rmsprop", "adam", "sign"]
 STEPS: dict[StepKind, int] = {
     "sgd": native.MEAN, "momentum": native.MEAN, "rmsprop": native.ROOT, "adam": native.ROOT, "sign": native.SIGN,
 }  # fmt: skip
-SPARSE = 0.5  # the share of inputs that are not zero, up to which they are listed
+SPARSE = 0.5  # nonzero inputs are listed if they are at most this share of all
 
 
 class Layer(NamedTuple):
@@ -34,8 +34,8 @@ class Layer(NamedTuple):
         width: of its outputs.
         params: "linear": weight [width, inputs] and bias [width]; "norm": BatchNorm's weight and bias.
         running: "norm": running mean and variance.
-        numbers: "norm": eps, and a batch's share in the running means. "dropout": the lowest draw that is kept, an
-            int16, and what is kept is multiplied by.
+        numbers: "norm": eps, and the weight of a batch in the running means. "dropout": the lowest draw that keeps a
+            number, an int16, and the factor of the numbers that are kept.
     """
 
     kind: LayerKind
@@ -46,17 +46,17 @@ class Layer(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """Where a tensor of a layer is in the tables."""
+    """A tensor of a layer and its place in the tables."""
 
     tensor: Tensor
-    view: Tensor  # of the tensor's shape
+    view: Tensor  # the numbers in the table, in the tensor's shape
     begin: int
     end: int
-    place: int  # of its layer
+    place: int  # the layer's
 
 
 def listed(inputs: Tensor, targets: Tensor) -> Rows:
-    """Training rows as the trainer reads them.
+    """The training rows in the form that the trainer reads.
 
     Args:
         inputs: [rows, inputs], float32 or float64.
@@ -75,7 +75,7 @@ def listed(inputs: Tensor, targets: Tensor) -> Rows:
         )
     dense, found = inputs.contiguous().numpy(), targets.contiguous().numpy()
     starts, places, values = np.zeros(0, np.int64), np.zeros(0, np.int32), dense[:0, 0].copy()
-    filled = int(np.count_nonzero(dense != 0))  # several times as fast as of the numbers
+    filled = int(np.count_nonzero(dense != 0))  # several times as fast as counting the numbers themselves
     if filled <= SPARSE * dense.size:
         starts, places = np.empty(len(dense) + 1, np.int64), np.empty(filled + 1, np.int32)
         values = np.empty(filled + 1, dense.dtype)
@@ -141,9 +141,9 @@ class NetTrainer:
 
     @property
     def state(self) -> list[tuple[Tensor, Tensor]]:
-        """Of each of the layers' params the running means of its gradients and of their squares, in its shape.
+        """For each of the layers' params the running means of its gradients and of their squares, in its shape.
 
-        They are what the trainer works on, so writing to them changes its next step.
+        They are views of the trainer's own memory: writing to them changes its next step.
         """
         means, squares = (self._spots_of_params(table) for table in (self._tables.means, self._tables.squares))
         return [(mean.view, square.view) for mean, square in zip(means, squares, strict=True)]
@@ -165,7 +165,7 @@ class NetTrainer:
                 yield Spot(tensor, running[begin : begin + layer.width], begin, begin + layer.width, place)
 
     def _zeros(self, *shape: int) -> np.ndarray:
-        """Zeros of the parameters' dtype, in memory from torch, which begins where a vector does."""
+        """Zeros of the parameters' dtype, in torch's memory, which is aligned for vectors."""
         return torch.zeros(shape, dtype=torch.from_numpy(self._numbers).dtype).numpy()
 
     def _make_room(self, outs: int) -> Room:
@@ -195,8 +195,8 @@ class NetTrainer:
             order: int64[n], the rows to train on, in this order.
             steps: for each of the layers' params, the constants of each step, float64[batches, 9], as
                 `kernels.steps.constants` has them; None for one that is not trained.
-            fixed: the places of "norm" layers that take their running means, and leave them, instead of a batch's.
-            draws: int16[…] for each "dropout" layer, as many as it has inputs, in each batch rounded up to fours.
+            fixed: the places of "norm" layers that use their running means, and do not update them.
+            draws: int16[…] for each "dropout" layer: one per input, rounded up to a multiple of four in each batch.
 
         Returns:
             float64[batches], the mean loss of each batch before its step.
@@ -233,7 +233,7 @@ class NetTrainer:
         return torch.from_numpy(losses)
 
     def _place_draws(self, draws: Sequence[np.ndarray], rows: int) -> None:
-        """Note where each "dropout" layer's draws begin."""
+        """Store where each "dropout" layer's draws begin."""
         drops = self._table[:, native.KIND] == native.DROPOUT
         needed = [drawn(width, rows, self._batch_size) for width in self._table[drops, native.N_IN].tolist()]
         if [len(given) for given in draws] != needed:
@@ -242,7 +242,7 @@ class NetTrainer:
 
 
 def drawn(width: int, rows: int, batch_size: int) -> int:
-    """How many draws a "dropout" layer takes in an epoch: of each batch as many as it has inputs, rounded up to fours.
+    """The draws of a "dropout" layer in an epoch: one per input, rounded up to a multiple of four in each batch.
 
     >>> drawn(5, rows=7, batch_size=3)  # 16 + 16 + 8
     40

@@ -1,8 +1,8 @@
 """An epoch of a fully connected net, batch by batch, in one thread, compiled by Numba.
 
-Rows of numbers are padded to whole vectors, with what is never looked at, and weights are stored as [inputs, outputs].
-So all products are sums of scaled rows (`vectors`): a row of scores is one of rows of weights, and the gradient of an
-input's weights is one of rows of slopes. Where most inputs are zero, only the others are read, forward and backward.
+Rows are padded to whole vectors with numbers that nothing reads, and weights are stored as [inputs, outputs]. So every
+product is a sum of scaled rows (`vectors`): the scores of a row are a sum of rows of weights, and the gradient of an
+input's weights is a sum of rows of slopes. If most inputs are zero, only the others are read, forward and backward.
 """
 
 from __future__ import annotations
@@ -17,50 +17,51 @@ from ..native import compiled, llvm_inlined
 from .vectors import add_to_rows, address, sum_rows
 
 LINEAR, NORM, RELU, TANH, SIGMOID, GELU, DROPOUT = range(7)  # kinds of layers
-# Kinds of steps: by the mean of gradients, which SGD's constants make the last one; by that over the root of their mean
-# square, as Adam's and RMSprop's; by their sign.
+# Kinds of steps: by the mean of gradients, which under SGD's constants is the last gradient; by the mean over the root
+# of the mean square, as Adam and RMSprop; by the gradient's sign.
 MEAN, ROOT, SIGN = range(3)
-# What there is of a layer, in int64: widths of inputs and outputs and the same padded; where its inputs and outputs
-# are in `Room.outs`, its weights and biases in `Tables`, its means in `Tables.running`, its numbers in `Room.draws`;
-# whether a NORM takes its running means instead of a batch's.
+# The fields of a layer, int64: the widths of its inputs and outputs, and the same padded; where its inputs and outputs
+# begin in `Room.outs`, its weights and biases in `Tables`, its means in `Tables.running`, its draws in `Room.draws`;
+# whether a NORM uses its running means instead of the batch's.
 KIND, N_IN, N_OUT, WIDE_IN, WIDE_OUT, IN, OUT, WEIGHT, BIAS, RUNNING, DRAWS, FIXED, FIELDS = range(13)
-# Its numbers: NORM's eps and a batch's share in its running means; DROPOUT keeps draws of at least LEAST, times FACTOR.
+# A layer's numbers. NORM: eps, and the weight of a batch in the running means. DROPOUT keeps a number whose draw is at
+# least LEAST, and multiplies it by FACTOR.
 EPS, SHARE = range(2)
 LEAST, FACTOR = range(2)
-WORD = 4  # draws that come from one random number
-BLOCK = 64  # inputs whose weights stay in the first cache
+WORD = 4  # draws from one random number
+BLOCK = 64  # inputs whose weights fit into the L1 cache
 
 
 class Tables(NamedTuple):
-    """The parameters, and what there is of each at the same place."""
+    """The parameters, with gradient, mean and mean square at the same places."""
 
     weights: Any
     grads: Any
     means: Any
     squares: Any
-    running: Any  # of each NORM: mean, variance, a batch's mean, 1 / a batch's deviation
+    running: Any  # for each NORM: running mean and variance, the batch's mean, 1 / the batch's deviation
 
 
 class Rows(NamedTuple):
-    """The training rows, as `dense` or by their inputs that are not zero; with `classes` or `targets`."""
+    """The training rows, either `dense` or as lists of nonzero inputs; with `classes` or `targets`."""
 
-    dense: Any  # [rows, inputs], or of no rows
-    starts: Any  # int64[rows + 1], where a row's inputs begin in the next two; or empty
-    places: Any  # int32[…], which inputs they are
-    values: Any  # […]
+    dense: Any  # [rows, inputs], or no rows
+    starts: Any  # int64[rows + 1], where each row's inputs begin in the next two; or empty
+    places: Any  # int32[…], the columns of the inputs
+    values: Any  # […], the inputs
     classes: Any  # int64[rows], or empty
-    targets: Any  # [rows, outputs], or of no rows
+    targets: Any  # [rows, outputs], or no rows
 
 
 class Room(NamedTuple):
-    """What is worked in."""
+    """Working memory."""
 
-    outs: Any  # each layer's inputs, and the last one's outputs
-    slopes: Any  # [2, …], what the loss changes by with a layer's outputs, and with its inputs
-    turned: Any  # weights or inputs of a layer, transposed
-    draws: Any  # int16[…], those of each DROPOUT for the whole epoch
-    zeros: Any  # as many as the widest row has
-    ones: Any  # as many as a batch has rows
+    outs: Any  # the inputs of each layer, and the outputs of the last
+    slopes: Any  # [2, …], the loss's derivatives by a layer's outputs, and by its inputs
+    turned: Any  # a layer's weights or inputs, transposed
+    draws: Any  # int16[…], of each DROPOUT for the whole epoch
+    zeros: Any  # a row as wide as the widest
+    ones: Any  # one for each row of a batch
     numbers: Any  # int32, 0, 1, …
 
 
@@ -189,7 +190,9 @@ def _norm_back(layer: Any, tables: Any, x: Any, slopes: Any, size: Any) -> None:
         for k in range(wide):
             gains[k] += slope[k] * (row[k] - center[k]) * scale[k]
             shifts[k] += slope[k]
-    moves = type(scale[0])(0 if layer[FIXED] else 1) / type(scale[0])(size)  # the batch's mean and deviation move, too
+    moves = type(scale[0])(0 if layer[FIXED] else 1) / type(scale[0])(
+        size
+    )  # the batch's mean and deviation depend on x, too
     for b in range(size):
         row, slope = x[b * wide : (b + 1) * wide], slopes[b * wide : (b + 1) * wide]
         for k in range(wide):
@@ -199,7 +202,7 @@ def _norm_back(layer: Any, tables: Any, x: Any, slopes: Any, size: Any) -> None:
 
 @llvm_inlined
 def _drop(layer: Any, numbers: Any, draws: Any, x: Any, out: Any, size: Any, t: Any, batch: Any) -> None:
-    """Multiply what is kept, and zero the rest: outputs, and slopes on the way back."""
+    """Multiply the numbers that are kept, and zero the others: outputs forward, slopes backward."""
     wide, width = layer[WIDE_IN], layer[N_IN]
     draws = draws[layer[DRAWS] + t * ((batch * width + WORD - 1) // WORD * WORD) :]
     nothing = type(numbers[0])(0)
@@ -313,10 +316,10 @@ def epoch(
         lowest: the first layer with parameters that are trained.
         tables: the parameters, changed in place.
         rows: the training rows.
-        room: to work in.
+        room: working memory.
         order: int64[n].
         batch: rows a step; the last batch may be smaller.
-        spans: int64[parameters, 2], where each parameter that is trained begins and ends in the tables.
+        spans: int64[parameters, 2], where each trained parameter begins and ends in the tables.
         kind: of steps.
         constants: [parameters, batches, 9], of each step; see `..steps`.
         losses: float64[batches], gets the mean loss of each batch before its step.
@@ -376,7 +379,7 @@ def epoch(
 
 @compiled
 def keep_nonzero(dense: Any, starts: Any, places: Any, values: Any) -> None:
-    """List the inputs of each row that are not zero; see `Rows`. The lists have room for one more."""
+    """List the nonzero inputs of each row; see `Rows`. The lists need a place more than there are nonzero inputs."""
     at = 0
     for r in range(dense.shape[0]):
         starts[r] = at

@@ -1,6 +1,6 @@
-"""Sums of scaled rows and what is added to rows, in vector registers: what all products of a net are made of.
+"""Sums of scaled rows, and scaled rows added to others, in vector registers: all products of a net consist of them.
 
-In Numba's loops over rows of unknown width each vector would be loaded and stored for each term.
+Numba's own loops over rows of unknown width would load and store each vector for every term.
 """
 
 # mypy: disallow-incomplete-defs=False
@@ -17,12 +17,12 @@ from numba.extending import intrinsic
 from ..native import llvm_inlined
 
 LANES = 16  # numbers of a vector; rows are read and written in whole vectors
-SUMS = 8  # vectors under way: fewer would wait for each other's additions
+SUMS = 8  # sums computed at once: fewer would wait for the latency of additions
 FAST = ("reassoc", "contract", "nsz")
 
 
 class _Code:
-    """What both of the following write: LLVM's instructions for vectors of a type of numbers."""
+    """Writes LLVM's instructions for vectors of a type of numbers."""
 
     def __init__(self, context: Any, builder: Any, number: Any) -> None:
         self.builder, self.element = builder, context.get_data_type(number)

@@ -100,16 +100,19 @@ class Dropout(nn.Module):
 
     @property
     def factor(self) -> float:
-        """What is kept is multiplied by it."""
+        """The factor of the numbers that are kept."""
         return 2**16 / (2**15 - self.least)
 
     def draw(self, sizes: Sequence[int]) -> Tensor:
-        """The next draws int16[…] for batches of so many numbers, each rounded up to fours: four to a random number."""
+        """The next draws int16[…] for batches of these sizes, each rounded up to a multiple of four.
+
+        A random number of 64 bits gives four draws.
+        """
         words = sum(-(-size // 4) for size in sizes)
         return torch.empty(words, dtype=torch.int64).random_(-(2**63), None, generator=self.generator).view(torch.int16)
 
     def forward(self, x: Tensor) -> Tensor:
-        """X [rows, width], as it is outside training."""
+        """X [rows, width] with a share of zeros in training; x itself otherwise."""
         if not self.training:
             return x
         kept = self.draw([x.numel()])[: x.numel()].view(x.shape) >= self.least
