@@ -126,5 +126,8 @@ def summary_table(group: str, rows: list[dict[str, Any]]) -> str:
         table["host"] = [f"{seconds * 1e6:,.1f} µs" for seconds in frame.host_s]
     if "memory_bytes" in frame:
         table["memory"] = [f"{size / 1e6:,.3g} MB" for size in frame.memory_bytes]
+    if "state_bytes" in frame:
+        table["state"] = ["" if pd.isna(size) else f"{size / 1e3:,.0f} kB" for size in frame.state_bytes]
+        table["train loss"] = ["" if pd.isna(loss) else f"{loss:.4f}" for loss in frame.train_loss]
     heading = ", ".join(f"{column} {settings[column].iloc[0]}" for column in same)
     return f"\n{group} ({heading})\n{table.to_string(index=False)}"

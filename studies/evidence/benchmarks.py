@@ -30,7 +30,7 @@ class _Timed(_Part):
     """The `extra_info` of a benchmark that passed its accuracy check and was timed. `ratio`: over the baseline's time.
 
     If a call does several `steps`, seconds are per step. `training_s` is the time of a whole training of `epochs` over
-    `ratings`.
+    `ratings`. `state_bytes`: what an optimizer keeps between steps; `train_loss`: after a short training with it.
     """
 
     accurate: Literal[True]
@@ -55,6 +55,8 @@ class _Timed(_Part):
     memory_bytes: Count | None = None
     baseline_memory_bytes: Count | None = None
     training_s: Above0 | None = None
+    state_bytes: Count | None = None
+    train_loss: Annotated[float, Field(ge=0)] | None = None
     ratings: Positive | None = None
     epochs: Positive | None = None
 

@@ -133,6 +133,57 @@ def test_an_optimizer_that_forgets_its_state_is_refused(monkeypatch):
         check_accuracy(test_optimizers.accuracy(case, tables, grads))
 
 
+def step_of(op, implementation):
+    """A case of the optimizers' benchmark."""
+    return next(c for c in test_optimizers.cases("default") if (c.op, c.implementation) == (op, implementation))
+
+
+def test_eight_bits_that_lose_a_tenth_of_the_way_are_refused(monkeypatch):
+    """Averages of eight significant bits pass; those of an optimizer without them do not."""
+    tables, grads = test_optimizers.drawn_tables()
+    case = step_of("AdamW", "bitsandbytes 8-bit")
+    monkeypatch.setattr(test_optimizers, "eight_bit", lambda op, params, lr: RoundedAdamW(params, lr, weight_decay=0.1))
+    check_accuracy(test_optimizers.accuracy(case, tables, grads))
+    monkeypatch.setattr(test_optimizers, "eight_bit", lambda op, params, lr: torch.optim.SGD(params, lr))
+    with pytest.raises(InaccurateError):
+        check_accuracy(test_optimizers.accuracy(case, tables, grads))
+
+
+class RoundedAdamW(test_optimizers.optimizers.Optimizer):
+    """The lesson's AdamW, with its averages rounded to bfloat16 after each step."""
+
+    def __init__(self, params, lr, weight_decay):
+        settings = {"betas": (0.9, 0.99), "eps": 1e-5, "weight_decay": weight_decay}
+        super().__init__(params, test_optimizers.optimizers.ADAMW_STEPS, lr, **settings)
+
+    def step(self, closure=None):
+        super().step(closure)
+        for state in self.state.values():
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = state[name].bfloat16().float()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", test_optimizers.BEST_LR)
+def test_a_step_is_judged_at_the_optimizers_best_rate(op):
+    """Neither three times the rate nor a third of it reaches a lower loss."""
+    best = test_optimizers.BEST_LR[op]
+    losses = {lr: test_optimizers.trained(op, "torch loop", lr)[1] for lr in (best / 3, best, best * 3)}
+    assert min(losses, key=losses.get) == best
+
+
+def test_state_counts_every_tensor_that_an_optimizer_keeps():
+    """Adam's two averages, and torch's step in four bytes; plain SGD keeps nothing."""
+    weight = torch.nn.Parameter(torch.zeros(30, 4))
+    weight.grad = torch.ones_like(weight)
+    sizes = []
+    for kind in (torch.optim.SGD, torch.optim.Adam):
+        optimizer = kind([weight])
+        optimizer.step()
+        sizes.append(test_optimizers.state_bytes(optimizer))
+    assert sizes == [0, 2 * 4 * 30 * 4 + 4]
+
+
 # In the hundredth step folding begins: 200 steps see it.
 @pytest.mark.parametrize(
     "implementation",

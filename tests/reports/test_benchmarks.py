@@ -2,6 +2,7 @@
 
 import pytest
 
+from reports import numbers
 from reports.figures import ratios, scale
 from reports.pages import benchmarks, render
 from reports.read import gather
@@ -57,6 +58,19 @@ def test_a_baseline_timed_against_itself_says_so(read, everything, no_drawing):
     assert '<th scope="row">reference repeat (A/A)</th>' in everything["benchmarks.html"]
 
 
+def test_an_optimizers_state_and_what_its_steps_buy_stand_beside_its_time(everything):
+    """8-bit, then one of which neither is known; no other group has the columns."""
+    page = everything["benchmarks.html"]
+    assert page.count('<th scope="col">training loss</th>') == 1
+    rows = page[: page.index("<em>Training loss</em>")].rsplit("<tbody>", 1)[1].split("<tr>")
+    (eight_bit,) = (row for row in rows if ">8-bit</th>" in row)
+    assert '<td data-sort="238560">239 kB</td>' in eight_bit
+    assert "<td>0.4472</td>" in eight_bit
+    (triton,) = (row for row in rows if ">triton</th>" in row)
+    assert triton.count(f"<td>{numbers.MISSING}</td>") == 1  # its loss
+    assert f'<td data-sort="">{numbers.MISSING}</td>' in triton  # its state
+
+
 def test_without_lookup_rows_there_is_no_answer_and_no_failure(read):
     raw = made_up_benchmarks()
     raw["benchmarks"] = [row for row in raw["benchmarks"] if row["group"] == "adam"]
@@ -100,6 +114,7 @@ def test_groups_come_in_order_and_unknown_ones_last(read, no_drawing):
         "One-hot product against lookup",
         "Embedding-dot-bias",
         "The Adam step",
+        "Optimizer steps",
         "A training step as the tables grow",
         "Training in MovieLens 20M’s shape",
         "new group",
