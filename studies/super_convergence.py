@@ -10,7 +10,6 @@ Smith's paper; the learner's default, Adam, is shown beside it.
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -25,11 +24,7 @@ from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, beats,
 
 TARGET, LOWER = 0.3, 0.25  # cross-entropy
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # epochs
-OPTIMIZERS = {
-    "SGD": partial(optimizers.SGD, weight_decay=0.0),
-    "momentum": partial(optimizers.Momentum, weight_decay=0.0),
-    "Adam": partial(optimizers.AdamW, weight_decay=0.0),
-}
+OPTIMIZERS = {"SGD": optimizers.SGD, "momentum": optimizers.Momentum, "Adam": optimizers.AdamW}
 POLICIES: dict[str, Policy] = {"constant": constant, "one-cycle": one_cycle}
 
 
@@ -39,7 +34,7 @@ def run(job: Run, digits: Digits) -> Outcome:
     for length in LENGTHS:
         torch.manual_seed(job.draw)
         opt_func = OPTIMIZERS[job["optimizer"]]
-        learn = net_learner(data, Mnist_NN(), cross_entropy, opt_func=opt_func, seed=job.draw, quiet=True)
+        learn = net_learner(data, Mnist_NN(), cross_entropy, opt_func=opt_func, wd=0.0, seed=job.draw, quiet=True)
         losses.append(trained(learn, length, job))
         seconds += sum(epoch.seconds for epoch in learn.history)
         if losses[-1] <= LOWER:
@@ -104,7 +99,8 @@ STUDY = Study(
     },
     names={"lr": "learning rate"},
     limits=(
-        f"The net is 784-50-10 with ReLU, batches of 64. Lengths: {', '.join(map(str, LENGTHS))} epochs.",
+        "The net is 784-50-10 with ReLU, batches of 64, no weight decay.",
+        f"Lengths: {', '.join(map(str, LENGTHS))} epochs.",
         "No training is shorter than an epoch: ten times faster needs ten epochs of plain SGD, or more.",
         "Lengths are rounded up to this list, so a ratio is known within a factor of 2.",
         "The rate is tuned for the first target; the lower one uses the same.",
