@@ -6,13 +6,16 @@ draws its own split, initialization and batch order, the same for every decay.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import torch
 
 from lesson.learner import stream
 from lesson.metrics import accuracy
-from lesson.models import Net
+from lesson.models import Linear, Net
 from lesson.nets import net_learner
-from lesson.schedules import epochs_for
+from lesson.schedules import epochs_for, one_cycle
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, beats, equals, sweep
 
@@ -25,9 +28,16 @@ def run(job: Run, table: Any) -> Outcome:
     data = table.split(seed=job.seed)
     model = Net((data.inputs, *HIDDEN, data.c), bn=True, generator=stream(job.draw, "initialization"))
     learn = net_learner(data, model, wd=job["wd"], bn_wd=job["bn_wd"], metrics=[accuracy], seed=job.draw, quiet=True)
-    learn.fit_one_cycle(epochs_for(STEPS, len(data.train)), job["lr"])
+    norms = [weight_norm(model) for _ in learn.epochs(epochs_for(STEPS, len(data.train)), job["lr"], one_cycle)]
     last = learn.history[-1]
-    return Outcome.of(learn, valid_loss=last.valid_loss, error=1 - last.metrics["accuracy"])
+    found = Outcome.of(learn, valid_loss=last.valid_loss, error=1 - last.metrics["accuracy"])
+    return replace(found, curves={**found.curves, "weight_norm": norms})
+
+
+def weight_norm(model: Net) -> float:
+    """The L2 norm of all weights of the linear layers."""
+    weights = [layer.weight.detach() for layer in model if isinstance(layer, Linear)]
+    return float(torch.nn.utils.get_total_norm(weights))
 
 
 STUDY = Study(
