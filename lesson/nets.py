@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 from kernels import backends
 from kernels.net import Layer, LayerKind, NetTrainer, Rows, listed
 from kernels.steps import Decay, constants, stacked
-from lesson import optimizers
+from lesson import losses, optimizers
 from lesson.checks import DataError, shown
 from lesson.learner import Learner, Loss, Metric, OptFunc, watched
 from lesson.models import Dropout, Linear, Mnist_Logistic, Mnist_NN, Net
@@ -86,7 +86,7 @@ class NetLearner(Learner):
 
     def _check_targets(self) -> None:
         rows = self.data.train
-        if self.loss_func is not mse_loss or not isinstance(rows, TensorDataset) or len(rows.tensors) != 2:
+        if _known(self.loss_func) is not mse_loss or not isinstance(rows, TensorDataset) or len(rows.tensors) != 2:
             return
         inputs, targets = rows.tensors
         layers = _layers(list(_parts(self.model)), inputs)
@@ -197,10 +197,11 @@ class NetLearner(Learner):
         plain = all(tensor.layout is torch.strided and not tensor.is_inference() for tensor in (inputs, targets))
         if not (same and plain) or inputs.requires_grad or targets.requires_grad or targets.device.type != "cpu":
             return False
-        if self.loss_func is cross_entropy:
+        loss = _known(self.loss_func)
+        if loss is cross_entropy:
             classes = targets.dtype == torch.int64 and targets.ndim == 1
             return classes and int(targets.min()) >= 0 and int(targets.max()) < n_out
-        return self.loss_func is mse_loss and targets.dtype == inputs.dtype and targets.shape == (len(inputs), n_out)
+        return loss is mse_loss and targets.dtype == inputs.dtype and targets.shape == (len(inputs), n_out)
 
     def _rows(self, inputs: Tensor, targets: Tensor) -> Rows:
         """The training rows for native code, kept until they change."""
@@ -209,6 +210,24 @@ class NetLearner(Learner):
         if self._listed is None or self._listed[0] != seen:
             self._listed = seen, columns, listed(inputs, targets)
         return self._listed[2]
+
+
+def _known(loss: Loss) -> Loss | None:
+    """The function of torch's that a loss is equal to; None if native code does not know the loss."""
+    if loss is cross_entropy or loss is losses.cross_entropy:
+        return cross_entropy
+    if loss is mse_loss:
+        return mse_loss
+    # Weights, another reduction or a hook make another loss of a module.
+    if type(loss) is nn.CrossEntropyLoss:
+        return cross_entropy if _settings(loss) == _settings(nn.CrossEntropyLoss()) else None
+    if type(loss) is nn.MSELoss:
+        return mse_loss if _settings(loss) == _settings(nn.MSELoss()) else None
+    return None
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if name != "training"}
 
 
 def _parts(model: nn.Module) -> Iterator[Any]:
@@ -298,7 +317,8 @@ def net_learner(
     Args:
         data: has `train` and `valid`, such as `load_digits().split()`.
         model: `Net`, `Mnist_Logistic`, `Mnist_NN`, or any other.
-        loss_func: `cross_entropy` of classes int64[rows], or `mse_loss` of targets [rows, outputs].
+        loss_func: `cross_entropy` of classes int64[rows], or `mse_loss` of targets [rows, outputs]; the lesson's own
+            cross-entropy and torch's modules of both are as fast.
         wd: the optimizer's weight decay.
         bs: rows per batch; None takes the data's `bs`, or 64.
         opt_func: makes the optimizer; one of `lesson.optimizers`, with other constants through `functools.partial`.

@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lesson.data import Digits
+from lesson.learner import OptFunc
 from lesson.metrics import accuracy
 from lesson.nets import net_learner
 from lesson.optimizers import SGD, Adam, Optimizer, sign_step
@@ -22,7 +23,7 @@ from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Settings, Study, effect, factorial, not_worse
 from studies.mnist import BATCH, MODELS, STEPS
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, OptFunc] = {
     "SGD": SGD,
     "Adam": partial(Adam, betas=(0.9, 0.999), eps=1e-8),  # torch's constants, as in the notes
     "sign": partial(Optimizer, steps=[sign_step]),
@@ -35,8 +36,17 @@ def run(job: Run, digits: Digits) -> Outcome:
     """As many steps as an epoch of the lesson's digits has, or the nearest number of epochs."""
     data, kind = digits.split(seed=job.seed), job["optimizer"]
     torch.manual_seed(job.draw)
-    how = {"opt_func": OPTIMIZERS[kind], "wd": WD[kind], "metrics": [accuracy], "seed": job.draw}
-    learn = net_learner(data, MODELS[job["model"]](), cross_entropy, bs=BATCH, quiet=True, **how)
+    learn = net_learner(
+        data,
+        MODELS[job["model"]](),
+        cross_entropy,
+        wd=WD[kind],
+        bs=BATCH,
+        opt_func=OPTIMIZERS[kind],
+        metrics=[accuracy],
+        seed=job.draw,
+        quiet=True,
+    )
     learn.fit(epochs_for(STEPS, len(data.train), BATCH), job["lr"])
     return Outcome.of(learn, accuracy=learn.history[-1].metrics["accuracy"])
 

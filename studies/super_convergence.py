@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from lesson import DivergenceError, optimizers
 from lesson.data import Digits
+from lesson.learner import OptFunc
 from lesson.models import Mnist_NN
 from lesson.nets import NetLearner, net_learner
 from lesson.schedules import Policy, constant, one_cycle
@@ -24,7 +25,7 @@ from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, beats,
 
 TARGET, LOWER = 0.3, 0.25  # cross-entropy
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # epochs
-OPTIMIZERS = {"SGD": optimizers.SGD, "momentum": optimizers.Momentum, "Adam": optimizers.AdamW}
+OPTIMIZERS: dict[str, OptFunc] = {"SGD": optimizers.SGD, "momentum": optimizers.Momentum, "Adam": optimizers.AdamW}
 POLICIES: dict[str, Policy] = {"constant": constant, "one-cycle": one_cycle}
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import TensorDataset
 
-from lesson import DataBunch, DataError, DivergenceError, Net, net_learner
+from lesson import DataBunch, DataError, DivergenceError, Net, losses, net_learner
 from lesson.models import Dropout, Linear, Mnist_Logistic, Mnist_NN
 from lesson.optimizers import (
     SGD,
@@ -542,12 +542,30 @@ def test_rows_that_native_code_cannot_read_take_the_loop(rows, n_in):
 
 
 @pytest.mark.parametrize(
+    ("loss", "by_torch"),
+    [(losses.cross_entropy, cross_entropy), (nn.CrossEntropyLoss(), cross_entropy), (nn.MSELoss(), mse_loss)],
+)
+def test_equal_losses_take_native_code_too(loss, by_torch):
+    learners = both(bunch(loss=by_torch), Net([6, 3]).double(), loss)
+    assert native(learners[0])
+    assert_same_training(learners)
+
+
+def hooked(module):
+    module.register_forward_hook(lambda layer, inputs, out: 2 * out)
+    return module
+
+
+@pytest.mark.parametrize(
     "how",
     [
         {"opt_func": torch.optim.AdamW},
         {"opt_func": lambda groups: Optimizer(groups, [sgd_step, weight_decay])},
         {"loss": lambda scores, y: cross_entropy(scores, y)},
-        {"loss": nn.CrossEntropyLoss()},
+        {"loss": nn.CrossEntropyLoss(label_smoothing=0.1)},
+        {"loss": nn.CrossEntropyLoss(weight=torch.ones(3).double())},
+        {"loss": nn.CrossEntropyLoss(ignore_index=2)},
+        {"loss": hooked(nn.CrossEntropyLoss())},
         {"backend": "reference"},
     ],
 )
