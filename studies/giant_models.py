@@ -1,7 +1,7 @@
 """Claim 52: with weight decay, can one have a giant model, or a smaller data set?
 
 Nets with one hidden layer of growing width, with and without weight decay, and one width on a tenth of the training
-rows; about 1,500 steps of one-cycle AdamW. Each seed draws its own split, initialization and batch order, the same
+rows; about a thousand steps of one-cycle AdamW. Each seed draws its own split, initialization and batch order, the same
 for every net; a tenth of the rows is the first tenth of a random order.
 """
 
@@ -22,7 +22,7 @@ from lesson.schedules import epochs_for
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Part, Profile, Range, Run, Study, beats, best, factorial
 
-STEPS, LR = 1500, 5e-3
+STEPS, LR = 1000, 5e-3
 WIDTHS, SMALL, GIANT = (8, 32, 128, 512), 0.1, 512
 
 
@@ -94,8 +94,8 @@ STUDY = Study(
     ),
     tuned={"lr": Range(3e-4, 0.1)},
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="two minutes"),
-        "regular": Profile(seeds=20, trials=6, cost="twenty minutes"),
+        "quick": Profile(seeds=10, trials=0, cost="a minute"),
+        "regular": Profile(seeds=20, trials=6, cost="ten minutes"),
         "full": Profile(seeds=40, trials=12, cost="an hour"),
     },
     names={"wd": "weight decay", "lr": "learning rate", "share": "share of the rows"},
