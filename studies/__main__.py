@@ -116,7 +116,8 @@ def _evidence(one: Evidence) -> str:
     ends = ("−∞" if found.low is None else f"{found.low:.4g}", "∞" if found.high is None else f"{found.high:.4g}")
     estimate = "" if found.estimate is None else f" {found.estimate:.4g}"
     outcome, source = f"{found.outcome}, {in_words(found.reason)}", f"({one.source}, {one.profile})"
-    return f"{outcome}:{estimate} [{', '.join(ends)}], n = {found.n} {source}"
+    need = f"; {one.need}" if one.need else ""
+    return f"{outcome}:{estimate} [{', '.join(ends)}], n = {found.n} {source}{need}"
 
 
 @app.command(cls=Command, help=__doc__)

@@ -104,6 +104,7 @@ def found_of(inputs: Inputs, evidence: Evidence) -> Found:
     else:
         said = [numbers.counted(evidence.found.n, "seed"), evidence.profile]
         said += ["tuned"] if evidence.tuned and summary.tuning else []
+    said += [str(evidence.need)] if evidence.need else []
     return Found(
         evidence.title,
         words.found_on(summary, evidence.found),

@@ -10,6 +10,7 @@ from reports.arms import differing, name_of, title_of
 from reports.numbers import Write
 from reports.pages import Page
 from reports.read import Inputs, Study
+from studies.evidence.outcomes import Need, need_of
 from studies.evidence.schema import SUMMARY, Arm, Contrast, Found, Measured, PartFound, Summary
 
 PLACE = 20
@@ -47,6 +48,7 @@ class PartRow(NamedTuple):
     outcome: str
     write: Write
     rival: bool
+    need: Need | None = None
 
     @property
     def sign(self) -> str:
@@ -75,7 +77,8 @@ def part_rows(summary: Summary) -> list[PartRow]:
     """The parts in the order of their declaration, each followed by its rivals."""
     rows = []
     for part in summary.parts:
-        rows.append(PartRow(part, part, part.says, words.outcome(summary, part), words.writer_of(part), False))
+        need = need_of(part, summary.overlap(part))
+        rows.append(PartRow(part, part, part.says, words.outcome(summary, part), words.writer_of(part), False, need))
         for rival in part.rivals if len(part.rivals) > 1 else []:
             said = words.outcome(summary, part.model_copy(update={"form": "noninferior"}), rival)
             says = f"against {name_of(summary, rival.arm)}"

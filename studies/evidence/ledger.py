@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from studies.evidence.benchmarks import Benchmarks, lookup_findings, read_benchmarks
 from studies.evidence.claims import Claim, ClaimPart, Slip, load_claims, load_slips
+from studies.evidence.outcomes import Need, need_of
 from studies.evidence.peers import PeerResults, read_peers, rival_finding
 from studies.evidence.schema import (
     CUSTOM,
@@ -109,6 +110,7 @@ class Evidence:
         preliminary: the quick profile, or few seeds.
         timed: whether it measures times, which are one machine's.
         path: the file it was read from.
+        need: what an inconclusive part needs; None if that is not known.
     """
 
     found: PartFound
@@ -122,6 +124,7 @@ class Evidence:
     preliminary: bool = False
     timed: bool = False
     path: Path | None = None
+    need: Need | None = None
 
     @property
     def strength(self) -> tuple[bool, bool, bool, int, int]:
@@ -376,6 +379,7 @@ def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
             preliminary=summary.preliminary,
             timed=summary.timed,
             path=path,
+            need=need_of(found, summary.overlap(found)),
         )
         for found in summary.parts
         if found.part

@@ -18,7 +18,7 @@ its target, d is infinite, and the interval is the median's by order statistics.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -327,6 +327,60 @@ def expected_half_width(sd: float, n: int, overlap: float | None) -> float:
     if n < 2:
         return math.inf
     return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * sd * math.sqrt(1 / n + (overlap or 0)))
+
+
+class Need(NamedTuple):
+    """How far an inconclusive part is from a decision.
+
+    Attributes:
+        margins: the half-width of its interval, in margins.
+        seeds: about as many would decide it if estimate and spread stayed as they are; infinite if no number would,
+            because the splits share their rows.
+    """
+
+    margins: float
+    seeds: float
+
+    def __str__(self) -> str:
+        many = "no number of" if math.isinf(self.seeds) else f"about {float(f'{self.seeds:.2g}'):,.0f}"
+        return f"half-width {self.margins:.2g} margins; {many} seeds would decide it if the estimate stayed"
+
+
+def need_of(found: PartFound, overlap: float | None) -> Need | None:
+    """What an inconclusive part needs; None if it is decided, or nothing can be predicted from its interval.
+
+    Args:
+        found: a part; of the form "best", its strongest rival counts.
+        overlap: n_valid/n_train if the seeds re-split one data set.
+    """
+    if found.outcome != "inconclusive" or found.interval not in ("t", "corrected t") or not found.margin:
+        return None
+    if found.estimate is None or found.low is None or found.high is None or found.n < 2:
+        return None
+    width = (found.high - found.low) / 2
+    shared = overlap if found.interval == "corrected t" else None
+    sd = width / expected_half_width(1.0, found.n, shared)
+    narrow = _deciding_width(found.form, found.estimate, found.margin, by=found.by)
+    enough = next((n for n in _more_seeds(found.n) if expected_half_width(sd, n, shared) < narrow), math.inf)
+    return Need(width / found.margin, enough)
+
+
+def _deciding_width(form: Form, estimate: float, margin: float, *, by: bool) -> float:
+    """The largest half-width with which an interval around the estimate decides."""
+    if form == "superior":
+        return abs(estimate - margin) if by else max(estimate, margin - estimate)
+    if form in ("noninferior", "best"):
+        return abs(estimate + margin)
+    if form == "equivalent":
+        return abs(abs(estimate) - margin)
+    return max(abs(estimate), margin - abs(estimate))
+
+
+def _more_seeds(n: int) -> Iterator[int]:
+    """Numbers of seeds to try, each a twentieth larger; more than a million are as good as none."""
+    while n < 1_000_000:
+        yield n
+        n += max(1, n // 20)
 
 
 def numbers_of(

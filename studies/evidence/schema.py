@@ -418,6 +418,12 @@ class Summary(Record):
         """The number of seeds of the arm with the fewest."""
         return min((arm.n for arm in self.arms.values()), default=0)
 
+    def overlap(self, part: PartFound) -> float | None:
+        """The largest n_valid/n_train of a part's arms; None if its seeds do not re-split one data set."""
+        arms = [self.arms[name] for name in part.weights]
+        shares = [arm.n_valid / arm.n_train for arm in arms if arm.n_valid and arm.n_train]
+        return max(shares, default=None) if part.interval == "corrected t" else None
+
     @model_validator(mode="after")
     def _of_its_arms(self) -> Self:
         """Check that every field about arms names existing arms, each once."""

@@ -16,6 +16,7 @@ import typer.exceptions
 from lesson import DataError
 from lesson.data.catalog import OWN
 from studies.evidence import provenance
+from studies.evidence.outcomes import Need, need_of
 from studies.evidence.outside import printable, storage_name, without_password
 from studies.evidence.schema import (
     CURVES,
@@ -307,7 +308,7 @@ def answer(summary: Summary) -> str:
     """The results, for a terminal: one line per part, then the arms."""
     name, metric = next(iter(summary.metrics.items()))
     lines = [f"{summary.question}  ({summary.data.name}, profile {summary.profile})"]
-    lines += [f"  {_line(part)}" for part in summary.parts]
+    lines += [f"  {_line(part, need_of(part, summary.overlap(part)))}" for part in summary.parts]
     lines.append(f"{metric.title}:")
     width = max(map(len, summary.arms))
     for arm, figures in summary.arms.items():
@@ -318,7 +319,7 @@ def answer(summary: Summary) -> str:
     return "\n".join(map(printable, lines))
 
 
-def _line(part: PartFound) -> str:
+def _line(part: PartFound, need: Need | None) -> str:
     low, high = ("−∞" if part.low is None else f"{part.low:+.4g}", "∞" if part.high is None else f"{part.high:+.4g}")
     estimate = "" if part.estimate is None else f" {part.estimate:+.4g}"
     margin = "" if part.margin is None else f", margin {part.margin:.3g}"
@@ -326,4 +327,4 @@ def _line(part: PartFound) -> str:
     ahead = "" if expected is None else f"; the regular profile's interval will reach about {expected:.2g} to each side"
     claim = f"claim {part.part}: " if part.part else ""
     outcome = f"{claim}{part.says}: {part.outcome}, {in_words(part.reason)}"
-    return f"{outcome}:{estimate} [{low}, {high}]{margin}, n = {part.n}{ahead}"
+    return f"{outcome}:{estimate} [{low}, {high}]{margin}, n = {part.n}{f'; {need}' if need else ''}{ahead}"

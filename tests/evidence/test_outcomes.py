@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from studies.evidence.outcomes import (
     judge,
     judge_part,
     judge_ratio,
+    need_of,
     numbers_of,
 )
 from studies.evidence.parts import Metric, Part, beats, best, differs, effect, equals, exceeds, not_worse
+from studies.evidence.schema import PartFound
 from studies.evidence.statistics import corrected_interval, t_interval
 
 M = 0.01
@@ -340,3 +343,49 @@ class TestRatios:
 
     def test_what_is_counted_has_no_width(self):
         assert self.ratio(2.0, 2.0, 2.0).interval == "counted"
+
+
+class TestNeed:
+    """What an inconclusive part needs."""
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        form=st.sampled_from(["superior", "noninferior", "equivalent", "different"]),
+        by=st.booleans(),
+        estimate=st.floats(-3, 3),
+        spread=st.floats(0.1, 20),
+        overlap=st.sampled_from([None, 1 / 9, 1 / 4]),
+    )
+    def test_with_so_many_seeds_it_is_decided_and_with_a_tenth_fewer_not(self, form, by, estimate, spread, overlap):
+        by = by and form == "superior"
+
+        def outcome(n):
+            d = np.linspace(-1, 1, 400)[np.linspace(0, 399, 20).astype(int)]
+            sd = spread * np.std(d, ddof=1) * M
+            half = stats.t.ppf(0.975, n - 1) * sd * math.sqrt(1 / n + (overlap or 0))
+            return decide(form, estimate * M - half, estimate * M + half, M, by=by)[0]
+
+        d = np.linspace(-1, 1, 400)[np.linspace(0, 399, 20).astype(int)] * spread * M + estimate * M
+        numbers = Numbers(d, scale=1.0)
+        found = judge(form, numbers, M, overlap, by=by, arms=2)
+        part = PartFound(
+            **found.model_dump(), part="1", says="", form=form, by=by, metric="error", better="lower",
+            weights={"a": 1.0}, margin=M, declared="",
+        )  # fmt: skip
+        need = need_of(part, overlap)
+        assert (need is None) == (found.outcome != "inconclusive")
+        if need is None:
+            return
+        assert need.margins == pytest.approx((found.high - found.low) / 2 / M)
+        if math.isfinite(need.seeds):
+            assert outcome(need.seeds) != "inconclusive"
+            assert need.seeds == 20 or outcome(max(20, math.floor(need.seeds * 0.94) - 1)) == "inconclusive"
+        else:
+            assert outcome(900_000) == "inconclusive"
+
+    def test_splits_that_share_rows_set_a_limit(self):
+        wide, b = np.zeros(20), np.linspace(-0.05, 0.05, 20) + M / 2
+        part = judged(not_worse("1", "b", "a"), overlap=OVERLAP, a=wide, b=2 * b)
+        assert "no number of seeds would decide it" in str(need_of(part, 1 / 9))
+        part = judged(not_worse("1", "b", "a"), a=wide, b=b)
+        assert re.search(r"half-width 1\.\d margins; about \d\d0 seeds", str(need_of(part, None)))
