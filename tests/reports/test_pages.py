@@ -442,3 +442,15 @@ def test_a_new_page_is_a_new_file(tmp_path, monkeypatch):
 
 
 MODULES = pages._modules()
+
+
+def test_an_inconclusive_part_says_what_would_decide_it(write_study, tmp_path):
+    """On the study's page and in the ledger; a decided part says nothing."""
+    folder = tmp_path / "wd_sweep" / "movielens" / "quick"
+    first, *others = [part.model_dump() for part in write_study(folder).parts]
+    undecided = {"outcome": "inconclusive", "reason": "the interval reaches the margin", "interval": "t"}
+    figures = {"estimate": 0.001, "low": -0.003, "high": 0.005, "margin": 0.002, "form": "superior", "by": False}
+    write_study(folder, parts=[first | undecided | figures, *others])
+    html = render(gather(tmp_path)).html
+    for page in ("index.html", STUDY):
+        assert len(re.findall("half-width 2 margins; about [0-9]+0 seeds would decide it if the", html[page])) == 1
