@@ -236,6 +236,10 @@ class DeferredEmbedding(_Deferred, nn.Embedding):
 
     Its forward takes ids, int32 or int64 of any shape, and returns their rows [*shape, embedding_dim].
 
+    >>> table = DeferredEmbedding(1_000, 8)
+    >>> table(torch.tensor([[3, 14], [15, 92]])).shape
+    torch.Size([2, 2, 8])
+
     The gradient of `weight` is sparse. torch's clipping functions accept it, torch's dense optimizers refuse it. All
     other reads of `weight` (`state_dict`, tied weights, `weight.norm()`) first bring the whole table up to date. If a
     gradient comes from one of them, it is dense: the steps are correct, at dense cost. Reads of memory that you took
