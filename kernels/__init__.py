@@ -2,7 +2,15 @@
 
 from .adam import FASTAI, TORCH, AdamConstants, adam_step_
 from .backends import BackendError, available
-from .deferred import DeferredAdam, DeferredAdamW, DeferredEmbedding, DeferredRMSprop, DeferredSGD, attach
+from .deferred import (
+    DeferredAdam,
+    DeferredAdamW,
+    DeferredEmbedding,
+    DeferredEmbeddingBag,
+    DeferredRMSprop,
+    DeferredSGD,
+    attach,
+)
 from .dot_bias import dot_bias_loss, embedding_dot_bias
 
 __all__ = [
@@ -13,6 +21,7 @@ __all__ = [
     "DeferredAdam",
     "DeferredAdamW",
     "DeferredEmbedding",
+    "DeferredEmbeddingBag",
     "DeferredRMSprop",
     "DeferredSGD",
     "adam_step_",

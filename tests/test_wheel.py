@@ -41,7 +41,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     shutil.copytree(ROOT / "kernels", source / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder, source)
     (built,) = folder.glob("*.whl")
@@ -62,7 +62,15 @@ def test_the_wheel_has_every_package_of_the_kernels_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as files:
         shipped = {name for name in files.namelist() if ".dist-info/" not in name}
     sources = (path.relative_to(ROOT / "kernels") for path in (ROOT / "kernels").rglob("*.py"))
-    assert shipped == {f"dotbias/{path.as_posix()}" for path in sources}
+    assert shipped == {f"dotbias/{path.as_posix()}" for path in sources} | {"dotbias/py.typed"}
+
+
+def test_the_description_is_that_of_the_package_and_not_of_the_checkout(wheel):
+    with zipfile.ZipFile(wheel) as files:
+        (name,) = (name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = files.read(name).decode()
+    assert (ROOT / "kernels" / "README.md").read_text() in metadata
+    assert "tox run" not in metadata
 
 
 def test_installed_in_a_fresh_environment_it_trains(wheel, tmp_path):

@@ -18,7 +18,11 @@ from . import native, reference
 
 
 class AdamConstants(NamedTuple):
-    """β1, β2 and eps of an Adam."""
+    """β1, β2 and eps of an Adam. `FASTAI` and `TORCH` are the defaults of the two libraries.
+
+    >>> FASTAI
+    AdamConstants(beta1=0.9, beta2=0.99, eps=1e-05)
+    """
 
     beta1: float
     beta2: float

@@ -10,15 +10,23 @@ docs/deferred.md.
 >>> embedding(torch.tensor([3, 14])).sum().backward()
 >>> optimizer.step()  # moves rows 3 and 14; the others get this step when they are read
 
-- `embedding.py`: `DeferredEmbedding`, an nn.Embedding that brings rows up to date before they are read. `attach` turns
-  an nn.Embedding into one.
+- `embedding.py`: `DeferredEmbedding` and `DeferredEmbeddingBag`, torch's modules, which bring rows up to date before
+  they are read. `attach` turns torch's modules into them.
 - `optimizers.py`: `DeferredAdamW`, `DeferredAdam`, `DeferredSGD` and `DeferredRMSprop`, torch's optimizers with
   deferred steps for the tables of `DeferredEmbedding`s.
 - `table.py` keeps the record of a table's steps. `rows.py` moves its rows, with the loops of `native.py` or in Triton.
 - `../quadrature.py` folds steps of Adam. `python -m kernels.deferred` prints how many points each pair of betas needs.
 """
 
-from .embedding import DeferredEmbedding, attach
+from .embedding import DeferredEmbedding, DeferredEmbeddingBag, attach
 from .optimizers import DeferredAdam, DeferredAdamW, DeferredRMSprop, DeferredSGD
 
-__all__ = ["DeferredAdam", "DeferredAdamW", "DeferredEmbedding", "DeferredRMSprop", "DeferredSGD", "attach"]
+__all__ = [
+    "DeferredAdam",
+    "DeferredAdamW",
+    "DeferredEmbedding",
+    "DeferredEmbeddingBag",
+    "DeferredRMSprop",
+    "DeferredSGD",
+    "attach",
+]

@@ -1,11 +1,11 @@
-"""An embedding that brings rows up to date before they are read, and the parameter that detects all other reads."""
+"""Embeddings that bring rows up to date before they are read, and the parameter that detects all other reads."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,14 @@ from .table import Table
 
 _disabled = cache(torch.compiler.disable)
 _GRAD: Any = Tensor.grad
+
+# The operations that read no rows of a table but those of the ids: for each, where table and ids are in its arguments.
+LOOKUPS = {
+    torch.ops.aten.embedding.default: (0, 1),
+    torch.ops.aten._embedding_bag.default: (0, 1),
+    torch.ops.aten._embedding_bag_forward_only.default: (0, 1),
+    torch.ops.aten._embedding_bag_per_sample_weights_backward.default: (1, 2),
+}
 
 
 def eager(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,7 +113,7 @@ def _sparse(grad: Tensor, values: Tensor) -> Tensor:
 
 
 class DeferredParameter(nn.Parameter):
-    """A table [rows, width] that brings all its rows up to date before anything but an embedding's lookup reads it."""
+    """A table [rows, width] that brings all its rows up to date before anything but a lookup of ids reads it."""
 
     table: Table | None = None
 
@@ -114,8 +122,8 @@ class DeferredParameter(nn.Parameter):
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch.ops.aten.embedding.default:
-            weight, ids = args[:2]
+        if func in LOOKUPS:
+            weight, ids = (args[place] for place in LOOKUPS[func])
             if weight.table is not None:
                 weight.table.catch_up(ids)
         else:
@@ -196,8 +204,41 @@ def _flush_all(*arguments: Any) -> None:
             leaf.flush()
 
 
-class DeferredEmbedding(nn.Embedding):
+class _Deferred(nn.Module):
+    """What the deferred embeddings share. It stands before torch's class among the bases."""
+
+    weight: Any
+    _looks_up = True  # whether `super().forward` does nothing but look rows up
+
+    @eager
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002 - torch's name
+        """As torch's, of rows that are up to date."""
+        weight = self.weight
+        # The short way below is wrong if `weight` is another tensor (torch.func.functional_call), if ids are batched by
+        # vmap, or if the forward of a subclass reads the table differently.
+        plain = type(weight) is DeferredParameter and not torch._C._are_functorch_transforms_active()
+        if not plain or not self._looks_up:
+            return super().forward(input, *args, **kwargs)
+        # The same as `DeferredParameter.__torch_dispatch__`, without the cost of the dispatch.
+        if weight.table is not None:
+            weight.table.catch_up(input)
+        with torch._C.DisableTorchFunctionSubclass(), torch._C._DisableTorchDispatch():
+            return super().forward(input, *args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        if not isinstance(self.weight, DeferredParameter):  # load_state_dict(…, assign=True)
+            self.weight = DeferredParameter(self.weight.data, self.weight.requires_grad)
+
+
+class DeferredEmbedding(_Deferred, nn.Embedding):
     """nn.Embedding for the deferred optimizers: its forward first brings the rows that it reads up to date.
+
+    Its forward takes ids, int32 or int64 of any shape, and returns their rows [*shape, embedding_dim].
+
+    >>> table = DeferredEmbedding(1_000, 8)
+    >>> table(torch.tensor([[3, 14], [15, 92]])).shape
+    torch.Size([2, 2, 8])
 
     The gradient of `weight` is sparse. torch's clipping functions accept it, torch's dense optimizers refuse it. All
     other reads of `weight` (`state_dict`, tied weights, `weight.norm()`) first bring the whole table up to date. If a
@@ -212,8 +253,6 @@ class DeferredEmbedding(nn.Embedding):
             own assertion on the device ends the process.
         dtype: float32 or float64.
     """
-
-    _looks_up = True  # whether `super().forward` does nothing but look rows up
 
     def __init__(
         self,
@@ -232,78 +271,138 @@ class DeferredEmbedding(nn.Embedding):
     ) -> DeferredEmbedding:
         """An embedding that holds a copy of `embeddings` [rows, width]."""
         rows, width = embeddings.shape
-        embedding = cls(rows, width, padding_idx, embeddings.device, embeddings.dtype)
-        embedding.weight.data.copy_(embeddings)
-        embedding.weight.requires_grad_(not freeze)
-        return embedding
-
-    @eager
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        """The rows [*input.shape, embedding_dim] of ids, int32 or int64 of any shape."""
-        weight: Any = self.weight
-        # The short way below is wrong if `weight` is another tensor (torch.func.functional_call), if ids are batched by
-        # vmap, or if the forward of a subclass reads the table differently.
-        plain = type(weight) is DeferredParameter and not torch._C._are_functorch_transforms_active()
-        if not plain or not self._looks_up:
-            return super().forward(input)
-        # The same as `DeferredParameter.__torch_dispatch__`, without the cost of the dispatch.
-        if weight.table is not None:
-            weight.table.catch_up(input)
-        with torch._C.DisableTorchFunctionSubclass(), torch._C._DisableTorchDispatch():
-            return super().forward(input)
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        if not isinstance(self.weight, DeferredParameter):  # load_state_dict(…, assign=True)
-            self.weight = DeferredParameter(self.weight.data, self.weight.requires_grad)
+        return _filled(cls(rows, width, padding_idx, embeddings.device, embeddings.dtype), embeddings, freeze)
 
 
-def attach(embedding: nn.Embedding) -> None:
-    """Turn an embedding of an existing model into a `DeferredEmbedding`, in place, with the same parameter object.
+class DeferredEmbeddingBag(_Deferred, nn.EmbeddingBag):
+    """nn.EmbeddingBag for the deferred optimizers: sums or means of the rows of each bag of ids.
+
+    Its forward takes what nn.EmbeddingBag's does: ids [bags, ids of each], or one list of ids with the `offsets` where
+    bags begin, and for sums `per_sample_weights`, a factor for each id. It returns [bags, embedding_dim]; an empty bag
+    gives zeros. Gradients and other reads are as in `DeferredEmbedding`. An id outside the table moves nothing; on a
+    CPU it raises torch's RuntimeError.
+
+    >>> bags = DeferredEmbeddingBag.from_pretrained(torch.arange(6.0).view(3, 2), mode="sum")
+    >>> bags(torch.tensor([0, 2, 2]), torch.tensor([0, 2, 2]))  # bags of rows 0 and 2, of none, and of row 2
+    tensor([[4., 6.],
+            [0., 0.],
+            [4., 5.]])
+
+    Args:
+        num_embeddings: rows.
+        embedding_dim: width.
+        mode: "mean" or "sum". The largest ("max") has no sparse gradient.
+        include_last_offset: whether `offsets` also has the end of the last bag, as in nn.EmbeddingBag.
+        padding_idx: the row that no bag counts, and that gets no gradient.
+        device: a CPU or a GPU.
+        dtype: float32 or float64.
+
+    Raises:
+        ValueError: another mode.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        mode: str = "mean",
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        _check_mode(mode)
+        super().__init__(
+            num_embeddings, embedding_dim, mode=mode, sparse=True, include_last_offset=include_last_offset,
+            padding_idx=padding_idx, device=device, dtype=dtype,
+        )  # fmt: skip
+        self.weight = DeferredParameter(self.weight.data)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        embeddings: Tensor,
+        freeze: bool = True,
+        mode: str = "mean",
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+    ) -> DeferredEmbeddingBag:
+        """Bags of a table that holds a copy of `embeddings` [rows, width]."""
+        rows, width = embeddings.shape
+        bags = cls(rows, width, mode, include_last_offset, padding_idx, embeddings.device, embeddings.dtype)
+        return _filled(bags, embeddings, freeze)
+
+
+T = TypeVar("T", DeferredEmbedding, DeferredEmbeddingBag)
+
+
+def _filled(module: T, rows: Tensor, freeze: bool) -> T:
+    module.weight.data.copy_(rows)
+    module.weight.requires_grad_(not freeze)
+    return module
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in ("mean", "sum"):
+        raise ValueError(f"mode={mode!r}: only bags with mean or sum have a sparse gradient; keep nn.EmbeddingBag")
+
+
+def attach(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
+    """Turn an embedding of an existing model into a deferred one, in place, with the same parameter object.
 
     >>> model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 1))
     >>> attach(model[0])
     >>> model[0]
     DeferredEmbedding(10, 4, sparse=True)
 
-    A subclass keeps its own behavior. If its forward does not use `torch.nn.functional.embedding`, the results are
-    correct, at dense cost.
+    A subclass keeps its own behavior. If its forward does not use `torch.nn.functional.embedding` or `embedding_bag`,
+    the results are correct, at dense cost.
+
+    Args:
+        embedding: an nn.Embedding, which becomes a `DeferredEmbedding`, or an nn.EmbeddingBag, which becomes a
+            `DeferredEmbeddingBag`.
 
     Raises:
-        ValueError: not an nn.Embedding; one that is deferred already; or one that changes rows or gradients when it
-            reads them (`max_norm`, `scale_grad_by_freq`).
+        ValueError: another module; one that is deferred already; bags of the largest; or an embedding that changes rows
+            or gradients when it reads them (`max_norm`, `scale_grad_by_freq`).
     """
-    if not isinstance(embedding, nn.Embedding) or isinstance(embedding, DeferredEmbedding):
-        raise ValueError(f"{type(embedding).__name__}: an nn.Embedding is needed that is not deferred yet")
+    if not isinstance(embedding, nn.Embedding | nn.EmbeddingBag) or isinstance(embedding, _Deferred):
+        raise ValueError(
+            f"{type(embedding).__name__}: an nn.Embedding or nn.EmbeddingBag is needed that is not deferred yet"
+        )
     if type(embedding.weight) is not nn.Parameter:
         raise ValueError(
             f"its weight is a {type(embedding.weight).__name__}, not a plain nn.Parameter: leave it as it is"
         )
     if embedding.max_norm is not None or embedding.scale_grad_by_freq:
-        raise ValueError("max_norm and scale_grad_by_freq cannot be deferred: leave them out, or keep nn.Embedding")
+        raise ValueError("max_norm and scale_grad_by_freq cannot be deferred: leave them out, or keep torch's module")
+    if isinstance(embedding, nn.EmbeddingBag):
+        _check_mode(embedding.mode)
     weight = embedding.weight
     grad, weight.grad = weight.grad, None
     # The parameter stays the same object, so that tied weights and optimizers still refer to it.
     torch.utils.swap_tensors(weight, DeferredParameter(weight.data, weight.requires_grad))
     weight.grad = grad
-    embedding.__class__ = _deferred(type(embedding))  # type: ignore[arg-type]
+    embedding.__class__ = _deferred(type(embedding))  # type: ignore[arg-type, assignment]
     embedding.sparse = True
 
 
 @cache
-def _deferred(of: type[nn.Embedding]) -> type[nn.Embedding]:
+def _deferred(of: type[nn.Module]) -> type[nn.Module]:
     """The deferred subclass of a class of embeddings, with the same name. Pickles refer to the original class."""
-    if of is nn.Embedding:
-        return DeferredEmbedding
+    ours, torchs = (
+        (DeferredEmbedding, nn.Embedding) if issubclass(of, nn.Embedding) else (DeferredEmbeddingBag, nn.EmbeddingBag)
+    )
+    if of is torchs:
+        return ours
 
     def reduce(self: nn.Module, _protocol: Any) -> tuple[Any, ...]:
         return _new, (of,), self.__dict__
 
-    looks_up = of.forward is nn.Embedding.forward
-    members = {"__reduce_ex__": reduce, "__module__": of.__module__, "_looks_up": looks_up}
-    return type(of.__name__, (DeferredEmbedding, of), members)
+    members = {"__reduce_ex__": reduce, "__module__": of.__module__, "_looks_up": of.forward is torchs.forward}
+    return type(of.__name__, (ours, of), members)
 
 
-def _new(of: type[nn.Embedding]) -> nn.Module:
+def _new(of: type[nn.Module]) -> nn.Module:
     deferred = _deferred(of)  # type: ignore[arg-type]
     return deferred.__new__(deferred)

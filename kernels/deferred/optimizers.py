@@ -234,6 +234,13 @@ def _check_state(state: dict[str, Any], planes: tuple[str | None, str | None]) -
 class DeferredAdam(_Deferred, torch.optim.Adam):
     """torch.optim.Adam, with deferred steps for the tables of `DeferredEmbedding`s (Kingma & Ba 2015).
 
+    >>> table = DeferredEmbedding.from_pretrained(torch.ones(3, 1), freeze=False)
+    >>> optimizer = DeferredAdam(table.parameters(), lr=0.5)
+    >>> table(torch.tensor([1])).sum().backward()
+    >>> optimizer.step()
+    >>> table.weight.flatten().tolist()  # the first step moves by the rate
+    [1.0, 0.5, 1.0]
+
     Weight decay is L2 here: it gives every row a gradient at every step, so all missed steps must be run, from the
     first step on and also in rows that are never read. This saves no arithmetic; `DeferredAdamW` does.
 
@@ -284,6 +291,13 @@ class DeferredAdam(_Deferred, torch.optim.Adam):
 class DeferredAdamW(DeferredAdam, torch.optim.AdamW):
     """torch.optim.AdamW, with deferred steps for the tables of `DeferredEmbedding`s (Loshchilov & Hutter 2019).
 
+    >>> table = DeferredEmbedding.from_pretrained(torch.ones(3, 1), freeze=False)
+    >>> optimizer = DeferredAdamW(table.parameters(), lr=0.5, weight_decay=0.5)
+    >>> table(torch.tensor([1])).sum().backward()
+    >>> optimizer.step()
+    >>> table.weight.flatten().tolist()  # all rows decay, and row 1 also moves by the rate
+    [0.75, 0.25, 0.75]
+
     Args:
         params: as for torch.optim.
         lr: learning rate; may change from step to step.
@@ -316,6 +330,13 @@ class DeferredSGD(_Deferred, torch.optim.SGD):
     """torch.optim.SGD, with deferred steps for the tables of `DeferredEmbedding`s.
 
     Without a gradient a step is a linear map of weight and momentum, also with L2, so missed steps fold exactly.
+
+    >>> table = DeferredEmbedding.from_pretrained(torch.ones(3, 1), freeze=False)
+    >>> optimizer = DeferredSGD(table.parameters(), lr=0.5, weight_decay=0.5)
+    >>> table(torch.tensor([1])).sum().backward()
+    >>> optimizer.step()
+    >>> table.weight.flatten().tolist()  # L2 shrinks all rows
+    [0.75, 0.25, 0.75]
 
     Args:
         params: as for torch.optim.
@@ -358,6 +379,13 @@ class DeferredRMSprop(_Deferred, torch.optim.RMSprop):
 
     Without decay, a step without a gradient only shrinks the mean square. Weight decay is L2: it gives every row a
     gradient at every step, and all of these steps must be run, which saves nothing.
+
+    >>> table = DeferredEmbedding.from_pretrained(torch.ones(3, 1), freeze=False)
+    >>> optimizer = DeferredRMSprop(table.parameters(), lr=0.125, alpha=0.75)
+    >>> table(torch.tensor([1])).sum().backward()
+    >>> optimizer.step()
+    >>> table.weight.flatten().tolist()  # row 1 moves by twice the rate
+    [1.0, 0.75, 1.0]
 
     Args:
         params: as for torch.optim.

@@ -1185,7 +1185,7 @@ def test_an_embedding_that_cannot_be_deferred_is_named():
         (nn.Embedding(3, 2, max_norm=1.0), "max_norm"),
         (nn.Embedding(3, 2, scale_grad_by_freq=True), "scale_grad_by_freq"),
         (DeferredEmbedding(3, 2), "not deferred yet"),
-        (nn.Linear(3, 2), "nn.Embedding is needed"),
+        (nn.Linear(3, 2), "nn.EmbeddingBag is needed"),
     ):
         with pytest.raises(ValueError, match=complaint):
             attach(embedding)
