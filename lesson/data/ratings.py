@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,11 @@ class Ratings:
     def __len__(self) -> int:
         return len(self.rating)
 
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest rating."""
+        return float(self.rating.min()), float(self.rating.max())
+
     @property
     def origin(self) -> Origin:
         """Their origin."""
@@ -98,7 +104,7 @@ class Ratings:
 
     def __repr__(self) -> str:
         return (
-            f"<{self.name}: {len(self):,} ratings from {self.rating.min():g} to {self.rating.max():g}, "
+            f"<{self.name}: {len(self):,} ratings from {self.ends[0]:g} to {self.ends[1]:g}, "
             f"{len(self.user_ids):,} users, {len(self.item_ids):,} items>"
         )
 
