@@ -16,9 +16,11 @@ from lesson.data.ratings import (
     GROUPLENS_COLUMNS,
     Ratings,
     RepeatedRatingsWarning,
+    checked_split,
     find_columns,
     ratings_of,
     repeats,
+    split_by,
     with_options,
 )
 from lesson.data.table import EncodingError, TextTable, as_path, read_text, reason
@@ -43,21 +45,24 @@ FILM_COLUMNS = [
 ]
 
 
-def open_movielens(path: str | Path | None = None, key: Literal["id", "title"] = "id") -> Ratings:
+def open_movielens(
+    path: str | Path | None = None, key: Literal["id", "title"] = "id", split: str | None = None
+) -> Ratings:
     """MovieLens, not yet split; see `load_movielens`."""
+    by = checked_split(split)
     if checks.text("key", key) not in ("id", "title"):
         raise DataError(f"key={shown(key)}: films are keyed by 'id' or by 'title'")
-    ratings = _carried_movielens() if path is None else _grouplens_folder(as_path(path))
+    ratings = _carried_movielens(by) if path is None else _grouplens_folder(as_path(path), by)
     return _merge_titles(ratings) if key == "title" else ratings
 
 
-def _carried_movielens() -> Ratings:
+def _carried_movielens(by: str) -> Ratings:
     folder = carried("recbole", "recbole/dataset_example/ml-100k", "MovieLens 100k")
     films = read_text(folder / "ml-100k.item", quoted=False)
     named = zip(_texts(films, "movie_title:token_seq"), _texts(films, "release_year:token"), strict=True)
     titles = [_title(title, year) for title, year in named]
     table = read_text(folder / "ml-100k.inter", quoted=False)
-    return _movielens(table, films, "item_id:token", titles, "MovieLens 100k")
+    return _movielens(table, films, "item_id:token", titles, "MovieLens 100k", by)
 
 
 def _title(title: str, year: str) -> str:
@@ -67,7 +72,7 @@ def _title(title: str, year: str) -> str:
     return "unknown" if title == year else f"{title} ({year})"
 
 
-def _grouplens_folder(folder: Path) -> Ratings:
+def _grouplens_folder(folder: Path, by: str) -> Ratings:
     try:
         there = {file.name for file in folder.iterdir()}
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
@@ -90,7 +95,7 @@ def _grouplens_folder(folder: Path) -> Ratings:
             f"{printable(folder)}: no u.data, ratings.dat or ratings.csv there; "
             "give a folder as GroupLens ships it, or one file"
         )
-    return _movielens(table, films, item, [title.strip() for title in _texts(films, "title")], name)
+    return _movielens(table, films, item, [title.strip() for title in _texts(films, "title")], name, by)
 
 
 def _film_text(path: Path, sep: str) -> TextTable:
@@ -105,8 +110,9 @@ def _texts(table: TextTable, column: str) -> list[str]:
     return texts
 
 
-def _movielens(table: TextTable, films: TextTable, item: str, titles: list[str], name: str) -> Ratings:
+def _movielens(table: TextTable, films: TextTable, item: str, titles: list[str], name: str, by: str) -> Ratings:
     ratings = ratings_of(table, find_columns(table, {"user": None, "item": None, "rating": None}), name)
+    ratings = split_by(by, ratings, table)
     codes, ids = films.ids(item)
     if len(ids) < len(codes):
         row = int(np.argmax(repeats(np.zeros_like(codes), codes)))
