@@ -17,7 +17,7 @@ from kernels import FASTAI, backends, embedding_dot_bias
 from kernels.steps import Decay
 from kernels.steps import Optimizer as Kind
 from kernels.trainer import Mode, Trainer
-from lesson import checks, optimizers
+from lesson import checks, films, optimizers
 from lesson.checks import DataError, shown
 from lesson.data import CollabData, UnknownIdsWarning, Vocab
 from lesson.data.ids import listed, spelled
@@ -30,6 +30,8 @@ from lesson.optimizers import AdamW
 from lesson.schedules import Schedule
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     Id = str | int | float
@@ -400,6 +402,22 @@ class CollabLearner(Learner):
             row - 1, errors="ignore"
         )
         return others.sort_values("similarity", ascending=False, kind="stable").head(n).reset_index(drop=True)
+
+    def export(self, path: str | Path) -> None:
+        """Write what training learnt about the items to a Parquet file, best first; the whole file or nothing.
+
+        One row per item that training has seen, with columns item (the id as text), title, bias, factors
+        (float[n_factors]), mean and count of all its ratings, genres (if known), and components: up to three principal
+        components of the factors of the 1,000 most rated items, null for the others. `python -m reports` draws the file
+        as a page if it is `films.parquet` in the folder of the results.
+
+        Raises:
+            DataError: the model holds numbers that are not finite, or the file cannot be written.
+
+        Example:
+            >>> learn.export("results/films.parquet")  # doctest: +SKIP
+        """
+        films.write(path, self.model, self.data)
 
     def _person(self, user: Id | FoldedUser | None) -> FoldedUser:
         """A user's factors, bias and rated items; for nobody no factors, and the mean of the users' biases."""

@@ -35,14 +35,11 @@ MOVIELENS_CITATION = (
 )
 MOVIELENS_Y_RANGE = (0.0, 5.5)  # the lesson's: a little above the best rating, so that 5 can be reached
 
-FILM_COLUMNS = [
-    "item",
-    "title",
-    "released",
-    "video released",
-    "url",
-    *(f"genre {genre}" for genre in range(19)),
-]
+# The last columns of the 100k's u.item, each 0 or 1, in the order of its u.genre; the first means "unknown".
+GENRES = ("Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy")
+GENRES += ("Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western")
+FILM_COLUMNS = ["item", "title", "released", "video released", "url", "genre unknown"]
+FILM_COLUMNS += [f"genre {genre}" for genre in GENRES]
 
 
 def open_movielens(
@@ -118,6 +115,7 @@ def _movielens(table: TextTable, films: TextTable, item: str, titles: list[str],
         row = int(np.argmax(repeats(np.zeros_like(codes), codes)))
         films.fail(row, item, f"{shown(ids[codes[row]])} occurs twice; each film has one line")
     title_of = dict(zip(ids[codes].tolist(), titles, strict=True))
+    genres_of = dict(zip(ids[codes].tolist(), _genres(films), strict=True))
     unknown = np.array([film not in title_of for film in ratings.item_ids.tolist()])
     if unknown.any():
         row = int(np.argmax(unknown[ratings.item]))
@@ -125,12 +123,22 @@ def _movielens(table: TextTable, films: TextTable, item: str, titles: list[str],
         table.fail(
             row, ratings.columns["item"], f"{shown(film)} is not in {Path(films.path).name}; are both of one data set?"
         )
-    ratings = replace(ratings, titles=title_of, terms=MOVIELENS_TERMS, citation=MOVIELENS_CITATION)
+    ratings = replace(ratings, titles=title_of, genres=genres_of, terms=MOVIELENS_TERMS, citation=MOVIELENS_CITATION)
     low, high = ratings.rating.min(), ratings.rating.max()
     if MOVIELENS_Y_RANGE[0] < low and high < MOVIELENS_Y_RANGE[1]:
         return replace(ratings, y_range=MOVIELENS_Y_RANGE)
     said = f"ratings go from {low:g} to {high:g}, so the range is {ratings.y_range}, not {MOVIELENS_Y_RANGE}"
     return replace(ratings, notes=(*ratings.notes, said))
+
+
+def _genres(films: TextTable) -> list[tuple[str, ...]]:
+    """Each film's genres."""
+    for column, sep in (("genres", "|"), ("class:token_seq", " ")):
+        if column in films.names:
+            texts = _texts(films, column)
+            return [tuple(filter(None, text.split(sep))) if text[:1] != "(" else () for text in texts]
+    flags = [(genre, _texts(films, f"genre {genre}")) for genre in GENRES if f"genre {genre}" in films.names]
+    return [tuple(genre for genre, column in flags if column[row] == "1") for row in range(len(films))]
 
 
 def _merge_titles(ratings: Ratings) -> Ratings:
@@ -146,5 +154,5 @@ def _merge_titles(ratings: Ratings) -> Ratings:
             RepeatedRatingsWarning,
             stacklevel=3,
         )
-    merged = replace(ratings, item=item, item_ids=item_ids, titles={}, repeated=repeated)
+    merged = replace(ratings, item=item, item_ids=item_ids, titles={}, genres={}, repeated=repeated)
     return with_options(merged, {"key": "title"})

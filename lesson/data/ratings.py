@@ -45,6 +45,7 @@ class Ratings:
         user_ids: the distinct user ids, sorted: integers if all are, else text.
         item_ids: the distinct item ids, likewise.
         titles: titles by item id, if known.
+        genres: genres by item id, if known.
         name: the data set's name in reports.
         checksum: sha256 of the file of ratings, and of the options for reading it if there are any.
         repeated: the number of rows whose (user, item) pair occurs in an earlier row.
@@ -65,6 +66,7 @@ class Ratings:
     repeated: int
     y_range: tuple[float, float]
     titles: dict[Hashable, str] = field(default_factory=dict)
+    genres: dict[Hashable, tuple[str, ...]] = field(default_factory=dict)
     terms: str | None = None
     citation: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
