@@ -78,6 +78,16 @@ def test_the_order_that_validation_has_gives_one_and_its_reverse_less(tmp_path):
         assert (ndcg(learn) == pytest.approx(1)) is right
 
 
+@pytest.mark.filterwarnings("ignore::lesson.RepeatedRatingsWarning")
+def test_of_several_ratings_of_an_item_the_highest_counts(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("user,item,rating\n1,3,1\n2,1,3\n2,2,3\n1,1,2\n1,1,1.5\n1,1,2\n1,2,3\n")
+    learn = collab_learner(load_ratings(path, valid_rows=[3, 4, 5, 6]), 2, quiet=True)
+    learn.model.forward = lambda users, items: -items.float()  # item 1 before item 2
+    second = 1 / math.log2(3)
+    assert ndcg(learn) == pytest.approx((1 + 2 * second) / (2 + second), abs=1e-12)
+
+
 def test_everybody_gets_the_same_list_without_factors(tmp_path):
     learn = made_up(tmp_path, 1, rows=30, items=40, repeats=False)
     with torch.no_grad():
