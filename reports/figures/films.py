@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -46,7 +48,8 @@ def draw(figure: Figure, items: pd.DataFrame, wide: bool) -> None:
     frame = axes.get_window_extent()
     ends = [items[column].rank(method="first", ascending=up) for column in ("first", "second") for up in (True, False)]
     place = pd.concat([*ends, items["count"].rank(method="first", ascending=False)], axis=1).min(axis=1)
-    for row in items.assign(place=place).nsmallest(TRIED, "place").itertuples():
+    rows: Any = items.assign(place=place).nsmallest(TRIED, "place").itertuples()
+    for row in rows:
         if len(boxes) == LABELS[wide]:
             break
         label = axes.annotate(
