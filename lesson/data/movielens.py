@@ -36,10 +36,26 @@ MOVIELENS_CITATION = (
 MOVIELENS_Y_RANGE = (0.0, 5.5)  # the lesson's: a little above the best rating, so that 5 can be reached
 
 # The last columns of the 100k's u.item, each 0 or 1, in the order of its u.genre; the first means "unknown".
-GENRES = (
-    "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical Mystery "
-    "Romance Sci-Fi Thriller War Western"
-).split()
+GENRES = [
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+]
 FILM_COLUMNS = ["item", "title", "released", "video released", "url", "genre unknown"]
 FILM_COLUMNS += [f"genre {genre}" for genre in GENRES]
 
