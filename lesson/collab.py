@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, overload
 
@@ -13,21 +13,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from kernels import FASTAI, backends
+from kernels import FASTAI, backends, embedding_dot_bias
 from kernels.steps import Decay
 from kernels.steps import Optimizer as Kind
 from kernels.trainer import Mode, Trainer
-from lesson import checks, optimizers
+from lesson import checks, films, optimizers
 from lesson.checks import DataError, shown
 from lesson.data import CollabData, UnknownIdsWarning, Vocab
 from lesson.data.ids import listed, spelled
 from lesson.data.table import reason
+from lesson.fold_in import FoldedUser, most_likely
+from lesson.interpretation import Factors, cosines, taken_apart
 from lesson.learner import Learner, Metric, OptFunc, stream, watched
 from lesson.models import EmbeddingDotBias
 from lesson.optimizers import AdamW
 from lesson.schedules import Schedule
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     Id = str | int | float
@@ -194,34 +198,46 @@ class CollabLearner(Learner):
         table = self.model.i_bias if is_item else self.model.u_bias
         return table.weight.detach().cpu()[self._vocab(is_item).seen(arr), 0]
 
-    def weight(self, arr: Ids, is_item: bool = True) -> Tensor:
+    def weight(self, arr: Ids, is_item: bool = True) -> Factors:
         """Latent factors float32[len(arr), n_factors] of items (ids or titles), or of users.
 
         Args:
             arr: ids in a list, an array, a tensor or a Series.
             is_item: whether they are items; users otherwise.
 
+        Returns:
+            A tensor that also has the notes' `pca` (claim 42).
+
         Raises:
             DataError: an id that training did not see.
+
+        >>> from lesson import load_movielens
+        >>> learn = collab_learner(load_movielens(), n_factors=40, y_range=(0, 5.5), wd=1e-1, quiet=True)
+        >>> movie_w = learn.weight(learn.data.top_items(1000))
+        >>> fac0, fac1, fac2 = movie_w.pca(3).t()
+        >>> movie_w.shape, fac0.shape
+        (torch.Size([1000, 40]), torch.Size([1000]))
         """
         table = self.model.i_weight if is_item else self.model.u_weight
-        return table.weight.detach().cpu()[self._vocab(is_item).seen(arr)]
+        return table.weight.detach().cpu()[self._vocab(is_item).seen(arr)].as_subclass(Factors)
 
     def _vocab(self, is_item: bool) -> Vocab:
         return self.data.items if is_item else self.data.users
 
+    # A person's questions
+
     @overload
-    def predict(self, user: Id, item: Id) -> float: ...
+    def predict(self, user: Id | FoldedUser, item: Id) -> float: ...
     @overload
-    def predict(self, user: Ids, item: Ids) -> Tensor: ...
-    def predict(self, user: Id | Ids, item: Id | Ids) -> float | Tensor:
+    def predict(self, user: Ids | FoldedUser, item: Ids) -> Tensor: ...
+    def predict(self, user: Id | Ids | FoldedUser, item: Id | Ids) -> float | Tensor:
         """The predicted rating of an item by a user, or of pairs of two lists of ids.
 
         Ids that training never saw get the reserved row, as in fastai: their factors and bias are near zero, so an
         unseen user is predicted from the item's bias. `data.users.known(ids)` says which ids are known.
 
         Args:
-            user: an id, or several in a list, an array, a tensor or a Series.
+            user: an id, several in a list, an array, a tensor or a Series, or a user from `fold_in` for all items.
             item: an id or title, or as many.
 
         Returns:
@@ -233,42 +249,200 @@ class CollabLearner(Learner):
         Warns:
             UnknownIdsWarning: training never saw some of the ids.
         """
-        (users, single), (items, single_item) = listed(user), listed(item)
+        items, single_item = listed(item)
+        if isinstance(user, FoldedUser):
+            rows = self.data.items.rows(items)
+            _warn_of_unknown([("item", items, rows)])
+            scores = self._predicted(self._person(user), torch.from_numpy(rows))
+            return scores.item() if single_item else scores
+        users, single = listed(user)
         if single != single_item or len(users) != len(items):
             counts = ["one" if alone else len(ids) for ids, alone in ((users, single), (items, single_item))]
             raise DataError(f"{counts[0]} users and {counts[1]} items: pass pairs")
-        rows = [self.data.users.rows(users), self.data.items.rows(items)]
-        _warn_of_unknown([("user", users, rows[0]), ("item", items, rows[1])])
+        pairs = [self.data.users.rows(users), self.data.items.rows(items)]
+        _warn_of_unknown([("user", users, pairs[0]), ("item", items, pairs[1])])
         with torch.no_grad():
-            scores = self.model(*(torch.from_numpy(ids).to(self.device) for ids in rows)).cpu()
+            scores = self.model(*(torch.from_numpy(ids).to(self.device) for ids in pairs)).cpu()
         return scores.item() if single else scores
 
-    def recommend(self, user: Id, n: int = 10) -> pd.DataFrame:
-        """The `n` items with the highest predicted ratings among those that the user has not rated in training.
+    def fold_in(self, ratings: Mapping[Id, float]) -> FoldedUser:
+        """A user whom training never saw, from a few ratings, without retraining.
+
+        The items stay as training left them. The user's factors p and bias b, together u, minimize
+
+            Σ (rating − prediction(u))² + σ² · (u − μ)ᵀ Σᵤ⁻¹ (u − μ)
+
+        where predictions go through the sigmoid's range, σ² is the mean squared error on the training's ratings, and μ
+        and Σᵤ are the mean and the covariance of the training's users. So u is the most likely user, if users are like
+        those of the training and ratings err as they did there (Salakhutdinov & Mnih 2007, with a full covariance).
+        Weight decay comes in through Σᵤ: the harder it pulled the training's users towards zero, the harder this pulls.
+        Gauss-Newton steps find the minimum. In large trainings σ, μ and Σᵤ come from 1,024 users and ratings.
+
+        Args:
+            ratings: ratings by item (id or title): a dictionary or a Series.
+
+        Returns:
+            A user for `predict`, `recommend` and `explain` of this learner. After more training, fold in again.
+
+        Raises:
+            DataError: there is no rating of an item that training has seen, a rating is outside the training's ratings,
+                or an item is rated twice.
+
+        Warns:
+            UnknownIdsWarning: training never saw some of the items; their ratings are left out.
+
+        Example:
+            >>> me = learn.fold_in({"Star Wars (1977)": 5, "Striptease (1996)": 1})  # doctest: +SKIP
+            >>> learn.recommend(me, n=5)  # doctest: +SKIP
+        """
+        if not hasattr(ratings, "items") or getattr(ratings, "ndim", 1) != 1:
+            raise DataError(f"ratings={shown(ratings)}: a dictionary is needed, as in {{'Star Wars (1977)': 5}}")
+        items, stars = [list(column) for column in zip(*ratings.items(), strict=True)] or ([], [])
+        rows, (low, high) = self.data.items.rows(items), self.data.ratings.ends
+        for item, star in zip(items, stars, strict=True):
+            if not isinstance(star, checks.NUMBERS) or isinstance(star, bool) or not low <= star <= high:
+                raise DataError(
+                    f"ratings: {shown(star)} for {shown(item)}; a number from {low:g} to {high:g} is needed"
+                )
+        _warn_of_unknown([("item", items, rows)])
+        known = rows > 0
+        if not known.any():
+            raise DataError("ratings: none is of an item that training has seen; recommend() needs no ratings")
+        seen, times = np.unique(rows[known], return_counts=True)
+        if times.max() > 1:
+            raise DataError(f"ratings: item {shown(self.data.items.key(seen[times.argmax()]))} is rated twice")
+        found = torch.from_numpy(rows[known])
+        weight, bias = most_likely(self.model, self.data, found, np.array(stars, np.float64)[known])
+        return FoldedUser(weight, bias, found, self.data.items)
+
+    def recommend(self, user: Id | FoldedUser | None = None, n: int = 10, exclude_seen: bool = True) -> pd.DataFrame:
+        """The `n` items with the highest predicted ratings.
+
+        Args:
+            user: an id, or a user from `fold_in`. None, for somebody who has rated nothing, gives the items with the
+                highest biases (claim 41).
+            n: how many.
+            exclude_seen: whether to leave out what the user has rated in training.
 
         Returns:
             Columns item, title, prediction, best first; ties by id. Fewer than `n` rows if there are fewer items.
 
         Raises:
-            DataError: training did not see the user.
+            DataError: training did not see the user, or the user was folded into another learner.
         """
         import pandas as pd  # pandas takes half a second to import, only needed here
 
-        n, row = checks.whole("n", n, least=1), self.data.users.row(user)
+        n, person = checks.whole("n", n, least=1), self._person(user)
         items = torch.arange(1, len(self.data.items))
-        seen = self.data.train.items[self.data.train.users == row]
-        items = items[~torch.isin(items, seen)].to(self.device)
-        with torch.no_grad():
-            scores = self.model(torch.full_like(items, row), items)
+        if exclude_seen:
+            items = items[~torch.isin(items, person.seen)]
+        scores = self._predicted(person, items)
         best = torch.sort(scores, descending=True, stable=True).indices[:n]
         keys = [self.data.items.key(item) for item in items[best].tolist()]
         return pd.DataFrame(
-            {
-                "item": keys,
-                "title": [self.data.title(key) for key in keys],
-                "prediction": scores[best].cpu().numpy(),
-            }
+            {"item": keys, "title": [self.data.title(key) for key in keys], "prediction": scores[best].numpy()}
         )
+
+    def explain(self, user: Id | FoldedUser, item: Id) -> pd.DataFrame:
+        """One prediction taken apart: the dot product, the two biases, and what the sigmoid makes of them (claim 28).
+
+        Args:
+            user: an id, or a user from `fold_in`.
+            item: an id or title.
+
+        Returns:
+            Columns score and rating by part. The scores of the parts add up to the score, and their ratings to the
+            prediction, exactly. What a part adds to the rating depends on the parts before it, since the sigmoid is no
+            straight line: first comes the middle of the range, then the item's bias, the user's, the dot product.
+
+        Raises:
+            DataError: training did not see the user or the item.
+
+        Example:
+            >>> learn.explain(196, "Star Wars (1977)").round(2)  # doctest: +SKIP
+                                score  rating
+            part
+            middle of 0 to 5.5   0.00    2.75
+            item bias            0.51    0.68
+            user bias            0.16    0.20
+            dot product          0.23    0.27
+            prediction           0.90    3.91
+        """
+        if user is None:
+            raise DataError("user=None: a user is needed")
+        person, row = self._person(user), self.data.items.row(item)
+        _, weight, _, bias = self.model.tables()
+        dot = (person.weight.double() @ weight[row].detach().cpu().double()).item()
+        prediction = self._predicted(person, torch.tensor([row])).item()
+        return taken_apart(dot, person.bias, bias[row].item(), self.model.y_range, prediction)
+
+    def nearest(self, item: Id, n: int = 10, least: int = 1) -> pd.DataFrame:
+        """The `n` items whose factors point most nearly where this item's do: by cosine similarity.
+
+        Biases take no part: the nearest items are liked by the same people, whether they are good or bad.
+
+        Args:
+            item: an id or title.
+            n: how many.
+            least: the ratings that an item must have; the factors of items with few ratings say little.
+
+        Returns:
+            Columns item, title, similarity (from −1 to 1), nearest first; ties by id.
+
+        Raises:
+            DataError: training did not see the item.
+        """
+        import pandas as pd  # pandas takes half a second to import, only needed here
+
+        n, row = checks.whole("n", n, least=1), self.data.items.row(item)
+        table = pd.DataFrame({"item": self.data.items.ids})
+        table["title"] = [self.data.title(key) for key in table["item"]]
+        table["similarity"] = cosines(self.model.i_weight.weight.detach().cpu()[1:], row - 1).numpy()
+        others = table[self.data.item_ratings["count"].to_numpy() >= checks.whole("least", least)].drop(
+            row - 1, errors="ignore"
+        )
+        return others.sort_values("similarity", ascending=False, kind="stable").head(n).reset_index(drop=True)
+
+    def export(self, path: str | Path) -> None:
+        """Write what training learnt about the items to a Parquet file, best first; the whole file or nothing.
+
+        One row per item that training has seen, with columns item (the id as text), title, bias, factors
+        (float[n_factors]), mean and count of all its ratings, genres (if known), and components: up to three principal
+        components of the factors of the 1,000 most rated items, null for the others. `python -m reports` draws the file
+        as a page if it is `films.parquet` in the folder of the results.
+
+        Raises:
+            DataError: the model holds numbers that are not finite, or the file cannot be written.
+
+        Example:
+            >>> learn.export("results/films.parquet")  # doctest: +SKIP
+        """
+        films.write(path, self.model, self.data)
+
+    def _person(self, user: Id | FoldedUser | None) -> FoldedUser:
+        """A user's factors, bias and rated items; for nobody no factors, and the mean of the users' biases."""
+        weight, _, bias, _ = self.model.tables()
+        if isinstance(user, FoldedUser):
+            if user.items is not self.data.items:
+                raise DataError(f"user={shown(user)}: folded into another learner; use this one's fold_in")
+            return user
+        if user is None:
+            nobody = torch.zeros(weight.shape[1], dtype=weight.dtype)
+            return FoldedUser(nobody, bias[1:].mean().item(), torch.empty(0, dtype=torch.int64), self.data.items)
+        row = self.data.users.row(user)
+        seen = self.data.train.items[self.data.train.users == row]
+        return FoldedUser(weight[row].detach().cpu(), bias[row].item(), seen, self.data.items)
+
+    @torch.no_grad()
+    def _predicted(self, person: FoldedUser, items: Tensor) -> Tensor:
+        """One user's predicted ratings of rows of the item table."""
+        user_weight, weight, user_bias, bias = self.model.tables()
+        own = user_weight.new_tensor(person.weight.tolist())[None], user_bias.new_tensor([person.bias])
+        rows = items.to(self.device)
+        y_range, backend = self.model.y_range, self.model.backend
+        return embedding_dot_bias(
+            torch.zeros_like(rows), rows, own[0], weight, own[1], bias, y_range=y_range, backend=backend
+        ).cpu()
 
     def _identity(self) -> dict[str, str]:
         return {
@@ -335,7 +509,7 @@ def collab_learner(
     checks.text("backend", backend)
     bs, place = checks.whole("bs", bs, least=1), _device(device)
     model = seeded_model(n_factors, len(data.users), len(data.items), y_range, seed, backend).to(place)
-    low, high = data.ratings.rating.min(), data.ratings.rating.max()
+    low, high = data.ratings.ends
     if model.y_range is not None and not (model.y_range[0] <= low and high <= model.y_range[1]):
         warnings.warn(
             f"y_range={model.y_range} does not cover all ratings, which go from {low:g} to {high:g}; "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,33 @@ def save(model: nn.Module, path: str | Path, identity: Mapping[str, str]) -> Non
     Raises:
         DataError: the folder does not exist or cannot be written to, or the path is a folder.
     """
+    with aside(path) as unfinished:
+        state = {name: table.detach().cpu().contiguous() for name, table in model.state_dict().items()}
+        safetensors.torch.save_file(state, unfinished, metadata=dict(identity))
+
+
+@contextmanager
+def aside(path: str | Path) -> Iterator[Path]:
+    """A temporary file beside `path`, which takes its name at the end, or is removed after an error.
+
+    Raises:
+        DataError: the folder does not exist or cannot be written to, or the path is a folder.
+    """
     path = as_path(path)
     try:
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise DataError(f"{printable(path)}: cannot be written ({reason(error)})") from error
+    unfinished = Path(name)
     try:
-        state = {name: table.detach().cpu().contiguous() for name, table in model.state_dict().items()}
-        safetensors.torch.save_file(state, aside, metadata=dict(identity))
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
+        yield unfinished
+        unfinished.chmod(0o644)
+        unfinished.replace(path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
 
 

@@ -41,7 +41,11 @@ OWN = {
             "item": "the column of items; likewise",
             "rating": "the column of ratings; likewise",
         }
-        | TEXT,
+        | TEXT
+        | {
+            "split": "random (the default); time: the latest ratings validate; user: some users validate",
+            "time": "the column of times, for --split time; by default found by its usual names",
+        },
     ),
     "--digits": Own(load_digits, "a folder with MNIST's IDX files, gzipped or not"),
     "--table": Own(read_table, "a CSV, TSV or Parquet file", TEXT),

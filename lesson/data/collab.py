@@ -90,6 +90,25 @@ class CollabData:
         """How many validation rows have a user and an item that training has seen; the others cannot be learnt."""
         return int(((self.valid.users > 0) & (self.valid.items > 0)).sum())
 
+    @cached_property
+    def item_ratings(self) -> pd.DataFrame:
+        """The number and the mean of all ratings of each item that training has seen, by id; columns count and mean."""
+        import pandas as pd  # pandas takes half a second to import, only needed here
+
+        ratings = self.ratings
+        seen = np.isin(ratings.item_ids, self.items.ids)
+        count = np.bincount(ratings.item, minlength=len(seen))[seen]
+        total = np.bincount(ratings.item, ratings.rating.astype(np.float64), minlength=len(seen))[seen]
+        return pd.DataFrame({"count": count, "mean": total / count}, index=pd.Index(self.items.ids, name="item"))
+
+    def top_items(self, n: int = 1000) -> list[Any]:
+        """The ids of the `n` items with the most ratings, ties by id: the notes' top_movies (claim 43).
+
+        Fewer if training has seen fewer items.
+        """
+        ranked = self.item_ratings["count"].sort_values(ascending=False, kind="stable")
+        return ranked.index[: checks.whole("n", n, least=1)].tolist()
+
     def show_batch(self, n: int = 10) -> pd.DataFrame:
         """The first `n` training rows, with columns user, item, title (if items have titles) and rating."""
         return self._table(self.train, torch.arange(min(checks.whole("n", n, least=1), len(self.train))))
@@ -127,8 +146,14 @@ def split(
 ) -> CollabData:
     """Split ratings into training and validation rows; the vocabularies come from the training rows only.
 
-    The first `int(valid_pct · rows)` of `torch.manual_seed(seed); torch.randperm(rows)` validate: fastai's
-    RandomSplitter(seed=seed) gives the same rows.
+    `ratings.by` says how:
+
+    - "random": the first `int(valid_pct · rows)` of `torch.manual_seed(seed); torch.randperm(rows)` validate. fastai's
+      RandomSplitter(seed=seed) gives the same rows.
+    - "time": the latest `int(valid_pct · rows)` validate, ties in file order; the seed plays no part. It asks what a
+      model knows about ratings that are still to come.
+    - "user": all ratings of `int(valid_pct · users)` users validate, drawn likewise. It asks what a model knows about
+      people whom training never saw; see `CollabLearner.fold_in`.
 
     Args:
         ratings: the table.
@@ -143,7 +168,7 @@ def split(
         raise DataError(f"ratings={shown(ratings)}: pass the result of open_ratings or read_ratings")
     n = len(ratings)
     if valid_rows is None:
-        chosen = split_rows(n, seed, valid_pct, f"{ratings.name}: {n} ratings")[1].numpy()
+        chosen = _chosen(ratings, seed, valid_pct)
     else:
         chosen = np.asarray(valid_rows)
         if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
@@ -183,6 +208,21 @@ def split(
     )
 
 
+def _chosen(ratings: Ratings, seed: int, valid_pct: float) -> np.ndarray:
+    """The validation rows."""
+    n, users = len(ratings), len(ratings.user_ids)
+    if ratings.by == "user":
+        held = split_rows(users, seed, valid_pct, f"{ratings.name}: {users} users")[1].numpy()
+        return np.flatnonzero(np.isin(ratings.user, held))
+    valid = split_rows(n, seed, valid_pct, f"{ratings.name}: {n} ratings")[1].numpy()
+    if ratings.time is None:
+        return valid
+    return np.argsort(ratings.time, kind="stable")[n - len(valid) :]
+
+
+_split = split  # for the functions below, which have an argument of this name
+
+
 def _seen(ids: np.ndarray, codes: np.ndarray, train_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     seen = np.zeros(len(ids), dtype=bool)
     seen[codes[train_rows]] = True
@@ -199,6 +239,8 @@ def load_ratings(
     sep: str | None = None,
     encoding: str | None = None,
     none: float | None = None,
+    time: str | None = None,
+    split: Literal["random", "time", "user"] | None = None,
     valid_pct: float = 0.1,
     seed: int = 42,
     valid_rows: Sequence[int] | None = None,
@@ -217,6 +259,8 @@ def load_ratings(
         encoding: the text's encoding; None means UTF-8, or the encoding of a byte order mark.
         none: a rating that means "no rating", such as Book-Crossing's 0: its rows are left out, and
             `data.ratings.notes` has their number.
+        time: name of the column of times, for split="time"; None finds it by its usual names.
+        split: how to split: "random" (the default), "time" or "user"; see `split`.
         valid_pct: the share of validation rows.
         seed: the split's seed.
         valid_rows: row numbers of the validation rows, instead of the two above; see `split`.
@@ -228,8 +272,9 @@ def load_ratings(
     Raises:
         DataError: the input is wrong; the message has file, line, column and value.
     """
-    ratings = open_ratings(path, user=user, item=item, rating=rating, sep=sep, encoding=encoding, none=none)
-    return split(ratings, valid_pct=valid_pct, seed=seed, valid_rows=valid_rows)
+    how = {"sep": sep, "encoding": encoding, "none": none, "time": time, "split": split}
+    ratings = open_ratings(path, user=user, item=item, rating=rating, **how)
+    return _split(ratings, valid_pct=valid_pct, seed=seed, valid_rows=valid_rows)
 
 
 def open_ratings(path: str | Path, **options: Any) -> Ratings:
@@ -237,17 +282,19 @@ def open_ratings(path: str | Path, **options: Any) -> Ratings:
 
     Args:
         path: the file, or the folder.
-        options: how to read a file: user, item, rating, sep, encoding and none, as for `load_ratings`.
+        options: how to read a file: user, item, rating, sep, encoding, none, time and split, as for `load_ratings`;
+            for a folder, split alone.
 
     Raises:
         DataError: the input is wrong; the message has file, line, column and value.
     """
     if not _is_folder(path):
         return read_ratings(path, **options)
+    by = options.pop("split", None)
     for name, value in options.items():
         if value is not None:
             raise DataError(f"{printable(path)}: {name}={shown(value)} is for a file, not for a MovieLens folder")
-    return open_movielens(path)
+    return open_movielens(path, split=by)
 
 
 def _is_folder(path: str | Path) -> bool:
@@ -261,6 +308,7 @@ def load_movielens(
     path: str | Path | None = None,
     *,
     key: Literal["id", "title"] = "id",
+    split: Literal["random", "time", "user"] | None = None,
     valid_pct: float = 0.1,
     seed: int = 42,
     valid_rows: Sequence[int] | None = None,
@@ -272,6 +320,7 @@ def load_movielens(
             `ratings.csv` and `movies.csv` (20M and later). None: the installed 100k.
         key: "id" keys films by their number; "title" merges films of one title, as fastai's example does
             (18 titles of the 100k set belong to two films each).
+        split: how to split: "random" (the default), "time" or "user"; see `split`.
         valid_pct: the share of validation rows.
         seed: the split's seed.
         valid_rows: row numbers of the validation rows, instead of the two above; see `split`.
@@ -279,5 +328,5 @@ def load_movielens(
     Raises:
         DataError: the data is missing or cannot be read.
     """
-    ratings = open_movielens(path, key=key)
-    return split(ratings, valid_pct=valid_pct, seed=seed, valid_rows=valid_rows)
+    ratings = open_movielens(path, key=key, split=split)
+    return _split(ratings, valid_pct=valid_pct, seed=seed, valid_rows=valid_rows)

@@ -16,9 +16,11 @@ from lesson.data.ratings import (
     GROUPLENS_COLUMNS,
     Ratings,
     RepeatedRatingsWarning,
+    checked_split,
     find_columns,
     ratings_of,
     repeats,
+    split_by,
     with_options,
 )
 from lesson.data.table import EncodingError, TextTable, as_path, read_text, reason
@@ -33,31 +35,49 @@ MOVIELENS_CITATION = (
 )
 MOVIELENS_Y_RANGE = (0.0, 5.5)  # the lesson's: a little above the best rating, so that 5 can be reached
 
-FILM_COLUMNS = [
-    "item",
-    "title",
-    "released",
-    "video released",
-    "url",
-    *(f"genre {genre}" for genre in range(19)),
+# The last columns of the 100k's u.item, each 0 or 1, in the order of its u.genre; the first means "unknown".
+GENRES = [
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
 ]
+FILM_COLUMNS = ["item", "title", "released", "video released", "url", "genre unknown"]
+FILM_COLUMNS += [f"genre {genre}" for genre in GENRES]
 
 
-def open_movielens(path: str | Path | None = None, key: Literal["id", "title"] = "id") -> Ratings:
+def open_movielens(
+    path: str | Path | None = None, key: Literal["id", "title"] = "id", split: str | None = None
+) -> Ratings:
     """MovieLens, not yet split; see `load_movielens`."""
+    by = checked_split(split)
     if checks.text("key", key) not in ("id", "title"):
         raise DataError(f"key={shown(key)}: films are keyed by 'id' or by 'title'")
-    ratings = _carried_movielens() if path is None else _grouplens_folder(as_path(path))
+    ratings = _carried_movielens(by) if path is None else _grouplens_folder(as_path(path), by)
     return _merge_titles(ratings) if key == "title" else ratings
 
 
-def _carried_movielens() -> Ratings:
+def _carried_movielens(by: str) -> Ratings:
     folder = carried("recbole", "recbole/dataset_example/ml-100k", "MovieLens 100k")
     films = read_text(folder / "ml-100k.item", quoted=False)
     named = zip(_texts(films, "movie_title:token_seq"), _texts(films, "release_year:token"), strict=True)
     titles = [_title(title, year) for title, year in named]
     table = read_text(folder / "ml-100k.inter", quoted=False)
-    return _movielens(table, films, "item_id:token", titles, "MovieLens 100k")
+    return _movielens(table, films, "item_id:token", titles, "MovieLens 100k", by)
 
 
 def _title(title: str, year: str) -> str:
@@ -67,7 +87,7 @@ def _title(title: str, year: str) -> str:
     return "unknown" if title == year else f"{title} ({year})"
 
 
-def _grouplens_folder(folder: Path) -> Ratings:
+def _grouplens_folder(folder: Path, by: str) -> Ratings:
     try:
         there = {file.name for file in folder.iterdir()}
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
@@ -90,7 +110,7 @@ def _grouplens_folder(folder: Path) -> Ratings:
             f"{printable(folder)}: no u.data, ratings.dat or ratings.csv there; "
             "give a folder as GroupLens ships it, or one file"
         )
-    return _movielens(table, films, item, [title.strip() for title in _texts(films, "title")], name)
+    return _movielens(table, films, item, [title.strip() for title in _texts(films, "title")], name, by)
 
 
 def _film_text(path: Path, sep: str) -> TextTable:
@@ -105,13 +125,15 @@ def _texts(table: TextTable, column: str) -> list[str]:
     return texts
 
 
-def _movielens(table: TextTable, films: TextTable, item: str, titles: list[str], name: str) -> Ratings:
+def _movielens(table: TextTable, films: TextTable, item: str, titles: list[str], name: str, by: str) -> Ratings:
     ratings = ratings_of(table, find_columns(table, {"user": None, "item": None, "rating": None}), name)
+    ratings = split_by(by, ratings, table)
     codes, ids = films.ids(item)
     if len(ids) < len(codes):
         row = int(np.argmax(repeats(np.zeros_like(codes), codes)))
         films.fail(row, item, f"{shown(ids[codes[row]])} occurs twice; each film has one line")
     title_of = dict(zip(ids[codes].tolist(), titles, strict=True))
+    genres_of = dict(zip(ids[codes].tolist(), _genres(films), strict=True))
     unknown = np.array([film not in title_of for film in ratings.item_ids.tolist()])
     if unknown.any():
         row = int(np.argmax(unknown[ratings.item]))
@@ -119,12 +141,22 @@ def _movielens(table: TextTable, films: TextTable, item: str, titles: list[str],
         table.fail(
             row, ratings.columns["item"], f"{shown(film)} is not in {Path(films.path).name}; are both of one data set?"
         )
-    ratings = replace(ratings, titles=title_of, terms=MOVIELENS_TERMS, citation=MOVIELENS_CITATION)
+    ratings = replace(ratings, titles=title_of, genres=genres_of, terms=MOVIELENS_TERMS, citation=MOVIELENS_CITATION)
     low, high = ratings.rating.min(), ratings.rating.max()
     if MOVIELENS_Y_RANGE[0] < low and high < MOVIELENS_Y_RANGE[1]:
         return replace(ratings, y_range=MOVIELENS_Y_RANGE)
     said = f"ratings go from {low:g} to {high:g}, so the range is {ratings.y_range}, not {MOVIELENS_Y_RANGE}"
     return replace(ratings, notes=(*ratings.notes, said))
+
+
+def _genres(films: TextTable) -> list[tuple[str, ...]]:
+    """Each film's genres."""
+    for column, sep in (("genres", "|"), ("class:token_seq", " ")):
+        if column in films.names:
+            texts = _texts(films, column)
+            return [tuple(filter(None, text.split(sep))) if text[:1] != "(" else () for text in texts]
+    flags = [(genre, _texts(films, f"genre {genre}")) for genre in GENRES if f"genre {genre}" in films.names]
+    return [tuple(genre for genre, column in flags if column[row] == "1") for row in range(len(films))]
 
 
 def _merge_titles(ratings: Ratings) -> Ratings:
@@ -140,5 +172,5 @@ def _merge_titles(ratings: Ratings) -> Ratings:
             RepeatedRatingsWarning,
             stacklevel=3,
         )
-    merged = replace(ratings, item=item, item_ids=item_ids, titles={}, repeated=repeated)
+    merged = replace(ratings, item=item, item_ids=item_ids, titles={}, genres={}, repeated=repeated)
     return with_options(merged, {"key": "title"})

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ COLUMN_NAMES = {
     "user": (("user",), ("userid", "uid")),
     "item": (("item",), ("itemid", "iid", "movie", "movieid"), ("title",)),
     "rating": (("rating",), ("score", "stars")),
+    "time": (("time",), ("timestamp",), ("date", "datetime")),
 }
+SPLITS = ("random", "time", "user")
 GROUPLENS_COLUMNS = ["user", "item", "rating", "time"]  # the columns of u.data and ratings.dat, which have no header
 
 
@@ -42,12 +45,15 @@ class Ratings:
         user_ids: the distinct user ids, sorted: integers if all are, else text.
         item_ids: the distinct item ids, likewise.
         titles: titles by item id, if known.
+        genres: genres by item id, if known.
         name: the data set's name in reports.
         checksum: sha256 of the file of ratings, and of the options for reading it if there are any.
         repeated: the number of rows whose (user, item) pair occurs in an earlier row.
         y_range: a range for the sigmoid a little wider than the ratings, so that their ends can be reached.
         columns: the file's columns by role: user, item and rating.
         notes: sentences about how the file was read.
+        by: how `split` splits them: "random", "time" or "user".
+        time: float64[rows], when each was given; read only for a split by time.
     """
 
     user: np.ndarray
@@ -60,13 +66,21 @@ class Ratings:
     repeated: int
     y_range: tuple[float, float]
     titles: dict[Hashable, str] = field(default_factory=dict)
+    genres: dict[Hashable, tuple[str, ...]] = field(default_factory=dict)
     terms: str | None = None
     citation: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    by: str = "random"
+    time: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rating)
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest rating."""
+        return float(self.rating.min()), float(self.rating.max())
 
     @property
     def origin(self) -> Origin:
@@ -87,18 +101,22 @@ class Ratings:
 
         first = split(self, seed=0)
         if not any(split(self, seed=seed).learnable_rows for seed in range(seeds)):
+            use = "another split" if self.by == "user" else "ratings that share users and items"
             raise DataError(
                 f"{self.name}: training has seen both user and item of 0 of {len(first.valid):,} validation rows, so "
-                "nothing can be learnt and no verdict given; use ratings that share users and items"
+                f"nothing can be learnt and no verdict given; use {use}"
             )
-        return [
+        notes = [
             f"Training has seen both user and item of {first.learnable_rows:,} of {len(first.valid):,} validation rows "
             "(in the first split)."
         ]
+        if self.by == "time":
+            notes.append("Every seed validates on the same, latest ratings: intervals show the luck of training alone.")
+        return notes
 
     def __repr__(self) -> str:
         return (
-            f"<{self.name}: {len(self):,} ratings from {self.rating.min():g} to {self.rating.max():g}, "
+            f"<{self.name}: {len(self):,} ratings from {self.ends[0]:g} to {self.ends[1]:g}, "
             f"{len(self.user_ids):,} users, {len(self.item_ids):,} items>"
         )
 
@@ -112,26 +130,68 @@ def read_ratings(
     sep: str | None = None,
     encoding: str | None = None,
     none: float | None = None,
+    time: str | None = None,
+    split: str | None = None,
 ) -> Ratings:
     """Read ratings from a file with user, item and rating columns; see `load_ratings` for the arguments.
 
     Raises:
         DataError: the file, a column or a value cannot be used.
     """
-    options = {"user": user, "item": item, "rating": rating, "sep": sep, "encoding": encoding}
+    options = {"user": user, "item": item, "rating": rating, "sep": sep, "encoding": encoding, "time": time}
     for option, value in options.items():
         checks.text(option, value)
     if none is not None:
         none = checks.single("none", none)
+    by = checked_split(split)
+    if time is not None and by != "time":
+        raise DataError(f"time={shown(time)}: only a split by time reads times; add split='time', or --split time")
     table = read_table(path, sep=sep, encoding=encoding)
     if isinstance(table, TextTable) and table.headless and table.suffix in (".data", ".dat"):
         table.name_columns(GROUPLENS_COLUMNS)
     columns = find_columns(table, {"user": user, "item": item, "rating": rating})
-    ratings = ratings_of(table, columns, data_name(path), none)
+    ratings = split_by(by, ratings_of(table, columns, data_name(path), none), table, time, none)
+    columns = ratings.columns
     said = "; ".join(f"{role}s are column {column!r}" for role, column in columns.items())
     unused = [name for name in table.names if name not in columns.values()]
     said += f"; not used: {listing(unused)}" if unused else ""
     return with_options(replace(ratings, notes=(said, *ratings.notes)), {**options, "none": none})
+
+
+def checked_split(split: str | None) -> str:
+    """The way to split: None is "random".
+
+    Raises:
+        DataError: there is no such way.
+    """
+    by = checks.text("split", split) or "random"
+    if by not in SPLITS:
+        raise DataError(f"split={shown(split)}: ratings are split by random, time or user")
+    return by
+
+
+def split_by(by: str, ratings: Ratings, table: Table, time: str | None = None, none: float | None = None) -> Ratings:
+    """Ratings that `split` splits in this way, with their times if it needs them.
+
+    Args:
+        by: one of `SPLITS`.
+        ratings: of the table.
+        table: where the times are.
+        time: the name of their column; None finds it by its usual names.
+        none: the rating whose rows were left out.
+
+    Raises:
+        DataError: there is no column of times, or a value is no time.
+    """
+    if by == "random":
+        return ratings
+    if by == "time":
+        columns = find_columns(table, {**ratings.columns, "time": time})
+        times = table.times(columns["time"])
+        if none is not None:
+            times = times[table.numbers(columns["rating"]) != np.float32(none)]
+        ratings = replace(ratings, time=times, columns=columns)
+    return with_options(replace(ratings, by=by), {"split": by})
 
 
 def with_options(ratings: Ratings, options: Mapping[str, Any]) -> Ratings:

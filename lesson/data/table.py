@@ -120,6 +120,26 @@ class Table:
             self.fail(row, name, f"{shown(values[row].as_py())} is not a finite number; every row needs one")
         return numbers
 
+    def times(self, name: str) -> np.ndarray:
+        """A column of times as float64[rows]: numbers as they are; dates, or text as in 2026-11-27 12:00, in seconds.
+
+        Raises:
+            DataError: a value is neither; the message has the first.
+        """
+        import pandas as pd  # pandas takes half a second to import, only needed here
+
+        values = self.column(name).to_pandas()
+        times = pd.to_numeric(values.astype(str), errors="coerce").astype("float64")
+        if np.isnan(times.iloc[0]):  # the first value decides whether all are numbers or all are dates
+            dates = pd.to_datetime(values.astype(str), errors="coerce", format="ISO8601", utc=True)
+            times = (dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+        found: np.ndarray = times.to_numpy(np.float64)
+        bad = np.flatnonzero(~np.isfinite(found))
+        if len(bad):
+            row = int(bad[0])
+            self.fail(row, name, f"{shown(values.iloc[row])} is neither a number nor a date such as 2026-11-27")
+        return found
+
     def ids(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """A column as int64[rows], positions among the distinct ids, and those ids, sorted; see `ids.spelled`.
 

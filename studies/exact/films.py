@@ -16,6 +16,7 @@ from lesson import DataError
 from lesson.data.movielens import FILM_COLUMNS, open_movielens
 from lesson.data.ratings import Ratings
 from lesson.data.table import read_text
+from lesson.interpretation import pca
 from studies.exact import Found, exact
 from studies.exact._figures import listed
 
@@ -147,11 +148,9 @@ def the_15_best_films_have_the_means_printed_beside_them() -> Found:
 
 
 def _reduced() -> tuple[torch.Tensor, torch.Tensor]:
-    """Film vectors [1000, 40], and their three principal components [1000, 3] as fastai makes them."""
+    """Film vectors [1000, 40], and their three principal components [1000, 3]."""
     weights = torch.randn(1000, 40, dtype=torch.float64) @ torch.diag(torch.linspace(2, 0.1, 40, dtype=torch.float64))
-    centred = weights - weights.mean(0)
-    left, _, _ = torch.linalg.svd(centred.T, full_matrices=False)
-    return weights, centred @ left[:, :3]
+    return weights, pca(weights, 3)
 
 
 @exact("42a", source="fastai 1.0.61, torch_core.py, Tensor.pca")

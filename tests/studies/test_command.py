@@ -631,6 +631,8 @@ def test_an_arm_of_the_answer_that_never_finishes_is_one_line_and_leaves_no_summ
         ("--results=", "--results: the path is empty"),
         ("--user who", "no user column"),
         ("--sep ;", "user"),
+        ("--split sideways", "random, time or user"),
+        ("--split time", "no time column"),
         ("--encoding nonsense", "there is no such encoding"),
         ("--ratings=", "--ratings: the path is empty"),
         ("--storage=", "--storage: the URL is empty"),
