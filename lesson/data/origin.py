@@ -22,6 +22,7 @@ class Origin:
         terms: of use.
         citation: what to cite when publishing with it.
         key: its name in claims, if it is a known data set.
+        resplits: whether seeds split it differently.
 
     >>> from lesson.data import open_movielens
     >>> open_movielens().origin.size
@@ -34,6 +35,7 @@ class Origin:
     terms: str | None = None
     citation: str | None = None
     key: str | None = None
+    resplits: bool = True
 
     def counted(self) -> str:
         """The size in words.

@@ -86,7 +86,7 @@ class Ratings:
     def origin(self) -> Origin:
         """Their origin."""
         size = {"ratings": len(self), "users": len(self.user_ids), "items": len(self.item_ids)}
-        return Origin(self.name, self.checksum, size, self.terms, self.citation)
+        return Origin(self.name, self.checksum, size, self.terms, self.citation, resplits=self.by != "time")
 
     def learnable(self, seeds: int) -> list[str]:
         """Notes before the first run: the number of validation rows with a user and an item that training has seen.
@@ -106,13 +106,10 @@ class Ratings:
                 f"{self.name}: training has seen both user and item of 0 of {len(first.valid):,} validation rows, so "
                 f"nothing can be learnt and no verdict given; use {use}"
             )
-        notes = [
+        return [
             f"Training has seen both user and item of {first.learnable_rows:,} of {len(first.valid):,} validation rows "
             "(in the first split)."
         ]
-        if self.by == "time":
-            notes.append("Every seed validates on the same, latest ratings: intervals show the luck of training alone.")
-        return notes
 
     def __repr__(self) -> str:
         return (

@@ -174,7 +174,7 @@ def summarize(
     confirmed = frame[frame["kind"] == "run"]
     values = {name: by_seed(confirmed, name) for name in study.metrics}
     name, metric = next(iter(study.metrics.items()))
-    overlap = _overlap(confirmed) if study.resplits else None
+    overlap = _overlap(confirmed) if study.resplits and data.origin.resplits else None
     diverged = {str(arm): set(runs.loc[runs["diverged"], "seed"]) for arm, runs in confirmed.groupby("arm")}
     regular = study.profiles["regular"].seeds if asked.profile == "quick" and "regular" in study.profiles else None
     there = {arm: settings for arm, settings in arms.items() if arm in values[name]}
@@ -236,8 +236,12 @@ def summarize(
 
 def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
     """Sentences that limit the answer."""
-    splits = "re-split and re-seeded" if study.resplits else "re-seeded"
-    said = [f"The result is for {origin.name}, {splits}.", *study.limits]
+    resplits = study.resplits and origin.resplits
+    said = [f"The result is for {origin.name}, {'re-split and re-seeded' if resplits else 're-seeded'}."]
+    if study.resplits and not resplits:
+        said.append("Every seed validates on the same rows: the interval covers the luck of training, not of the data.")
+        said += ["Settings were tuned on these rows, too."] if asked.trials else []
+    said += study.limits
     if _stands_in(study, origin, asked):
         said.append(f"The data is {study.stand_in[asked.source.key]}: a stand-in neither proves nor refutes a claim.")
     tuning_profiles = [name for name, profile in study.profiles.items() if profile.trials]

@@ -837,6 +837,22 @@ def test_a_result_says_of_how_many_validation_rows_something_can_be_learnt(sweep
     assert told in sweep.summary(data="some").notes
 
 
+def test_seeds_that_validate_on_the_same_rows_speak_of_training_alone(sweep: Command, tmp_path: Path) -> None:
+    """No interval for similar data, and a word on tuning with the same rows."""
+    timed = tmp_path / "timed.csv"
+    rows = [f"{k % 20},{k % 30},{1 + k % 5},{k}" for k in range(300)]
+    timed.write_text("\n".join(["user,item,rating,time", *rows, ""]))
+    sweep.done("--ratings", str(timed), "--split", "time", "--seeds", "8", "--trials", "2")
+    summary = sweep.summary(data="timed")
+    assert summary.parts[0].interval != "corrected t"
+    assert "The result is for timed, re-seeded." in summary.limits
+    assert "Settings were tuned on these rows, too." in summary.limits
+    sweep.done("--ratings", str(timed), "--seeds", "8", "--fresh")
+    again = sweep.summary(data="timed")
+    assert again.parts[0].interval == "corrected t"
+    assert not any("tuned on these rows" in said for said in again.limits)
+
+
 def test_cpu_has_one_name_and_its_runs_one_key(sweep: Command, trained: Trained) -> None:
     sweep("--seeds", "1", "--device", "cpu:0")
     sweep("--seeds", "1")
