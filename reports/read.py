@@ -15,12 +15,12 @@ from pandas.api import types
 from pyarrow import parquet
 
 from studies.evidence.ledger import Ledger, read_ledger
+from studies.evidence.parts import LARGEST
 from studies.evidence.schema import CURVES, RUNS, ResultsError, Summary, read_bytes
 
 INDEX_PAGE = "index.html"
 PAGES = Path(__file__).parent / "pages"  # its files name the other pages
 LONGEST_NAME = 60  # of a page, in characters: at four bytes each still a valid file name
-LARGEST = 1e100  # drawn: larger squares may overflow, and float32 cannot hold more
 
 Holds = Callable[[pd.Series], bool]
 Read = TypeVar("Read")

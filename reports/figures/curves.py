@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from reports.arms import name_of, shown_arms
 from reports.figures import drawing
 from reports.figures.drawing import SERIES, Chart
-from reports.read import LARGEST, Study
+from reports.read import Study
 from reports.words import capital, listed
 
 SECTION, PLACE = "curves", 10

@@ -64,7 +64,7 @@ def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial
             | {f"setting.{name}": value for name, value in run.settings.items()}
             | {f"metric.{name}": outcome.metrics.get(name) for name in study.metrics}
             | {name: getattr(outcome, name) for name in ("diverged", "seconds", "n_train", "n_valid")}
-            | {"device": run.device, "threads": run.threads, "commit": trial.user_attrs["outcome"]["commit"]}
+            | {"device": run.device, "threads": run.threads, "commit": trial.user_attrs["outcome"].get("commit")}
         )
         curves += [
             identity | {"x": float(place), "curve": name, "value": value}

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from studies.evidence import provenance
-from studies.lab.spec import Outcome, Run, Study
+from studies.lab.spec import Outcome, OutcomeError, Run, Study
 from studies.lab.storage import HEARTBEAT, SweepError
 from studies.lab.workers import Finished, Prepare, WorkerError, Workers
 
@@ -58,6 +58,7 @@ class Sweep:
         self.commit = f"{commit}-dirty" if dirty else commit
         self.source = provenance.source_of(study.run)
         self._beaten = 0.0
+        self._usable: dict[int, bool] = {}
 
     @property
     def _direction(self) -> Literal["minimize", "maximize"]:
@@ -90,10 +91,26 @@ class Sweep:
         """
         current: dict[str, FrozenTrial] = {}
         for trial in self.trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING):
+            if trial.state == TrialState.COMPLETE and not self._is_usable(trial):
+                continue
             other = current.setdefault(trial.user_attrs["key"], trial)
             if trial.state == TrialState.COMPLETE != other.state:
                 current[trial.user_attrs["key"]] = trial
         return current
+
+    def _is_usable(self, trial: FrozenTrial) -> bool:
+        """Whether a finished run has what the study needs now; if not, the run is done again.
+
+        It lacks a metric that the study did not declare then, or has a value that was not refused then.
+        """
+        if trial.number not in self._usable:
+            try:
+                outcome = Outcome.restored(trial.user_attrs["outcome"])
+                usable = outcome.diverged or outcome.metrics.keys() >= self.declaration.metrics.keys()
+            except OutcomeError:
+                usable = False
+            self._usable[trial.number] = usable
+        return self._usable[trial.number]
 
     def outcomes(self) -> dict[str, FrozenTrial]:
         """The finished runs by key."""
@@ -134,7 +151,7 @@ class Sweep:
                         self._fail(trial_id, finished.result)
                         losses[run.key] += 1
                         if finished.how == "failed" or losses[run.key] == ATTEMPTS:
-                            failures[run.key] = f"{run.settings}, seed {run.seed}: {finished.result}"
+                            failures[run.key] = f"{run}: {finished.result}"
                     if not pool.busy_with:
                         self._reclaim()
                     current, left = self._remaining(wanted, failures)

@@ -14,6 +14,8 @@ from typing import Any, Literal, Self
 
 from numba.core import event
 
+from studies.lab.spec import OutcomeError
+
 Prepare = Callable[[], Callable[[Any], Any]]
 
 COMPILING = "compiling the CPU kernels, once per machine: about half a minute"
@@ -26,7 +28,7 @@ class WorkerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Finished:
-    """A job that ended: "done" with its result, "failed" with a traceback, or "lost" with its worker."""
+    """A job that ended: "done" with its result, "failed" with a traceback or a line, or "lost" with its worker."""
 
     job: Any
     how: Literal["done", "failed", "lost"]
@@ -86,12 +88,19 @@ def _serve(connection: Connection, prepare: Prepare) -> None:
         connection.send(("ready", None))
         while True:
             job = connection.recv()  # EOFError: the sweep is gone
-            try:
-                connection.send(("done", run(job)))
-            except Exception:
-                connection.send(("failed", traceback.format_exc()))
+            connection.send(attempt(run, job))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def attempt(run: Callable[[Any], Any], job: Any) -> tuple[Literal["done", "failed"], Any]:
+    """How a job ends, and its result: see `Finished`."""
+    try:
+        return "done", run(job)
+    except OutcomeError as error:  # its line says all
+        return "failed", str(error)
+    except Exception:
+        return "failed", traceback.format_exc()
 
 
 class Workers:

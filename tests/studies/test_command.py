@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import math
 import os
 import sys
@@ -1062,6 +1063,56 @@ def test_a_run_whose_metrics_the_study_does_not_declare_is_an_error_and_is_not_s
     sweep.change(run=toy.run)
     assert sweep.done()
     assert sweep.summary("quick").provenance.trials["COMPLETE"] == 40
+
+
+def test_a_run_whose_outcome_is_none_is_one_line_and_the_others_stay(sweep: Command) -> None:
+    def run(job: Run, data: object) -> Any:
+        if job.seed == 1:
+            return {"rmse": 1.0}
+        return toy.run(job)
+
+    sweep.change(run=run)
+    result = sweep("--seeds", "3")
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    *_, told = result.stderr.splitlines()
+    assert told == "toy, x 0.0, lr 0.1, seed 1: a run returned dict; it must return an Outcome"
+    sweep.change(run=lambda job, data: Outcome({"rmse": 1e308}))
+    (told,) = [line for line in sweep("--seeds", "3").stderr.splitlines() if line.startswith("toy, x 0.0")]
+    assert told.startswith("toy, x 0.0, lr 0.1, seed 1: the metric rmse is 1e+308; the largest that can be compared")
+    sweep.change(run=toy.run)
+    sweep.done("--seeds", "3")
+
+
+def test_runs_without_a_metric_that_the_study_has_now_are_done_again(sweep: Command, trained: Trained) -> None:
+    sweep.done("--seeds", "2")
+    before = len(trained())
+
+    def run(job: Run, data: object) -> Outcome:
+        return Outcome({**toy.run(job).metrics, "norm": job["x"]}, n_train=90, n_valid=10)
+
+    sweep.change(run=run, metrics={**toy.STUDY.metrics, "norm": Metric("norm")})
+    sweep.done("--seeds", "2")
+    assert len(trained()) == 2 * before
+    assert sweep.summary().arms["x=2"].metrics["norm"].mean == 2
+    sweep.change(run=toy.run, metrics=toy.STUDY.metrics)  # a metric less: what is there has all that is needed
+    sweep.done("--seeds", "2")
+    assert len(trained()) == 2 * before
+
+
+@pytest.mark.parametrize("change", [{"metrics": {"rmse": 1e308}}, {"metrics": []}, {"curves": {"loss": [None]}}])
+def test_a_stored_outcome_that_cannot_be_shown_is_not_used_and_its_run_done_again(
+    sweep: Command, trained: Trained, change: dict[str, Any]
+) -> None:
+    sweep.done("--seeds", "1")
+    before = len(trained())
+    journal = sweep.folder / "trials.log"
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    for record in records:
+        record.get("user_attr", {}).get("outcome", {}).update(change)
+    journal.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    sweep.done("--seeds", "1")
+    assert sorted(trained()[before:]) == sorted(trained()[:before])
 
 
 def test_runs_of_an_earlier_version_of_the_file_are_used_and_a_note_says_so(
