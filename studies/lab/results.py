@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -265,15 +266,22 @@ def _stands_in(study: Study, origin: Origin, asked: Asked) -> bool:
 
 
 def write(folder: Path, summary: schema.Summary, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
-    """Write the three files to `folder`, each whole or not at all, and none if one cannot be written."""
+    """Write the three files to `folder`, each whole or not at all, and none if one cannot be written.
+
+    The caller holds the lock for writing there, so what another writer left unfinished is of a dead one, and removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for stray in (*folder.glob(".writing-*"), *folder.glob(f".{schema.SUMMARY}.*")):
+        shutil.rmtree(stray) if stray.is_dir() and not stray.is_symlink() else stray.unlink()
     runs = runs.replace(math.inf, math.nan)  # infinite: a missed target, which charts cannot draw
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
         aside = Path(name)
+        digests = {}
         for frame, file in ((runs, schema.RUNS), (curves, schema.CURVES)):
             with (aside / file).open("wb") as opened:  # Arrow cannot open a path that is not UTF-8
                 frame.to_parquet(opened, index=False)
-        schema.write_summary(summary, aside / schema.SUMMARY)
+            digests[file] = schema.digest_of((aside / file).read_bytes())
+        schema.write_summary(summary.model_copy(update={"tables": digests}), aside / schema.SUMMARY)
         for file in (schema.RUNS, schema.CURVES, schema.SUMMARY):
             (aside / file).replace(folder / file)
 

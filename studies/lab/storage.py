@@ -170,6 +170,9 @@ def _set_aside(paths: Sequence[Path]) -> None:
 def _mend(journal: Path) -> None:
     """Repair what a killed sweep may have left; we hold the folder's lock, so no other sweep is alive."""
     Path(f"{journal}.lock").unlink(missing_ok=True)  # Optuna's own lock, which it would wait 30 seconds for
+    for torn in journal.parent.glob(f"{journal.name}.torn-*"):
+        if torn.is_file() and not torn.stat().st_size:  # its command was killed before it kept anything there
+            torn.unlink()
     if not os.path.lexists(journal):
         return
     if not journal.is_file():  # a pipe would be waited for, for ever

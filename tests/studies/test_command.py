@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 from lesson import DataError, DivergenceError
 from lesson.data import Ratings, open_ratings, split
 from lesson.data.catalog import CATALOG
+from reports.read import gather
 from studies.evidence import provenance, schema
 from studies.evidence.outcomes import expected_half_width
 from studies.evidence.schema import Summary, find_summaries, read_summary
@@ -801,6 +802,60 @@ def test_what_cannot_be_written_whole_leaves_the_earlier_result_as_it_was(
     monkeypatch.setattr(schema, "write_summary", full)
     assert "No space left on device" in refused(sweep("--seeds", "2"))
     assert files(sweep.custom) == before
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_a_kill_between_the_files_leaves_no_page_of_two_results_and_the_same_command_mends_it(
+    sweep: Command, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    sweep.done("--seeds", "1")
+    replaced = iter(range(3))
+    replace = Path.replace
+
+    def killed(path: Path, target: Path) -> Any:
+        if target.parent == sweep.custom and next(replaced) == renames:
+            (sweep.custom / ".writing-killed").mkdir()
+            raise Killed
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        try:
+            sweep("--seeds", "2")
+        except Killed:
+            assert renames < 3
+    (study,) = gather(sweep.results).studies
+    seeds = study.summary.seeds
+    assert seeds == (2 if renames == 3 else 1)
+    shown = [table is not None for table in (study.runs, study.curves)]
+    assert shown == {0: [True, True], 1: [False, True], 2: [False, False], 3: [True, True]}[renames]
+    assert all(table is None or set(table["seed"]) == set(range(seeds)) for table in (study.runs, study.curves))
+    for problem, name in zip(study.problems, ("runs", "curves"), strict=False):
+        assert f"{name}.parquet cannot be used (it belongs to another result than the summary beside it)" in problem
+        assert problem.endswith(f"To make it again: {study.summary.provenance.command}")
+    sweep.done("--seeds", "2")
+    (study,) = gather(sweep.results).studies
+    assert not study.problems
+    assert study.summary.seeds == 2
+    assert sorted(path.name for path in sweep.custom.iterdir()) == sorted(FILES)
+
+
+def test_strays_of_killed_commands_are_removed_and_nothing_else(sweep: Command) -> None:
+    sweep.done("--seeds", "1")
+    (sweep.custom / ".writing-abc").mkdir()
+    (sweep.custom / ".writing-abc" / "runs.parquet").write_text("half")
+    (sweep.custom / ".summary.json.abc").touch()
+    kept = [sweep.custom / ".hidden", sweep.folder / "trials.log.torn-2", sweep.custom / "notes.txt"]
+    for path in kept:
+        path.write_text("mine")
+    (sweep.folder / "trials.log.torn-1").touch()
+    sweep.done("--seeds", "1")
+    assert all(path.read_text() == "mine" for path in kept)
+    assert sorted(path.name for path in sweep.custom.iterdir()) == sorted([*FILES, ".hidden", "notes.txt"])
+    assert not (sweep.folder / "trials.log.torn-1").exists()
 
 
 def test_where_nothing_can_be_learnt_of_a_validation_row_there_are_no_runs_and_no_verdict(

@@ -236,7 +236,7 @@ def test_what_no_page_could_show_is_refused_in_one_line(returned: dict[str, Any]
 
 def test_numbers_of_other_libraries_become_plain_ones() -> None:
     outcome = Outcome(
-        {"rmse": np.float32(0.5), "norm": torch.tensor(2.0, requires_grad=True), "missed": np.float64("inf")},
+        {"rmse": np.float32(0.5), "norm": torch.tensor(2.0), "missed": np.float64("inf")},
         {"loss": np.array([2, 1], np.float32), "short": torch.tensor([3.0]), "none": (value for value in ())},
         np.float32(0.25),  # type: ignore[arg-type]
         np.int64(90),  # type: ignore[arg-type]
