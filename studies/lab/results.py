@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 from lesson.data import Origin
 from studies.evidence import outcomes, provenance, schema, statistics
 from studies.lab.source import Source
-from studies.lab.spec import Outcome, Run, Settings, Study
-from studies.lab.sweep import Sweep
+from studies.lab.spec import Outcome, Run, Settings, Study, counted
+from studies.lab.sweep import LATE, Sweep
 
 Kind = Literal["run", "repeat", "tuning"]
 
@@ -220,6 +220,7 @@ def summarize(
         notes=[
             *asked.notes,
             *([f"Missing: {missing} of {len(plan):,} runs."] if missing else []),
+            *_late(plan, done, sweep),
             *_older(plan, done, sweep.source),
         ],
         data=schema.DataUsed(
@@ -246,6 +247,16 @@ def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
         settings = " and ".join(study.names.get(name, name) for name in study.tuned)
         said.append(f"Every arm uses the default {settings}; the {tuning_profiles[0]} profile retunes it for each arm.")
     return said
+
+
+def _late(plan: Sequence[Planned], done: Mapping[str, FrozenTrial], sweep: Sweep) -> list[str]:
+    """A note if runs are missing because they exceeded their limit."""
+    late = {trial.user_attrs["key"] for trial in sweep.trials(TrialState.FAIL) if LATE in trial.user_attrs}
+    runs = {planned.run.key: planned.run for planned in plan if planned.run.key in late - done.keys()}
+    if not runs:
+        return []
+    first = next(iter(runs.values()))
+    return [f"Ended because they exceeded their time limit: {counted(len(runs), 'run')}, such as {first}."]
 
 
 def _older(plan: Sequence[Planned], done: Mapping[str, FrozenTrial], current: str) -> list[str]:
@@ -374,7 +385,7 @@ def _provenance(
         threads=some.threads,
         workers=asked.workers,
         seeds=sorted(int(seed) for seed in frame.loc[frame["kind"] == "run", "seed"].unique()),
-        trials=dict(sorted(Counter(trial.state.name for trial in current + failed).items())),
+        trials=dict(sorted(Counter(map(_how_it_ended, current + failed)).items())),
         seconds=float(frame.drop_duplicates("key")["seconds"].sum()),
         wall_seconds=covered(under_way),
         started=min(began for began, _ in under_way).isoformat("T", "seconds"),
@@ -382,6 +393,10 @@ def _provenance(
         gpu=None if some.device == "cpu" else _gpu(some.device),
         **provenance.machine(),
     )
+
+
+def _how_it_ended(trial: FrozenTrial) -> str:
+    return "TIMED OUT" if LATE in trial.user_attrs else trial.state.name
 
 
 def covered(spans: Iterable[tuple[datetime, datetime]]) -> float:

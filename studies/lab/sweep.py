@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import statistics
 import sys
 import time
 from collections import Counter
@@ -30,7 +31,9 @@ from studies.lab.storage import HEARTBEAT, SweepError
 from studies.lab.workers import Finished, Prepare, WorkerError, Workers
 
 OUTCOME = {field.name for field in fields(Outcome)}
+LATE = "late"  # the attribute of a failed trial whose run exceeded its limit; it says how
 ATTEMPTS = 3  # a run that kills its worker this often has failed
+LIMIT, TIMES = 1800.0, 30  # a run may take half an hour, or thirty times the median of the runs before it
 
 
 class Sweep:
@@ -117,7 +120,12 @@ class Sweep:
         return {key: trial for key, trial in self.current().items() if trial.state == TrialState.COMPLETE}
 
     def do(
-        self, runs: Sequence[Run], workers: int, prepare: Prepare, progress: Callable[[int, int], None]
+        self,
+        runs: Sequence[Run],
+        workers: int,
+        prepare: Prepare,
+        progress: Callable[[int, int], None],
+        timeout: float | None = None,
     ) -> list[str]:
         """Do those of `runs` that are not done yet; returns the errors of runs that failed, one text each.
 
@@ -126,6 +134,8 @@ class Sweep:
             workers: processes on this machine.
             prepare: see `Workers`.
             progress: called with (runs done, runs).
+            timeout: seconds after which a run is ended, and has failed. None: half an hour, or thirty times the median
+                of the runs that this call has done, if that is more.
 
         Raises:
             WorkerError: the workers cannot start.
@@ -133,6 +143,8 @@ class Sweep:
         wanted = {run.key: run for run in runs}
         failures: dict[str, str] = {}
         losses: Counter[str] = Counter()
+        given: dict[int, float] = {}  # when, by trial
+        took: list[float] = []  # the runs that were done here, in seconds
         self._reclaim()
         current, left = self._remaining(wanted, failures)
         progress(len(wanted) - len(left), len(wanted))
@@ -143,22 +155,26 @@ class Sweep:
                 while left:
                     self._hand_out(left, current, pool)
                     self._beat(pool)
-                    for finished in map(self._checked, pool.wait(1.0)):
+                    given |= {trial_id: time.monotonic() for trial_id, _ in pool.busy_with if trial_id not in given}
+                    limit = timeout or max(LIMIT, TIMES * statistics.median(took or [0]))
+                    for finished in map(self._checked, pool.wait(1.0, limit)):
                         trial_id, run = finished.job
                         if finished.how == "done":
+                            took.append(time.monotonic() - given[trial_id])
                             self._complete(trial_id, finished.result)
                             continue
-                        self._fail(trial_id, finished.result)
+                        self._fail(trial_id, finished.result, late=finished.how == "late")
                         losses[run.key] += 1
-                        if finished.how == "failed" or losses[run.key] == ATTEMPTS:
+                        if finished.how != "lost" or losses[run.key] == ATTEMPTS:
                             failures[run.key] = f"{run}: {finished.result}"
                     if not pool.busy_with:
                         self._reclaim()
                     current, left = self._remaining(wanted, failures)
                     progress(len(wanted) - len(left), len(wanted))
             except (KeyboardInterrupt, WorkerError):
-                for trial_id, _ in pool.busy_with:
-                    self._fail(trial_id, "interrupted")
+                with contextlib.suppress(Exception):  # else the next sweep, or another machine, sees that they are dead
+                    for trial_id, _ in pool.busy_with:
+                        self._fail(trial_id, "interrupted")
                 raise
         return list(failures.values())
 
@@ -222,9 +238,9 @@ class Sweep:
             )
             self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
 
-    def _fail(self, trial_id: int, reason: str) -> None:
+    def _fail(self, trial_id: int, reason: str, late: bool = False) -> None:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self.storage.set_trial_user_attr(trial_id, "reason", reason)
+            self.storage.set_trial_user_attr(trial_id, LATE if late else "reason", reason)
             self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def _reclaim(self) -> None:

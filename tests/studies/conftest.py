@@ -31,7 +31,7 @@ class Inline:
     def give(self, job: Any) -> None:
         self.busy_with.append(job)
 
-    def wait(self, seconds: float) -> Iterator[Finished]:
+    def wait(self, seconds: float, limit: float) -> Iterator[Finished]:
         while self.busy_with:
             how, result = attempt(self.run, self.busy_with[-1])
             yield Finished(self.busy_with.pop(), how, result)

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ from studies.lab.replacing import Extent
 from studies.lab.results import covered
 from studies.lab.source import Source, open_source, outcome_of, own_options, prepare
 from studies.lab.spec import TUNING_SEEDS_FROM, Metric, Outcome, Profile, Range, Run, Study, beats, exceeds
+from studies.lab.workers import Finished
 from tests.studies import toy
+from tests.studies.conftest import Inline
 
 Trained = Callable[[], list[str]]
 FILES = ("summary.json", "runs.parquet", "curves.parquet")
@@ -593,6 +595,42 @@ def test_failed_runs_are_left_out_reported_and_end_with_status_1(sweep: Command)
     assert sweep.summary().notes[-1] == "Missing: 4 of 12 runs."
     sweep.change(run=toy.run)
     sweep.done("--seeds", "3")
+
+
+def test_runs_that_exceeded_their_limit_are_named_in_the_summary(
+    sweep: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+
+    def wait(pool: Inline, seconds: float, limit: float) -> Iterator[Finished]:
+        limits.append(limit)
+        for finished in ended(pool, seconds, limit):
+            late = finished.job[1].seed == 1 and finished.job[1]["x"] == 2
+            yield dataclasses.replace(finished, how="late", result="ended after 7 seconds") if late else finished
+
+    ended = Inline.wait
+    with monkeypatch.context() as patch:
+        patch.setattr(Inline, "wait", wait)
+        result = sweep("--seeds", "2", "--timeout", "7")
+    assert result.exit_code == 1
+    assert set(limits) == {7}
+    assert result.stderr.splitlines()[-1] == "toy, x 2.0, lr 0.1, seed 1: ended after 7 seconds"
+    assert sweep.summary().provenance.trials == {"COMPLETE": 7, "TIMED OUT": 1}
+    assert sweep.summary().notes[-2:] == [
+        "Missing: 1 of 8 runs.",
+        "Ended because they exceeded their time limit: 1 run, such as toy, x 2.0, lr 0.1, seed 1.",
+    ]
+    sweep.done("--seeds", "2")
+    assert sweep.summary().provenance.trials == {"COMPLETE": 8, "TIMED OUT": 1}
+    assert not any("time limit" in note for note in sweep.summary().notes)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon"])
+def test_a_limit_that_is_none_is_refused(sweep: Command, text: str) -> None:
+    result = sweep("--timeout", text)
+    assert result.exit_code == 2
+    assert "timeout" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_an_arm_of_the_answer_that_never_finishes_is_one_line_and_leaves_no_summary(sweep: Command) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -194,6 +195,36 @@ def test_a_run_whose_worker_is_killed_is_repeated_and_one_that_always_kills_it_g
         assert sweep.outcomes().keys() == {run.key for run in runs if run.seed != 3}
     attempts = Counter(trained())
     assert [attempts[run.key] for run in runs] == [1, 2, 3, 1]
+
+
+def test_a_run_that_hangs_is_ended_and_counted_and_the_others_are_done(tmp_path: Path) -> None:
+    runs = [toy.planned(seed) for seed in (1, 4, 2)]
+    with open_storage(tmp_path, None) as storage:
+        sweep = Sweep(toy.STUDY, storage)
+        (told,) = sweep.do(runs, 1, toy.prepare_to_hang, lambda done, total: None, timeout=5)
+        assert re.fullmatch(r"toy, x 1\.0, lr 0\.1, seed 4: ended after \d+ seconds, its limit; --timeout .*", told)
+        assert sweep.outcomes().keys() == {runs[0].key, runs[2].key}
+        assert states(sweep, of=runs[1]) == ["FAIL"]
+
+
+@pytest.mark.usefixtures("inline")
+def test_the_limit_of_a_run_grows_with_the_runs_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+    wait = sweep_module.Workers.wait
+
+    def waited(pool: Any, seconds: float, limit: float) -> Iterator[Any]:
+        limits.append(limit)
+        return wait(pool, seconds, limit)
+
+    monkeypatch.setattr(sweep_module.Workers, "wait", waited)
+    clock = iter(range(0, 100_000, 100))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with open_storage(tmp_path, None) as storage:
+        do(Sweep(toy.STUDY, storage))
+        do(Sweep(toy.STUDY, storage), [toy.planned(9)])
+    assert limits[0] == sweep_module.LIMIT
+    assert all(limit >= sweep_module.TIMES * 100 for limit in limits[1:-1])
+    assert limits[-1] == sweep_module.LIMIT
 
 
 def test_a_second_sweep_on_the_same_file_is_refused(tmp_path: Path) -> None:
