@@ -122,6 +122,7 @@ def _options(study: Study) -> list[inspect.Parameter]:
             "that is more.",
             min=0,
         ),
+        _option("patience", float, 600.0, "Seconds to wait for a database of --storage that stops answering.", min=0),
         _option("results", str, "results", "The folder for results.", metavar="DIR"),
         _option("device", str, "cpu", "cpu, or cuda for a GPU.", hidden=study.cpu_only),
         _option("fresh", bool, False, "Rename the earlier runs and results, and start anew.", flag=True),
@@ -150,6 +151,7 @@ def carry_out(
     workers: int | None,
     storage: str | None,
     timeout: float | None,
+    patience: float,
     results: str,
     device: str,
     fresh: bool,
@@ -179,6 +181,8 @@ def carry_out(
             raise UsageError("--fresh works on a file; use `optuna delete-study` to empty a shared storage")
         if timeout is not None and not 0 < timeout < math.inf:
             raise UsageError(f"--timeout {timeout}: it must be a number of seconds above 0")
+        if not 0 <= patience < math.inf:
+            raise UsageError(f"--patience {patience}: it must be a number of seconds from 0 on")
         if study.alone and workers not in (None, 1):
             raise UsageError(f"--workers {workers}: {study.name} measures time, so it makes one run at a time")
         device = checked_device(device)
@@ -196,7 +200,7 @@ def carry_out(
                     workers=1 if study.alone else workers or provenance.cores(),
                     source=source,
                 ),
-                Place(root / study.name / source.name, storage, fresh, export),
+                Place(root / study.name / source.name, storage, patience, fresh, export),
             )
             for source in sources
         ]
@@ -227,6 +231,7 @@ class Place(NamedTuple):
 
     folder: Path
     storage: str | None
+    patience: float
     fresh: bool
     export: bool
 
@@ -266,7 +271,7 @@ def _run_on(
     folder, checksum = place.folder / asked.profile, data.origin.checksum
     ready = functools.partial(prepare, study.run, source, checksum, THREADS)
     with open_storage(place.folder, place.storage, place.fresh, folder) as store:
-        sweep = Sweep(study, store)
+        sweep = Sweep(study, store, place.patience)
         for note in (*getattr(data, "notes", ()), *asked.notes):
             print(f"note: {printable(note)}", file=sys.stderr)
 

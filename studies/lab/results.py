@@ -388,8 +388,8 @@ def _provenance(
         trials=dict(sorted(Counter(map(_how_it_ended, current + failed)).items())),
         seconds=float(frame.drop_duplicates("key")["seconds"].sum()),
         wall_seconds=covered(under_way),
-        started=min(began for began, _ in under_way).isoformat("T", "seconds"),
-        finished=max(ended for _, ended in under_way).isoformat("T", "seconds"),
+        started=min(map(min, under_way)).isoformat("T", "seconds"),  # a clock that is set back swaps them
+        finished=max(map(max, under_way)).isoformat("T", "seconds"),
         gpu=None if some.device == "cpu" else _gpu(some.device),
         **provenance.machine(),
     )

@@ -22,15 +22,19 @@ def _as_before() -> Iterator[None]:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_each_signal_stops_as_ctrl_c_does_and_one_that_comes_with_it_changes_nothing(number: signal.Signals) -> None:
     handlers = [signal.getsignal(one) for one in SIGNALS]
-    cleaned = False
-    with pytest.raises(KeyboardInterrupt), stopping.by_signals():
+    cleaned = []
+
+    def stopped() -> None:
         try:
             os.kill(os.getpid(), number)
         finally:
             for other in SIGNALS:
                 os.kill(os.getpid(), other)
-            cleaned = True
-    assert cleaned
+                cleaned.append(other)
+
+    with pytest.raises(KeyboardInterrupt), stopping.by_signals():
+        stopped()
+    assert cleaned == SIGNALS
     assert [signal.getsignal(one) for one in SIGNALS] == handlers
 
 
@@ -43,11 +47,15 @@ def test_a_second_signal_later_ends_a_process_that_hangs_while_it_stops(monkeypa
 
     monkeypatch.setattr(os, "_exit", end)
     monkeypatch.setattr(stopping, "AGAIN", -1)
-    with pytest.raises(Ended, match="130"), stopping.by_signals():
+
+    def hang() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
             os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Ended, match="130"), stopping.by_signals():
+        hang()
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
