@@ -304,7 +304,7 @@ class Outcome:
             raise OutcomeError(f"diverged is {_shown(self.diverged)}, not True or False")
         if self.diverged and metrics:
             raise OutcomeError(f"a run that diverged has no metrics; this one has {', '.join(metrics)}")
-        plain = {
+        plain: dict[str, Any] = {
             "metrics": metrics,
             "curves": curves,
             "seconds": _size("seconds", self.seconds),
@@ -312,8 +312,8 @@ class Outcome:
             "n_valid": int(_size("n_valid", self.n_valid, whole=True)),
             "diverged": bool(self.diverged),
         }
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
+        for name, field_value in plain.items():
+            object.__setattr__(self, name, field_value)
 
     @classmethod
     def of(cls, learn: Any, **metrics: float | None) -> Outcome:
