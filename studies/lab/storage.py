@@ -83,8 +83,8 @@ class Patience:
                 continue
             if lost is not None:
                 self.regained = time.monotonic()
-            if failures > 1:
-                _say(f"storage {self.shown}: answers again after {self.regained - lost:,.0f} seconds")
+                if failures > 1:
+                    _say(f"storage {self.shown}: answers again after {self.regained - lost:,.0f} seconds")
             return found
 
 
