@@ -15,12 +15,12 @@ from pandas.api import types
 from pyarrow import parquet
 
 from studies.evidence.ledger import Ledger, read_ledger
-from studies.evidence.schema import CURVES, RUNS, ResultsError, Summary, read_bytes
+from studies.evidence.parts import LARGEST
+from studies.evidence.schema import CURVES, RUNS, ResultsError, Summary, digest_of, read_bytes
 
 INDEX_PAGE = "index.html"
 PAGES = Path(__file__).parent / "pages"  # its files name the other pages
 LONGEST_NAME = 60  # of a page, in characters: at four bytes each still a valid file name
-LARGEST = 1e100  # drawn: larger squares may overflow, and float32 cannot hold more
 
 Holds = Callable[[pd.Series], bool]
 Read = TypeVar("Read")
@@ -189,15 +189,20 @@ def read_table(path: Path, columns: Mapping[str, Holds], once: list[str], summar
         summary: the study's summary.
 
     Raises:
-        ResultsError: it cannot be read, or a column does not hold that. Other columns are dropped.
+        ResultsError: it cannot be read, is of another result than the summary, or a column does not hold that. Other
+            columns are dropped.
     """
     try:
-        table = parquet.read_table(pa.BufferReader(read_bytes(path)))
-        table.validate(full=True)
+        stored = read_bytes(path)
     except FileNotFoundError as error:
         raise ResultsError("it is missing") from error
     except OSError as error:
         raise ResultsError(f"it cannot be read: {error.strerror or error}") from error
+    if path.name in summary.tables and summary.tables[path.name] != digest_of(stored):
+        raise ResultsError("it belongs to another result than the summary beside it")
+    try:
+        table = parquet.read_table(pa.BufferReader(stored))
+        table.validate(full=True)
     except (ValueError, pa.ArrowException) as error:
         raise ResultsError(f"it is not a Parquet file: {error}") from error
     if lacking := sorted(columns.keys() - set(table.column_names)):

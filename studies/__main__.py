@@ -18,6 +18,7 @@ from studies.evidence.claims import N_CLAIMS
 from studies.evidence.ledger import Condition, Evidence, LedgerRow, PartRow, make_ledger, read_ledger
 from studies.evidence.outside import printable, without_password
 from studies.evidence.schema import ResultsError, find_summaries, in_words, read_summary
+from studies.lab import stopping
 from studies.lab.arguments import UsageError, checked_path
 from studies.lab.command import Command
 from studies.lab.spec import Study, counted
@@ -159,7 +160,8 @@ def _run_all(found: Sequence[Study], profile: str, folder: Path) -> None:
     for study in found:
         if profile not in study.profiles:
             _fail(f"--profile {without_password(profile)}: {study.name} has {', '.join(study.profiles)}")
-    failed = [study.name for study in found if _run(study, profile, folder)]
+    with stopping.by_signals():
+        failed = [study.name for study in found if _run(study, profile, folder)]
     if failed:
         typer.echo(f"error: not finished: {', '.join(failed)}", err=True)
         raise typer.Exit(1)
@@ -171,9 +173,10 @@ def _run(study: Study, profile: str, results: Path) -> int:
     with subprocess.Popen(command) as process:  # noqa: S603 - this interpreter, one of our modules
         try:
             return process.wait()
-        except KeyboardInterrupt:  # the study gets Ctrl-C too: let it print how to continue
-            process.wait()
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt:
+            process.terminate()  # Ctrl-C reaches the study too, other signals do not
+            process.wait()  # for its line on how to continue
+            raise typer.Exit(stopping.STATUS) from None
 
 
 def _fail(message: str) -> NoReturn:

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from reports.arms import name_of, shown_arms
 from reports.figures import drawing
 from reports.figures.drawing import SERIES, Chart
-from reports.read import LARGEST, Study
+from reports.read import Study
 from reports.words import capital, listed
+from studies.evidence.parts import LARGEST
 
 SECTION, PLACE = "curves", 10
 PANELS = 8  # more would not be readable

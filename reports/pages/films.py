@@ -14,7 +14,8 @@ from pyarrow import parquet
 
 from reports.figures import films
 from reports.pages import Page
-from reports.read import LARGEST, Inputs
+from reports.read import Inputs
+from studies.evidence.parts import LARGEST
 from studies.evidence.schema import ResultsError, read_bytes
 
 PLACE = 35

@@ -14,6 +14,8 @@ from studies.evidence.provenance import digest
 Better = Literal["lower", "higher"]
 Form = Literal["superior", "noninferior", "equivalent", "different", "best"]
 
+LARGEST = 1e100  # of a metric: larger squares may overflow, and float32 cannot draw more
+
 PART_ID = re.compile(r"(?:[1-9]\d?[a-z]?)?")  # "48", "47a"; "" for no claim
 _SHARE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?%")
 

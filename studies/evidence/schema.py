@@ -7,11 +7,15 @@ metrics as `metric.NAME` (float; null if it missed, diverged or had nothing to m
 
 `curves.parquet` has one row per point of a run's curve: `key`, `arm`, `kind`, `seed`, `x` (float, on the axis that
 the summary names), `curve` (str) and `value` (float).
+
+The summary is written last and has the tables' digests. So if a command is killed in between, its tables are not taken
+for those of the earlier summary.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -375,6 +379,7 @@ class Summary(Record):
         timed: whether it measures times, which are one machine's.
         limits: sentences that limit the answer, shown under it.
         notes: further sentences for readers.
+        tables: the SHA-256 of each table beside it, by file name; empty in results from before it was recorded.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -400,6 +405,7 @@ class Summary(Record):
     timed: bool = False
     limits: list[str] = []
     notes: list[str] = []
+    tables: dict[str, str] = {}
     data: DataUsed
     provenance: Provenance
 
@@ -523,6 +529,11 @@ def read_bytes(path: Path) -> bytes:
 
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def digest_of(table: bytes) -> str:
+    """The digest of a table's file, for `Summary.tables`."""
+    return hashlib.sha256(table).hexdigest()
 
 
 def read_json(path: Path, model: type[Model], what: str, advice: str) -> Model:

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import io
+import math
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from studies.evidence.schema import (
     in_words,
     read_summary,
 )
+from studies.lab import stopping
 from studies.lab.arguments import UsageError, checked_device, checked_path, checked_sources, chosen_profile, with_values
 from studies.lab.source import Source, open_source, own_options, prepare, reading_options
 from studies.lab.spec import TUNING_SEEDS_FROM, Run, Study, counted
@@ -55,7 +57,8 @@ def command(study: Study) -> Callable[[], None]:
 
     def run(**given: Any) -> None:
         own = {name: given.pop(name) for name in list(given) if name in _own_names(study)}
-        carry_out(study, own=own, **given)
+        with stopping.by_signals():
+            carry_out(study, own=own, **given)
 
     # Typer reads the options from a signature; each study has the options of its data.
     options = {option.name: option for option in _options(study)}
@@ -112,6 +115,15 @@ def _options(study: Study) -> list[inspect.Parameter]:
             None,
             "An Optuna database that machines share, such as postgresql://…; default: a file in the results.",
         ),
+        _option(
+            "timeout",
+            float,
+            None,
+            "Seconds after which a run is ended and left out; default: half an hour, or thirty times the median if "
+            "that is more.",
+            min=0,
+        ),
+        _option("patience", float, 600.0, "Seconds to wait for a database of --storage that stops answering.", min=0),
         _option("results", str, "results", "The folder for results.", metavar="DIR"),
         _option("device", str, "cpu", "cpu, or cuda for a GPU.", hidden=study.cpu_only),
         _option("fresh", bool, False, "Rename the earlier runs and results, and start anew.", flag=True),
@@ -139,6 +151,8 @@ def carry_out(
     data: str | None,
     workers: int | None,
     storage: str | None,
+    timeout: float | None,
+    patience: float,
     results: str,
     device: str,
     fresh: bool,
@@ -166,6 +180,10 @@ def carry_out(
             raise UsageError("--export needs the runs that --fresh sets aside: choose one")
         if fresh and storage:
             raise UsageError("--fresh works on a file; use `optuna delete-study` to empty a shared storage")
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise UsageError(f"--timeout {timeout}: it must be a number of seconds above 0")
+        if not 0 <= patience < math.inf:
+            raise UsageError(f"--patience {patience}: it must be a number of seconds from 0 on")
         if study.alone and workers not in (None, 1):
             raise UsageError(f"--workers {workers}: {study.name} measures time, so it makes one run at a time")
         device = checked_device(device)
@@ -183,12 +201,12 @@ def carry_out(
                     workers=1 if study.alone else workers or provenance.cores(),
                     source=source,
                 ),
-                Place(root / study.name / source.name, storage, fresh, export),
+                Place(root / study.name / source.name, storage, patience, fresh, export),
             )
             for source in sources
         ]
         for ready in opened:
-            summary, folder = _run_on(declared, *ready, device, failures)
+            summary, folder = _run_on(declared, *ready, device, timeout, failures)
             print(answer(summary))
             print(printable(f"{folder}/{SUMMARY}, {RUNS}, {CURVES}; `python -m reports` draws the pages."))
     except (UsageError, DataError, ReplaceError, SweepError, WorkerError) as error:
@@ -200,7 +218,7 @@ def carry_out(
         _fail(f"{where}: {what}; check that --results is right, writable and not full")
     except KeyboardInterrupt:
         print("\nStopped. Finished runs are kept; the same command continues from here.", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(stopping.STATUS) from None
     except Exception:  # a bug: print everything but passwords
         print(_masked(traceback.format_exc(), storage), file=sys.stderr)
         raise typer.Exit(1) from None
@@ -214,6 +232,7 @@ class Place(NamedTuple):
 
     folder: Path
     storage: str | None
+    patience: float
     fresh: bool
     export: bool
 
@@ -240,7 +259,7 @@ def _opened(study: Study, asked: Any, place: Place) -> tuple[Any, Place, Any]:
 
 
 def _run_on(
-    study: Study, asked: Any, place: Place, data: Any, device: str, failures: list[str]
+    study: Study, asked: Any, place: Place, data: Any, device: str, timeout: float | None, failures: list[str]
 ) -> tuple[Summary, Path]:
     """Run the study on one data set, write its summary, and return it with its folder."""
     from studies.lab.experiment import Experiment
@@ -253,7 +272,7 @@ def _run_on(
     folder, checksum = place.folder / asked.profile, data.origin.checksum
     ready = functools.partial(prepare, study.run, source, checksum, THREADS)
     with open_storage(place.folder, place.storage, place.fresh, folder) as store:
-        sweep = Sweep(study, store)
+        sweep = Sweep(study, store, place.patience)
         for note in (*getattr(data, "notes", ()), *asked.notes):
             print(f"note: {printable(note)}", file=sys.stderr)
 
@@ -261,7 +280,7 @@ def _run_on(
             if place.export:
                 return []
             with shown_progress(f"{what}, {source.name}" if len(study.data) > 1 else what) as progress:
-                failed = sweep.do(runs, asked.workers, ready, progress)
+                failed = sweep.do(runs, asked.workers, ready, progress, timeout)
             failures.extend(failed)
             return failed
 

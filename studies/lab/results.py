@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 from lesson.data import Origin
 from studies.evidence import outcomes, provenance, schema, statistics
 from studies.lab.source import Source
-from studies.lab.spec import Outcome, Run, Settings, Study
-from studies.lab.sweep import Sweep
+from studies.lab.spec import Outcome, Run, Settings, Study, counted
+from studies.lab.sweep import LATE, Sweep
 
 Kind = Literal["run", "repeat", "tuning"]
 
@@ -64,7 +65,7 @@ def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial
             | {f"setting.{name}": value for name, value in run.settings.items()}
             | {f"metric.{name}": outcome.metrics.get(name) for name in study.metrics}
             | {name: getattr(outcome, name) for name in ("diverged", "seconds", "n_train", "n_valid")}
-            | {"device": run.device, "threads": run.threads, "commit": trial.user_attrs["outcome"]["commit"]}
+            | {"device": run.device, "threads": run.threads, "commit": trial.user_attrs["outcome"].get("commit")}
         )
         curves += [
             identity | {"x": float(place), "curve": name, "value": value}
@@ -219,6 +220,7 @@ def summarize(
         notes=[
             *asked.notes,
             *([f"Missing: {missing} of {len(plan):,} runs."] if missing else []),
+            *_late(plan, done, sweep),
             *_older(plan, done, sweep.source),
         ],
         data=schema.DataUsed(
@@ -251,6 +253,16 @@ def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
     return said
 
 
+def _late(plan: Sequence[Planned], done: Mapping[str, FrozenTrial], sweep: Sweep) -> list[str]:
+    """A note if runs are missing because they exceeded their limit."""
+    late = {trial.user_attrs["key"] for trial in sweep.trials(TrialState.FAIL) if LATE in trial.user_attrs}
+    runs = {planned.run.key: planned.run for planned in plan if planned.run.key in late - done.keys()}
+    if not runs:
+        return []
+    first = next(iter(runs.values()))
+    return [f"Ended because they exceeded their time limit: {counted(len(runs), 'run')}, such as {first}."]
+
+
 def _older(plan: Sequence[Planned], done: Mapping[str, FrozenTrial], current: str) -> list[str]:
     """A note if an earlier version of the study's file made some of the runs: their keys do not depend on its code."""
     finished = [done[key] for key in {planned.run.key for planned in plan} & done.keys()]
@@ -269,15 +281,22 @@ def _stands_in(study: Study, origin: Origin, asked: Asked) -> bool:
 
 
 def write(folder: Path, summary: schema.Summary, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
-    """Write the three files to `folder`, each whole or not at all, and none if one cannot be written."""
+    """Write the three files to `folder`, each whole or not at all, and none if one cannot be written.
+
+    The caller holds the lock for writing there, so what another writer left unfinished is of a dead one, and removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for stray in (*folder.glob(".writing-*"), *folder.glob(f".{schema.SUMMARY}.*")):
+        shutil.rmtree(stray) if stray.is_dir() and not stray.is_symlink() else stray.unlink()
     runs = runs.replace(math.inf, math.nan)  # infinite: a missed target, which charts cannot draw
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
         aside = Path(name)
+        digests = {}
         for frame, file in ((runs, schema.RUNS), (curves, schema.CURVES)):
             with (aside / file).open("wb") as opened:  # Arrow cannot open a path that is not UTF-8
                 frame.to_parquet(opened, index=False)
-        schema.write_summary(summary, aside / schema.SUMMARY)
+            digests[file] = schema.digest_of((aside / file).read_bytes())
+        schema.write_summary(summary.model_copy(update={"tables": digests}), aside / schema.SUMMARY)
         for file in (schema.RUNS, schema.CURVES, schema.SUMMARY):
             (aside / file).replace(folder / file)
 
@@ -370,14 +389,18 @@ def _provenance(
         threads=some.threads,
         workers=asked.workers,
         seeds=sorted(int(seed) for seed in frame.loc[frame["kind"] == "run", "seed"].unique()),
-        trials=dict(sorted(Counter(trial.state.name for trial in current + failed).items())),
+        trials=dict(sorted(Counter(map(_how_it_ended, current + failed)).items())),
         seconds=float(frame.drop_duplicates("key")["seconds"].sum()),
         wall_seconds=covered(under_way),
-        started=min(began for began, _ in under_way).isoformat("T", "seconds"),
-        finished=max(ended for _, ended in under_way).isoformat("T", "seconds"),
+        started=min(map(min, under_way)).isoformat("T", "seconds"),  # a clock that is set back swaps them
+        finished=max(map(max, under_way)).isoformat("T", "seconds"),
         gpu=None if some.device == "cpu" else _gpu(some.device),
         **provenance.machine(),
     )
+
+
+def _how_it_ended(trial: FrozenTrial) -> str:
+    return "TIMED OUT" if LATE in trial.user_attrs else trial.state.name
 
 
 def covered(spans: Iterable[tuple[datetime, datetime]]) -> float:

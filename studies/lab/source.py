@@ -15,7 +15,7 @@ import torch
 from lesson import DataError, DivergenceError
 from lesson.data.catalog import CATALOG, OWN
 from lesson.data.table import data_name
-from studies.lab.spec import Outcome, Run, Study
+from studies.lab.spec import Outcome, OutcomeError, Run, Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def outcome_of(run: Callable[[Run, Any], Outcome], job: Run, data: Any) -> Outco
     try:
         outcome = run(job, data)
         if not isinstance(outcome, Outcome):
-            raise TypeError(f"a run returned {type(outcome).__name__}; it must return an Outcome")
+            raise OutcomeError(f"a run returned {type(outcome).__name__}; it must return an Outcome")
         return outcome if outcome.seconds else dataclasses.replace(outcome, seconds=time.perf_counter() - began)
     except DivergenceError as error:
         seconds = time.perf_counter() - began

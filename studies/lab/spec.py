@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
 
+from studies.evidence.outside import printable
 from studies.evidence.parts import (
+    LARGEST,
     Metric,
     Part,
     beats,
@@ -25,6 +28,7 @@ from studies.evidence.provenance import digest
 __all__ = [
     "Metric",
     "Outcome",
+    "OutcomeError",
     "Part",
     "Profile",
     "Range",
@@ -237,6 +241,10 @@ class Run:
     def __getitem__(self, setting: str) -> Any:
         return self.settings[setting]
 
+    def __str__(self) -> str:
+        named = {**self.settings, "seed": self.seed, **({"replicate": self.replicate} if self.replicate else {})}
+        return f"{self.study}, {', '.join(f'{name} {value}' for name, value in named.items())}"
+
     @property
     def draw(self) -> int:
         """The seed of initialization, order and dropout: different for every seed and replicate."""
@@ -251,17 +259,24 @@ class Run:
         return digest({**asdict(self), "settings": settings})
 
 
+class OutcomeError(ValueError):
+    """What a run returned cannot be its outcome: one line names the metric, curve or field and says why."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The results of a run: plain data, stored once.
 
     Attributes:
         metrics: by name. Infinite: the run missed its target. None: this data has nothing to measure.
-        curves: by name, a number for each place on the study's x axis.
+        curves: by name, a number for each place on the study's x axis; curves may differ in length.
         seconds: of training; if 0, the time of the whole run is stored instead.
         n_train: training rows; 0 if there are none.
         n_valid: validation rows.
         diverged: whether training diverged; then there are no metrics.
+
+    Raises:
+        OutcomeError: a value that is not a number where one is needed, or a number that no page could show.
     """
 
     metrics: Mapping[str, float | None]
@@ -273,18 +288,32 @@ class Outcome:
 
     def __post_init__(self) -> None:
         # Workers send and the storage holds only plain numbers: NumPy's and torch's become Python's.
-        metrics = {name: None if value is None else _number(name, value) for name, value in self.metrics.items()}
-        curves = {name: [_number(name, value) for value in curve] for name, curve in self.curves.items()}
+        metrics = {
+            name: None if value is None else _number(f"the metric {name}", value)
+            for name, value in _named("metrics", self.metrics)
+        }
+        curves = {name: _curve(f"the curve {name}", values) for name, values in _named("curves", self.curves)}
         for name, value in metrics.items():
-            if value is not None and (math.isnan(value) or value == -math.inf):
-                raise ValueError(f"{name} is {value}; a run that diverged raises DivergenceError or has diverged=True")
-        for name, curve in curves.items():
-            if not all(map(math.isfinite, curve)):
-                raise ValueError(f"the curve {name} has a value that is not finite; leave it out")
+            if value is not None and value != math.inf and not abs(value) < LARGEST:
+                size = f"; the largest that can be compared is {LARGEST:g}" if math.isfinite(value) else ""
+                raise OutcomeError(
+                    f"the metric {name} is {value:g}{size}; a run that diverged raises DivergenceError or has "
+                    "diverged=True"
+                )
+        if _number("diverged", self.diverged) not in (0, 1):
+            raise OutcomeError(f"diverged is {_shown(self.diverged)}, not True or False")
         if self.diverged and metrics:
-            raise ValueError(f"a run that diverged has no metrics; this one has {', '.join(metrics)}")
-        object.__setattr__(self, "metrics", metrics)
-        object.__setattr__(self, "curves", curves)
+            raise OutcomeError(f"a run that diverged has no metrics; this one has {', '.join(metrics)}")
+        plain: dict[str, Any] = {
+            "metrics": metrics,
+            "curves": curves,
+            "seconds": _size("seconds", self.seconds),
+            "n_train": int(_size("n_train", self.n_train, whole=True)),
+            "n_valid": int(_size("n_valid", self.n_valid, whole=True)),
+            "diverged": bool(self.diverged),
+        }
+        for name, field_value in plain.items():
+            object.__setattr__(self, name, field_value)
 
     @classmethod
     def of(cls, learn: Any, **metrics: float | None) -> Outcome:
@@ -301,18 +330,51 @@ class Outcome:
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Outcome:
-        """The inverse of `stored`."""
-        metrics = {name: math.inf if value == "missed" else value for name, value in stored["metrics"].items()}
-        return cls(**{name: stored[name] for name in cls.__dataclass_fields__} | {"metrics": metrics})
+        """The inverse of `stored`.
+
+        Raises:
+            OutcomeError: it is not what `stored` returns.
+        """
+        if lacking := [name for name in cls.__dataclass_fields__ if name not in stored]:
+            raise OutcomeError(f"it has no {lacking[0]}")
+        found = {name: math.inf if value == "missed" else value for name, value in _named("metrics", stored["metrics"])}
+        return cls(**{name: stored[name] for name in cls.__dataclass_fields__} | {"metrics": found})
 
 
-def _number(name: str, value: Any) -> float:
+def _named(what: str, values: Any) -> Iterable[tuple[str, Any]]:
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        raise OutcomeError(f"the {what} are {_shown(values)}; they must be values by name")
+    return values.items()
+
+
+def _number(what: str, value: Any) -> float:
     try:
-        if isinstance(value, str):
+        if isinstance(value, (str, bytes)):
             raise TypeError
         return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: {value!r} is not a number") from None
+    except Exception:  # every library's arrays and scalars have their own errors
+        raise OutcomeError(f"{what} is {_shown(value)}, not a number") from None
+
+
+def _curve(what: str, values: Any) -> list[float]:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise OutcomeError(f"{what} is {_shown(values)}, not a row of numbers")
+    curve = [_number(f"{what}, at {place},", value) for place, value in enumerate(values, start=1)]
+    for place, value in enumerate(curve, start=1):
+        if not math.isfinite(value):
+            raise OutcomeError(f"{what} is {value} at {place}; end it before the first value that is not finite")
+    return curve
+
+
+def _size(what: str, value: Any, whole: bool = False) -> float:
+    size = _number(what, value)
+    if not (0 <= size < 2**63) or (whole and not size.is_integer()):
+        raise OutcomeError(f"{what} is {_shown(value)}; it must be {'a whole' if whole else 'a'} number from 0 on")
+    return size
+
+
+def _shown(value: Any) -> str:
+    return printable(reprlib.repr(value))
 
 
 def arm_name(setting: str, value: Value) -> str:

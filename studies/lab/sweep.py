@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import timedelta
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
@@ -25,12 +26,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from studies.evidence import provenance
-from studies.lab.spec import Outcome, Run, Study
-from studies.lab.storage import HEARTBEAT, SweepError
+from studies.lab.spec import Outcome, OutcomeError, Run, Study
+from studies.lab.storage import GRACE, HEARTBEAT, PATIENCE, Patience, SweepError
 from studies.lab.workers import Finished, Prepare, WorkerError, Workers
 
 OUTCOME = {field.name for field in fields(Outcome)}
+LATE = "late"  # the attribute of a failed trial whose run exceeded its limit; it says how
 ATTEMPTS = 3  # a run that kills its worker this often has failed
+LIMIT, TIMES = 1800.0, 30  # a run may take half an hour, or thirty times the median of the runs before it
 
 
 class Sweep:
@@ -39,16 +42,19 @@ class Sweep:
     Args:
         study: the declaration.
         storage: from `open_storage`.
+        patience: seconds to wait for a database that stops answering.
 
     Raises:
         SweepError: the storage holds another program's study of this name. All methods that read trials raise it too.
     """
 
-    def __init__(self, study: Study, storage: BaseStorage) -> None:
+    def __init__(self, study: Study, storage: BaseStorage, patience: float = PATIENCE) -> None:
         self.declaration, self.storage = study, storage
+        self.patiently = Patience(storage, patience)
         self.study = optuna.create_study(
             study_name=study.name, storage=storage, direction=self._direction, load_if_exists=True
         )
+        self._ours: set[int] = set()
         self.study_id = storage.get_study_id_from_name(study.name)
         directions = [direction.name.lower() for direction in self.study.directions]
         if directions != [self._direction]:
@@ -58,6 +64,7 @@ class Sweep:
         self.commit = f"{commit}-dirty" if dirty else commit
         self.source = provenance.source_of(study.run)
         self._beaten = 0.0
+        self._usable: dict[int, bool] = {}
 
     @property
     def _direction(self) -> Literal["minimize", "maximize"]:
@@ -68,12 +75,15 @@ class Sweep:
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """All trials, or those in some states, as stored now."""
         try:
-            found = self.study.get_trials(deepcopy=False, states=states or None)
+            found = self.patiently(lambda: self.study.get_trials(deepcopy=False, states=states or None))
         except KeyError:  # Optuna's own, without a useful message
             raise SweepError(f"the study {self.declaration.name} was deleted from the storage meanwhile") from None
         for trial in found:
-            if not _is_ours(trial):
-                self._refuse(f"its trial {trial.number} is not a run of dotbias")
+            if trial.number not in self._ours:
+                if not _is_ours(trial):
+                    self._refuse(f"its trial {trial.number} is not a run of dotbias")
+                if trial.state.is_finished():  # it changes no more
+                    self._ours.add(trial.number)
         return found
 
     def _refuse(self, why: str) -> NoReturn:
@@ -88,19 +98,46 @@ class Sweep:
 
         Two machines may enqueue one run at the same moment; this makes all machines choose the same trial.
         """
+        return self._current(self._that_may_count())
+
+    def _that_may_count(self) -> list[FrozenTrial]:
+        return self.trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
+
+    def _current(self, trials: Sequence[FrozenTrial]) -> dict[str, FrozenTrial]:
         current: dict[str, FrozenTrial] = {}
-        for trial in self.trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING):
+        for trial in trials:
+            if trial.state == TrialState.COMPLETE and not self._is_usable(trial):
+                continue
             other = current.setdefault(trial.user_attrs["key"], trial)
             if trial.state == TrialState.COMPLETE != other.state:
                 current[trial.user_attrs["key"]] = trial
         return current
+
+    def _is_usable(self, trial: FrozenTrial) -> bool:
+        """Whether a finished run has what the study needs now; if not, the run is done again.
+
+        It lacks a metric that the study did not declare then, or has a value that was not refused then.
+        """
+        if trial.number not in self._usable:
+            try:
+                outcome = Outcome.restored(trial.user_attrs["outcome"])
+                usable = outcome.diverged or outcome.metrics.keys() >= self.declaration.metrics.keys()
+            except OutcomeError:
+                usable = False
+            self._usable[trial.number] = usable
+        return self._usable[trial.number]
 
     def outcomes(self) -> dict[str, FrozenTrial]:
         """The finished runs by key."""
         return {key: trial for key, trial in self.current().items() if trial.state == TrialState.COMPLETE}
 
     def do(
-        self, runs: Sequence[Run], workers: int, prepare: Prepare, progress: Callable[[int, int], None]
+        self,
+        runs: Sequence[Run],
+        workers: int,
+        prepare: Prepare,
+        progress: Callable[[int, int], None],
+        timeout: float | None = None,
     ) -> list[str]:
         """Do those of `runs` that are not done yet; returns the errors of runs that failed, one text each.
 
@@ -109,6 +146,8 @@ class Sweep:
             workers: processes on this machine.
             prepare: see `Workers`.
             progress: called with (runs done, runs).
+            timeout: seconds after which a run is ended, and has failed. None: half an hour, or thirty times the median
+                of the runs that this call has done, if that is more.
 
         Raises:
             WorkerError: the workers cannot start.
@@ -116,6 +155,8 @@ class Sweep:
         wanted = {run.key: run for run in runs}
         failures: dict[str, str] = {}
         losses: Counter[str] = Counter()
+        given: dict[int, float] = {}  # when, by trial
+        took: list[float] = []  # the runs that were done here, in seconds
         self._reclaim()
         current, left = self._remaining(wanted, failures)
         progress(len(wanted) - len(left), len(wanted))
@@ -126,23 +167,29 @@ class Sweep:
                 while left:
                     self._hand_out(left, current, pool)
                     self._beat(pool)
-                    for finished in map(self._checked, pool.wait(1.0)):
+                    given |= {trial_id: time.monotonic() for trial_id, _ in pool.busy_with if trial_id not in given}
+                    limit = timeout or max(LIMIT, TIMES * statistics.median(took or [0]))
+                    for finished in map(self._checked, pool.wait(1.0, limit)):
                         trial_id, run = finished.job
                         if finished.how == "done":
+                            took.append(time.monotonic() - given[trial_id])
                             self._complete(trial_id, finished.result)
                             continue
-                        self._fail(trial_id, finished.result)
+                        self._fail(trial_id, finished.result, late=finished.how == "late")
                         losses[run.key] += 1
-                        if finished.how == "failed" or losses[run.key] == ATTEMPTS:
-                            failures[run.key] = f"{run.settings}, seed {run.seed}: {finished.result}"
+                        if finished.how != "lost" or losses[run.key] == ATTEMPTS:
+                            failures[run.key] = f"{run}: {finished.result}"
                     if not pool.busy_with:
                         self._reclaim()
                     current, left = self._remaining(wanted, failures)
                     progress(len(wanted) - len(left), len(wanted))
             except (KeyboardInterrupt, WorkerError):
-                for trial_id, _ in pool.busy_with:
-                    self._fail(trial_id, "interrupted")
+                self.patiently.seconds = 0
+                with contextlib.suppress(Exception):  # else the next sweep, or another machine, sees that they are dead
+                    for trial_id, _ in pool.busy_with:
+                        self._fail(trial_id, "interrupted")
                 raise
+        self._drop_duplicates(self._that_may_count())  # of machines that died
         return list(failures.values())
 
     def _remaining(
@@ -154,34 +201,59 @@ class Sweep:
         return current, {key: run for key, run in wanted.items() if key not in done and key not in failures}
 
     def _id(self, trial: FrozenTrial) -> int:
-        return self.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number)
+        return self.patiently(lambda: self.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number))
 
     def _hand_out(self, left: Mapping[str, Run], current: Mapping[str, FrozenTrial], pool: Workers) -> None:
-        """Enqueue the runs that have no trial, and give waiting ones to idle workers."""
-        missing = [run for key, run in left.items() if key not in current]
+        """Give waiting runs to idle workers, and enqueue as many more as there are workers without one.
+
+        No more, because a database is asked for each waiting trial in every round.
+        """
+        self._claim_for(pool, left, current)
+        if not pool.idle:
+            return
+        missing = [run for key, run in left.items() if key not in current][: pool.idle]
         for run in missing:
             self._enqueue(run)
-        for key, trial in (self.current() if missing else current).items():
+        if missing:
+            trials = self._that_may_count()
+            self._claim_for(pool, left, self._current(trials))
+            self._drop_duplicates(trials)
+
+    def _claim_for(self, pool: Workers, left: Mapping[str, Run], current: Mapping[str, FrozenTrial]) -> None:
+        for key, trial in current.items():
             if not pool.idle:
                 return
             if key in left and trial.state == TrialState.WAITING and self._claim(trial):
                 pool.give((self._id(trial), left[key]))
 
+    def _drop_duplicates(self, trials: Sequence[FrozenTrial]) -> None:
+        """Drop waiting trials of runs for which another trial counts, so that none waits for ever."""
+        current = self._current(trials)
+        for trial in trials:
+            if trial.state == TrialState.WAITING and current[trial.user_attrs["key"]] is not trial:
+                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                    self._set_state(self._id(trial), TrialState.PRUNED)
+
+    def _set_state(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        return self.patiently(lambda: self.storage.set_trial_state_values(trial_id, state, values))
+
+    def _set(self, trial_id: int, name: str, value: Any) -> None:
+        self.patiently(lambda: self.storage.set_trial_user_attr(trial_id, name, value))
+
     def _enqueue(self, run: Run) -> None:
-        self.study.add_trial(
-            create_trial(
-                state=TrialState.WAITING,
-                params={**_numbers(run), "seed": run.seed},
-                distributions=_distributions(run),
-                user_attrs={"key": run.key, "run": asdict(run)},
-            )
+        trial = create_trial(
+            state=TrialState.WAITING,
+            params={**_numbers(run), "seed": run.seed},
+            distributions=_distributions(run),
+            user_attrs={"key": run.key, "run": asdict(run)},
         )
+        self.patiently(lambda: self.study.add_trial(trial))
 
     def _claim(self, trial: FrozenTrial) -> bool:
         """Claim a waiting trial; False if another process was first."""
         self._record_heartbeat(self._id(trial))  # before it runs: a trial without a heartbeat is never reclaimed
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            return self.storage.set_trial_state_values(self._id(trial), TrialState.RUNNING)
+            return self._set_state(self._id(trial), TrialState.RUNNING)
         return False
 
     def _checked(self, finished: Finished) -> Finished:
@@ -200,23 +272,21 @@ class Sweep:
             value = 1e9 if self._direction == "minimize" else -1e9
         # A machine that missed its heartbeats has lost the run to another.
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self.storage.set_trial_user_attr(
-                trial_id, "outcome", outcome.stored() | {"commit": self.commit, "source": self.source}
-            )
-            self.storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
+            self._set(trial_id, "outcome", outcome.stored() | {"commit": self.commit, "source": self.source})
+            self._set_state(trial_id, TrialState.COMPLETE, [value])
 
-    def _fail(self, trial_id: int, reason: str) -> None:
+    def _fail(self, trial_id: int, reason: str, late: bool = False) -> None:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self.storage.set_trial_user_attr(trial_id, "reason", reason)
-            self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            self._set(trial_id, LATE if late else "reason", reason)
+            self._set_state(trial_id, TrialState.FAIL)
 
     def _reclaim(self) -> None:
         """Fail the runs of dead processes, while we do none: on our own file all, else those without heartbeats."""
         if isinstance(self.storage, JournalStorage):
             for trial in self.trials(TrialState.RUNNING):
                 self._fail(self._id(trial), "its sweep was killed")
-        else:
-            optuna.storages.fail_stale_trials(self.study)
+        elif time.monotonic() - self.patiently.regained > GRACE:  # after an outage, others need time to show themselves
+            self.patiently(lambda: optuna.storages.fail_stale_trials(self.study))
 
     def _beat(self, pool: Workers) -> None:
         if time.monotonic() - self._beaten > HEARTBEAT:
@@ -225,8 +295,9 @@ class Sweep:
                 self._record_heartbeat(trial_id)
 
     def _record_heartbeat(self, trial_id: int) -> None:
-        if isinstance(self.storage, RDBStorage):
-            self.storage.record_heartbeat(trial_id)
+        storage = self.storage
+        if isinstance(storage, RDBStorage):
+            self.patiently(lambda: storage.record_heartbeat(trial_id))
 
 
 def _is_ours(trial: FrozenTrial) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from studies.lab import sweep
-from studies.lab.workers import Finished
+from studies.lab.workers import Finished, attempt
 
 
 class Inline:
@@ -31,12 +31,9 @@ class Inline:
     def give(self, job: Any) -> None:
         self.busy_with.append(job)
 
-    def wait(self, seconds: float) -> Iterator[Finished]:
+    def wait(self, seconds: float, limit: float) -> Iterator[Finished]:
         while self.busy_with:
-            try:
-                how, result = "done", self.run(self.busy_with[-1])
-            except Exception as error:
-                how, result = "failed", f"Traceback:\n{type(error).__name__}: {error}"
+            how, result = attempt(self.run, self.busy_with[-1])
             yield Finished(self.busy_with.pop(), how, result)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typer.testing import CliRunner, Result
 from lesson import DataError, DivergenceError
 from lesson.data import Ratings, open_ratings, split
 from lesson.data.catalog import CATALOG
+from reports.read import gather
 from studies.evidence import provenance, schema
 from studies.evidence.outcomes import expected_half_width
 from studies.evidence.schema import Summary, find_summaries, read_summary
@@ -30,7 +32,9 @@ from studies.lab.replacing import Extent
 from studies.lab.results import covered
 from studies.lab.source import Source, open_source, outcome_of, own_options, prepare
 from studies.lab.spec import TUNING_SEEDS_FROM, Metric, Outcome, Profile, Range, Run, Study, beats, exceeds
+from studies.lab.workers import Finished
 from tests.studies import toy
+from tests.studies.conftest import Inline
 
 Trained = Callable[[], list[str]]
 FILES = ("summary.json", "runs.parquet", "curves.parquet")
@@ -593,6 +597,42 @@ def test_failed_runs_are_left_out_reported_and_end_with_status_1(sweep: Command)
     sweep.done("--seeds", "3")
 
 
+def test_runs_that_exceeded_their_limit_are_named_in_the_summary(
+    sweep: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+
+    def wait(pool: Inline, seconds: float, limit: float) -> Iterator[Finished]:
+        limits.append(limit)
+        for finished in ended(pool, seconds, limit):
+            late = finished.job[1].seed == 1 and finished.job[1]["x"] == 2
+            yield dataclasses.replace(finished, how="late", result="ended after 7 seconds") if late else finished
+
+    ended = Inline.wait
+    with monkeypatch.context() as patch:
+        patch.setattr(Inline, "wait", wait)
+        result = sweep("--seeds", "2", "--timeout", "7")
+    assert result.exit_code == 1
+    assert set(limits) == {7}
+    assert result.stderr.splitlines()[-1] == "toy, x 2.0, lr 0.1, seed 1: ended after 7 seconds"
+    assert sweep.summary().provenance.trials == {"COMPLETE": 7, "TIMED OUT": 1}
+    assert sweep.summary().notes[-2:] == [
+        "Missing: 1 of 8 runs.",
+        "Ended because they exceeded their time limit: 1 run, such as toy, x 2.0, lr 0.1, seed 1.",
+    ]
+    sweep.done("--seeds", "2")
+    assert sweep.summary().provenance.trials == {"COMPLETE": 8, "TIMED OUT": 1}
+    assert not any("time limit" in note for note in sweep.summary().notes)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon"])
+def test_a_limit_that_is_none_is_refused(sweep: Command, text: str) -> None:
+    result = sweep("--timeout", text)
+    assert result.exit_code == 2
+    assert "timeout" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_an_arm_of_the_answer_that_never_finishes_is_one_line_and_leaves_no_summary(sweep: Command) -> None:
     def run(job: Run, data: object) -> Outcome:
         if job["x"] == 0:
@@ -802,6 +842,60 @@ def test_what_cannot_be_written_whole_leaves_the_earlier_result_as_it_was(
     monkeypatch.setattr(schema, "write_summary", full)
     assert "No space left on device" in refused(sweep("--seeds", "2"))
     assert files(sweep.custom) == before
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_a_kill_between_the_files_leaves_no_page_of_two_results_and_the_same_command_mends_it(
+    sweep: Command, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    sweep.done("--seeds", "1")
+    replaced = iter(range(3))
+    replace = Path.replace
+
+    def killed(path: Path, target: Path) -> Any:
+        if target.parent == sweep.custom and next(replaced) == renames:
+            (sweep.custom / ".writing-killed").mkdir()
+            raise Killed
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        try:
+            sweep("--seeds", "2")
+        except Killed:
+            assert renames < 3
+    (study,) = gather(sweep.results).studies
+    seeds = study.summary.seeds
+    assert seeds == (2 if renames == 3 else 1)
+    shown = [table is not None for table in (study.runs, study.curves)]
+    assert shown == {0: [True, True], 1: [False, True], 2: [False, False], 3: [True, True]}[renames]
+    assert all(table is None or set(table["seed"]) == set(range(seeds)) for table in (study.runs, study.curves))
+    for problem, name in zip(study.problems, ("runs", "curves"), strict=False):
+        assert f"{name}.parquet cannot be used (it belongs to another result than the summary beside it)" in problem
+        assert problem.endswith(f"To make it again: {study.summary.provenance.command}")
+    sweep.done("--seeds", "2")
+    (study,) = gather(sweep.results).studies
+    assert not study.problems
+    assert study.summary.seeds == 2
+    assert sorted(path.name for path in sweep.custom.iterdir()) == sorted(FILES)
+
+
+def test_strays_of_killed_commands_are_removed_and_nothing_else(sweep: Command) -> None:
+    sweep.done("--seeds", "1")
+    (sweep.custom / ".writing-abc").mkdir()
+    (sweep.custom / ".writing-abc" / "runs.parquet").write_text("half")
+    (sweep.custom / ".summary.json.abc").touch()
+    kept = [sweep.custom / ".hidden", sweep.folder / "trials.log.torn-2", sweep.custom / "notes.txt"]
+    for path in kept:
+        path.write_text("mine")
+    (sweep.folder / "trials.log.torn-1").touch()
+    sweep.done("--seeds", "1")
+    assert all(path.read_text() == "mine" for path in kept)
+    assert sorted(path.name for path in sweep.custom.iterdir()) == sorted([*FILES, ".hidden", "notes.txt"])
+    assert not (sweep.folder / "trials.log.torn-1").exists()
 
 
 def test_where_nothing_can_be_learnt_of_a_validation_row_there_are_no_runs_and_no_verdict(
@@ -1080,6 +1174,56 @@ def test_a_run_whose_metrics_the_study_does_not_declare_is_an_error_and_is_not_s
     sweep.change(run=toy.run)
     assert sweep.done()
     assert sweep.summary("quick").provenance.trials["COMPLETE"] == 40
+
+
+def test_a_run_whose_outcome_is_none_is_one_line_and_the_others_stay(sweep: Command) -> None:
+    def run(job: Run, data: object) -> Any:
+        if job.seed == 1:
+            return {"rmse": 1.0}
+        return toy.run(job)
+
+    sweep.change(run=run)
+    result = sweep("--seeds", "3")
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    *_, told = result.stderr.splitlines()
+    assert told == "toy, x 0.0, lr 0.1, seed 1: a run returned dict; it must return an Outcome"
+    sweep.change(run=lambda job, data: Outcome({"rmse": 1e308}))
+    (told,) = [line for line in sweep("--seeds", "3").stderr.splitlines() if line.startswith("toy, x 0.0")]
+    assert told.startswith("toy, x 0.0, lr 0.1, seed 1: the metric rmse is 1e+308; the largest that can be compared")
+    sweep.change(run=toy.run)
+    sweep.done("--seeds", "3")
+
+
+def test_runs_without_a_metric_that_the_study_has_now_are_done_again(sweep: Command, trained: Trained) -> None:
+    sweep.done("--seeds", "2")
+    before = len(trained())
+
+    def run(job: Run, data: object) -> Outcome:
+        return Outcome({**toy.run(job).metrics, "norm": job["x"]}, n_train=90, n_valid=10)
+
+    sweep.change(run=run, metrics={**toy.STUDY.metrics, "norm": Metric("norm")})
+    sweep.done("--seeds", "2")
+    assert len(trained()) == 2 * before
+    assert sweep.summary().arms["x=2"].metrics["norm"].mean == 2
+    sweep.change(run=toy.run, metrics=toy.STUDY.metrics)  # a metric less: what is there has all that is needed
+    sweep.done("--seeds", "2")
+    assert len(trained()) == 2 * before
+
+
+@pytest.mark.parametrize("change", [{"metrics": {"rmse": 1e308}}, {"metrics": []}, {"curves": {"loss": [None]}}])
+def test_a_stored_outcome_that_cannot_be_shown_is_not_used_and_its_run_done_again(
+    sweep: Command, trained: Trained, change: dict[str, Any]
+) -> None:
+    sweep.done("--seeds", "1")
+    before = len(trained())
+    journal = sweep.folder / "trials.log"
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    for record in records:
+        record.get("user_attr", {}).get("outcome", {}).update(change)
+    journal.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    sweep.done("--seeds", "1")
+    assert sorted(trained()[before:]) == sorted(trained()[:before])
 
 
 def test_runs_of_an_earlier_version_of_the_file_are_used_and_a_note_says_so(

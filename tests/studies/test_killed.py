@@ -90,3 +90,20 @@ def test_after_a_kill_or_interrupt_the_same_command_continues_and_no_run_is_lost
     trainings = Counter(key for key, _ in processes.trained())
     assert set(trainings) == set(runs["key"])
     assert sum(trainings.values()) <= 40 + 3  # one more for each that was cut off
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.2])
+def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path: Path, seconds: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "studies.wd_sweep", "--results", str(tmp_path)],
+        cwd=CHECKOUT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate()[1]
+    assert process.returncode == 130
+    assert told.split() == ["Stopped."]

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from studies.evidence.provenance import CHECKOUT, digest
 from studies.lab.experiment import candidates
-from studies.lab.spec import Metric, Outcome, Profile, Range, beats, effect, factorial, sweep
+from studies.lab.spec import Metric, Outcome, OutcomeError, Profile, Range, beats, effect, factorial, sweep
 from tests.studies import toy
 
 NORM = Metric("norm")
@@ -201,6 +203,55 @@ def test_a_whole_number_that_is_drawn_again_is_tried_once() -> None:
     assert sorted(choice["n"] for choice in found) == [1, 2, 3]
 
 
-def test_a_metric_in_quotes_is_not_a_number() -> None:
-    with pytest.raises(ValueError, match=r"accuracy: '0\.9' is not a number"):
-        Outcome({"accuracy": "0.9"})  # type: ignore[dict-item]
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ({"metrics": {"rmse": "0.9"}}, r"the metric rmse is '0\.9', not a number"),
+        ({"metrics": {"rmse": b"1"}}, "the metric rmse is b'1', not a number"),
+        ({"metrics": {"rmse": 1j}}, "the metric rmse is 1j, not a number"),
+        ({"metrics": {"rmse": 10**400}}, "the metric rmse is 1000.*, not a number"),
+        ({"metrics": {"rmse": np.zeros((2, 2))}}, r"the metric rmse is array.*, not a number"),
+        ({"metrics": {"rmse": torch.zeros(3)}}, "the metric rmse is tensor.*, not a number"),
+        ({"metrics": {"rmse": 1e308}}, r"the metric rmse is 1e\+308; the largest that can be compared is 1e\+100"),
+        ({"metrics": {"rmse": -1e100}}, r"the metric rmse is -1e\+100; the largest"),
+        ({"metrics": {7: 1.0}}, "the metrics are {7: 1.0}; they must be values by name"),
+        ({"metrics": 0.9}, "the metrics are 0.9; they must be values by name"),
+        ({"metrics": {}, "curves": {"loss": [1.0, None]}}, "the curve loss, at 2, is None, not a number"),
+        ({"metrics": {}, "curves": {"loss": [1.0, math.nan]}}, "the curve loss is nan at 2; end it before"),
+        ({"metrics": {}, "curves": {"loss": 1.0}}, "the curve loss is 1.0, not a row of numbers"),
+        ({"metrics": {}, "curves": {"loss": "123"}}, "the curve loss is '123', not a row of numbers"),
+        ({"metrics": {}, "seconds": math.nan}, "seconds is nan; it must be a number from 0 on"),
+        ({"metrics": {}, "seconds": -1}, "seconds is -1; it must be a number from 0 on"),
+        ({"metrics": {}, "n_train": None}, "n_train is None, not a number"),
+        ({"metrics": {}, "n_valid": 9.5}, "n_valid is 9.5; it must be a whole number from 0 on"),
+        ({"metrics": {}, "diverged": 2}, "diverged is 2, not True or False"),
+        ({"metrics": {"rmse": 1.0}, "diverged": True}, "a run that diverged has no metrics; this one has rmse"),
+    ],
+)
+def test_what_no_page_could_show_is_refused_in_one_line(returned: dict[str, Any], said: str) -> None:
+    with pytest.raises(OutcomeError, match=f"^{said}") as caught:
+        Outcome(**returned)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_other_libraries_become_plain_ones() -> None:
+    outcome = Outcome(
+        {"rmse": np.float32(0.5), "norm": torch.tensor(2.0), "missed": np.float64("inf")},
+        {"loss": np.array([2, 1], np.float32), "short": torch.tensor([3.0]), "none": (value for value in ())},
+        np.float32(0.25),  # type: ignore[arg-type]
+        np.int64(90),  # type: ignore[arg-type]
+        torch.tensor(10),  # type: ignore[arg-type]
+        np.False_,  # type: ignore[arg-type]
+    )
+    stored = json.loads(json.dumps(outcome.stored(), allow_nan=False))
+    assert stored["metrics"] == {"rmse": 0.5, "norm": 2.0, "missed": "missed"}
+    assert stored["curves"] == {"loss": [2.0, 1.0], "short": [3.0], "none": []}
+    assert (stored["seconds"], stored["n_train"], stored["n_valid"], stored["diverged"]) == (0.25, 90, 10, False)
+
+
+@pytest.mark.parametrize(
+    "change", [{"metrics": None}, {"metrics": {"rmse": 1e308}}, {"curves": {"loss": [math.nan]}}, {"diverged": "no"}]
+)
+def test_a_stored_outcome_that_was_changed_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(OutcomeError):
+        Outcome.restored(Outcome({"rmse": 1.0}).stored() | change)

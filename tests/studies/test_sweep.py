@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy.exc
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
@@ -82,7 +89,7 @@ def test_a_failed_run_is_reported_with_its_settings_and_retried_by_the_next_comm
 
     (told,) = reopen().do([toy.planned(7)], 1, Bad, lambda done, total: None)
     assert "seed 7" in told
-    assert told.endswith("ArithmeticError: this run is bad")
+    assert told.endswith("ArithmeticError: this run is bad\n")
     again = reopen()
     assert do(again, [toy.planned(7)]) == []
     assert states(again, of=toy.planned(7)) == ["FAIL", "COMPLETE"]
@@ -116,6 +123,152 @@ def test_only_one_claims_a_waiting_run(reopen: Callable[[], Sweep]) -> None:
     assert not sweep._claim(waiting)
     sweep._fail(sweep._id(waiting), "over")
     assert not sweep._claim(waiting)
+
+
+def test_of_processes_that_claim_a_run_in_sqlite_at_the_same_moment_one_gets_it(tmp_path: Path) -> None:
+    url, claims, others = f"sqlite:///{tmp_path}/trials.db", 20, 3
+    barrier = threading.Barrier(others, timeout=60)
+    with ExitStack() as stack:
+        sweeps = [Sweep(toy.STUDY, stack.enter_context(open_storage(tmp_path, url))) for _ in range(others)]
+        for seed in range(claims):
+            sweeps[0]._enqueue(toy.planned(seed))
+        waiting = sweeps[0].trials()
+
+        def claim(sweep: Sweep) -> list[bool]:
+            granted = []
+            for trial in waiting:
+                barrier.wait()
+                granted.append(sweep._set_state(trial.number + 1, TrialState.RUNNING))
+            return granted
+
+        with ThreadPoolExecutor(others) as pool:
+            granted = list(pool.map(claim, sweeps))
+    assert [sum(of_trial) for of_trial in zip(*granted, strict=True)] == [1] * claims
+
+
+@pytest.mark.usefixtures("inline")
+def test_runs_are_enqueued_as_workers_need_them(reopen: Callable[[], Sweep]) -> None:
+    sweep = reopen()
+    waiting: list[int] = []
+    sweep.do(RUNS, 1, toy.prepare, lambda done, total: waiting.append(len(sweep.trials(TrialState.WAITING))))
+    assert max(waiting) == 0
+    assert len(sweep.trials()) == len(RUNS)
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_run_that_another_machine_enqueued_at_the_same_moment_leaves_no_trial_that_waits(
+    reopen: Callable[[], Sweep], trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = reopen()
+    enqueue = sweep._enqueue
+
+    def meanwhile(run: Run) -> None:
+        enqueue(run)
+        enqueue(run)
+
+    monkeypatch.setattr(sweep, "_enqueue", meanwhile)
+    do(sweep)
+    assert Counter(trained()) == Counter(run.key for run in RUNS)
+    assert states(sweep, of=RUNS[0]) == ["COMPLETE", "PRUNED"]
+    assert not sweep.trials(TrialState.WAITING)
+
+
+class Outage:
+    """A database whose operations fail so many times, after they were done or before."""
+
+    def __init__(self, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.failures, self.after = 0, False
+        for name in ("set_trial_state_values", "set_trial_user_attr", "record_heartbeat", "create_new_trial"):
+            monkeypatch.setattr(storage, name, self.failing(getattr(storage, name)))
+        cached = storage._backend if hasattr(storage, "_backend") else storage
+        monkeypatch.setattr(cached, "_get_trials", self.failing(cached._get_trials))  # type: ignore[attr-defined]
+
+    def failing(self, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def attempt(*arguments: Any, **named: Any) -> Any:
+            if not self.failures:
+                return operation(*arguments, **named)
+            self.failures -= 1
+            if self.after:
+                operation(*arguments, **named)
+            raise sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception("server closed the connection: hunter2"))
+
+        return attempt
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("failures", [1, 4])
+def test_an_outage_is_waited_for_in_one_line_and_no_run_is_lost_or_repeated(
+    tmp_path: Path,
+    trained: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    after: bool,
+    failures: int,
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(storage_module.time, "sleep", pauses.append)
+    with open_storage(tmp_path, f"sqlite:///{tmp_path}/trials.db") as storage:
+        sweep = Sweep(toy.STUDY, storage)
+        outage = Outage(storage, monkeypatch)
+        rounds = iter(range(1000))
+
+        def progress(done: int, total: int) -> None:
+            if next(rounds) in (1, 3):
+                outage.failures, outage.after = failures, after
+
+        assert sweep.do(RUNS, 1, toy.prepare, progress) == []
+    told = capsys.readouterr().err
+    assert Counter(trained()) == Counter(run.key for run in RUNS)
+    assert [pause for pause in pauses if pause] == 2 * [1, 2, 4][: failures - 1]  # the toy's runs sleep 0 seconds
+    assert told.count("stopped answering; waiting for it up to 600 seconds") == (2 if failures > 1 else 0)
+    assert told.count("answers again after") == (2 if failures > 1 else 0)
+    assert "hunter2" not in told
+
+
+@pytest.mark.usefixtures("inline")
+def test_an_outage_that_lasts_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose(storage: BaseStorage) -> None:
+        sweep = Sweep(toy.STUDY, storage, patience=0.01)
+        Outage(storage, monkeypatch).failures = 1_000_000
+        do(sweep)
+
+    with (
+        pytest.raises(SweepError, match=r"stopped answering \(.*\); finished runs are kept") as caught,
+        open_storage(tmp_path, f"sqlite:///{tmp_path}/trials.db") as storage,
+    ):
+        lose(storage)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ('FATAL: password authentication failed for user "me" hunter2', "it refuses this user or password"),
+        ("fe_sendauth: no password supplied", "it refuses this user or password"),
+        ('FATAL:  role "me" does not exist', "it refuses this user or password"),
+        ("(1045, \"Access denied for user 'me'@'localhost'\")", "it refuses this user or password"),
+        ('FATAL:  database "x" does not exist', "it has no such database; create it first"),
+        ("(1049, \"Unknown database 'x'\")", "it has no such database; create it first"),
+        ("connection refused. Is the server running on that host?", "no server answers there"),
+        ("failed to resolve host 'x': Name or service not known", "no server answers there"),
+        ("FATAL: the database system is starting up", "it starts or stops; try again soon"),
+        ("unable to open database file", "its file cannot be opened"),
+        ("something else hunter2", "cannot be opened (OperationalError); check the URL"),
+    ],
+)
+def test_reasons_why_a_database_does_not_open_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, why: str
+) -> None:
+    def connect(url: str, **_: object) -> None:
+        raise sqlalchemy.exc.OperationalError("SELECT 1", {}, Exception(said))
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(storage_module, "RDBStorage", connect)
+    with pytest.raises(SweepError) as caught:
+        open_storage(tmp_path, "postgresql://me:hunter2@localhost/x").__enter__()
+    assert str(caught.value).startswith(f"storage postgresql://***: {why}")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_machine_that_lost_its_run_to_another_cannot_finish_or_fail_it(reopen: Callable[[], Sweep]) -> None:
@@ -153,7 +306,7 @@ def test_in_a_database_a_machine_that_beats_keeps_its_run_and_a_silent_one_loses
         silent, beating = other.trials()
         other._claim(beating)
 
-        def killed(trial_id: int, state: TrialState) -> bool:
+        def killed(trial_id: int, state: TrialState, values: None) -> bool:
             type(storage).set_trial_state_values(storage, trial_id, state)
             raise KeyboardInterrupt
 
@@ -194,6 +347,36 @@ def test_a_run_whose_worker_is_killed_is_repeated_and_one_that_always_kills_it_g
         assert sweep.outcomes().keys() == {run.key for run in runs if run.seed != 3}
     attempts = Counter(trained())
     assert [attempts[run.key] for run in runs] == [1, 2, 3, 1]
+
+
+def test_a_run_that_hangs_is_ended_and_counted_and_the_others_are_done(tmp_path: Path) -> None:
+    runs = [toy.planned(seed) for seed in (1, 4, 2)]
+    with open_storage(tmp_path, None) as storage:
+        sweep = Sweep(toy.STUDY, storage)
+        (told,) = sweep.do(runs, 1, toy.prepare_to_hang, lambda done, total: None, timeout=5)
+        assert re.fullmatch(r"toy, x 1\.0, lr 0\.1, seed 4: ended after \d+ seconds, its limit; --timeout .*", told)
+        assert sweep.outcomes().keys() == {runs[0].key, runs[2].key}
+        assert states(sweep, of=runs[1]) == ["FAIL"]
+
+
+@pytest.mark.usefixtures("inline")
+def test_the_limit_of_a_run_grows_with_the_runs_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+    wait = sweep_module.Workers.wait
+
+    def waited(pool: Any, seconds: float, limit: float) -> Iterator[Any]:
+        limits.append(limit)
+        return wait(pool, seconds, limit)
+
+    monkeypatch.setattr(sweep_module.Workers, "wait", waited)
+    clock = iter(range(0, 100_000, 100))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with open_storage(tmp_path, None) as storage:
+        do(Sweep(toy.STUDY, storage))
+        do(Sweep(toy.STUDY, storage), [toy.planned(9)])
+    assert limits[0] == sweep_module.LIMIT
+    assert all(limit >= sweep_module.TIMES * 100 for limit in limits[1:-1])
+    assert limits[-1] == sweep_module.LIMIT
 
 
 def test_a_second_sweep_on_the_same_file_is_refused(tmp_path: Path) -> None:
@@ -308,6 +491,78 @@ def test_a_journal_that_is_not_a_file_is_one_line(tmp_path: Path, make: Callable
     make(tmp_path / JOURNAL)
     with pytest.raises(SweepError, match="not a file; --fresh sets it aside"):
         open_storage(tmp_path, None).__enter__()
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_journal_that_is_a_link_to_another_folders_is_one_line(
+    tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
+    with open_storage(tmp_path / "a", None):
+        (tmp_path / "b").mkdir()
+        link(tmp_path / "b" / JOURNAL, tmp_path / "a" / JOURNAL)
+        with pytest.raises(SweepError, match="a link, so another sweep may write to the same file"):
+            open_storage(tmp_path / "b", None).__enter__()
+    with open_storage(tmp_path / "b", None, fresh=True) as storage:
+        Sweep(toy.STUDY, storage)
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize(
+    ("removed", "said"),
+    [
+        ("", r"trials\.log: removed or replaced while the sweep ran: put it back before you continue"),
+        (JOURNAL, r"trials\.log: removed or replaced while the sweep ran: put it back before you continue"),
+        (".lock", r"\.lock: removed or replaced while the sweep ran: another sweep may have begun; finished runs are"),
+    ],
+)
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_is_removed_while_a_sweep_runs_ends_it_in_one_line(
+    tmp_path: Path, removed: str, said: str, replaced: bool
+) -> None:
+    folder = tmp_path / "toy"
+
+    def progress(done: int, total: int) -> None:
+        if done == 2:
+            (folder / removed).rename(tmp_path / "away")
+            if replaced:
+                shutil.copytree(tmp_path / "away", folder) if not removed else (folder / removed).touch()
+
+    def sweep() -> None:
+        with open_storage(folder, None) as storage:
+            Sweep(toy.STUDY, storage).do(RUNS, 1, toy.prepare, progress)
+
+    with pytest.raises(SweepError, match=said) as caught:
+        sweep()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_full_disk_leaves_no_part_of_a_record(
+    tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(FileIO):
+        def write(self, data: Any) -> int:
+            if Full.left < len(data):
+                if not Full.left:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                data = data[: Full.left]
+            Full.left -= len(data)
+            return super().write(data)
+
+    def opened(path: Path, mode: str = "r", buffering: int = -1, **how: Any) -> Any:
+        return Full(path, mode) if (path.name, mode) == (JOURNAL, "ab") else usual(path, mode, buffering, **how)
+
+    usual = Path.open
+    for left in (0, 500, 1000, 1500, 3000):
+        Full.left = left
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", opened)
+            with pytest.raises(OSError, match="No space left"), open_storage(tmp_path, None) as storage:
+                do(Sweep(toy.STUDY, storage))
+        assert all(json.loads(line) for line in (tmp_path / JOURNAL).read_text().splitlines())
+    with open_storage(tmp_path, None) as storage:
+        do(Sweep(toy.STUDY, storage))
+        assert Sweep(toy.STUDY, storage).outcomes().keys() == {run.key for run in RUNS}
 
 
 def test_a_folder_in_which_files_cannot_be_locked_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from studies.evidence.provenance import CHECKOUT
 from studies.lab.workers import COMPILING, Finished, WorkerError, Workers
 from tests.studies import toy
 
@@ -19,6 +23,14 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.01)
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 def next_finished(workers: Workers) -> Finished:
@@ -69,6 +81,52 @@ def test_workers_that_die_while_starting_are_given_up_after_the_third() -> None:
             assert workers.workers[0].process is not starting
         with pytest.raises(WorkerError, match=r"3 workers .*exit code 3"):
             list(workers.wait(HANGS))
+
+
+def test_a_job_that_exceeds_its_limit_is_ended_with_its_worker_and_the_next_is_done() -> None:
+    with Workers(1, toy.prepare_obedient, print) as workers:
+        until(lambda: list(workers.wait(1)) == [] and workers.idle)
+        hanging = workers.workers[0].process
+        workers.give("hang")
+        assert list(workers.wait(0.1, HANGS)) == []
+        until(lambda: workers._now() - workers.workers[0].began > 0.2)
+        (late,) = workers.wait(0.1, 0.2)
+        assert (late.job, late.how) == ("hang", "late")
+        assert late.result == "ended after 0 seconds, its limit; --timeout SECONDS allows more"
+        assert hanging.exitcode == -signal.SIGKILL
+        assert do(workers, "again").result == "AGAIN"
+
+
+def test_neither_a_job_that_is_done_nor_time_in_which_the_sweep_stood_still_exceeds_a_limit() -> None:
+    with Workers(1, toy.prepare_obedient, print) as workers:
+        until(lambda: list(workers.wait(1)) == [] and workers.idle)
+        workers.give("work")
+        until(workers.workers[0].connection.poll)
+        assert [finished.how for finished in workers.wait(0, 0.0)] == ["done"]
+        workers.give("sleep")
+        workers.looked -= 3600  # as if it had been stopped for an hour
+        assert list(workers.wait(0, 60)) == []
+
+
+def test_workers_that_never_start_are_given_up() -> None:
+    with (
+        Workers(1, toy.prepare_to_sleep, print) as workers,
+        pytest.raises(WorkerError, match=r"3 workers .* did not start: ended after \d+ seconds, its limit"),
+    ):
+        until(lambda: list(workers.wait(0.1, 0.2)))
+
+
+@pytest.mark.parametrize(("job", "end"), [("hang", signal.SIGKILL), ("sleep", signal.SIGTERM)])
+def test_no_worker_outlives_its_sweep(job: str, end: signal.Signals) -> None:
+    code = f"from tests.studies.toy import give_and_tell; give_and_tell({job!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as sweep:
+        assert sweep.stdout is not None
+        worker = int(sweep.stdout.readline())
+        sweep.send_signal(end)
+        sweep.wait()
+        until(lambda: not is_running(worker))
 
 
 def test_leaving_ends_busy_workers_too() -> None:

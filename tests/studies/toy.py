@@ -5,6 +5,8 @@ Importable by spawned workers. TOY_LOG names a file that gets a line a training,
 
 import os
 import random
+import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numba
 
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, beats, sweep
+from studies.lab.workers import Workers
 
 
 def run(job: Run, _data: Any = None) -> Outcome:
@@ -69,6 +72,10 @@ def _obey(job: str) -> str:
         os.kill(os.getpid(), 9)
     if job == "raise":
         raise ValueError("as told")
+    if job == "sleep":
+        time.sleep(3600)
+    if job == "hang":  # in compiled code that keeps Python's lock
+        re.match(r"(a+)+$", "a" * 60 + "b")
     return job.upper()
 
 
@@ -85,6 +92,27 @@ def prepare_not() -> Any:
 def prepare_to_die() -> Any:
     """Die while starting."""
     os._exit(3)
+
+
+def prepare_to_sleep() -> Any:
+    """Start for ever."""
+    time.sleep(3600)
+
+
+def give_and_tell(job: str) -> None:
+    """Give a worker a job that does not end, print the worker's process, and wait."""
+    with Workers(1, prepare_obedient, print) as workers:
+        while not workers.idle:
+            list(workers.wait(1))
+        workers.give(job)
+        sys.stdout.write(f"{workers.workers[0].process.pid}\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+def prepare_to_hang() -> Any:
+    """Prepare a worker that never ends the run with seed 4."""
+    return lambda job: _obey("hang") if job[1].seed == 4 else run(job[1])
 
 
 def prepare_mortal() -> Any:
