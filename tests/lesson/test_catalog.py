@@ -37,6 +37,6 @@ def test_a_data_set_that_claims_name_has_their_name_for_it():
     named = {condition for part in load_parts().values() for condition in part.conditions}
     found = {name: CATALOG[name].open().origin.key for name in named & CATALOG.keys()}
     assert found == {"movielens": None, "filmtrust": None, "digits": None} | {
-        name: name for name in ("uci-digits", "adult", "made-1d")
+        name: name for name in ("uci-digits", "adult", "made-1d", "made-ratings")
     }
-    assert named - found.keys() == {"flights", "imagenet", "made-ratings", "mnist"}  # mnist: all of it, from IDX files
+    assert named - found.keys() == {"flights", "imagenet", "mnist"}  # mnist: all of it, from IDX files

