@@ -1,7 +1,7 @@
 """Claim 48: does weight decay 0.1 beat fastai's default of 0.01?
 
-The lesson's model and recipe on MovieLens 100k, on FilmTrust, or on your ratings: 40 factors, batches of 64, five epochs
-of one-cycle AdamW. Each seed draws its own split, initialization and batch order, the same for every decay.
+The lesson's model and recipe on MovieLens 100k, on FilmTrust, or on your ratings: 40 factors, batches of 64, five
+epochs of one-cycle AdamW. Each seed draws its own split, initialization and batch order, the same for every decay.
 """
 
 from __future__ import annotations
