@@ -117,6 +117,7 @@ STUDY = Study(
     limits=(
         f"The recipe: 40 factors, {EPOCHS} epochs, batches of 64, weight decay {WD:g}; nothing is tuned.",
         f"Only films that the new users chose to rate are judged, and only users with more than {TOP} of them.",
+        "Where no film is better than another, all rankings are equal: then the second sentence holds and says nothing.",
         f"The damped mean adds {DAMPING} ratings of the overall mean to each film's.",
     ),
 )
