@@ -110,14 +110,14 @@ STUDY = Study(
         beats("", "bias", "popularity", says="they suit them better than the most popular"),
     ),
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="ten seconds"),
-        "regular": Profile(seeds=20, trials=0, cost="ten seconds"),
-        "full": Profile(seeds=40, trials=0, cost="twenty seconds"),
+        "quick": Profile(seeds=10, trials=0, cost="twenty seconds"),
+        "regular": Profile(seeds=20, trials=0, cost="half a minute"),
+        "full": Profile(seeds=40, trials=0, cost="half a minute"),
     },
     limits=(
         f"The recipe: 40 factors, {EPOCHS} epochs, batches of 64, weight decay {WD:g}; nothing is tuned.",
         f"Only films that the new users chose to rate are judged, and only users with more than {TOP} of them.",
-        "Where no film is better than another, all rankings are equal: then the second sentence holds and says nothing.",
+        "Where no film is better than another, all rankings are equal: then “no less” holds and says nothing.",
         f"The damped mean adds {DAMPING} ratings of the overall mean to each film's.",
     ),
 )

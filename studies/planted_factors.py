@@ -63,8 +63,8 @@ def by_svd(data: CollabData) -> list[np.ndarray]:
         for ids in (users, items):
             left = left - (np.bincount(ids, left) / np.bincount(ids))[ids]
     table = coo_array((left, (users, items)), shape=(len(data.users.ids), len(data.items.ids))).tocsr()
-    first, _, second = svds(table, RANK, random_state=0)
-    return [first, second.T]
+    found: tuple[np.ndarray, ...] = svds(table, RANK, random_state=0)
+    return [found[0], found[2].T]
 
 
 STUDY = Study(

@@ -44,7 +44,6 @@ def run(job: Run, ratings: Ratings) -> Outcome:
     by_bias, by_count, by_additive = (
         beyond_the_mean(effect, mean, harshness) for effect in (bias, shrunk, additive(data)[films])
     )
-    measured = None not in (by_bias, by_count)
     return Outcome.of(
         learn,
         rmse=learn.history[-1].valid_loss ** 0.5,
@@ -52,7 +51,7 @@ def run(job: Run, ratings: Ratings) -> Outcome:
         best=overlap(titles, -bias, BEST),
         worst_by_mean=overlap(titles, mean, WORST),
         best_by_mean=overlap(titles, -mean, BEST),
-        harshness=by_bias - max(0.0, by_count) if measured else None,
+        harshness=None if by_bias is None or by_count is None else by_bias - max(0.0, by_count),
         by_bias=by_bias,
         by_count=by_count,
         by_additive=by_additive,
@@ -149,7 +148,7 @@ STUDY = Study(
     ),
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="ten seconds"),
-        "regular": Profile(seeds=20, trials=0, cost="ten seconds"),
+        "regular": Profile(seeds=20, trials=0, cost="twenty seconds"),
         "full": Profile(seeds=40, trials=0, cost="twenty seconds"),
     },
     names={"lesson": "the lesson's model"},

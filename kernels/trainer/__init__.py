@@ -124,8 +124,8 @@ class Trainer:
                 f"users and items need the same number of factors and one dtype, "
                 f"not {list(user_weight.shape)} {user_weight.dtype} and {list(item_weight.shape)} {item_weight.dtype}"
             )
-        for name, table, learned in zip(("user_bias", "item_bias"), (user_bias, item_bias), biases, strict=True):
-            if not learned and table.any():
+        for name, table, learns in zip(("user_bias", "item_bias"), (user_bias, item_bias), biases, strict=True):
+            if not learns and table.any():
                 raise ValueError(f"{name}: biases that are not learned must be zero")
         if not torch.finfo(user_weight.dtype).tiny <= eps < math.inf:
             raise ValueError(f"{eps=}: it must be positive, and a normal number of {user_weight.dtype}")

@@ -141,8 +141,18 @@ class PlantedRatings(Made):
         user, item = np.divmod(pairs, self.N_ITEMS)
         stars = 3 + biases[0][user] + biases[1][item] + signal * (users[user] * items[item]).sum(1)
         stars += drawn.normal(scale=noise, size=len(pairs))
-        rating, ids = stars.astype(np.float32), [np.arange(self.N_USERS), np.arange(self.N_ITEMS)]
+        rating = stars.astype(np.float32)
         low, high = float(rating.min()), float(rating.max())
-        name, checksum, margin = self.origin.name, self.origin.checksum, (high - low) / 8
-        ratings = Ratings(user, item, rating, *ids, name, checksum, 0, (low - margin, high + margin))
+        margin = (high - low) / 8
+        ratings = Ratings(
+            user,
+            item,
+            rating,
+            np.arange(self.N_USERS),
+            np.arange(self.N_ITEMS),
+            self.origin.name,
+            self.origin.checksum,
+            repeated=0,
+            y_range=(low - margin, high + margin),
+        )
         return Planted(split(ratings, seed=seed), users, items)
