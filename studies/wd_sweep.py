@@ -39,8 +39,8 @@ STUDY = Study(
     tuned={"lr": Range(5e-4, 5e-2)},
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="half a minute"),
-        "regular": Profile(seeds=20, trials=16, cost="five minutes"),
-        "full": Profile(seeds=40, trials=24, cost="a quarter of an hour"),
+        "regular": Profile(seeds=20, trials=16, cost="seven minutes"),
+        "full": Profile(seeds=40, trials=24, cost="twenty minutes"),
     },
     names={"wd": "weight decay", "lr": "learning rate"},
     limits=(f"The model is the lesson's: 40 factors, {EPOCHS} epochs, batches of 64.",),
