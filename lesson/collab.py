@@ -47,6 +47,7 @@ class Rule(NamedTuple):
     beta1: float
     beta2: float
     eps: float
+    biases: tuple[bool, bool]
 
 
 def seeded_model(
@@ -71,6 +72,7 @@ def fused_trainer(
     beta1: float = FASTAI.beta1,
     beta2: float = FASTAI.beta2,
     eps: float = FASTAI.eps,
+    biases: tuple[bool, bool] = (True, True),
     mode: Mode | None = None,
     dtype: torch.dtype | None = None,
 ) -> Trainer:
@@ -85,6 +87,7 @@ def fused_trainer(
         beta1: momentum at every step, if the schedule has none.
         beta2: decay of the mean square.
         eps: added to its root.
+        biases: whether users and items learn their biases; otherwise these are zero.
         mode: what happens to rows that a batch does not read.
         dtype: of the trainer's tables; None takes the model's.
 
@@ -106,6 +109,7 @@ def fused_trainer(
         beta2=beta2,
         eps=eps,
         y_range=model.y_range,
+        biases=biases,
         mode=mode,
     )
 
@@ -114,8 +118,8 @@ class CollabLearner(Learner):
     """A learner for collaborative filtering; made by `collab_learner`.
 
     On a CPU the fused trainer does whole epochs for the optimizers it knows: the lesson's SGD, Momentum, RMSprop, Adam
-    and AdamW, over all four tables. Other optimizers, frozen tables, hooks and `bn_wd=False` use the learner's loop,
-    which takes many times as long.
+    and AdamW, over all four tables, or without biases that are frozen at zero. Other optimizers, other frozen tables,
+    hooks and `bn_wd=False` use the learner's loop, which takes many times as long.
 
     Args:
         data: ratings, split.
@@ -176,14 +180,17 @@ class CollabLearner(Learner):
 
     def _rule(self, optimizer: torch.optim.Optimizer) -> Rule | None:
         """The optimizer's settings for the fused trainer; None if the trainer cannot compute its steps."""
-        whole = len(optimizer.param_groups) == 1 and all(param.requires_grad for param in self.model.parameters())
+        users, items, *biases = (layer.weight for layer in self.model.layers())
+        trains = users.requires_grad and items.requires_grad and all(b.requires_grad or not b.any() for b in biases)
+        whole = len(optimizer.param_groups) == 1 and trains
         kind, decay = optimizers.named(optimizer) or ("sign", "none")
         if kind == "sign" or not whole or self.loss_func is not mse_loss or watched(self.model, optimizer):
             return None
         group = optimizer.param_groups[0]
         beta1, beta2 = group.get("betas", FASTAI[:2])
         beta1 = group["momentum"] if kind == "momentum" else beta1
-        return Rule(kind, decay, group.get("weight_decay", 0.0), beta1, beta2, group.get("eps", FASTAI.eps))
+        learned = biases[0].requires_grad, biases[1].requires_grad
+        return Rule(kind, decay, group.get("weight_decay", 0.0), beta1, beta2, group.get("eps", FASTAI.eps), learned)
 
     def bias(self, arr: Ids, is_item: bool = True) -> Tensor:
         """Biases float32[len(arr)] of items (ids or titles), or of users (claim 39).

@@ -87,6 +87,7 @@ class Trainer:
         beta2: decay of the mean square ("rmsprop", "adam").
         eps: added to its root; positive.
         y_range: (low, high) of the sigmoid on the score; None leaves it out.
+        biases: whether users, and whether items, learn their biases. Those of the others must be zero, and stay so.
         mode: "dense", "replay" or "folded"; None chooses the fastest of them at this size. Approximations of Adam with
             decoupled decay or none: "skip", "skip momentum", "skip decay", "hugectr", "caffe2".
 
@@ -110,6 +111,7 @@ class Trainer:
         beta2: float = 0.99,
         eps: float = 1e-5,
         y_range: YRange = None,
+        biases: tuple[bool, bool] = (True, True),
         mode: Mode | None = None,
     ) -> None:
         for name, value, known in (("optimizer", optimizer, Optimizer), ("decay", decay, Decay)):
@@ -122,6 +124,9 @@ class Trainer:
                 f"users and items need the same number of factors and one dtype, "
                 f"not {list(user_weight.shape)} {user_weight.dtype} and {list(item_weight.shape)} {item_weight.dtype}"
             )
+        for name, table, learns in zip(("user_bias", "item_bias"), (user_bias, item_bias), biases, strict=True):
+            if not learns and table.any():
+                raise ValueError(f"{name}: biases that are not learned must be zero")
         if not torch.finfo(user_weight.dtype).tiny <= eps < math.inf:
             raise ValueError(f"{eps=}: it must be positive, and a normal number of {user_weight.dtype}")
         if not 0 <= beta2 < 1:
@@ -150,7 +155,8 @@ class Trainer:
         self.row_states = tuple(np.full((len(table), 2), [0, native.NEVER], np.int32) for table in self.tables)
         number = self.tables[0].dtype.type
         low, high = y_range or (0.0, 0.0)
-        self.model = (self.n_factors, y_range is not None, number(low), number(high - low))
+        learned = (bool(biases[0]), bool(biases[1]))
+        self.model = (self.n_factors, y_range is not None, number(low), number(high - low), learned)
 
     def _foldable_from(self, rates: np.ndarray, momenta: np.ndarray, eps: float, dtype: torch.dtype) -> int | None:
         if not (self.steps[1:, KEEP] > 0).all() or self.steps[1:, L2].any():

@@ -99,7 +99,7 @@ def epoch(meeting: Any, sides: Any, work: Any, batches: Any, plan: Any, record: 
         batches: the ratings. Its `losses` get both halves of each batch's mean squared error before its step.
         plan: how steps are taken.
         record: the constants of the steps.
-        model: the number of factors; whether there is a range; its low end; its width.
+        model: the number of factors; whether there is a range; its low end; its width; whether each side has biases.
         progress: float64[2], the steps DONE, and the PENDING_DECAY of rows that no batch has read; thread 0 updates it.
     """
     thread, first = join(meeting)
@@ -148,7 +148,7 @@ def epoch(meeting: Any, sides: Any, work: Any, batches: Any, plan: Any, record: 
             side = sides[s]
             sum_gradients(
                 work.grads, s, work.slots[s, half], work.slots[1 - s, half], work.weights[1 - s, half], batches.slopes,
-                size, model[0],
+                size, model,
             )  # fmt: skip
             step_rows(
                 side.table, width, work.places[s], work.places[s, COUNT, 0], work.grads, s, plan.kind, record.steps, t

@@ -280,7 +280,7 @@ def score(
 
     Writes the derivative of that error by each score to `batches.slopes`.
     """
-    n_factors, ranged, low, width = model
+    n_factors, ranged, low, width, _ = model
     factor = type(width)(2) / type(width)(end - begin)
     total = 0.0
     for b in range(first, until):
@@ -301,14 +301,16 @@ def score(
 
 @inlined
 def sum_gradients(
-    grads: Any, side: Any, slots: Any, other_slots: Any, others: Any, slopes: Any, size: Any, n_factors: Any
+    grads: Any, side: Any, slots: Any, other_slots: Any, others: Any, slopes: Any, size: Any, model: Any
 ) -> None:  # fmt: skip
-    """Sum the gradients of one table's rows by slot, into `grads`."""
+    """Sum the gradients of one table's rows by slot, into `grads`; a bias that is not learned gets none."""
+    n_factors, learned = model[0], model[4][side]
     for b in range(size):
         q, o, g = slots[b], other_slots[b], slopes[b]
         for k in range(n_factors):
             grads[side, q, k] += g * others[o, k]
-        grads[side, q, n_factors] += g
+        if learned:
+            grads[side, q, n_factors] += g
 
 
 def padded(numbers: int) -> int:
@@ -325,7 +327,7 @@ def scores(tables: Any, row_states: Any, pending_decay: Any, users: Any, items: 
     """Write the scores of pairs to `out`, including the pending decay of rows that no batch has read."""
     user_table, item_table = tables
     user_state, item_state = row_states
-    n_factors, ranged, low, width = model
+    n_factors, ranged, low, width, _ = model
     for b in range(users.shape[0]):
         u, i = users[b], items[b]
         user_decay = pending_decay if user_state[u, SLOT] == NEVER else type(pending_decay)(1)

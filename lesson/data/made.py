@@ -1,10 +1,12 @@
-"""Data that every run makes itself: random ids and tables, functions of one variable."""
+"""Data that every run makes itself: random ids and tables, functions of one variable, ratings from planted factors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -12,7 +14,9 @@ from torch.utils.data import TensorDataset
 from lesson import checks
 from lesson.checks import DataError, shown
 from lesson.data.bunch import DataBunch
+from lesson.data.collab import CollabData, split
 from lesson.data.origin import Origin
+from lesson.data.ratings import Ratings
 
 Curve = Callable[[Tensor], Tensor]
 
@@ -94,3 +98,61 @@ class Curves(Made):
         points = torch.rand(2, n, 1, generator=drawn).mul(2).sub(1)
         train, valid = (TensorDataset(x, (curve(x) - mean) / spread) for x in points)
         return DataBunch(train, valid)
+
+
+class Planted(NamedTuple):
+    """Ratings, and the factors that they were drawn from: float64[users, rank] and float64[items, rank]."""
+
+    data: CollabData
+    users: np.ndarray
+    items: np.ndarray
+
+
+class PlantedRatings(Made):
+    """Ratings drawn from factors and biases that the caller gets to see (claim 29)."""
+
+    N_USERS, N_ITEMS, SHARE = 600, 400, 0.15  # SHARE of all pairs are rated
+    origin = Origin("ratings from planted factors", "made-ratings", key="made-ratings")
+
+    def draw(self, seed: int = 42, rank: int = 4, signal: float = 1.0, noise: float = 0.5) -> Planted:
+        """Ratings that are 3 + biases + signal · (user's factors · item's factors) + noise, split as others are.
+
+        Factors, biases and noise are normal; products of factors have a standard deviation of 1, biases of .5.
+
+        Args:
+            seed: of everything, and of the split.
+            rank: the number of factors.
+            signal: 0 leaves factors that the ratings know nothing of.
+            noise: the standard deviation of what nothing explains.
+
+        Raises:
+            DataError: an argument is wrong.
+
+        >>> data, users, items = PlantedRatings().draw(seed=0)
+        >>> len(data.train), len(data.valid), users.shape, items.shape
+        (32400, 3600, (600, 4), (400, 4))
+        """
+        rank, seed = checks.whole("rank", rank, least=1), checks.whole("seed", seed)
+        signal, noise = checks.number("signal", signal, least=0), checks.number("noise", noise, least=0)
+        drawn = np.random.default_rng(seed)
+        users, items = (drawn.normal(size=(n, rank)) / rank**0.25 for n in (self.N_USERS, self.N_ITEMS))
+        biases = [drawn.normal(scale=0.5, size=n) for n in (self.N_USERS, self.N_ITEMS)]
+        pairs = drawn.permutation(self.N_USERS * self.N_ITEMS)[: round(self.SHARE * self.N_USERS * self.N_ITEMS)]
+        user, item = np.divmod(pairs, self.N_ITEMS)
+        stars = 3 + biases[0][user] + biases[1][item] + signal * (users[user] * items[item]).sum(1)
+        stars += drawn.normal(scale=noise, size=len(pairs))
+        rating = stars.astype(np.float32)
+        low, high = float(rating.min()), float(rating.max())
+        margin = (high - low) / 8
+        ratings = Ratings(
+            user,
+            item,
+            rating,
+            np.arange(self.N_USERS),
+            np.arange(self.N_ITEMS),
+            self.origin.name,
+            self.origin.checksum,
+            repeated=0,
+            y_range=(low - margin, high + margin),
+        )
+        return Planted(split(ratings, seed=seed), users, items)

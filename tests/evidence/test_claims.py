@@ -57,7 +57,7 @@ def test_false_sentences_have_a_true_form_beside_them():
 def test_a_claim_of_one_sentence_is_its_own_part():
     (part,) = load_claims()[47].parts
     assert (part.id, part.kind, part.says) == ("48", "measured", load_claims()[47].claim)
-    assert part.conditions == ("movielens", "digits", "adult", "flights")
+    assert part.conditions == ("movielens", "filmtrust", "digits", "adult", "flights")
     assert [part.id for part in load_claims()[46].parts] == ["47a", "47b", "47c", "47d"]
 
 

@@ -294,7 +294,7 @@ class TestReadLedger:
         read = read_ledger(tmp_path)
         assert [row.claim.id for row in read.rows] == list(range(1, 86))
         assert read.rows[47].words == "not run"
-        assert read.rows[47].parts[0].missing == ("movielens", "digits", "adult", "flights")
+        assert read.rows[47].parts[0].missing == ("movielens", "filmtrust", "digits", "adult", "flights")
         assert read.problems == []
 
     def test_quick_and_regular_and_other_data_are_joined(self, tmp_path):
@@ -303,8 +303,8 @@ class TestReadLedger:
         leave(tmp_path, summary("inconclusive", data="digits"))
         leave(tmp_path, summary("no", data="my-ratings", own=True))
         row = read_ledger(tmp_path).rows[47]
-        assert row.words == "holds so far (1 of 4)"
-        assert row.parts[0].missing == ("adult", "flights")
+        assert row.words == "holds so far (1 of 5)"
+        assert row.parts[0].missing == ("filmtrust", "adult", "flights")
         used = row.parts[0].conditions[1]
         assert (used.used.path, [e.profile for e in used.superseded]) == (path, ["quick"])
         assert [condition.data for condition in row.parts[0].own] == ["my-ratings"]

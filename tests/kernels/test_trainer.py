@@ -417,6 +417,7 @@ def test_a_trainers_mode_cannot_be_set():
         ({"lr": np.full(13, np.nan)}, "a finite rate"),
         ({"momentum": None}, "adam needs a momentum for each of 13 steps, not none"),
         ({"momentum": [0.9]}, "for each of 13 steps, not 1"),
+        ({"biases": (True, False)}, "item_bias: biases that are not learned must be zero"),
         ({"decay": "l2", "weight_decay": 0.1, "mode": "folded"}, "cannot be folded"),
         ({"lr": np.full(13, 100.0), "weight_decay": 0.1, "mode": "folded"}, "cannot be folded"),
     ],

@@ -182,6 +182,20 @@ def test_frozen_tables_do_not_move_on_any_backend(small):
         assert not torch.equal(learn.model.i_bias.weight, before[1])
 
 
+@pytest.mark.parametrize("mode", ["dense", "replay", "folded", None])
+@pytest.mark.parametrize("absent", [(True, False), (False, True), (True, True)])
+def test_without_biases_the_fused_trainer_trains_as_the_loop(small, absent, mode):
+    fused, loop = learner(small, bs=64, mode=mode), learner(small, bs=64, backend="reference")
+    for learn in (fused, loop):
+        for without, bias in zip(absent, (learn.model.u_bias.weight, learn.model.i_bias.weight), strict=True):
+            if without:
+                torch.nn.init.zeros_(bias).requires_grad_(False)
+        learn.fit(3, 1e-2)
+    assert_close(tables(fused), tables(loop))
+    for without, bias in zip(absent, (fused.model.u_bias.weight, fused.model.i_bias.weight), strict=True):
+        assert not bias.any() if without else bias.all()
+
+
 def test_biases_decay_or_not(small):
     norms = []
     for bn_wd in (True, False):

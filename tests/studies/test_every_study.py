@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from lesson.data import Curves, Digits, Made, open_ratings
+from lesson.data import Curves, Digits, Made, PlantedRatings, open_ratings
 from studies.__main__ import find_studies
 from studies.evidence.claims import load_parts
 from studies.lab.source import outcome_of
@@ -25,6 +25,8 @@ SMALLER: dict[str, dict[str, Any]] = {
     "gradient_sizes": {"EVERY": 1},
     "lookup": {"BATCHES": (4, 8)},
     "mnist": {"STEPS": 20},
+    "planted_factors": {"EPOCHS": 1},
+    "pruning": {"STEPS": 20},
     "regularizers": {"STEPS": 20},
     "super_convergence": {"LENGTHS": (1, 2), "TARGET": 9.0, "LOWER": 9.0},
     "wd_nets": {"STEPS": 20},
@@ -38,11 +40,13 @@ def data(ratings_csv: Path) -> dict[str, Any]:
     digits = Digits("few digits", "0" * 64, torch.rand(200, 784, generator=drawn), torch.arange(200) % 10)
     return {
         "movielens": open_ratings(ratings_csv),
+        "filmtrust": open_ratings(ratings_csv),
         "digits": digits,
         "made": Made(),
         "uci-digits": digits,
         "adult": digits,
         "made-1d": Curves(),
+        "made-ratings": PlantedRatings(),
     }
 
 
