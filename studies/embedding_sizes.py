@@ -83,9 +83,9 @@ STUDY = Study(
     parts=(best("34", "half, at most 50", RULES, says="half the categories, at most 50, is not worse than any"),),
     tuned={"wd": Range(0.01, 1), "lr": Range(1e-3, 2e-2)},
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="half a minute"),
-        "regular": Profile(seeds=20, trials=8, cost="eight minutes"),
-        "full": Profile(seeds=40, trials=16, cost="half an hour"),
+        "quick": Profile(seeds=10, trials=0, cost="a minute"),
+        "regular": Profile(seeds=20, trials=8, cost="a quarter of an hour"),
+        "full": Profile(seeds=40, trials=16, cost="an hour"),
     },
     names={"wd": "weight decay", "lr": "learning rate"},
     limits=(
