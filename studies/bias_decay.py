@@ -46,8 +46,8 @@ STUDY = Study(
     parts=(equals("55", "factors decay", "all decay", says="it matters little whether biases decay"),),
     tuned={"lr": Range(1e-3, 2e-2)},
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="twenty seconds"),
-        "regular": Profile(seeds=20, trials=6, cost="four minutes"),
+        "quick": Profile(seeds=10, trials=0, cost="half a minute"),
+        "regular": Profile(seeds=20, trials=6, cost="five minutes"),
         "full": Profile(seeds=40, trials=12, cost="a quarter of an hour"),
     },
     names={"bias_wd": "biases decay", "lr": "learning rate"},

@@ -1,9 +1,9 @@
 """Claim 34 on ids of films and users: is half the number of categories, at most 50, a usable size for an embedding?
 
 A net that reads the embeddings of a user and a film side by side, as fastai's EmbeddingNN does, because there the two
-sizes may differ; in a dot product they may not. Batches of 512 and five epochs of one-cycle AdamW, on MovieLens 100k,
-on FilmTrust, or on your ratings. Each seed draws its own split, initialization and batch order, the same split and
-order for every rule.
+sizes may differ; in a dot product they may not. Batches of 512 and five epochs of one-cycle AdamW, on MovieLens 100k
+or on your ratings. Each seed draws its own split, initialization and batch order, the same split and order for every
+rule.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ STUDY = Study(
     parts=(best("34", "half, at most 50", RULES, says="half the categories, at most 50, is not worse than any"),),
     tuned={"wd": Range(0.01, 1), "lr": Range(1e-3, 2e-2)},
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="half a minute"),
-        "regular": Profile(seeds=20, trials=8, cost="eight minutes"),
-        "full": Profile(seeds=40, trials=16, cost="half an hour"),
+        "quick": Profile(seeds=10, trials=0, cost="a minute and a half"),
+        "regular": Profile(seeds=20, trials=8, cost="a quarter of an hour"),
+        "full": Profile(seeds=40, trials=16, cost="an hour"),
     },
     names={"wd": "weight decay", "lr": "learning rate"},
     limits=(

@@ -115,9 +115,9 @@ STUDY = Study(
     ),
     tuned={"lr": Range(3e-4, 0.1)},
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="half a minute"),
-        "regular": Profile(seeds=20, trials=6, cost="five minutes"),
-        "full": Profile(seeds=40, trials=16, cost="half an hour"),
+        "quick": Profile(seeds=10, trials=0, cost="a minute"),
+        "regular": Profile(seeds=20, trials=6, cost="ten minutes"),
+        "full": Profile(seeds=40, trials=16, cost="an hour"),
     },
     names={"wd": "weight decay", "lr": "learning rate"},
     limits=(
