@@ -9,7 +9,7 @@ from lesson.data.origin import carried
 from lesson.data.ratings import Ratings, RepeatedRatingsWarning, find_columns, ratings_of
 from lesson.data.table import read_text
 
-TERMS = "no licence is stated; LibRec, which publishes the data for research, asks for the citation"
+TERMS = "the package that carries the file states no terms for it"
 CITATION = (
     "G. Guo, J. Zhang and N. Yorke-Smith (2013). A Novel Bayesian Similarity Measure for Recommender Systems. "
     "IJCAI 2013, 2619-2625."

@@ -35,7 +35,8 @@ def test_movielens_by_time_never_trains_on_what_comes_after_validation_begins():
     assert ratings.time[order[:90_000]].max() <= ratings.time[order[90_000:]].min()
     assert torch.equal(data.valid.ratings, torch.from_numpy(ratings.rating[order[90_000:]]))
     assert data.learnable_rows == 2_800
-    assert any("same, latest ratings" in note for note in ratings.learnable(1))
+    assert not ratings.origin.resplits
+    assert load_movielens().ratings.origin.resplits
 
 
 @pytest.mark.parametrize(

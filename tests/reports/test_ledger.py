@@ -74,13 +74,13 @@ def test_every_claim_and_every_slip_is_there_once(index):
 def test_a_claim_has_its_verdict_certainty_with_footnotes_evidence_and_own_data(index):
     _, claim, verdict, found, own = row_of(index, 48)
     assert claim.startswith("A weight decay of 0.1 generally works better than the default of 0.01.")
-    assert verdict.startswith("holds so far (1 of 4) certainty low one data set for a general sentence")
+    assert verdict.startswith("holds so far (1 of 5) certainty low one data set for a general sentence")
     assert "the interval reaches the margin" in verdict
     assert found.startswith(
         "MovieLens 100k : validation RMSE lower by 0.0019 [0.0002, 0.0036] (20 seeds, regular, tuned"
     )
     assert "1 result superseded MovieLens 100k : validation RMSE lower by 0.034" in found
-    assert "Not run on digits, adult, flights." in found
+    assert "Not run on filmtrust, digits, adult, flights." in found
     assert own.startswith("mine.csv : validation RMSE lower by 0.034")
     number = re.search(r'<a href="#doubt-(\d)">the interval reaches the margin<sup>\1</sup>', index)[1]
     assert f'<li id="doubt-{number}"><em>the interval reaches the margin</em>.' in index
