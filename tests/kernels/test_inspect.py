@@ -53,12 +53,10 @@ def facts_of_compiled_kernels() -> dict[str, dict]:
     from triton import knobs
 
     examples = {example.name: example for example in inspect.find_examples()}
-    counted = inspect.count_bytes_apart()
     others = [target for target in TARGETS if target != "sm_90"]
     found = [row for example in examples.values() for row in inspect.inspect([example], ["sm_90"])]
     for place, example in enumerate(list(examples.values())[::3]):
         found += inspect.inspect([example], [others[place % len(others)]])
-    moved = json.loads(counted.communicate()[0])
     spilling = {}
     for target, (_, _, warp_size) in TARGETS.items():
         size = 256 * warp_size  # 256 values of each tile a thread
@@ -77,7 +75,7 @@ def facts_of_compiled_kernels() -> dict[str, dict]:
         scores = inspect.compile_for("sm_90", examples["dot_bias.forward fp32, k = 40"]).asm
         debug[str(knobs.runtime.debug)] = [scores["ttir"], scores["ptx"]]
     return {
-        "rows": [asdict(inspect.predict(row, moved[row.kernel])) for row in found],
+        "rows": [asdict(row) for row in found],
         "spilling": spilling,
         "ptx": {name: asm["ptx"] for name, asm in compiled.items()},
         "ttir": {name: asm["ttir"] for name, asm in compiled.items()},
@@ -152,6 +150,13 @@ def rows(facts: dict[str, dict]) -> list[dict]:
     return facts["rows"]
 
 
+@pytest.fixture(scope="session")
+def counted(rows: list[dict]) -> list[dict]:
+    """The rows with the bytes that they move, which take half a minute in the interpreter: for slow tests."""
+    moved = json.loads(inspect.count_bytes_apart().communicate()[0])
+    return [asdict(inspect.predict(inspect.Row(**row), moved[row["kernel"]])) for row in rows]
+
+
 def test_every_kernel_is_compiled_for_several_targets_and_every_target_has_kernels(rows: list[dict]) -> None:
     kernels = {row["kernel"] for row in rows}
     assert {row["kernel"] for row in rows if row["target"] == "sm_90"} == kernels
@@ -212,10 +217,11 @@ def test_deferred_steps_load_rows_of_40_numbers_16_bytes_at_a_time(rows: list[di
     assert {row["load_bytes"] for row in deferred} == {16}
 
 
-def test_dense_steps_move_what_they_must_and_nothing_more(rows: list[dict]) -> None:
-    moved = {row["kernel"]: row["bytes_moved"] for row in rows if "step_ " in row["kernel"]}
+@pytest.mark.slow
+def test_dense_steps_move_what_they_must_and_nothing_more(counted: list[dict]) -> None:
+    moved = {row["kernel"]: row["bytes_moved"] for row in counted if "step_ " in row["kernel"]}
     assert moved["adam.step_ AdamW fp32"] == 28
-    assert [row for row in rows if row["kernel"] in moved and row["bytes_moved"] != row["bytes_floor"]] == []
+    assert [row for row in counted if row["kernel"] in moved and row["bytes_moved"] != row["bytes_floor"]] == []
 
 
 def test_no_offset_comes_from_a_product_in_int32(facts: dict[str, dict]) -> None:
@@ -245,14 +251,16 @@ def test_every_optimizer_steps_in_every_storage_dtype(rows: list[dict]) -> None:
         assert all(f"{name} {dtype}" in kernels for name in ("sgd", "momentum", "rmsprop", "AdamW")), dtype
 
 
-def test_dot_bias_moves_little_more_than_it_must(rows: list[dict]) -> None:
-    by_name = {row["kernel"]: row["bytes_moved"] / row["bytes_floor"] for row in rows}
+@pytest.mark.slow
+def test_dot_bias_moves_little_more_than_it_must(counted: list[dict]) -> None:
+    by_name = {row["kernel"]: row["bytes_moved"] / row["bytes_floor"] for row in counted}
     assert by_name["dot_bias.forward fp32, k = 40"] == 1
     assert by_name["dot_bias.backward fp32, k = 40: sums"] < 1.05
 
 
-def test_no_kernel_moves_more_than_a_quarter_over_its_floor(rows: list[dict]) -> None:
-    assert [row for row in rows if row["bytes_moved"] > 1.25 * row["bytes_floor"]] == []
+@pytest.mark.slow
+def test_no_kernel_moves_more_than_a_quarter_over_its_floor(counted: list[dict]) -> None:
+    assert [row for row in counted if row["bytes_moved"] > 1.25 * row["bytes_floor"]] == []
 
 
 def test_atomics_move_their_values_one_way_as_they_are_counted(facts: dict[str, dict]) -> None:
@@ -263,8 +271,9 @@ def test_atomics_move_their_values_one_way_as_they_are_counted(facts: dict[str, 
         assert back == [], target
 
 
-def test_atomics_move_less_than_sorting_would_where_tables_are_in_fp32_and_more_in_16_bits(rows: list[dict]) -> None:
-    moved = {row["kernel"]: row["bytes_moved"] for row in rows}
+@pytest.mark.slow
+def test_atomics_move_less_than_sorting_would_where_tables_are_in_fp32_and_more_in_16_bits(counted: list[dict]) -> None:
+    moved = {row["kernel"]: row["bytes_moved"] for row in counted}
     one_pass = 2 * 2 * 16  # two ids and their places, read and written: the least that a sort moves
     for dtype in ("fp32", "bf16", "fp16"):
         for op, sums in (("backward", "sums, sigmoid"), ("loss", "sums")):
@@ -273,18 +282,20 @@ def test_atomics_move_less_than_sorting_would_where_tables_are_in_fp32_and_more_
             assert less == (dtype == "fp32"), name
 
 
-def test_a_prediction_is_the_bytes_over_the_devices_bandwidth_and_says_what_for(rows: list[dict]) -> None:
-    by_target = {row["target"]: row for row in rows if row["unit"] == "parameter"}
+@pytest.mark.slow
+def test_a_prediction_is_the_bytes_over_the_devices_bandwidth_and_says_what_for(counted: list[dict]) -> None:
+    by_target = {row["target"]: row for row in counted if row["unit"] == "parameter"}
     assert {target: row["predicted_device"] for target, row in by_target.items()} == {
         "sm_80": "A100 80GB SXM", "sm_90": "H100 SXM", "sm_100": "B200", "gfx942": "MI300X",
     }  # fmt: skip
-    (adam,) = [row for row in rows if row["kernel"] == "adam.step_ AdamW fp32" and row["target"] == "sm_90"]
+    (adam,) = [row for row in counted if row["kernel"] == "adam.step_ AdamW fp32" and row["target"] == "sm_90"]
     assert adam["predicted_units"] == 2**20
     assert adam["predicted_us"] == pytest.approx(28 * 2**20 / 3.35e12 * 1e6, abs=1e-3)
 
 
-def test_no_kernel_moves_less_than_its_floor(rows: list[dict]) -> None:
-    assert [row for row in rows if row["bytes_moved"] < row["bytes_floor"]] == []
+@pytest.mark.slow
+def test_no_kernel_moves_less_than_its_floor(counted: list[dict]) -> None:
+    assert [row for row in counted if row["bytes_moved"] < row["bytes_floor"]] == []
 
 
 def test_square_roots_and_divisions_are_rounded_to_nearest(facts: dict[str, dict]) -> None:
@@ -369,7 +380,8 @@ def test_help_explains_every_column(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_table_has_a_line_a_row_and_the_floor_in_words(rows: list[dict]) -> None:
-    head, *lines = inspect.table([inspect.Row(**row) for row in rows]).splitlines()
+    counted = [inspect.predict(inspect.Row(**row), 28.0) for row in rows]
+    head, *lines = inspect.table(counted).splitlines()
     assert head.split()[:3] == ["kernel", "target", "registers"]
     assert len(lines) == len(rows)
     assert re.search(
