@@ -35,6 +35,11 @@ OUTCOMES: dict[Reason, str] = {
     "divergence in a part of several arms": "inconclusive, runs failed in a sum of several arms",
     "nothing measured": "nothing was measured",
 }
+# The same of a part that is held to a value other than 0.
+SHORT: dict[Reason, str] = {
+    "reversed": "no, it falls short",
+    "worse by more than m": "no, it falls short by more than {m}",
+}
 # "equivalent" is refuted by a difference in either direction.
 REFUTED = {"by more than m": "no, better by more than {m}"}
 
@@ -131,6 +136,8 @@ def outcome(summary: Summary, part: PartFound, found: Found | None = None) -> st
     """The outcome of a part, or against one of its rivals: yes, no or inconclusive, and by how much."""
     found = found or part
     words = OUTCOMES[found.reason]
+    if part.against and found.reason in SHORT:
+        words = SHORT[found.reason]
     if found.outcome == "no" and part.form == "equivalent":
         words = REFUTED.get(found.reason, words)
     rival = worst_rival(part)
@@ -204,7 +211,8 @@ def ratio(part: PartFound, base: int) -> str:
     if part.interval not in NO_INTERVAL:
         left = "(0×" if low is None else f"[{numbers.times(low)}"
         said += f" {left}, {'∞)' if high is None else f'{numbers.times(high)}]'}"
-    return f"{said}, compared with {numbers.times(base**part.against)}" if part.against else said
+    asked = f"{'more' if sign > 0 else 'less'} than {numbers.times(base**part.against)} was asked for"
+    return f"{said}, where {asked}" if part.against else said
 
 
 def found_on(summary: Summary | None, part: PartFound) -> str:
@@ -247,7 +255,10 @@ def comparison(summary: Summary, part: PartFound) -> str:
     if not simple or len(means) != len(names) or part.n == 0:
         return f"{title} of {arms_of(summary, part)}, {effect(part, title)}"
     if base_of(title):
-        return f"{LOGARITHM.sub('', title)} {effect(part, title)} for {' over '.join(names)}"
+        name = LOGARITHM.sub("", title)
+        if len(names) == 1:
+            return f"{name} {effect(part, title)} for {names[0]}"
+        return f"{name} of {names[0]}, over those of {names[1]}: {effect(part, title)}"
     write = numbers.writer(*means, bounds=(part.low, part.high) if part.estimate is not None else None)
     said = [f"{write(mean)} for {name}" for mean, name in zip(means, names, strict=True)]
     return f"{title} {' against '.join(said)}, {effect(part, title)}"

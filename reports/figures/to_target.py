@@ -102,5 +102,7 @@ def draw(figure: Figure, shares: pd.DataFrame, label: str, end: float, columns: 
     look: Any = {"hue": "arm", "style": "arm", "palette": colors, "dashes": True}
     whole = pd.concat(ends).sort_values(["at", "share"], kind="stable")
     sns.lineplot(whole, x="at", y="share", **look, estimator=None, sort=False, drawstyle="steps-post", ax=axes)
-    axes.set(xlabel=label, ylabel="share of seeds", xscale="log", xlim=(start / 1.15, end), ylim=(0, 1.04))
+    drawing.logarithmic(figure, "x")
+    axes.set(xlabel=label, ylabel="share of seeds", xlim=(start / 1.15, end), ylim=(0, 1.04))
+    drawing.decades(axes.xaxis, 6)
     drawing.legend_above(figure, axes, "outside upper left", columns)

@@ -63,6 +63,7 @@ def test_every_figure_is_drawn_with_a_title_a_description_its_data_and_the_color
                 assert svg[place].get("id") in svg.get("aria-labelledby").split()
             assert not re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", text)
             assert "currentColor" in text
+            assert "$" not in "".join(ElementTree.fromstring(text).itertext())  # a tick that matplotlib would typeset
             kinds.add(svg[0].get("id").removesuffix("-wide-title").removesuffix("-narrow-title"))
         assert len(page.encode()) < 2_000_000
     kinds = {re.sub("^(metric|curves|ratios|to-target|behind)-.*", r"\1", kind) for kind in kinds}

@@ -93,7 +93,20 @@ def test_a_logarithm_is_shown_as_a_ratio_and_its_margin_as_a_factor():
 
 def test_a_ratio_held_to_another_than_one_says_so(optimizers):
     part = next(part for part in optimizers.summary.parts if part.part == "77a")
-    assert words.found_on(optimizers.summary, part).endswith("compared with 0.10×")
+    assert words.found_on(optimizers.summary, part).endswith("where less than 0.10× was asked for")
+
+
+def test_what_is_held_to_a_value_falls_short_of_it(optimizers):
+    part = next(part for part in optimizers.summary.parts if part.part == "77a")
+    for reason, said in (
+        ("reversed", "no, it falls short"),
+        ("worse by more than m", "no, it falls short by more than"),
+    ):
+        short = part.model_copy(update={"outcome": "no", "reason": reason})
+        assert words.outcome(optimizers.summary, short).startswith(said)
+    two = part.model_copy(update={"weights": {"adam": 1, "sgd": -1}, "estimate": -0.7, "low": -0.9, "high": -0.6})
+    told = words.comparison(optimizers.summary, two)
+    assert " of adam, over those of sgd: 0.50× [0.40×, 0.79×], where less than 0.10× was asked for" in told
 
 
 @pytest.mark.parametrize(("estimate", "better", "said"), [(0.1, "lower", "0.79×"), (0.1, "higher", "1.26×")])
