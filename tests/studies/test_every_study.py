@@ -25,6 +25,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "gradient_sizes": {"EVERY": 1},
     "lookup": {"BATCHES": (4, 8)},
     "mnist": {"STEPS": 20},
+    "mnist_tuned": {"STEPS": 20},
     "planted_factors": {"EPOCHS": 1},
     "pruning": {"STEPS": 20},
     "regularizers": {"STEPS": 20},
