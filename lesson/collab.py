@@ -151,18 +151,25 @@ class CollabLearner(Learner):
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         rule = self._rule(optimizer) if self.backend == "native" else None
         if rule is not None:
-            return self._fused_training(rule, schedule)
+            return self._fused_training(rule, optimizer, schedule)
         if self.mode is not None:
             raise DataError(f"mode={self.mode!r}: only the fused trainer has modes, and it cannot train this model")
         return super()._training(optimizer, schedule)
 
     @contextmanager
-    def _fused_training(self, rule: Rule, schedule: Schedule) -> Iterator[Callable[[Tensor], Tensor]]:
+    def _fused_training(
+        self, rule: Rule, optimizer: torch.optim.Optimizer, schedule: Schedule
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
         trainer = fused_trainer(self.model, schedule, mode=self.mode, **rule._asdict())
         layers, rows = self.model.layers(), self.data.train
         stars = rows.ratings.to(layers[0].weight.dtype)
 
         def train(order: Tensor) -> Tensor:
+            if self._rule(optimizer) != rule:  # the trainer has the averages, so the learner's loop cannot go on
+                raise DataError(
+                    "what is frozen, the loss, a hook or the optimizer's settings have changed between epochs: start a "
+                    "new training"
+                )
             for layer, table in zip(layers, trainer.weights(), strict=True):
                 if layer.weight.data_ptr() != table.data_ptr():  # the caller changed the model's numbers
                     table.copy_(layer.weight.detach().view_as(table))
@@ -320,7 +327,7 @@ class CollabLearner(Learner):
             raise DataError(f"ratings: item {shown(self.data.items.key(seen[times.argmax()]))} is rated twice")
         found = torch.from_numpy(rows[known])
         weight, bias = most_likely(self.model, self.data, found, np.array(stars, np.float64)[known])
-        return FoldedUser(weight, bias, found, self.data.items)
+        return FoldedUser(weight, bias, found, self.model)
 
     def recommend(self, user: Id | FoldedUser | None = None, n: int = 10, exclude_seen: bool = True) -> pd.DataFrame:
         """The `n` items with the highest predicted ratings.
@@ -430,15 +437,15 @@ class CollabLearner(Learner):
         """A user's factors, bias and rated items; for nobody no factors, and the mean of the users' biases."""
         weight, _, bias, _ = self.model.tables()
         if isinstance(user, FoldedUser):
-            if user.items is not self.data.items:
+            if user.model is not self.model:
                 raise DataError(f"user={shown(user)}: folded into another learner; use this one's fold_in")
             return user
         if user is None:
             nobody = torch.zeros(weight.shape[1], dtype=weight.dtype)
-            return FoldedUser(nobody, bias[1:].mean().item(), torch.empty(0, dtype=torch.int64), self.data.items)
+            return FoldedUser(nobody, bias[1:].mean().item(), torch.empty(0, dtype=torch.int64), self.model)
         row = self.data.users.row(user)
         seen = self.data.train.items[self.data.train.users == row]
-        return FoldedUser(weight[row].detach().cpu(), bias[row].item(), seen, self.data.items)
+        return FoldedUser(weight[row].detach().cpu(), bias[row].item(), seen, self.model)
 
     @torch.no_grad()
     def _predicted(self, person: FoldedUser, items: Tensor) -> Tensor:

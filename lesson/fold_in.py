@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lesson.data import CollabData, Vocab
+from lesson.data import CollabData
 
 if TYPE_CHECKING:
     from lesson.models import EmbeddingDotBias
@@ -26,13 +26,13 @@ class FoldedUser:
         weight: latent factors float[n_factors].
         bias: the user's bias.
         seen: rows of the items that the user has rated, int64[ratings].
-        items: the items of the learner that made it.
+        model: the model that it was folded into.
     """
 
     weight: Tensor
     bias: float
     seen: Tensor
-    items: Vocab
+    model: EmbeddingDotBias
 
     def __repr__(self) -> str:
         return f"<a user with {len(self.seen):,} ratings, folded in: bias {self.bias:.3f}>"

@@ -90,7 +90,7 @@ STUDY = Study(
     names={"wd": "weight decay", "lr": "learning rate"},
     limits=(
         f"A net with one hidden layer of {HIDDEN}, {EPOCHS} epochs, batches of {BATCH}.",
-        "There are more than a hundred users and films, so half of them, at most 50, is the fixed size of 50.",
+        "MovieLens has more than a hundred users and films: half of them, at most 50, is the fixed size of 50.",
     ),
 )
 

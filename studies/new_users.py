@@ -108,7 +108,9 @@ STUDY = Study(
         beats("41a", "bias", "random", says="the films of highest bias suit new users better than films at random"),
         not_worse("41b", "bias", "damped mean", says="they suit them no less than those of highest damped mean"),
         beats("", "bias", "popularity", says="they suit them better than the most popular"),
+        beats("", "damped mean", "random", says="the films of highest damped mean suit them better than at random"),
     ),
+    own_split=True,
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="twenty seconds"),
         "regular": Profile(seeds=20, trials=0, cost="half a minute"),

@@ -119,7 +119,7 @@ STUDY = Study(
         equals("", "folded", "dense", says="deferred steps err as dense ones do"),
         beats("54a", "skip decay", "dense", "rare films’ vectors stay longer without the decay", "rare_norm", by=True),
         differs("54b", "skip decay", "dense", "the error on rare films changes", "rare_rmse"),
-        differs("54c", "skip momentum", "dense", "so does stopping their momentum", "rare_norm"),
+        differs("54c", "skip momentum", "dense", "stopping momentum changes rare films’ vectors, too", "rare_norm"),
         beats("", NO_DECAY, "skip decay", "without any decay rare films’ vectors are longer still", "rare_norm"),
     ),
     profiles={

@@ -131,8 +131,11 @@ class Table:
         values = self.column(name).to_pandas()
         times = pd.to_numeric(values.astype(str), errors="coerce").astype("float64")
         if np.isnan(times.iloc[0]):  # the first value decides whether all are numbers or all are dates
-            dates = pd.to_datetime(values.astype(str), errors="coerce", format="ISO8601", utc=True)
-            times = (dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+            texts = values.astype(str)
+            dates = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
+            # pandas also reads "now" and "today", which are another time at each reading.
+            dates = dates.where(texts.str.strip().str[:1].str.isdigit())
+            times = (dates - pd.Timestamp("1970-01-01", tz="UTC").as_unit("s")).dt.total_seconds()
         found: np.ndarray = times.to_numpy(np.float64)
         bad = np.flatnonzero(~np.isfinite(found))
         if len(bad):

@@ -3,7 +3,7 @@
 A part is one number per seed, d = Σ weight · arm − value, signed so that + is good. Its 95 % interval [L, U] decides,
 the same interval for every form; m > 0 is the margin:
 
-- superior: yes if L > 0 (by more than the margin: L > m), else no if U < m;
+- superior: yes if L > 0 (by more than the margin: L > m), else no if U < m; held to a value, no if U ≤ 0;
 - noninferior: yes if L > −m, no if U < −m;
 - equivalent: yes if −m < L and U < m, no if L > m or U < −m;
 - different: yes if L > 0 or U < 0, else no if −m < L and U < m;
@@ -108,7 +108,8 @@ def judge_part(
     numbers, found = [], []
     for weights in pairs.values():
         numbers.append(numbers_of(weights, part.against, of_metric, metric, diverged or {}))
-        found.append(judge(part.form, numbers[-1], margin, ratio, by=part.by, arms=len(weights)))
+        threshold = part.against != 0
+        found.append(judge(part.form, numbers[-1], margin, ratio, by=part.by, arms=len(weights), threshold=threshold))
     rivals: list[Rival] = []
     if part.form == "best":
         rivals = _over_rivals(list(pairs), numbers, found, margin, ratio)
@@ -131,7 +132,16 @@ def judge_part(
     )
 
 
-def judge(form: Form, numbers: Numbers, margin: float, overlap: float | None, *, by: bool = False, arms: int) -> Found:
+def judge(
+    form: Form,
+    numbers: Numbers,
+    margin: float,
+    overlap: float | None,
+    *,
+    by: bool = False,
+    arms: int,
+    threshold: bool = False,
+) -> Found:
     """Test one part's numbers against a form.
 
     Args:
@@ -141,6 +151,7 @@ def judge(form: Form, numbers: Numbers, margin: float, overlap: float | None, *,
         overlap: n_valid/n_train if the seeds re-split one data set.
         by: superior by more than the margin.
         arms: how many arms the part weighs.
+        threshold: whether the part is held to a value other than 0.
     """
     n = numbers.d.size
     outcome: Outcome = "inconclusive"
@@ -153,7 +164,7 @@ def judge(form: Form, numbers: Numbers, margin: float, overlap: float | None, *,
         deciding = deciding_interval(numbers.d, overlap, numbers.scale)
         reason = "too few seeds"
         if n >= MIN_SEEDS:
-            outcome, reason = decide(form, deciding.low, deciding.high, margin, by=by)
+            outcome, reason = decide(form, deciding.low, deciding.high, margin, by=by, threshold=threshold)
     return Found(
         estimate=_finite(deciding.estimate),
         low=_finite(deciding.low),
@@ -220,7 +231,9 @@ def judge_ratio(
     )
 
 
-def decide(form: Form, low: float, high: float, margin: float, *, by: bool = False) -> tuple[Outcome, Reason]:
+def decide(
+    form: Form, low: float, high: float, margin: float, *, by: bool = False, threshold: bool = False
+) -> tuple[Outcome, Reason]:
     """The outcome of a form, and the reason.
 
     Example:
@@ -229,13 +242,13 @@ def decide(form: Form, low: float, high: float, margin: float, *, by: bool = Fal
         >>> decide("noninferior", -0.003, 0.001, 0.002)
         ('inconclusive', 'the interval reaches the margin')
     """
-    for holds, outcome, reason in rules(form, low, high, margin, by=by):
+    for holds, outcome, reason in rules(form, low, high, margin, by=by, threshold=threshold):
         if holds:
             return outcome, reason
     return "inconclusive", "the interval reaches the margin"
 
 
-def rules(form: Form, low: Any, high: Any, margin: float, *, by: bool = False) -> list[Rule]:
+def rules(form: Form, low: Any, high: Any, margin: float, *, by: bool = False, threshold: bool = False) -> list[Rule]:
     """The outcomes of a form; the first that holds counts, and without one it is inconclusive.
 
     Args:
@@ -244,18 +257,18 @@ def rules(form: Form, low: Any, high: Any, margin: float, *, by: bool = False) -
         high: the other end.
         margin: m.
         by: superior by more than the margin.
+        threshold: held to a value other than 0. What is above it by less than the margin is above it.
     """
     inside = (low > -margin) & (high < margin)
     if form == "superior":
         yes: list[Rule] = [(low > margin, "yes", "by more than m")]
         if not by:
             yes += [((low > 0) & (high < margin), "yes", "by less than m"), (low > 0, "yes", "by more than 0")]
-        return [
-            *yes,
+        no: list[Rule] = [
             (high < -margin, "no", "worse by more than m"),
             ((high <= 0) & (low < 0), "no", "reversed"),
-            (high < margin, "no", "less than m"),
         ]
+        return [*yes, *no] if threshold else [*yes, *no, (high < margin, "no", "less than m")]
     if form == "equivalent":
         return [
             (inside, "yes", "within m"),
@@ -350,28 +363,34 @@ def need_of(found: PartFound, overlap: float | None) -> Need | None:
     """What an inconclusive part needs; None if it is decided, or nothing can be predicted from its interval.
 
     Args:
-        found: a part; of the form "best", its strongest rival counts.
+        found: a part.
         overlap: n_valid/n_train if the seeds re-split one data set.
     """
     if found.outcome != "inconclusive" or found.interval not in ("t", "corrected t") or not found.margin:
+        return None
+    if found.form == "best":  # its rivals' intervals are joined: more seeds decide some and not others
         return None
     if found.estimate is None or found.low is None or found.high is None or found.n < 2:
         return None
     width = (found.high - found.low) / 2
     shared = overlap if found.interval == "corrected t" else None
     sd = width / expected_half_width(1.0, found.n, shared)
-    narrow = _deciding_width(found.form, found.estimate, found.margin, by=found.by)
-    enough = next((n for n in _more_seeds(found.n) if expected_half_width(sd, n, shared) < narrow), math.inf)
+    narrow = _deciding_width(found)
+    enough = next(
+        (n for n in _more_seeds(max(found.n, MIN_SEEDS)) if expected_half_width(sd, n, shared) < narrow), math.inf
+    )
     return Need(width / found.margin, enough)
 
 
-def _deciding_width(form: Form, estimate: float, margin: float, *, by: bool) -> float:
+def _deciding_width(found: PartFound) -> float:
     """The largest half-width with which an interval around the estimate decides."""
-    if form == "superior":
-        return abs(estimate - margin) if by else max(estimate, margin - estimate)
-    if form in ("noninferior", "best"):
+    estimate, margin = found.estimate or 0.0, found.margin or 0.0
+    if found.form == "superior":
+        no = -estimate if found.against else margin - estimate
+        return max(estimate - margin if found.by else estimate, no)
+    if found.form == "noninferior":
         return abs(estimate + margin)
-    if form == "equivalent":
+    if found.form == "equivalent":
         return abs(abs(estimate) - margin)
     return max(abs(estimate), margin - abs(estimate))
 

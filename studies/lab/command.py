@@ -189,6 +189,8 @@ def carry_out(
         device = checked_device(device)
         if study.cpu_only and device != "cpu":
             raise UsageError(f"--device {device}: {study.name} runs only on a CPU")
+        if study.own_split and own.get("split"):
+            raise UsageError(f"--split {own['split']}: {study.name} chooses its validation rows itself; leave it out")
         custom = values is not None or chosen != study.profiles[profile]
         opened = [
             _opened(

@@ -109,6 +109,7 @@ class Study:
         alone: whether it measures time: then one run is made at a time.
         stand_in: by data set, what it stands in for: a stand-in neither proves nor refutes.
         cpu_only: whether its runs need a CPU.
+        own_split: whether its runs choose the validation rows in their own way, so that --split has no place.
         x: the axis of the curves.
         names: display names of settings and arms.
         limits: sentences that limit the answer.
@@ -134,6 +135,7 @@ class Study:
     alone: bool = False
     stand_in: Mapping[str, str] = field(default_factory=dict)
     cpu_only: bool = False
+    own_split: bool = False
     x: str = "epoch"
     names: Mapping[str, str] = field(default_factory=dict)
     limits: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ Prepare = Callable[[], Callable[[Any], Any]]
 
 COMPILING = "compiling the CPU kernels, once per machine: about half a minute"
 STILLBORN = 3  # after so many deaths in a row before a worker is ready, give up
+START = 600.0  # seconds that a worker may take to start, at least: imports on a busy machine
 LOOK = 10.0  # seconds; a sweep that looked away for longer, because it or the machine was stopped, counts only these
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
@@ -185,7 +186,7 @@ class Workers:
 
         Args:
             seconds: how long to wait.
-            limit: the seconds after which a job, or the start of a worker, is ended.
+            limit: the seconds after which a job is ended; the start of a worker may take START, if that is more.
 
         Raises:
             WorkerError: a worker's `prepare` raised, or several workers in a row died in it or exceeded the limit.
@@ -209,7 +210,8 @@ class Workers:
                 yield Finished(job, how, result)
         now = self._now()
         for worker in list(self.workers):
-            if worker.idle or now - worker.began <= limit or worker.connection.poll():
+            allowed = limit if worker.ready else max(limit, START)
+            if worker.idle or now - worker.began <= allowed or worker.connection.poll():
                 continue
             worker.process.kill()
             worker.process.join()

@@ -345,6 +345,31 @@ class TestRatios:
         assert self.ratio(2.0, 2.0, 2.0).interval == "counted"
 
 
+class TestThresholds:
+    """A part that is held to a value other than 0: the value holds the margin already."""
+
+    @pytest.mark.parametrize(
+        ("above", "outcome", "reason"),
+        [
+            (0.3 * M, "inconclusive", "the interval reaches the margin"),
+            (-M / 2, "no", "reversed"),
+            (-2 * M, "no", "worse"),
+        ],
+    )
+    def test_a_little_above_it_is_not_a_no(self, above, outcome, reason):
+        spread = np.linspace(-1, 1, 20) * M * (1.75 if above > 0 else 0.2)
+        found = judged(exceeds("64", "a", 0.85, metric="norm"), "norm", a=0.85 + above + spread)
+        assert found.outcome == outcome
+        assert found.reason.startswith(reason)
+        assert above < 0 or 0 < found.high < M
+
+    def test_a_difference_above_nothing_by_less_than_the_margin_is_still_a_no(self):
+        found = judged(
+            beats("1", "a", "b", metric="norm"), "norm", a=np.linspace(-1, 1, 20) * 1.75 * M + 0.3 * M, b=np.zeros(20)
+        )
+        assert (found.outcome, found.reason) == ("no", "less than m")
+
+
 class TestNeed:
     """What an inconclusive part needs."""
 
@@ -355,22 +380,25 @@ class TestNeed:
         estimate=st.floats(-3, 3),
         spread=st.floats(0.1, 20),
         overlap=st.sampled_from([None, 1 / 9, 1 / 4]),
+        threshold=st.booleans(),
     )
-    def test_with_so_many_seeds_it_is_decided_and_with_a_tenth_fewer_not(self, form, by, estimate, spread, overlap):
-        by = by and form == "superior"
+    def test_with_so_many_seeds_it_is_decided_and_with_a_tenth_fewer_not(
+        self, form, by, estimate, spread, overlap, threshold
+    ):
+        by, threshold = by and form == "superior", threshold and form == "superior"
 
         def outcome(n):
             d = np.linspace(-1, 1, 400)[np.linspace(0, 399, 20).astype(int)]
             sd = spread * np.std(d, ddof=1) * M
             half = stats.t.ppf(0.975, n - 1) * sd * math.sqrt(1 / n + (overlap or 0))
-            return decide(form, estimate * M - half, estimate * M + half, M, by=by)[0]
+            return decide(form, estimate * M - half, estimate * M + half, M, by=by, threshold=threshold)[0]
 
         d = np.linspace(-1, 1, 400)[np.linspace(0, 399, 20).astype(int)] * spread * M + estimate * M
         numbers = Numbers(d, scale=1.0)
-        found = judge(form, numbers, M, overlap, by=by, arms=2)
+        found = judge(form, numbers, M, overlap, by=by, arms=2, threshold=threshold)
         part = PartFound(
             **found.model_dump(), part="1", says="", form=form, by=by, metric="error", better="lower",
-            weights={"a": 1.0}, margin=M, declared="",
+            weights={"a": 1.0}, margin=M, declared="", against=0.5 * threshold,
         )  # fmt: skip
         need = need_of(part, overlap)
         assert (need is None) == (found.outcome != "inconclusive")
@@ -382,6 +410,17 @@ class TestNeed:
             assert need.seeds == 20 or outcome(max(20, math.floor(need.seeds * 0.94) - 1)) == "inconclusive"
         else:
             assert outcome(900_000) == "inconclusive"
+
+    def test_seeds_too_few_for_a_verdict_need_eight_at_least(self):
+        part = judged(beats("1", "b", "a", metric="norm"), "norm", a=np.zeros(5), b=1 + np.arange(5) * 1e-3)
+        assert part.reason == "too few seeds"
+        assert need_of(part, None).seeds == 8
+
+    def test_of_the_best_nothing_is_predicted(self):
+        b = np.linspace(-0.02, 0.02, 20) - M
+        part = judged(best("1", "a", ["b"]), overlap=OVERLAP, a=np.zeros(20), b=b)
+        assert part.outcome == "inconclusive"
+        assert need_of(part, 1 / 9) is None
 
     def test_splits_that_share_rows_set_a_limit(self):
         wide, b = np.zeros(20), np.linspace(-0.05, 0.05, 20) + M / 2

@@ -205,8 +205,10 @@ def test_what_is_no_rating_is_refused_in_one_line(learned, ratings, says):
     assert "\n" not in str(error.value)
 
 
-def test_a_user_folded_into_another_learner_is_refused(learned, few):
-    me = few.fold_in({"x": 1})
+@pytest.mark.parametrize("same_data", [False, True])
+def test_a_user_folded_into_another_learner_is_refused(learned, few, same_data):
+    other = collab_learner(learned.data, 40, seed=1, quiet=True) if same_data else few
+    me = other.fold_in({50: 4}) if same_data else other.fold_in({"x": 1})
     for ask in (learned.recommend, lambda user: learned.predict(user, 50), lambda user: learned.explain(user, 50)):
         with pytest.raises(DataError, match="folded into another learner"):
             ask(me)

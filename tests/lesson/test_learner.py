@@ -597,3 +597,24 @@ def test_a_range_that_does_not_cover_the_ratings_warns(small):
 def test_a_backend_that_cannot_run_is_refused_at_once(small):
     with pytest.raises(BackendError, match="no such backend"):
         learner(small, backend="gpu")
+
+
+@pytest.mark.parametrize("change", ["freeze", "fill", "loss"])
+def test_the_fused_trainer_refuses_to_go_on_under_another_rule(small, change):
+    """What it was made for is checked before each epoch: a frozen table does not move, and does not decay."""
+    learn = learner(small, wd=0.5)
+    biases = learn.model.u_bias.weight
+    if change == "fill":
+        torch.nn.init.zeros_(biases).requires_grad_(False)
+    epochs = learn.epochs(3, 0.05)
+    next(epochs)
+    if change == "freeze":
+        biases.requires_grad_(False)
+    elif change == "fill":
+        biases.data.fill_(1.0)
+    else:
+        learn.loss_func = l1_loss
+    before = biases.clone()
+    with pytest.raises(DataError, match="start a new training"):
+        next(epochs)
+    assert torch.equal(biases, before)

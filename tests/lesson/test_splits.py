@@ -47,6 +47,7 @@ def test_movielens_by_time_never_trains_on_what_comes_after_validation_begins():
         [1293876000, 1293876001, 1293875999],
         [1293876000.25, 1293876000.5, -1],
         ["10", "11", "9"],
+        ["2011-01-01", "9999-12-31", "0001-01-01"],  # as databases write "never"
     ],
 )
 def test_times_may_be_numbers_or_dates(tmp_path, times):
@@ -56,6 +57,14 @@ def test_times_may_be_numbers_or_dates(tmp_path, times):
         load_ratings(written(tmp_path, rows, "user,item,rating,at"), split="time", time="at", valid_pct=0.4),
     ):
         assert data.valid.ratings.tolist() == [2]
+
+
+@pytest.mark.parametrize("word", ["now", "today", "NaT"])
+def test_a_word_is_no_time(tmp_path, word):
+    """pandas would take the clock's, another at each reading."""
+    rows = [("a", 1, 1, "2011-01-01"), ("b", 1, 2, word), ("a", 2, 3, "2011-01-02")]
+    with pytest.raises(DataError, match="is neither a number nor a date"):
+        load_ratings(written(tmp_path, rows), split="time")
 
 
 def test_times_of_a_parquet_file_may_be_timestamps(tmp_path):

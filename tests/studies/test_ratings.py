@@ -12,9 +12,11 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 from torch.utils.data import TensorDataset
+from typer.testing import CliRunner
 
 from lesson.data import DataBunch, PlantedRatings, Ratings, open_ratings, split
 from studies import bias_decay, biases, embedding_sizes, giant_factors, new_users, planted_factors, pruning, top_films
+from studies.lab.command import command
 from studies.lab.source import outcome_of
 from studies.lab.spec import Run
 
@@ -169,6 +171,13 @@ class TestTopFilms:
 
 
 class TestNewUsers:
+    def test_it_refuses_a_split_that_it_would_not_make(self, ratings_csv: Path) -> None:
+        """Else its interval would be that of seeds that share their validation rows."""
+        given = ["--ratings", str(ratings_csv), "--split", "user"]
+        result = CliRunner().invoke(command(new_users.STUDY), given)
+        assert result.exit_code == 2
+        assert "--split user: new_users chooses its validation rows itself" in result.stderr
+
     def test_each_user_watches_the_highest_of_what_he_rated(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(new_users, "TOP", 3)
         drawn = np.random.default_rng(0)

@@ -108,7 +108,13 @@ def test_neither_a_job_that_is_done_nor_time_in_which_the_sweep_stood_still_exce
         assert list(workers.wait(0, 60)) == []
 
 
-def test_workers_that_never_start_are_given_up() -> None:
+def test_a_limit_for_runs_does_not_hold_for_the_start_of_a_worker() -> None:
+    with Workers(1, toy.prepare_obedient, print) as workers:
+        until(lambda: list(workers.wait(0.1, 1e-3)) == [] and workers.idle)
+
+
+def test_workers_that_never_start_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studies.lab.workers.START", 0.0)
     with (
         Workers(1, toy.prepare_to_sleep, print) as workers,
         pytest.raises(WorkerError, match=r"3 workers .* did not start: ended after \d+ seconds, its limit"),
