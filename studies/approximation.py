@@ -57,8 +57,10 @@ ARMS: dict[str, Settings] = {
     name(depth, width): {"depth": depth, "width": width, "relu": True, "lr": LR} for depth, width in SHAPES
 }
 # Without ReLU every net is a straight line: the smallest and the largest show that.
-for depth, width in (SHAPES[0], SHAPES[-1]):
-    ARMS[f"{depth} × {width}, none"] = {"depth": depth, "width": width, "relu": False, "lr": LR}
+ARMS |= {
+    f"{depth} × {width}, none": {"depth": depth, "width": width, "relu": False, "lr": LR}
+    for depth, width in (SHAPES[0], SHAPES[-1])
+}
 STUDY = Study(
     name="approximation",
     title="Universal approximation",

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from lesson import collab_learner
 from lesson.data import CollabData, Ratings, Rows, split
-from lesson.learner import stream
+from studies.giant_models import some
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Part, Profile, Range, Run, Study, beats, best, factorial
 
@@ -34,8 +32,7 @@ def run(job: Run, ratings: Ratings) -> Outcome:
 
 def reduced(data: CollabData, share: float, draw: int) -> CollabData:
     """The same with a share of the training rows, drawn at random; users and items keep their rows in the tables."""
-    rows = torch.randperm(len(data.train), generator=stream(draw, "order"))[: max(1, round(share * len(data.train)))]
-    return replace(data, train=Rows(*data.train[rows]))
+    return replace(data, train=Rows(*data.train[some(len(data.train), share, draw)]))
 
 
 DECAYS = {"no decay": {"wd": 0.0}, "decay": {"wd": 0.1}}

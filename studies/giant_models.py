@@ -40,8 +40,12 @@ def run(job: Run, table: Any) -> Outcome:
 
 def reduced(data: DataBunch, share: float, draw: int) -> DataBunch:
     """The same with a share of the training rows, drawn at random."""
-    rows = torch.randperm(len(data.train), generator=stream(draw, "order"))[: max(1, round(share * len(data.train)))]
-    return DataBunch(TensorDataset(*data.train[rows]), data.valid)
+    return DataBunch(TensorDataset(*data.train[some(len(data.train), share, draw)]), data.valid)
+
+
+def some(rows: int, share: float, draw: int) -> torch.Tensor:
+    """A share of the rows, drawn at random: the first of a random order."""
+    return torch.randperm(rows, generator=stream(draw, "order"))[: max(1, round(share * rows))]
 
 
 ALL_ROWS = factorial(

@@ -21,7 +21,7 @@ from studies.lab.spec import Metric, Outcome, Profile, Run, Study, beats, not_wo
 EPOCHS, WD, LR = 5, 0.1, 5e-3
 NEW = 0.1  # of the users
 TOP = 10  # films that a new user watches first
-DAMPING = 25  # ratings of the overall mean added to each film's
+DAMPING = 25  # ratings of the overall mean added to each film's, as in Koren's additive model
 
 
 def run(job: Run, ratings: Ratings) -> Outcome:

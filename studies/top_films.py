@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from scipy.stats import rankdata, spearmanr
 
 from lesson import collab_learner
@@ -20,10 +19,10 @@ from lesson.data import CollabData, Ratings, split
 from studies.exact.films import BEST, WORST
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Run, Study, exceeds
+from studies.new_users import DAMPING, damped
 
 EPOCHS, WD, LR = 5, 0.1, 5e-3
 MOST_RATED = 1_000
-DAMPING = 25  # ratings of the mean added to each film's, as in Koren's additive model
 ROUNDS = 20  # of fitting the additive model
 ENOUGH = 10  # of the fifteen listed films
 
@@ -33,14 +32,11 @@ def run(job: Run, ratings: Ratings) -> Outcome:
     data = split(ratings, seed=job.seed)
     learn = collab_learner(data, 40, data.y_range, WD, seed=job.draw, device=job.device, quiet=True)
     learn.fit_one_cycle(EPOCHS, LR)
-    count, mean = counts_and_means(data)
-    films = most_rated(ratings, data)
+    mean, films = damped(data, 0), data.items.rows(data.top_items(MOST_RATED))
     bias = learn.model.i_bias.weight.detach().cpu().numpy()[films, 0].astype(float)
     titles = [data.title(data.items.key(film)) for film in films.tolist()]
     harshness = harshness_of_raters(data, mean)[films]
-    count, mean = count[films], mean[films]
-    overall = data.train.ratings.double().mean().item()
-    shrunk = (mean - overall) * count / (count + DAMPING)
+    mean, shrunk = mean[films], damped(data, DAMPING)[films]
     by_bias, by_count, by_additive = (
         beyond_the_mean(effect, mean, harshness) for effect in (bias, shrunk, additive(data)[films])
     )
@@ -56,20 +52,6 @@ def run(job: Run, ratings: Ratings) -> Outcome:
         by_count=by_count,
         by_additive=by_additive,
     )
-
-
-def counts_and_means(data: CollabData) -> tuple[np.ndarray, np.ndarray]:
-    """The number and the mean of the training ratings of each row of the item table, float64."""
-    count = data.rated.double().numpy()
-    total = torch.bincount(data.train.items, data.train.ratings.double(), minlength=len(count)).numpy()
-    return count, total / np.maximum(count, 1)
-
-
-def most_rated(ratings: Ratings, data: CollabData) -> np.ndarray:
-    """The rows, in the item table, of the films with the most ratings of all; ties by id."""
-    order = np.argsort(-np.bincount(ratings.item, minlength=len(ratings.item_ids)), kind="stable")
-    rows = data.items.rows(ratings.item_ids[order[:MOST_RATED]])
-    return rows[rows > 0]
 
 
 def harshness_of_raters(data: CollabData, mean: np.ndarray) -> np.ndarray:
@@ -156,8 +138,8 @@ STUDY = Study(
         f"The recipe: 40 factors, {EPOCHS} epochs, batches of 64, weight decay {WD:g}; nothing is tuned.",
         "The lists come from one training of the lesson's notebook.",
         "A user has about ten validation rows, so harshness is measured with errors: correlations are too small.",
-        f"Film effects shrunk by count are (mean − overall mean) · n / (n + {DAMPING}), which ignore users. The "
-        "film effects of an additive model that has user effects show how large the correlation can be.",
+        f"Film effects shrunk by count are means with {DAMPING} ratings of the overall mean added; they ignore users. "
+        "The film effects of an additive model that has user effects show how large the correlation can be.",
     ),
 )
 

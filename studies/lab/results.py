@@ -175,7 +175,7 @@ def summarize(
     confirmed = frame[frame["kind"] == "run"]
     values = {name: by_seed(confirmed, name) for name in study.metrics}
     name, metric = next(iter(study.metrics.items()))
-    overlap = _overlap(confirmed) if study.resplits and data.origin.resplits else None
+    overlap = _overlap(confirmed) if _resplits(study, data.origin) else None
     diverged = {str(arm): set(runs.loc[runs["diverged"], "seed"]) for arm, runs in confirmed.groupby("arm")}
     regular = study.profiles["regular"].seeds if asked.profile == "quick" and "regular" in study.profiles else None
     there = {arm: settings for arm, settings in arms.items() if arm in values[name]}
@@ -236,11 +236,16 @@ def summarize(
     return schema.since(summary, earlier), frame, curves
 
 
+def _resplits(study: Study, origin: Origin) -> bool:
+    """Whether each seed splits the data in its own way."""
+    return study.resplits and origin.resplits
+
+
 def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
     """Sentences that limit the answer."""
-    resplits = study.resplits and origin.resplits
-    said = [f"The result is for {origin.name}, {'re-split and re-seeded' if resplits else 're-seeded'}."]
-    if study.resplits and not resplits:
+    splits = "re-split and re-seeded" if _resplits(study, origin) else "re-seeded"
+    said = [f"The result is for {origin.name}, {splits}."]
+    if study.resplits and not origin.resplits:
         said.append("Every seed validates on the same rows: the interval covers the luck of training, not of the data.")
         said += ["Settings were tuned on these rows, too."] if asked.trials else []
     said += study.limits

@@ -122,7 +122,7 @@ class TestTopFilms:
 
     def test_harshness_is_of_the_training_raters_and_measured_on_validation_rows(self, ratings: Ratings) -> None:
         data = split(ratings, seed=2)
-        _, mean = top_films.counts_and_means(data)
+        mean = new_users.damped(data, 0)
         train, valid = ([column.tolist() for column in rows[:]] for rows in (data.train, data.valid))
         for film in range(1, len(data.items)):
             rated = [stars for item, stars in zip(train[1], train[2], strict=True) if item == film]
@@ -158,12 +158,11 @@ class TestTopFilms:
         expected = np.linalg.solve(ridge, marks.T @ (stars - stars.mean(dtype=float)))[len(data.users) :]
         np.testing.assert_allclose(top_films.additive(data), expected, atol=1e-5)
 
-    def test_the_most_rated_come_first_and_ties_by_id(self, ratings: Ratings, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(top_films, "MOST_RATED", 7)
+    def test_the_most_rated_come_first_and_ties_by_id(self, ratings: Ratings) -> None:
         data = split(ratings, seed=2)
         counts = {film: int((ratings.item_ids[ratings.item] == film).sum()) for film in ratings.item_ids.tolist()}
         expected = sorted(counts, key=lambda film: (-counts[film], film))[:7]
-        assert [data.items.key(row) for row in top_films.most_rated(ratings, data)] == expected
+        assert data.top_items(7) == expected
 
     def test_data_without_the_listed_films_have_no_overlap_to_measure(self, ratings: Ratings) -> None:
         metrics = top_films.run(job(), ratings).metrics
