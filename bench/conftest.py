@@ -22,11 +22,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[TIMED] = []
     config.stash[NOT_TIMED] = []
     asked = [config.getoption(f"benchmark_{option}") for option in ("json", "save", "autosave", "disable", "skip")]
-    if config.getoption("benchmark_only") and not any(asked) and not config.getoption("collectonly"):
-        config.pluginmanager.register(keeping.Keeper())
+    mark = "gpu" if config.getoption("markexpr") == "gpu" else None
+    whole = config.getoption("benchmark_only") or mark
+    if whole and not any(asked) and not config.getoption("collectonly"):
+        config.pluginmanager.register(keeping.Keeper(mark))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("markexpr") == "gpu" and harness.DEVICE.type == "cpu":
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason="this machine has no GPU"))
     here = Path(__file__).parent
     start = config.invocation_params.dir
     named = config.args_source is not config.ArgsSource.TESTPATHS and any(
@@ -41,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    # A benchmark's grid is what its module's `cases(profile)` returns; -m gpu selects Triton's part of it.
+    # A benchmark's grid is what its module's `cases(profile)` returns.
     if "case" in metafunc.fixturenames:
         grid = metafunc.module.cases(metafunc.config.getoption("bench_profile"))
         marked = [

@@ -24,6 +24,8 @@ Clock = Callable[[], float]
 MIN_PAIRS = 6
 # The inner loop makes one timing this long, so that the clock and the Python loop cost under 1 %.
 MIN_LOOP_SECONDS = 1e-3
+# On a GPU an event is as exact as half a microsecond, and each call waits for a flush, so fewer calls make a timing.
+MIN_DEVICE_SECONDS = 1e-4
 
 # Written before each timing on a GPU, so that no call finds its operands in the caches: larger than any device's cache
 # (MI300X's last level has 256 MB).
@@ -203,7 +205,7 @@ CLOCK: Clock | None = None if DEVICE.type == "cuda" else time.perf_counter
 
 
 def repeats_for(run: Callable[[], object], clock: Clock | None) -> tuple[int, float]:
-    """How many calls fill MIN_LOOP_SECONDS, and the seconds of one."""
+    """How many calls make a timing, and how many seconds this timing takes, on a GPU with its flushes."""
 
     def quickest(repeats: int) -> float:
         # The best of three: a short burst of another process would make the loop too short for the whole run.
@@ -212,10 +214,16 @@ def repeats_for(run: Callable[[], object], clock: Clock | None) -> tuple[int, fl
             return seconds
         return min(seconds, *(seconds_per_call(run, repeats, clock) for _ in range(2)))
 
+    if clock is None:
+        repeats = math.ceil(MIN_DEVICE_SECONDS / quickest(1))
+        start = time.perf_counter()
+        device_seconds_per_call(run, repeats)
+        return repeats, time.perf_counter() - start
     repeats = 1
     while (seconds := quickest(repeats)) * repeats < MIN_LOOP_SECONDS / 2:
         repeats *= 4
-    return math.ceil(MIN_LOOP_SECONDS / seconds), seconds
+    repeats = math.ceil(MIN_LOOP_SECONDS / seconds)
+    return repeats, repeats * seconds
 
 
 def time_pairs(
@@ -234,10 +242,9 @@ def time_pairs(
     Returns:
         Seconds per step of `run` and of `baseline`, one of each per round; a call does `steps` of them.
     """
-    repeats, call = repeats_for(run, clock)
-    baseline_repeats, baseline_call = repeats_for(baseline, clock)
-    pair = repeats * call + baseline_repeats * baseline_call
-    rounds = min(profile.pairs, max(MIN_PAIRS, int(profile.seconds / pair)))
+    repeats, one = repeats_for(run, clock)
+    baseline_repeats, other = repeats_for(baseline, clock)
+    rounds = min(profile.pairs, max(MIN_PAIRS, int(profile.seconds / (one + other))))
     seconds: list[float] = []
     baseline_seconds: list[float] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,41 @@ from bench import harness
 from studies.evidence.schema import read_bytes, write_text
 
 HERE = Path(__file__).parent
-FILE = Path("results") / "benchmarks.json"  # relative to the root; `python -m reports` reads it
+RESULTS = Path("results")  # relative to the root; `python -m reports` reads the files there
 
 
 class Keeper:
-    """Writes `FILE` at the end of a run with --benchmark-only and no option for a file."""
+    """Writes a file at the end of a run whose options name no other: all benchmarks, or what -m gpu selects.
 
-    def __init__(self) -> None:
+    Args:
+        mark: what -m selects: benchmarks without this mark are not missing from the run, and the file's name is the
+            mark's. None selects all benchmarks.
+    """
+
+    def __init__(self, mark: str | None = None) -> None:
+        self.mark = mark
+        self.file = RESULTS / f"{mark or 'benchmarks'}.json"
         self.left_out = False
         self.outcome = ""
+        self.tests: Counter[str] = Counter()
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         """Note that a run with -k, -m or similar is not whole."""
-        self.left_out |= any(item.path.is_relative_to(HERE) for item in items)
+        benchmarks = (item for item in items if item.path.is_relative_to(HERE))
+        self.left_out |= any(self.mark is None or item.get_closest_marker(self.mark) for item in benchmarks)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count the outcomes of the tests that run beside the benchmarks."""
+        if not report.nodeid.startswith(f"{HERE.name}/") and (report.when == "call" or report.outcome != "passed"):
+            self.tests[report.outcome] += 1
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the run, or print why the old file is kept."""
-        config, measured = session.config, session.config.pluginmanager.get_plugin("pytest-benchmark")
+        config = session.config
+        measured = config.pluginmanager.get_plugin("pytest-benchmark")
         if not measured.benchmarks:
             return
-        hook, path = config.hook, config.rootpath / FILE
+        hook, path = config.hook, config.rootpath / self.file
         commit = hook.pytest_benchmark_generate_commit_info(config=config)
         hook.pytest_benchmark_update_commit_info(config=config, commit_info=commit)
         output = hook.pytest_benchmark_generate_json(
@@ -45,6 +61,7 @@ class Keeper:
         )
         hook.pytest_benchmark_update_json(config=config, benchmarks=measured.benchmarks, output_json=output)
         output["bench_profile"] = config.getoption("bench_profile")
+        output["tests"] = dict(self.tests)
         try:
             if reason := why_keep(path, output, self.is_whole(session)):
                 self.outcome = f"{path} is kept: {reason}; --benchmark-json FILE writes this run elsewhere"
@@ -67,7 +84,7 @@ class Keeper:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print where the run is."""
         if self.outcome:
-            terminalreporter.section("benchmarks.json")
+            terminalreporter.section(self.file.name)
             terminalreporter.write_line(self.outcome)
 
 

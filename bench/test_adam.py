@@ -17,7 +17,7 @@ from bench.harness import DEVICE, Case, Check, rounding_bound, why_not_timed
 from kernels.adam import FASTAI, adam_step_, native
 from kernels.backends import BACKENDS
 
-pytestmark = pytest.mark.benchmark(group="adam")
+pytestmark = [pytest.mark.benchmark(group="adam"), pytest.mark.gpu]
 
 # `torch fused` against itself shows the noise of ratios; "native direct" is the native kernel without
 # torch.library around it.

@@ -17,7 +17,7 @@ from bench.harness import DEVICE, Case, Check, rounding_bound, why_not_timed
 from kernels.adam import FASTAI
 from kernels.steps import constants as step_constants
 
-pytestmark = pytest.mark.benchmark(group="deferred_steps")
+pytestmark = [pytest.mark.benchmark(group="deferred_steps"), pytest.mark.gpu]
 
 IMPLEMENTATIONS = ["triton dense", "triton replay", "triton fold"]
 READ = 1_024  # rows a batch reads
@@ -78,8 +78,9 @@ def step_of(
     def step() -> None:
         last[read] = before
         deferred.step_rows_(
-            "adam", read, last, weight, mean, square, steps, T, grads=grads, moments=moments, eps=FASTAI.eps
-        )
+            "adam", read, last, weight, mean, square, steps, T, step=constants[-1], grads=grads, moments=moments,
+            eps=FASTAI.eps,
+        )  # fmt: skip
 
     return [weight, mean, square], step
 

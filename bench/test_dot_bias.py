@@ -19,7 +19,7 @@ from bench.harness import DEVICE, UNIT_ROUNDOFF, Case, Check, rounding_bound, wh
 from kernels.backends import BACKENDS
 from kernels.dot_bias import embedding_dot_bias, native
 
-pytestmark = pytest.mark.benchmark(group="dot_bias")
+pytestmark = [pytest.mark.benchmark(group="dot_bias"), pytest.mark.gpu]
 
 # `eager` against itself shows the noise of ratios.
 # "triton atomics" needs no sort for the gradients, but its bits differ from call to call.

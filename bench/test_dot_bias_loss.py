@@ -19,7 +19,7 @@ from bench.test_dot_bias import exact, gradient_checks, skip_unless_compiled
 from kernels.backends import BACKENDS
 from kernels.dot_bias import dot_bias_loss
 
-pytestmark = pytest.mark.benchmark(group="dot_bias_loss")
+pytestmark = [pytest.mark.benchmark(group="dot_bias_loss"), pytest.mark.gpu]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 IMPLEMENTATIONS = ["eager", "torch.compile", *BACKENDS, "triton atomics", "triton bf16", "triton fp16"]

@@ -16,7 +16,7 @@ from torch import Tensor, profiler
 from bench.harness import DEVICE, Case, Check, rounding_bound
 from kernels import lookup
 
-pytestmark = pytest.mark.benchmark(group="lookup")
+pytestmark = [pytest.mark.benchmark(group="lookup"), pytest.mark.gpu]
 
 # `embedding` against itself shows the noise of ratios.
 RIVALS = ["embedding", "index_select", "one_hot_matmul", "prebuilt_one_hot_matmul", "sparse_one_hot_matmul"]

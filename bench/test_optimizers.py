@@ -28,7 +28,7 @@ from kernels.adam import FASTAI
 from lesson import optimizers
 from lesson.schedules import one_cycle
 
-pytestmark = pytest.mark.benchmark(group="optimizers")
+pytestmark = [pytest.mark.benchmark(group="optimizers"), pytest.mark.gpu]
 
 LR, WD = 5e-3, 0.1
 BETAS = {"betas": (FASTAI.beta1, FASTAI.beta2), "eps": FASTAI.eps}

@@ -9,9 +9,11 @@ import torch
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the interpreter before any test imports Triton."""
     # Triton reads this once, at import: interpreted and compiled kernels cannot share a process.
-    # On a GPU, TRITON_INTERPRET=0 in the environment tests the compiled kernels instead. Benchmarks, which a run from
-    # the root collects too, time only compiled kernels.
-    if not config.getoption("benchmark_only"):
+    # With -m gpu the compiled kernels are tested instead. Benchmarks, which a run from the root collects too, time only
+    # compiled kernels.
+    if config.getoption("markexpr") == "gpu":
+        os.environ.setdefault("TRITON_INTERPRET", "0")
+    elif not config.getoption("benchmark_only"):
         os.environ.setdefault("TRITON_INTERPRET", "1")
         # Tests run in a process per core. Threads of torch that wait for each other would double the time.
         if "OMP_NUM_THREADS" not in os.environ:

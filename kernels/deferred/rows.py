@@ -171,7 +171,7 @@ class TritonRows:
 
     def catch_up(self, ids: Tensor) -> None:
         """As `NativeRows`; ids outside the table are ignored."""
-        self._run(ids.unique(), self.pending)
+        self._run(ids.reshape(-1), self.pending)
 
     def catch_up_all(self) -> None:
         """As `NativeRows`."""
@@ -183,10 +183,8 @@ class TritonRows:
     def step(self, rows: Tensor, grads: Tensor, c: np.ndarray) -> None:
         """As `NativeRows`."""
         t = self.pending + 1
-        # The nine numbers are in pageable memory, so CUDA copies them before this returns, without waiting for the GPU.
-        self.steps[t].copy_(torch.from_numpy(c).to(self.steps.dtype), non_blocking=True)
         self.unfinished, self.eps = c, float(c[steps.EPS])
-        self._run(rows, t, grads)
+        self._run(rows, t, grads, steps.Constants(*c.tolist()))
         self._add_step(c)
 
     def step_all(self, grads: Tensor, c: np.ndarray) -> None:
@@ -213,13 +211,15 @@ class TritonRows:
         self.counts = (done, t)
         self.unfinished = None
 
-    def _run(self, rows: Tensor, t: int, grads: Tensor | None = None) -> None:
+    def _run(
+        self, rows: Tensor, t: int, grads: Tensor | None = None, step: steps.Constants | None = None
+    ) -> None:  # fmt: skip
         if self.last.is_cuda:
             self._wait_for_last_stream()
         self.kernels.step_rows_(
-            self.name, rows, self.last, **self.planes, steps=self.steps, t=t, done=self.done, grads=grads,
-            moments=self.moments if self.method.mode == native.FOLD else None, oldest=self.oldest, eps=self.eps,
-            stamp=self.stamp,
+            self.name, rows, self.last, **self.planes, steps=self.steps, t=t, done=self.done, step=step,
+            grads=grads, moments=self.moments if self.method.mode == native.FOLD else None, oldest=self.oldest,
+            eps=self.eps, stamp=self.stamp,
         )  # fmt: skip
 
     def _wait_for_last_stream(self) -> None:

@@ -449,13 +449,15 @@ def _sum_gradients(
     n_walkers = triton.cdiv(batch, STEPS)
     piece_width = 4 * (k // 4 + 1)  # k factors and the bias, padded so that rows start at 16 bytes
     pieces = torch.empty((2, n_walkers, 2, piece_width), dtype=dtype, device=users.device)
-    walkers = _rows(user_weight, 16 * _warp_size())  # one load per thread: two would double the registers
+    warp_bytes = 16 * _warp_size()  # one load per thread: two would double the registers
+    walkers = _rows(user_weight, warp_bytes)
     squares = torch.empty(triton.cdiv(n_walkers, walkers), dtype=dtype, device=users.device)
     sizes = {"piece_width": piece_width, "steps": STEPS}
-    # One warp per program, so that a batch of 512 fills 32 of them.
+    # One warp per program, so that a batch of 512 fills 32 of them; a long row needs more to hold it in registers.
+    warps = max(1, min(16, columns * user_weight.itemsize // warp_bytes))
     _walk[(len(squares), 2)](
         given, sorted_ids, order, users, items, *tables, *gradients, pieces, squares, batch, *rows, n_walkers,
-        **what, **sizes, walkers=walkers, stages=3, arithmetic=arithmetic, num_warps=1, enable_fp_fusion=True,
+        **what, **sizes, walkers=walkers, stages=3, arithmetic=arithmetic, num_warps=warps, enable_fp_fusion=True,
     )  # fmt: skip
     _join[(n_walkers, 2)](
         sorted_ids, *gradients, pieces, batch, n_walkers, k=k, columns=columns,

@@ -25,6 +25,7 @@ from ..steps import Constants, Optimizer, constants
 from .triton_kernels import divide, sqrt, update
 
 START_BLOCK = 256  # starts per program of `add_step_`
+NO_STEP = Constants(*[0.0] * len(Constants._fields))
 
 
 def step_table(steps: Sequence[Constants], like: Tensor) -> Tensor:
@@ -140,22 +141,24 @@ def _fold(w, m, v, z, t, moments, stride, oldest, eps, folds, optimizer: tl.cons
 
 
 @triton.jit
-def _step_once(
-    w, g, m, v, steps, t, weight_type: tl.constexpr, optimizer: tl.constexpr, arithmetic: tl.constexpr
+def _step_missed(
+    w, m, v, steps, t, weight_type: tl.constexpr, optimizer: tl.constexpr, arithmetic: tl.constexpr
 ):  # fmt: skip
     at = t * 9  # int64, like every offset
     w, m, v = update(
-        w, g, m, v, tl.load(steps + at), tl.load(steps + (at + 1)), tl.load(steps + (at + 2)),
+        w, tl.zeros_like(w), m, v, tl.load(steps + at), tl.load(steps + (at + 1)), tl.load(steps + (at + 2)),
         tl.load(steps + (at + 3)), tl.load(steps + (at + 4)), tl.load(steps + (at + 5)), tl.load(steps + (at + 6)),
         tl.load(steps + (at + 7)), tl.load(steps + (at + 8)), optimizer,
     )  # fmt: skip
     return w.to(weight_type).to(arithmetic), m, v  # rounded as in the store of a dense step
 
 
+# The constants of step t are arguments: a copy from the host to the table before the launch would cost as much again.
 @triton.jit(do_not_specialize=["n", "table_rows", "t", "done", "oldest"])
 def _step_rows(
     ids, n, last, table_rows, weight, exp_avg, exp_avg_sq, grads, steps, moments, moments_stride, t, done, oldest,
-    stamp, eps: tl.float64,
+    stamp, fold_eps: tl.float64, keep: tl.float64, l2: tl.float64, beta1: tl.float64, rest1: tl.float64,
+    beta2: tl.float64, rest2: tl.float64, scale: tl.float64, eps: tl.float64, rate: tl.float64,
     stride: tl.constexpr, k: tl.constexpr, columns: tl.constexpr, rows: tl.constexpr, has_grads: tl.constexpr,
     has_moments: tl.constexpr, optimizer: tl.constexpr, arithmetic: tl.constexpr,
 ):  # fmt: skip
@@ -169,7 +172,11 @@ def _step_rows(
     row = tl.load(ids + where, mask=valid, other=0).to(tl.int64)  # row · stride overflows int32 in a large table
     valid &= (row >= 0) & (row < table_rows)
     done = done.to(tl.int64)
-    z = tl.load(last + row, mask=valid, other=0).to(tl.int64) - done
+    if has_grads:
+        z = tl.load(last + row, mask=valid, other=0).to(tl.int64) - done
+    else:  # ids may repeat: whoever raises the row's number first moves it, and the others find it up to date
+        now = (tl.zeros((rows,), tl.int64) + (t + done)).to(last.dtype.element_ty)
+        z = tl.atomic_max(last + row, now, mask=valid, sem="relaxed").to(tl.int64) - done
     # Rows that have missed no step, or have taken this one, stay as they are.
     valid &= z < t
     z = tl.where(valid, z, until)
@@ -181,26 +188,47 @@ def _step_rows(
     v = tl.load(exp_avg_sq + at, mask=mask, other=0).to(arithmetic) if squares else w
     if has_moments:
         folds = z < until
-        eps = tl.full((), eps, tl.float64)
-        w, m, v = _fold(w, m, v, z, until, moments, moments_stride, oldest, eps, folds, optimizer, arithmetic)
+        fold_eps = tl.full((), fold_eps, tl.float64)
+        w, m, v = _fold(w, m, v, z, until, moments, moments_stride, oldest, fold_eps, folds, optimizer, arithmetic)
         z = tl.where(folds, until, z)
     for step in range(tl.min(z, axis=0) + 1, until + 1):
-        new_w, new_m, new_v = _step_once(w, tl.zeros_like(w), m, v, steps, step, weight_type, optimizer, arithmetic)
+        new_w, new_m, new_v = _step_missed(w, m, v, steps, step, weight_type, optimizer, arithmetic)
         missed = (z < step)[:, None]
         w = tl.where(missed, new_w, w)
         m = tl.where(missed, new_m, m)
         v = tl.where(missed, new_v, v)
     if has_grads:
         g = tl.load(grads + (where[:, None] * k + column), mask=mask, other=0).to(arithmetic)
-        w, m, v = _step_once(w, g, m, v, steps, t, weight_type, optimizer, arithmetic)
+        keep = tl.full((), keep, arithmetic)
+        l2 = tl.full((), l2, arithmetic)
+        beta1 = tl.full((), beta1, arithmetic)
+        rest1 = tl.full((), rest1, arithmetic)
+        beta2 = tl.full((), beta2, arithmetic)
+        rest2 = tl.full((), rest2, arithmetic)
+        scale = tl.full((), scale, arithmetic)
+        eps = tl.full((), eps, arithmetic)
+        rate = tl.full((), rate, arithmetic)
+        w, m, v = update(w, g, m, v, keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate, optimizer)
     tl.store(weight + at, w, mask=mask)
     if averages:
         tl.store(exp_avg + at, m, mask=mask)
     if squares:
         tl.store(exp_avg_sq + at, v, mask=mask)
-    tl.store(last + row, t + done, mask=valid)
-    if has_grads and stamp is not None and tl.program_id(0) == 0:
-        tl.store(stamp, t + done)
+    if has_grads:
+        tl.store(last + row, t + done, mask=valid)
+        if tl.program_id(0) == 0:
+            here = steps + t * 9
+            tl.store(here, keep)
+            tl.store(here + 1, l2)
+            tl.store(here + 2, beta1)
+            tl.store(here + 3, rest1)
+            tl.store(here + 4, beta2)
+            tl.store(here + 5, rest2)
+            tl.store(here + 6, scale)
+            tl.store(here + 7, eps)
+            tl.store(here + 8, rate)
+            if stamp is not None:
+                tl.store(stamp, t + done)
 
 
 def step_rows_(
@@ -214,6 +242,7 @@ def step_rows_(
     t: int,
     *,
     done: int = 0,
+    step: Constants | None = None,
     grads: Tensor | None = None,
     moments: Tensor | None = None,
     oldest: int = 0,
@@ -228,14 +257,15 @@ def step_rows_(
 
     Args:
         optimizer: "sgd", "momentum", "rmsprop" or "adam".
-        rows: int64[n], each at most once; rows outside the table are ignored.
+        rows: int[n]; with `grads` each at most once. Rows outside the table are ignored.
         last: int32 or int64[table rows], the last step that each row has taken; `done` before the first. Written.
         weight: [table rows, k], rows of consecutive numbers: a table, or a plane of several. Written.
         exp_avg: as weight, with the same strides, for "momentum" and "adam". Written.
         exp_avg_sq: likewise, for "rmsprop" and "adam".
-        steps: from `step_table`.
+        steps: from `step_table`. Row t is written with `grads`.
         t: the step; ≥ 1 with `grads`.
         done: how many steps were taken before those in `steps`.
+        step: the constants of step t; needed with `grads`.
         grads: [n, k], the rows' gradients at step t, with repeated ids summed.
         moments: from `new_moments`, with every step up to the last missed one added: fold instead of replay.
         oldest: the start before which means have faded, see `kernels.quadrature.add_step`.
@@ -243,26 +273,31 @@ def step_rows_(
         stamp: int64[], gets done + t if there are `grads`.
 
     Raises:
-        ValueError: tables whose strides differ or whose rows are not consecutive numbers.
+        ValueError: tables whose strides differ or whose rows are not consecutive numbers, or `grads` without `step`.
     """
+    if grads is not None and step is None:
+        raise ValueError("a step with gradients needs its constants: pass step")
     k, stride = weight.shape[1], weight.stride(0)
     tables = [table for table in (weight, exp_avg, exp_avg_sq) if table is not None]
     if any(table.shape != weight.shape or table.stride() != (stride, 1) for table in tables):
         layouts = ", ".join(f"{list(table.shape)} with strides {list(table.stride())}" for table in tables)
         raise ValueError(f"tables of one shape, with the same strides and rows of consecutive numbers, not {layouts}")
     columns = triton.next_power_of_2(k)
-    tile = max(1, min(32, 256 // columns))
+    # A warp moves a kilobyte of each table: several short rows, or a part of a long one.
+    size = columns * weight.itemsize if weight.itemsize > 4 else columns * 4
+    tile, warps = max(1, min(32, 1024 // size)), max(1, min(16, size // 1024))
     with torch.cuda.device_of(weight):  # Triton launches on the current device
         # If the optimizer or the call lacks a tensor, the kernel does not read it: any tensor can be passed instead.
-        _step_rows[(triton.cdiv(len(rows), tile),)](
-            rows, len(rows), last, len(weight), weight, weight if exp_avg is None else exp_avg,
+        # A step is put on record even if no row has a gradient.
+        _step_rows[(max(1, triton.cdiv(len(rows), tile)),)](
+            rows.contiguous(), len(rows), last, len(weight), weight, weight if exp_avg is None else exp_avg,
             weight if exp_avg_sq is None else exp_avg_sq, weight if grads is None else grads.contiguous(),
             steps, steps if moments is None else moments, 0 if moments is None else moments.shape[1],
-            t, done, oldest, stamp, eps,
+            t, done, oldest, stamp, eps, *(step or NO_STEP),
             stride=stride, k=k, columns=columns, rows=tile, has_grads=grads is not None,
             has_moments=moments is not None, optimizer=optimizer,
             arithmetic=tl.float64 if weight.dtype == torch.float64 else tl.float32,
-            num_warps=1, enable_fp_fusion=False,
+            num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip
 
 
@@ -279,7 +314,7 @@ def examples() -> Iterator[tuple[str, Any, Callable[[], object], str, int, float
         return partial(
             step_rows_, optimizer, torch.arange(n) * 2, torch.zeros(2 * n, dtype=torch.int32),
             weight, exp_avg, exp_avg_sq, step_table([step] * missed, weight), missed,
-            grads=torch.zeros(n, k, dtype=dtype) if own else None,
+            step=step, grads=torch.zeros(n, k, dtype=dtype) if own else None,
             moments=new_moments(missed, 0.99, "cpu") if fold else None, eps=1e-5,
         )  # fmt: skip
 

@@ -1,8 +1,11 @@
-"""The page of the benchmarks: ratios to a baseline with intervals, and the cases that the one-hot product wins."""
+"""The pages of the benchmarks, and of those on a GPU: ratios to a baseline with intervals."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from reports import numbers
@@ -11,21 +14,34 @@ from reports.figures.drawing import Chart
 from reports.pages import Page
 from reports.read import Inputs, Missing
 from reports.timings import TITLES, baselines, corner, implementation, one_hot, plain, span, title, varying
-from studies.evidence.benchmarks import Benchmarks, Timing
+from studies.evidence.benchmarks import Benchmarks, Timing, read_benchmarks
+from studies.evidence.schema import ResultsError
 
 PLACE = 30
-FILE = "benchmarks.json"
+FILE, GPU_FILE = "benchmarks.json", "gpu.json"
 
 
 def plan(inputs: Inputs) -> list[Page]:
-    """One page, if there are benchmarks."""
+    """A page for the benchmarks, and one for those on a GPU, if there are any."""
+    pages = []
     benchmarks = inputs.ledger.benchmarks  # the ledger has read them for claim 26
     if benchmarks is None:
         inputs.missing.append(Missing("There are no benchmarks that can be read.", "tox run -e bench"))
-        return []
+    else:
+        pages.append(_page("Benchmarks", inputs.results / FILE, benchmarks, partial(context_of, benchmarks)))
+    if os.path.lexists(path := inputs.results / GPU_FILE):
+        try:
+            measured = read_benchmarks(path)
+        except ResultsError as error:
+            inputs.problems.append(str(error))
+        else:
+            pages.append(_page("GPU", path, measured, partial(gpu_context, measured)))
+    return pages
+
+
+def _page(name: str, path: Path, benchmarks: Benchmarks, context: Callable[[], dict[str, Any]]) -> Page:
     about = {"commit": benchmarks.commit, "dirty": benchmarks.dirty, "finished": benchmarks.machine.get("measured", "")}
-    context = partial(context_of, benchmarks)
-    return [Page("benchmarks.html", "Benchmarks", "benchmarks.html.j2", inputs.results / FILE, context, about=about)]
+    return Page(f"{path.stem}.html", name, "benchmarks.html.j2", path, context, about=about)
 
 
 def answer(benchmarks: Benchmarks) -> str:
@@ -79,6 +95,9 @@ def context_of(benchmarks: Benchmarks) -> dict[str, Any]:
             by_group.setdefault(t.group, []).append(t)
     pairs = sorted(t.ratio_pairs for t in benchmarks.timings)
     return {
+        "title": "Benchmarks",
+        "question": "How fast are the lookup, the fused ops and the optimizers?",
+        "run": "tox run -e bench",
         "answer": answer(benchmarks),
         "benchmarks": benchmarks,
         "groups": [
@@ -96,4 +115,22 @@ def context_of(benchmarks: Benchmarks) -> dict[str, Any]:
         "pairs": span(pairs),
         "plain": plain,
         "implementation": implementation,
+    }
+
+
+def gpu_context(benchmarks: Benchmarks) -> dict[str, Any]:
+    """The variables of the template for benchmarks on a GPU."""
+    ours = [t for t in benchmarks.timings if t.implementation.startswith("triton") and t.implementation != t.baseline]
+    faster = [t for t in ours if t.ratio_high < 1]
+    device = benchmarks.machine.get("GPU", "a GPU")
+    passed, failed = (benchmarks.tests.get(outcome, 0) for outcome in ("passed", "failed"))
+    tests = (
+        f"{passed:,} tests passed and {failed:,} failed on {device}" if passed + failed else f"No tests ran on {device}"
+    )
+    compared = numbers.counted(len(ours), "measurement")
+    return context_of(benchmarks) | {
+        "title": "Benchmarks on a GPU",
+        "question": "Are Triton’s kernels right and fast on a GPU?",
+        "run": "tox run -e gpu",
+        "answer": f"{tests}. Triton’s kernels are faster than their baselines in {len(faster):,} of {compared}.",
     }

@@ -6,7 +6,8 @@ pytest-benchmark writes more than is read here. A benchmark's own fields are in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -31,6 +32,7 @@ class _Timed(_Part):
 
     If a call does several `steps`, seconds are per step. `training_s` is the time of a whole training of `epochs` over
     `ratings`. `state_bytes`: what an optimizer keeps between steps; `train_loss`: after a short training with it.
+    `host_s`: what the host takes to queue a call on a GPU.
     """
 
     accurate: Literal[True]
@@ -51,6 +53,7 @@ class _Timed(_Part):
     gb_per_s: Annotated[float, Field(ge=0)] | None = None
     floor_fraction: Annotated[float, Field(ge=0)] | None = None
     steps: Positive | None = None
+    host_s: Above0 | None = None
     baseline_s: Above0 | None = None
     memory_bytes: Count | None = None
     baseline_memory_bytes: Count | None = None
@@ -138,13 +141,15 @@ class _File(_Part):
     datetime: str | None = None
     version: str | None = None
     bench_profile: str | None = None
+    tests: dict[str, Count] = {}
 
 
 @dataclass(frozen=True)
 class Benchmarks:
     """The contents of `benchmarks.json`. `inaccurate` and `not_timed` are names with reasons.
 
-    `profile` is smoke, default or full; None in files written without it.
+    `profile` is smoke, default or full; None in files written without it. `tests` has the outcomes of the tests that ran
+    beside the benchmarks: passed, failed and skipped.
     """
 
     timings: list[Timing]
@@ -154,6 +159,7 @@ class Benchmarks:
     commit: str | None
     dirty: bool | None
     profile: str | None = None
+    tests: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_benchmarks(path: Path) -> Benchmarks:
@@ -187,7 +193,7 @@ def read_benchmarks(path: Path) -> Benchmarks:
     }
     said = {name: str(fact) for name, fact in facts.items() if fact not in (None, "")}
     commit = raw.commit_info
-    return Benchmarks(timings, inaccurate, not_timed, said, commit.id, commit.dirty, raw.bench_profile)
+    return Benchmarks(timings, inaccurate, not_timed, said, commit.id, commit.dirty, raw.bench_profile, raw.tests)
 
 
 def lookup_findings(benchmarks: Benchmarks) -> list[tuple[str, PartFound]]:

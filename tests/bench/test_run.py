@@ -207,6 +207,22 @@ def test_a_run_is_whole_that_names_all_benchmarks_and_is_not_stopped(arguments, 
     assert not narrowed.is_whole(going)
 
 
+def test_a_run_of_a_mark_is_whole_without_the_benchmarks_that_lack_it_and_counts_the_tests_beside_it():
+    keeper = keeping.Keeper("gpu")
+    assert keeper.file == keeping.RESULTS / "gpu.json"
+    path = ROOT / "bench" / "test_lookup.py"
+    keeper.pytest_deselected([SimpleNamespace(path=path, get_closest_marker=lambda name: None)])
+    assert not keeper.left_out
+    keeper.pytest_deselected([SimpleNamespace(path=path, get_closest_marker=lambda name: name == "gpu")])
+    assert keeper.left_out
+    for nodeid, when, outcome in (
+        ("tests/a.py::b", "setup", "passed"), ("tests/a.py::b", "call", "passed"), ("tests/a.py::c", "setup", "failed"),
+        ("tests/a.py::d", "setup", "skipped"), ("bench/test_lookup.py::e", "call", "passed"),
+    ):  # fmt: skip
+        keeper.pytest_runtest_logreport(SimpleNamespace(nodeid=nodeid, when=when, outcome=outcome))
+    assert keeper.tests == {"passed": 1, "failed": 1, "skipped": 1}
+
+
 def test_a_plain_run_leaves_the_benchmarks_out(project):
     result = project.runpytest_subprocess()
     result.assert_outcomes(passed=1, deselected=3)

@@ -11,7 +11,9 @@ from torch import Tensor
 from kernels.optimizers import triton_deferred as deferred
 from kernels.optimizers import triton_kernels as dense
 from kernels.steps import constants as step_constants
-from tests.kernels.triton_device import DEVICE, stores_in_bf16_round_to_nearest, uninitialized_memory_is_nan  # noqa: F401
+from tests.kernels.triton_device import DEVICE, MARKS, stores_in_bf16_round_to_nearest, uninitialized_memory_is_nan  # noqa: F401
+
+pytestmark = MARKS
 
 NAMES = ["sgd", "momentum", "rmsprop", "adam"]
 AVERAGES, SQUARES = ("momentum", "adam"), ("rmsprop", "adam")
@@ -68,22 +70,23 @@ def test_replayed_rows_have_the_same_bits_as_dense_steps(
     steps = 9
     settings = [schedule(t, steps) for t in range(1, steps + 1)]
     every, lazy = table(optimizer, dtype), table(optimizer, dtype, planes)
-    constants = deferred.step_table(
-        [
-            step_constants(optimizer, **s, step=t, decay="decoupled" if decoupled else "l2")
-            for t, s in enumerate(settings, 1)
-        ],
-        lazy["weight"],
-    )
+    constants = [
+        step_constants(optimizer, **s, step=t, decay="decoupled" if decoupled else "l2")
+        for t, s in enumerate(settings, 1)
+    ]
+    record = torch.zeros_like(deferred.step_table(constants, lazy["weight"]))  # each step's launch writes its row
     last = torch.zeros(ROWS, dtype=torch.int32, device=DEVICE)
     state = {f"{name}s": [tensor] for name, tensor in every.items() if tensor is not None}
     for t, (rows, setting) in enumerate(zip(batches(steps), settings, strict=True), 1):
         grads = gradients(rows, t, dtype)
         full = torch.zeros_like(every["weight"]).index_copy_(0, rows.to(DEVICE), grads)
         dense.step_(optimizer, grads=[full], **state, **setting, step=t, decoupled=decoupled)
-        deferred.step_rows_(optimizer, rows.to(DEVICE), last, **lazy, steps=constants, t=t, grads=grads)
+        deferred.step_rows_(
+            optimizer, rows.to(DEVICE), last, **lazy, steps=record, t=t, step=constants[t - 1], grads=grads
+        )
         assert torch.equal(lazy["weight"][rows], every["weight"][rows])
-    deferred.step_rows_(optimizer, torch.arange(ROWS, device=DEVICE), last, **lazy, steps=constants, t=steps)
+    deferred.step_rows_(optimizer, torch.arange(ROWS, device=DEVICE), last, **lazy, steps=record, t=steps)
+    assert torch.equal(record, deferred.step_table(constants, lazy["weight"]))
     assert last.tolist() == [steps] * ROWS
     for name, tensor in every.items():
         assert tensor is None or torch.equal(lazy[name], tensor), name
@@ -97,12 +100,68 @@ def test_rows_caught_up_before_they_are_read_and_stepped_after_have_the_same_bit
     for read_first in (True, False):
         tables, last = table("adam", torch.float32), torch.zeros(ROWS, dtype=torch.int64, device=DEVICE)
         arguments = {"steps": deferred.step_table(constants, tables["weight"]), **tables}
-        deferred.step_rows_("adam", rows, last, t=1, grads=gradients(rows, 1, torch.float32), **arguments)
-        if read_first:
-            deferred.step_rows_("adam", rows, last, t=steps - 1, **arguments)
-        deferred.step_rows_("adam", rows, last, t=steps, grads=gradients(rows, 2, torch.float32), **arguments)
+        for t in (1, steps):
+            if read_first:
+                deferred.step_rows_("adam", rows, last, t=t - 1, **arguments)
+            grads = gradients(rows, t, torch.float32)
+            deferred.step_rows_("adam", rows, last, t=t, step=constants[t - 1], grads=grads, **arguments)
         results.append(tables["weight"])
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_rows_that_are_named_many_times_are_caught_up_once(fold: bool) -> None:
+    steps = 6
+    constants = [step_constants("adam", **schedule(t, steps), step=t, decay="decoupled") for t in range(1, steps + 1)]
+    often = torch.randint(ROWS, (3000,), generator=torch.Generator().manual_seed(1))
+    results = []
+    for rows in (often.unique(), often):
+        tables, last = table("adam", torch.float32), torch.zeros(ROWS, dtype=torch.int32, device=DEVICE)
+        tables["exp_avg"].fill_(0.1)
+        moments = deferred.new_moments(steps, 0.99, DEVICE) if fold else None
+        for t, c in enumerate(constants, 1):
+            if moments is not None:
+                deferred.add_step_(moments, c, t, 0)
+        deferred.step_rows_(
+            "adam", rows.to(DEVICE), last, **tables, t=steps, moments=moments, eps=1e-5,
+            steps=deferred.step_table(constants, tables["weight"]),
+        )  # fmt: skip
+        results.append([*tables.values(), last])
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+def test_a_step_without_rows_is_on_record_and_a_step_needs_its_constants() -> None:
+    tables, last = table("adam", torch.float32), torch.zeros(ROWS, dtype=torch.int32, device=DEVICE)
+    before = tables["weight"].clone()
+    step = step_constants("adam", **schedule(1, 2), step=1, decay="decoupled")
+    record, stamp = deferred.step_table([], before).new_zeros(2, 9), torch.zeros((), dtype=torch.int64, device=DEVICE)
+    nothing = {"rows": last[:0], "last": last, "steps": record, "t": 1, "grads": before[:0], "stamp": stamp, **tables}
+    with pytest.raises(ValueError, match="constants"):
+        deferred.step_rows_("adam", **nothing)
+    deferred.step_rows_("adam", step=step, **nothing)
+    assert torch.equal(record, deferred.step_table([step], before))
+    assert stamp.item() == 1
+    assert torch.equal(tables["weight"], before)
+    assert not last.any()
+
+
+@pytest.mark.parametrize("k", [1, 37, 300, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_any_width_have_the_bits_of_dense_steps(k: int, dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(k)
+    grad = torch.randn(3, k, generator=draw, dtype=torch.float64).to(DEVICE, dtype)
+    every, lazy = ({n: torch.zeros_like(grad) for n in ("weight", "exp_avg", "exp_avg_sq")} for _ in range(2))
+    last = torch.zeros(3, dtype=torch.int32, device=DEVICE)
+    constants = [step_constants("adam", **schedule(t, 4), step=t, decay="decoupled") for t in range(1, 5)]
+    record = deferred.step_table(constants, grad)
+    for t, c in enumerate(constants, 1):
+        now = grad if t == 1 else torch.zeros_like(grad)
+        dense.step_("adam", grads=[now], **{f"{n}s": [x] for n, x in every.items()}, **schedule(t, 4), step=t)
+        if t == 1:
+            rows = torch.arange(3, device=DEVICE)
+            deferred.step_rows_("adam", rows, last, **lazy, steps=record, t=t, step=c, grads=grad)
+    deferred.step_rows_("adam", torch.tensor([2, 0, 1, 2], device=DEVICE), last, **lazy, steps=record, t=4)
+    assert all(torch.equal(lazy[name], every[name]) for name in every)
 
 
 def after_a_gap(
@@ -186,7 +245,8 @@ def test_a_step_that_is_launched_twice_is_taken_and_put_on_record_once() -> None
     results = []
     for times in (1, 2):
         tables, rows = table("adam", torch.float64), torch.tensor([3, 1], device=DEVICE)
-        last, stamp = torch.full((ROWS,), start, dtype=torch.int32, device=DEVICE), torch.zeros(1, dtype=torch.int64)
+        last = torch.full((ROWS,), start, dtype=torch.int32, device=DEVICE)
+        stamp = torch.zeros((), dtype=torch.int64, device=DEVICE)
         moments = deferred.new_moments(steps, 0.99, DEVICE)
         arguments = {"steps": deferred.step_table(constants, tables["weight"]), "done": start, **tables}
         for t in range(1, steps + 1):
@@ -194,7 +254,8 @@ def test_a_step_that_is_launched_twice_is_taken_and_put_on_record_once() -> None
             for _ in range(times):
                 if grads is not None:
                     deferred.step_rows_(
-                        "adam", rows, last, t=t, grads=grads, moments=moments, eps=1e-5, stamp=stamp, **arguments
+                        "adam", rows, last, t=t, step=constants[t - 1], grads=grads, moments=moments, eps=1e-5,
+                        stamp=stamp, **arguments,
                     )  # fmt: skip
                     assert stamp.item() == start + t
                 deferred.add_step_(moments, constants[t - 1], t, 0)

@@ -1,4 +1,4 @@
-"""The Triton kernels against float64: in the interpreter, or on a GPU with TRITON_INTERPRET=0."""
+"""The Triton kernels against float64: in the interpreter, or on a GPU with -m gpu."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from kernels.dot_bias import reference
 from kernels.dot_bias import triton_kernels as dot_bias
 from kernels.optimizers import triton_kernels as optimizers
 from tests.kernels.tolerance import assert_within_rounding
-from tests.kernels.triton_device import DEVICE, stores_in_bf16_round_to_nearest, uninitialized_memory_is_nan  # noqa: F401
+from tests.kernels.triton_device import DEVICE, MARKS, stores_in_bf16_round_to_nearest, uninitialized_memory_is_nan  # noqa: F401
+
+pytestmark = MARKS
 
 STEPS = dot_bias.STEPS
 
@@ -140,7 +142,7 @@ def test_the_loss_alone_is_within_rounding_of_float64(
 @pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("y_range", [None, (0.5, 5.5)])
-@pytest.mark.parametrize(("k", "batch", "n_users"), [(7, 1, 20), (37, 65, 20), (40, 65, 3)])
+@pytest.mark.parametrize(("k", "batch", "n_users"), [(7, 1, 20), (37, 65, 20), (40, 65, 3), (1, 40, 1), (1000, 40, 3)])
 def test_the_loss_with_its_gradients_is_within_rounding_of_float64(
     k: int, batch: int, n_users: int, y_range: reference.YRange, dtype: torch.dtype, deterministic: bool
 ) -> None:

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from kernels.optimizers import triton_kernels as optimizers
 from tests.kernels.tolerance import assert_within_rounding
-from tests.kernels.triton_device import DEVICE, stores_in_bf16_round_to_nearest, uninitialized_memory_is_nan  # noqa: F401
+from tests.kernels.triton_device import DEVICE, MARKS, stores_in_bf16_round_to_nearest, uninitialized_memory_is_nan  # noqa: F401
+
+pytestmark = MARKS
 
 NAMES = ["sgd", "momentum", "rmsprop", "adam"]
 AVERAGES, SQUARES = ("momentum", "adam"), ("rmsprop", "adam")

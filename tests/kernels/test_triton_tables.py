@@ -1,4 +1,4 @@
-"""The deferred optimizers in Triton: in its interpreter on CPU tensors, or on a GPU with TRITON_INTERPRET=0."""
+"""The deferred optimizers in Triton: in its interpreter on CPU tensors, or on a GPU with -m gpu."""
 
 import io
 import math
@@ -14,7 +14,9 @@ from kernels.deferred import native
 from kernels.deferred import rows as rows_module
 from kernels.deferred import table as table_module
 from kernels.optimizers import triton_kernels as dense
-from tests.kernels.triton_device import DEVICE
+from tests.kernels.triton_device import DEVICE, MARKS
+
+pytestmark = MARKS
 
 RULES = {
     "adamw": (DeferredAdamW, torch.optim.AdamW, {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-5, "weight_decay": 0.1}),
@@ -66,7 +68,7 @@ def train(table, optimizer, scheduler, data):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("mode", ["dense", "replay", "folded"])
 def test_under_one_cycle_the_results_equal_torchs_dense_optimizer(rule, mode):
-    if mode == "dense" and rule != "adamw":
+    if mode == "dense" and rule != "adamw" and DEVICE == "cpu":
         pytest.skip("too slow in the interpreter")
     folded = mode == "folded" and rule == "adamw"
     steps = FOLDED if folded else STEPS
@@ -193,6 +195,7 @@ class Stream:
 def test_a_stream_waits_for_the_one_that_last_used_the_rows(monkeypatch):
     table = train(*fresh("adamw", "replay", torch.float32, 4), batches(4))
     rows, streams = table.weight.table.rows, [Stream(), Stream()]
+    rows.stream = None
     for stream in (streams[0], streams[0], streams[1], streams[1], streams[0]):
         monkeypatch.setattr(torch.cuda, "current_stream", lambda _, stream=stream: stream)
         rows._wait_for_last_stream()
@@ -210,10 +213,7 @@ def test_an_error_names_a_backend_that_cannot_run():
             optimizer.step()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(
-    DEVICE != "cuda", reason="needs a GPU: TRITON_INTERPRET=0 pytest tests/kernels/test_triton_tables.py"
-)
+@pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU: pytest tests -m gpu")
 def test_on_a_gpu_triton_is_the_default_and_offsets_beyond_two_to_the_31_reach_the_right_row():
     rows, width = (1 << 19) + 2, 4096
     table = DeferredEmbedding(rows, width, device=DEVICE)
@@ -227,3 +227,50 @@ def test_on_a_gpu_triton_is_the_default_and_offsets_beyond_two_to_the_31_reach_t
         optimizer.step()
     with torch.no_grad():
         assert math.isclose((before - table(ids)).mean().item(), 1.0, rel_tol=1e-5)
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU: pytest tests -m gpu")
+@pytest.mark.parametrize("mode", ["replay", "folded"])
+def test_steps_that_alternate_between_two_streams_are_in_order(mode):
+    tables = []
+    for streams in ([torch.cuda.Stream(), torch.cuda.Stream()], [torch.cuda.Stream()]):
+        table, optimizer, _ = fresh("adamw", mode, torch.float32, FOLDED)
+        torch.cuda.synchronize()
+        for step, (ids, y) in enumerate(batches(FOLDED)):
+            torch.cuda.synchronize()  # the batch is ready; the steps themselves are not waited for
+            with torch.cuda.stream(streams[step % len(streams)]):
+                optimizer.zero_grad()
+                functional.mse_loss(table(ids), y.float()).backward()
+                optimizer.step()
+        torch.cuda.synchronize()
+        tables.append(table.weight.detach())
+    assert torch.equal(*tables)
+
+
+@pytest.mark.skipif(DEVICE != "cuda" or torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_table_on_another_device_than_the_current_one_is_stepped_there():
+    table = DeferredEmbedding(5, 3, device="cuda:1")
+    optimizer = DeferredAdamW(table.parameters(), lr=0.1)
+    before = table.weight.detach().clone()
+    table(torch.tensor([2], device="cuda:1")).sum().backward()
+    optimizer.step()
+    moved = (table.weight.detach() != before).any(1)
+    assert moved.tolist() == [True] * 5  # all rows decay
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU: pytest tests -m gpu")
+def test_a_learner_on_a_gpu_trains_as_on_a_cpu(tmp_path):
+    from lesson import collab_learner, load_ratings
+
+    draw = torch.Generator().manual_seed(0)
+    columns = torch.randint(40, (1500, 2), generator=draw)
+    lines = [f"{u},{i},{(u + i) % 5 + 1}" for u, i in columns.unique(dim=0).tolist()]
+    (tmp_path / "ratings.csv").write_text("\n".join(["user,item,rating", *lines]))
+    data = load_ratings(tmp_path / "ratings.csv")
+    tables = []
+    for device, backend in (("cpu", "reference"), ("cuda", "reference"), ("cuda", "triton")):
+        learn = collab_learner(data, 8, (0, 5.5), device=device, backend=backend, quiet=True)
+        learn.fit_one_cycle(2, 5e-3)
+        tables.append([table.cpu() for table in learn.model.state_dict().values()])
+    for other in tables[1:]:
+        torch.testing.assert_close(other, tables[0], rtol=0, atol=1e-5)

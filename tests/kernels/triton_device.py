@@ -15,9 +15,10 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 from kernels.backends import triton_interpreted
 
 if not triton_interpreted() and not torch.cuda.is_available():
-    pytest.skip("compiled kernels need a GPU", allow_module_level=True)
+    pytest.skip("compiled kernels need a GPU, and this machine has none", allow_module_level=True)
 
 DEVICE = "cpu" if triton_interpreted() else "cuda"
+MARKS = [pytest.mark.gpu] if DEVICE == "cuda" else []  # of every module whose tests run on DEVICE
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,7 @@
 """The benchmarks' page: what it concludes, and what it does not show."""
 
+import json
+
 import pytest
 
 from reports import numbers
@@ -202,3 +204,24 @@ def test_a_whole_training_has_its_time_and_memory_on_the_page(everything):
         "Above ratings and libraries, its memory peaked at 260 MB, 38 bytes per parameter, with 160 MB for an epoch’s "
         "order; that of eager, after its first steps, at 295 MB."
     ) in page
+
+
+def test_a_run_on_a_gpu_has_its_own_page(tmp_path, write_benchmarks, no_drawing):
+    raw = made_up_benchmarks() | {"tests": {"passed": 260, "failed": 2}}
+    raw["machine_info"]["gpu"] = "Some <GPU>"
+    for row in raw["benchmarks"]:
+        row["extra_info"]["host_s"] = 3.7e-5
+    (tmp_path / "gpu.json").write_text(json.dumps(raw))
+    write_benchmarks(tmp_path)
+    pages = render(gather(tmp_path)).html
+    page = pages["gpu.html"]
+    assert "260 tests passed and 2 failed on Some &lt;GPU&gt;. Triton’s kernels are faster than their" in page
+    assert '<td data-sort="3.7e-05">37 µs</td>' in page
+    assert "<em>Host</em>" in page
+    assert "<em>Host</em>" not in pages["benchmarks.html"]
+
+    (tmp_path / "gpu.json").write_text("{")
+    inputs = gather(tmp_path)
+    broken = render(inputs)
+    assert "gpu.html" not in broken.html
+    assert any("gpu.json" in problem for problem in broken.problems)
