@@ -148,8 +148,8 @@ class _File(_Part):
 class Benchmarks:
     """The contents of `benchmarks.json`. `inaccurate` and `not_timed` are names with reasons.
 
-    `profile` is smoke, default or full; None in files written without it. `tests` has the outcomes of the tests that ran
-    beside the benchmarks: passed, failed and skipped.
+    `profile` is smoke, default or full; None in files written without it. `tests` has the outcomes of the tests that
+    ran beside the benchmarks: passed, failed and skipped.
     """
 
     timings: list[Timing]
