@@ -130,5 +130,7 @@ def gpu_context(benchmarks: Benchmarks) -> dict[str, Any]:
         "title": "Benchmarks on a GPU",
         "question": "Are Triton’s kernels right and fast on a GPU?",
         "run": "tox run -e gpu",
-        "answer": f"{ran} on {device}. Triton’s kernels are faster than their baselines in {len(faster):,} of {compared}.",
+        "answer": (
+            f"{ran} on {device}. Triton’s kernels are faster than their baselines in {len(faster):,} of {compared}."
+        ),
     }
