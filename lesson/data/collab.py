@@ -58,6 +58,7 @@ class CollabData:
         y_range: the range the lesson gives the sigmoid for these ratings.
         checksum: of the ratings.
         ratings: the ratings before the split.
+        valid_rows: row numbers of the validation rows in `ratings`, int64, in the order of `valid`.
     """
 
     name: str
@@ -68,6 +69,7 @@ class CollabData:
     y_range: tuple[float, float]
     checksum: str
     ratings: Ratings
+    valid_rows: np.ndarray
 
     def __repr__(self) -> str:
         return (
@@ -79,6 +81,11 @@ class CollabData:
     def origin(self) -> Origin:
         """The origin of the ratings."""
         return self.ratings.origin
+
+    @cached_property
+    def train_rows(self) -> np.ndarray:
+        """Row numbers of the training rows in `ratings`, int64, in file order."""
+        return np.delete(np.arange(len(self.ratings)), self.valid_rows)
 
     @cached_property
     def rated(self) -> torch.Tensor:
@@ -205,6 +212,7 @@ def split(
         ratings.y_range,
         ratings.checksum,
         ratings,
+        chosen.astype(np.int64),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ from reports.pages import Page
 from reports.read import Inputs, Missing
 from reports.timings import TITLES, baselines, corner, implementation, one_hot, plain, span, title, varying
 from studies.evidence.benchmarks import Benchmarks, Timing, read_benchmarks
-from studies.evidence.schema import ResultsError
 
 PLACE = 30
 FILE, GPU_FILE = "benchmarks.json", "gpu.json"
@@ -29,13 +27,9 @@ def plan(inputs: Inputs) -> list[Page]:
         inputs.missing.append(Missing("There are no benchmarks that can be read.", "tox run -e bench"))
     else:
         pages.append(_page("Benchmarks", inputs.results / FILE, benchmarks, partial(context_of, benchmarks)))
-    if os.path.lexists(path := inputs.results / GPU_FILE):
-        try:
-            measured = read_benchmarks(path)
-        except ResultsError as error:
-            inputs.problems.append(str(error))
-        else:
-            pages.append(_page("GPU", path, measured, partial(gpu_context, measured)))
+    measured = inputs.file(GPU_FILE, read_benchmarks)
+    if measured is not None:
+        pages.append(_page("GPU", inputs.results / GPU_FILE, measured, partial(gpu_context, measured)))
     return pages
 
 

@@ -1,0 +1,181 @@
+"""The search for settings: what it sees, what it gives up, what it concludes, and what it leaves behind."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lesson import collab_learner, load_ratings
+from lesson.data import open_ratings, split
+from reports.pages import render
+from reports.read import gather
+from studies import tune
+from studies.evidence.tuning import FILE, MODEL, Gain, Tuning, read_tuning
+
+
+@pytest.fixture(scope="module")
+def ratings_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,200 ratings that a model of one factor explains."""
+    rng = np.random.default_rng(0)
+    user, item = rng.integers(0, 40, 1500), rng.integers(0, 60, 1500)
+    user, item = np.unique(np.stack([user, item]), axis=1)
+    stars = (
+        3
+        + 1.4 * np.sign(rng.normal(size=40))[user] * np.sign(rng.normal(size=60))[item]
+        + rng.normal(0, 0.2, len(user))
+    )
+    lines = [f"{u},{i},{np.clip(round(s * 2) / 2, 0.5, 5)}" for u, i, s in zip(user, item, stars, strict=True)]
+    path = tmp_path_factory.mktemp("ratings") / "planted.csv"
+    path.write_text("\n".join(["user,item,rating", *lines]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(ratings_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tuning, Path, str]:
+    """The command's result, its folder and its output."""
+    results = tmp_path_factory.mktemp("results")
+    arguments = ["--ratings", str(ratings_file), "--trials", "4", "--results", str(results)]
+    outcome = CliRunner().invoke(tune.main, arguments)
+    assert outcome.exit_code == 0, outcome.output
+    folder = results / "tune" / "planted"
+    return read_tuning(folder / FILE), folder, outcome.stdout
+
+
+def test_the_first_trial_is_the_lessons_and_the_choice_the_best(found):
+    result, _, said = found
+    assert len(result.trials) == 4
+    assert result.trials[0].settings == result.lesson
+    done = [trial for trial in result.trials if trial.rmse is not None]
+    best = min(done, key=lambda trial: trial.rmse)
+    assert result.best == best.settings
+    assert result.promised == pytest.approx(done[0].rmse - best.rmse)
+    assert result.verdict() in said
+
+
+def test_the_learner_that_the_command_prints_loads_the_model_that_it_saved(found, ratings_file):
+    result, folder, said = found
+    program = said[said.index("data = ") : said.index("# or,")]
+    space = {"load_ratings": load_ratings, "collab_learner": collab_learner}
+    exec(program, space)  # the test's own output
+    learn = space["learn"]
+    trained = learn.model.state_dict()["u_weight.weight"].clone()
+    learn.load(folder / MODEL)
+    assert learn.data.valid_rows.tolist() == split(open_ratings(ratings_file), seed=result.seed).valid_rows.tolist()
+    assert learn.model.u_weight.weight.shape == trained.shape
+
+
+def test_the_page_shows_the_choice_and_a_broken_file_costs_the_page_alone(found, tmp_path):
+    result, folder, _ = found
+    pages = render(gather(folder.parent.parent))
+    page = pages.html["tune-planted.html"]
+    assert result.verdict() in page.replace("&#39;", "'")
+    assert '<th scope="row">learning rate</th>' in page
+    broken = tmp_path / "tune" / "planted"
+    broken.mkdir(parents=True)
+    (broken / FILE).write_text((folder / FILE).read_text().replace('"users"', '"people"'))
+    pages = render(gather(tmp_path))
+    assert "tune-planted.html" not in pages.html
+    assert any("tune.json: not a result of studies.tune" in problem for problem in pages.problems)
+
+
+def test_the_search_sees_no_test_row(ratings_file, monkeypatch):
+    seen = []
+
+    class Seen(Exception):
+        pass
+
+    def search(ratings, *_):
+        seen.append(ratings)
+        raise Seen
+
+    monkeypatch.setattr(tune, "search", search)
+    ratings = open_ratings(ratings_file)
+    with pytest.raises(Seen):
+        tune.tune(ratings, 1.0, seed=3)
+    pairs = {(u, i) for u, i in zip(seen[0].user, seen[0].item, strict=True)}
+    held_out = split(ratings, seed=3).valid_rows
+    tested = {(u, i) for u, i in zip(ratings.user[held_out], ratings.item[held_out], strict=True)}
+    assert tested
+    assert not pairs & tested
+    assert len(pairs | tested) == len(ratings)
+
+
+def test_settings_that_are_worse_on_two_splits_or_diverge_are_given_up(ratings_file, monkeypatch):
+    def error(data, settings, seed):
+        if settings == tune.LESSON:
+            return 1.0 + 0.01 * (seed % 10)
+        return math.inf if settings.lr > 0.01 else 2.0 + 0.01 * (seed % 10)
+
+    monkeypatch.setattr(tune, "error", error)
+    study = tune.search(open_ratings(ratings_file), 60.0, 12, 0, lambda line: None)
+    assert study.best_params == tune.dataclasses.asdict(tune.LESSON)
+    tried = [len(trial.intermediate_values) for trial in study.trials]
+    assert tried[0] == tune.SPLITS
+    assert set(tried[1:]) <= {0, 1, 2, 3}  # beside the first, trials that ran at the same time may have gone on
+    assert {0, 2} <= set(tried[1:])
+
+
+def test_the_interval_is_over_users_and_covers_what_is_planted():
+    rng = np.random.default_rng(1)
+    users = np.repeat(np.arange(200), 5)
+    ours = rng.chisquare(1, 1000)
+    found = tune.gain_of(1.44 * ours, ours, users, 0)  # so the RMSE is lower by a fifth of ours
+    assert found.estimate == pytest.approx(0.2 * math.sqrt(ours.mean()))
+    assert found.low < found.estimate < found.high
+    shared = tune.gain_of(np.ones(1000), 1 + rng.normal(0, 0.1, 200)[users], users, 0)
+    alone = tune.gain_of(np.ones(1000), 1 + rng.normal(0, 0.1, 1000), np.arange(1000), 0)
+    assert shared.high - shared.low > 1.7 * (alone.high - alone.low)  # five rows that err together count as one
+    few = tune.gain_of(ours, ours + 1, users % 7, 0)
+    assert few.low is None
+    assert few.users == 7
+
+
+def gain(low, high):
+    return Gain(estimate=(low + high) / 2, low=low, high=high, users=50)
+
+
+@pytest.mark.parametrize(
+    ("over_lesson", "over_mean", "said"),
+    [
+        (gain(0.01, 0.03), gain(0.1, 0.2), "The choice is better than the lesson's settings."),
+        (gain(0.01, 0.03), gain(-0.01, 0.2), "No gain: even the best settings found do not beat predicting the mean"),
+        (gain(-0.01, 0.03), gain(0.1, 0.2), "The choice is not shown to be better than the lesson's settings."),
+        (gain(-0.03, -0.01), gain(0.1, 0.2), "The choice is worse than the lesson's settings: keep those."),
+        (Gain(estimate=1.0, low=None, high=None, users=5), gain(0.1, 0.2), "The test rows have 5 users: too few"),
+    ],
+)
+def test_a_gain_counts_if_it_is_one_over_the_lesson_and_over_the_mean(found, over_lesson, over_mean, said):
+    result = found[0].model_copy(update={"gain": over_lesson, "over_mean": over_mean})
+    assert result.verdict().startswith(said)
+
+
+def test_a_result_of_fewer_trials_does_not_replace_one_of_more(found, ratings_file):
+    result, folder, _ = found
+    before = (folder / FILE).read_bytes(), (folder / MODEL).read_bytes()
+    learn = tune.trained(split(open_ratings(ratings_file), seed=0), tune.LESSON, 1)
+    fewer = result.model_copy(update={"trials": result.trials[:2]})
+    with pytest.raises(tune.UsageError, match="has 4 trials, this search 2: it is kept"):
+        tune.written(fewer, learn, folder, fresh=False)
+    assert ((folder / FILE).read_bytes(), (folder / MODEL).read_bytes()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "netflix"], "error: --data netflix: there are movielens, filmtrust, and --ratings for your own"),
+        (["--user", "who"], "error: --user: describes your own file; name the file with --ratings"),
+        (["--ratings", "none.csv"], "error: none.csv: "),
+        (["--seconds", "-1"], "Invalid value for '--seconds'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outcome = CliRunner().invoke(tune.main, arguments)
+    assert outcome.exit_code == 2
+    assert said in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert not list(tmp_path.iterdir())
