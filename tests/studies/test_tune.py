@@ -85,16 +85,16 @@ def test_the_page_shows_the_choice_and_a_broken_file_costs_the_page_alone(found,
 def test_the_search_sees_no_test_row(ratings_file, monkeypatch):
     seen = []
 
-    class Seen(Exception):
+    class SearchBeganError(Exception):
         pass
 
     def search(ratings, *_):
         seen.append(ratings)
-        raise Seen
+        raise SearchBeganError
 
     monkeypatch.setattr(tune, "search", search)
     ratings = open_ratings(ratings_file)
-    with pytest.raises(Seen):
+    with pytest.raises(SearchBeganError):
         tune.tune(ratings, 1.0, seed=3)
     pairs = {(u, i) for u, i in zip(seen[0].user, seen[0].item, strict=True)}
     held_out = split(ratings, seed=3).valid_rows
