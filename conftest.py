@@ -1,4 +1,4 @@
-"""The benchmarks' option, here because pytest looks for options only in the root conftest.
+"""The benchmarks' options, here because pytest looks for options only in the root conftest.
 
 Otherwise `pytest --benchmark-only --bench-profile smoke` would read `smoke` as a path.
 """
@@ -7,8 +7,18 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--bench-profile`."""
-    parser.getgroup("benchmark").addoption(
+    """Add `--bench-profile` and `--bench-fail`."""
+    group = parser.getgroup("benchmark")
+    group.addoption(
+        "--bench-fail",
+        action="append",
+        default=[],
+        metavar="LIMIT",
+        help="Fail the run if a benchmark breaks this limit, such as 'ratio>1.05'; may be repeated. A ratio breaks it "
+        "only if its whole interval does. Measures: ratio, seconds, host_s, memory_bytes, state_bytes, train_loss, "
+        "floor_fraction.",
+    )
+    group.addoption(
         "--bench-profile",
         choices=["smoke", "default", "full"],
         default="default",

@@ -20,12 +20,11 @@ class EmbeddingDotBias(nn.Module):
 
     @classmethod
     def of(cls, tables: list[Tensor]) -> EmbeddingDotBias:
-        """A model with copies of the tables user_weight, item_weight, user_bias, item_bias and their requires_grad."""
+        """A model of these tables user_weight, item_weight, user_bias, item_bias, in their memory."""
         users, items, *_ = tables
         model = cls(len(users), len(items), users.shape[1]).to(users.device, users.dtype)
-        with torch.no_grad():
-            for parameter, table in zip(model.parameters(), tables, strict=True):
-                parameter.copy_(table.view_as(parameter))
+        for parameter, table in zip(model.parameters(), tables, strict=True):
+            parameter.data = table.detach().view_as(parameter)
         return model.requires_grad_(users.requires_grad)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -128,6 +128,30 @@ def check_accuracy(checks: Mapping[str, Check]) -> str:
             )
         said.append(f"{name} {share:.0%}")
     return f"of the float64 bound: {', '.join(said)}"
+
+
+def check_again(check: Callable[[], Mapping[str, Check]], inputs: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+    """Check results again with every floating input negated, and compare the inputs with what was given.
+
+    Raises:
+        InaccurateError: an input has changed, a result is outside its bound, or a call overwrites an earlier result.
+    """
+    for number, (tensor, before) in enumerate(zip(inputs, given, strict=True)):
+        if not torch.equal(tensor.detach(), before):
+            raise InaccurateError(f"a call changes its input {number}, {list(tensor.shape)}")
+    first = check()
+    kept = {name: result.actual.detach().clone() for name, result in first.items()}
+    floating = [tensor for tensor in inputs if tensor.is_floating_point()]
+    with torch.no_grad():
+        torch._foreach_neg_(floating)
+    try:
+        check_accuracy(check())
+    finally:
+        with torch.no_grad():
+            torch._foreach_neg_(floating)
+    for name, before in kept.items():
+        if not torch.equal(first[name].actual.detach(), before):
+            raise InaccurateError(f"a later call overwrites {name} of an earlier one")
 
 
 class Ratio(NamedTuple):
@@ -321,6 +345,7 @@ def compare(
     flops: int = 0,
     clock: Clock | None = CLOCK,
     steps: tuple[int, int] = (1, 1),
+    inputs: Sequence[Tensor] = (),
 ) -> None:
     """Check `run`'s results, then time it against `baseline`, and put the outcome into `benchmark.extra_info`.
 
@@ -335,11 +360,14 @@ def compare(
         flops: the operations that every implementation must do.
         clock: seconds, monotonic; None for CUDA events.
         steps: how many steps a call of `run` and one of `baseline` do, if the row is about one step.
+        inputs: what `run` reads and must not change. After the timing its results are checked again, on other numbers:
+            so it does not help to remember answers, or to compute right ones only at first.
 
     Raises:
-        InaccurateError: the results are outside their bound. Then nothing is timed.
+        InaccurateError: the results are outside their bound. Then nothing is timed; or it was, and the time is void.
     """
     info = benchmark.extra_info
+    given = [tensor.detach().clone() for tensor in inputs]
     # The first call compiles: its time is shown separately, and only for accurate implementations.
     first_call = seconds_per_call(run, 1, clock) if clock else host_seconds(run)
     try:
@@ -352,6 +380,12 @@ def compare(
         return
     baseline()
     seconds, baseline_seconds = time_pairs(benchmark, run, baseline, profile, clock, steps)
+    if inputs:
+        try:
+            check_again(check, inputs, given)
+        except InaccurateError as error:
+            info.update(accuracy=f"after the timing: {error}", accurate=False)
+            raise
     ratio, low, high, pairs = median_ratio(seconds, baseline_seconds)
     info.update(ratio=ratio, ratio_low=low, ratio_high=high, ratio_pairs=pairs, first_call_s=first_call)
     info.update(baseline_s=median(baseline_seconds), steps=steps[0])

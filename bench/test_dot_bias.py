@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -66,10 +66,16 @@ def test_dot_bias(case, compare):
     compare(
         run,
         dot_bias_call(case.baseline, *operands),
-        lambda: accuracy(run(), ids, tables, upstream),
+        lambda: accuracy(run(), *on_cpu(operands)),
         bytes_=moved,
         flops=operations,
+        inputs=[*operands[0], *operands[1], operands[2]],
     )
+
+
+def on_cpu(operands: Iterable[Any]) -> list[Any]:
+    """Tensors, and lists of tensors, on the CPU."""
+    return [[t.detach().cpu() for t in part] if isinstance(part, list) else part.detach().cpu() for part in operands]
 
 
 def skip_unless_compiled(run: Callable[[], object]) -> None:

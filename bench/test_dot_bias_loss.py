@@ -15,7 +15,7 @@ from torch.nn.functional import mse_loss
 
 from bench.eager import ITEMS, USERS, WIDTH, Y_RANGE, EmbeddingDotBias, popular
 from bench.harness import DEVICE, UNIT_ROUNDOFF, Case, Check, rounding_bound, why_not_timed
-from bench.test_dot_bias import exact, gradient_checks, skip_unless_compiled
+from bench.test_dot_bias import exact, gradient_checks, on_cpu, skip_unless_compiled
 from kernels.backends import BACKENDS
 from kernels.dot_bias import dot_bias_loss
 
@@ -62,9 +62,10 @@ def test_dot_bias_loss(case, compare):
     compare(
         run,
         loss_call(case.baseline, *operands),
-        lambda: accuracy(run(), ids, ratings, tables),
+        lambda: accuracy(run(), *on_cpu(operands)),
         bytes_=case.batch * (2 * 8 + 4 + 2 * (WIDTH + 1) * size) + sum(table.nbytes for table in tables),
         flops=case.batch * (6 * WIDTH + 8),
+        inputs=[*operands[0], *operands[2]],  # a copy of the ratings may be in another dtype
     )
 
 

@@ -61,9 +61,10 @@ def test_lookup(case, compare, benchmark):
     compare(
         run,
         lookup_call(case.baseline, *operands),
-        lambda: accuracy(run(), ids, weight, upstream),
+        lambda: accuracy(run(), *(operand.detach().cpu() for operand in operands)),
         bytes_=moved,
         flops=batch * width if learns else 0,
+        inputs=operands,
     )
     benchmark.extra_info["memory_bytes"] = allocated_bytes(run) + stored_bytes(case.implementation, classes, batch)
 

@@ -70,7 +70,7 @@ def training(
     order = stream(0, "order")
 
     if implementation == "eager":
-        model = EmbeddingDotBias.of(list(start.tables())).to(dtype)
+        model = EmbeddingDotBias.of([table.clone() for table in start.tables()]).to(dtype)
         parameters = list(model.parameters())
         optimizer = torch.optim.AdamW(
             parameters, LR, (FASTAI.beta1, FASTAI.beta2), FASTAI.eps, weight_decay=WD, fused=True

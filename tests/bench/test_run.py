@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bench import keeping
 from bench.conftest import pytest_collection_modifyitems
@@ -229,6 +230,7 @@ def test_a_plain_run_leaves_the_benchmarks_out(project):
     assert not kept(project).exists()
 
 
+@pytest.mark.slow
 def test_tests_run_in_tritons_interpreter_and_benchmarks_of_the_whole_project_do_not(project, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
     shutil.copy(ROOT / "tests" / "conftest.py", project.path / "tests")
@@ -242,6 +244,12 @@ def test_tests_run_in_tritons_interpreter_and_benchmarks_of_the_whole_project_do
     project.runpytest_subprocess().assert_outcomes(passed=1, deselected=3)
     result = project.runpytest_subprocess("--benchmark-only", "--bench-profile=smoke")
     result.assert_outcomes(passed=1, failed=1, skipped=1, deselected=1)
+
+    project.path.joinpath("tests", "test_plain.py").write_text(
+        "import os, pytest\n@pytest.mark.gpu\ndef test_plain(): assert os.environ['TRITON_INTERPRET'] == '0'"
+    )
+    result = project.runpytest_subprocess("tests", "-m", "gpu")
+    result.assert_outcomes(passed=int(torch.cuda.is_available()), skipped=int(not torch.cuda.is_available()))
 
 
 def test_an_unknown_profile_is_an_error_that_names_the_known_ones(project):

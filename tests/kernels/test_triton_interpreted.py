@@ -140,9 +140,20 @@ def test_the_loss_alone_is_within_rounding_of_float64(
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("y_range", [None, (0.5, 5.5)])
-@pytest.mark.parametrize(("k", "batch", "n_users"), [(7, 1, 20), (37, 65, 20), (40, 65, 3), (1, 40, 1), (1000, 40, 3)])
+@pytest.mark.parametrize(
+    ("k", "batch", "n_users", "dtype", "y_range"),
+    [
+        *((37, 65, 20, dtype, (0.5, 5.5)) for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)),
+        (37, 65, 20, torch.float32, None),
+        (37, 65, 20, torch.float64, None),
+        (7, 1, 20, torch.float32, (0.5, 5.5)),
+        (40, 65, 3, torch.float32, (0.5, 5.5)),
+        (40, 65, 3, torch.bfloat16, None),
+        (1, 40, 1, torch.float32, (0.5, 5.5)),
+        (1000, 40, 3, torch.float32, (0.5, 5.5)),
+        (1000, 40, 3, torch.float16, None),
+    ],
+)
 def test_the_loss_with_its_gradients_is_within_rounding_of_float64(
     k: int, batch: int, n_users: int, y_range: reference.YRange, dtype: torch.dtype, deterministic: bool
 ) -> None:
