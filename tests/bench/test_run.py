@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from bench import keeping
 from bench.conftest import pytest_collection_modifyitems
@@ -248,8 +247,7 @@ def test_tests_run_in_tritons_interpreter_and_benchmarks_of_the_whole_project_do
     project.path.joinpath("tests", "test_plain.py").write_text(
         "import os, pytest\n@pytest.mark.gpu\ndef test_plain(): assert os.environ['TRITON_INTERPRET'] == '0'"
     )
-    result = project.runpytest_subprocess("tests", "-m", "gpu")
-    result.assert_outcomes(passed=int(torch.cuda.is_available()), skipped=int(not torch.cuda.is_available()))
+    project.runpytest_subprocess("tests", "-m", "gpu").assert_outcomes(passed=1)
 
 
 def test_an_unknown_profile_is_an_error_that_names_the_known_ones(project):
