@@ -1,8 +1,8 @@
 """`python -m bench.detection`: how small a slowdown the harness sees on this machine, and how often one that is not.
 
 A native AdamW step over MovieLens 100k's tables is compared with itself, slowed down by a loop that waits for 0, 1, 2
-or 5 % of its time. A slowdown is detected if the whole 95 % interval of the ratio lies above 1. At 0 %, an interval beside
-1 on either side is a false alarm.
+or 5 % of its time. A slowdown is detected if the whole 95 % interval of the ratio lies above 1. At 0 %, an interval
+beside 1 on either side is a false alarm.
 """
 
 from __future__ import annotations
