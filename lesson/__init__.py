@@ -20,6 +20,7 @@ from lesson.data import (
     load_ratings,
     load_uci_digits,
 )
+from lesson.ensemble import Ensemble
 from lesson.learner import DivergenceError, Epoch, Learner
 from lesson.models import EmbeddingDotBias, Net, sigmoid_range
 from lesson.nets import NetLearner, net_learner
@@ -32,6 +33,7 @@ __all__ = [
     "DataError",
     "DivergenceError",
     "EmbeddingDotBias",
+    "Ensemble",
     "Epoch",
     "Learner",
     "Net",

@@ -1,0 +1,72 @@
+"""Averaged trainings: what each is, what their mean predicts, and what cannot be averaged."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+import torch
+
+from lesson import DataError, DivergenceError, Ensemble, collab_learner, ensemble, load_ratings
+from lesson.data import split
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """A few hundred ratings, split."""
+    draw = torch.Generator().manual_seed(0)
+    pairs = torch.randint(20, (400, 2), generator=draw).unique(dim=0).tolist()
+    path = tmp_path_factory.mktemp("ratings") / "ratings.csv"
+    path.write_text("\n".join(["user,item,rating", *(f"{u},{i},{(u * i) % 5 + 1}" for u, i in pairs)]))
+    return load_ratings(path)
+
+
+def team(data, n=3):
+    return Ensemble([collab_learner(data, 4, data.y_range, 0.1, seed=seed, quiet=True) for seed in range(n)])
+
+
+def test_each_learner_is_trained_as_it_is_alone_and_the_threads_are_as_before(small):
+    before = torch.get_num_threads()
+    together = team(small)
+    together.fit_one_cycle(2, 1e-2)
+    assert torch.get_num_threads() == before
+    for seed, learn in enumerate(together.learners):
+        alone = collab_learner(small, 4, small.y_range, 0.1, seed=seed, quiet=True)
+        alone.fit_one_cycle(2, 1e-2)
+        assert torch.equal(alone.model.u_weight.weight, learn.model.u_weight.weight)
+
+
+def test_it_predicts_the_mean_and_validates_it(small):
+    together = team(small)
+    together.fit(1, 1e-2)
+    predicted, targets = together.get_preds()
+    each = torch.stack([learn.get_preds()[0] for learn in together.learners])
+    torch.testing.assert_close(predicted, each.mean(0))
+    assert together.validate() == pytest.approx((each.mean(0) - targets).square().mean().item())
+    user, item = small.users.ids[0], small.items.ids[0]
+    alone = [learn.predict(user, item) for learn in together.learners]
+    assert together.predict(user, item) == pytest.approx(sum(alone) / 3)
+    assert together.predict([user, user], [item, item]).tolist() == pytest.approx([sum(alone) / 3] * 2)
+
+
+def test_an_error_of_one_is_the_errors_and_the_threads_are_as_before(small):
+    before = torch.get_num_threads()
+    with pytest.raises(DataError):
+        team(small).fit(0, 1e-2)
+    with pytest.raises(DivergenceError):
+        team(small).fit(3, 1e30)
+    assert torch.get_num_threads() == before
+
+
+def test_learners_of_other_rows_or_none_are_refused(small):
+    others = [collab_learner(split(small.ratings, seed=seed), 4, small.y_range, quiet=True) for seed in (1, 2)]
+    with pytest.raises(DataError, match="validate on different rows"):
+        Ensemble(others)
+    with pytest.raises(DataError, match="at least one"):
+        Ensemble([])
+    with pytest.raises(DataError, match="at least one"):
+        Ensemble([None])
+
+
+def test_its_example_runs():
+    assert doctest.testmod(ensemble).failed == 0
