@@ -143,20 +143,32 @@ class Table:
             self.fail(row, name, f"{shown(values.iloc[row])} is neither a number nor a date such as 2026-11-27")
         return found
 
+    def distinct(self, name: str) -> tuple[np.ndarray, pyarrow.Array]:
+        """A column as int64[rows], positions among its distinct values or −1 for none, and those values.
+
+        Raises:
+            DataError: its values cannot be compared.
+        """
+        values = self.column(name)
+        try:
+            coded = values.dictionary_encode().unify_dictionaries()
+        except pyarrow.ArrowNotImplementedError:
+            raise DataError(
+                f"{self.path}, column {name!r}: {values.type} values are neither numbers nor text"
+            ) from None
+        codes = [pyarrow.compute.fill_null(chunk.indices, -1).to_numpy() for chunk in coded.chunks]
+        return np.concatenate(codes).astype(np.int64), coded.chunk(0).dictionary
+
     def ids(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """A column as int64[rows], positions among the distinct ids, and those ids, sorted; see `ids.spelled`.
 
         Raises:
             DataError: a row has no id; the message has the first.
         """
-        values = self.column(name)
-        try:
-            coded = values.dictionary_encode(null_encoding="encode").unify_dictionaries()
-        except pyarrow.ArrowNotImplementedError:
-            raise DataError(f"{self.path}, column {name!r}: {values.type} values are not ids") from None
-        codes = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks])
-        distinct = coded.chunk(0).dictionary
-        if pyarrow.types.is_integer(values.type) and not values.null_count:  # as text, a million of them take a second
+        codes, distinct = self.distinct(name)
+        if (codes < 0).any():
+            self.fail(int(np.argmin(codes)), name, "None is not an id; use text or a whole number")
+        if pyarrow.types.is_integer(distinct.type):  # as text, a million of them take a second
             keys = distinct.to_numpy()
             keys = keys if keys.max() > np.iinfo(np.int64).max else keys.astype(np.int64)
         else:
