@@ -23,7 +23,7 @@ DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9].*)?$"
 # What programs write for a missing number or date. Among categories they may be names, as NA is Namibia's.
 MARKS = ("na", "n/a", "#n/a", "<na>", "nan", "nat", "null", "none", "\\n", "?", "-")
 LARGEST = float(np.finfo(np.float32).max)
-PARTS = ("year", "month", "week", "day", "dayofweek")
+PARTS = {"year": "year", "month": "month", "week": "week", "day": "day", "dayofweek": "day_of_week"}  # pandas' names
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def find_kind(table: Table, name: str, na_values: Collection[str] = ()) -> tuple
         return "number", ""
     if pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind):
         return "number", ""
-    if pyarrow.types.is_date(kind) or pyarrow.types.is_timestamp(kind):
+    if _is_date(values):
         return "date", ""
     if not _is_text(values):
         if pyarrow.types.is_binary(kind):
@@ -159,8 +159,8 @@ def derived(column: Column) -> Iterator[Column]:
         import pandas as pd  # pandas takes half a second to import, only needed here
 
         days, missing = pd.DatetimeIndex(column.cells), column.missing
-        for part in PARTS:
-            numbers = days.isocalendar().week if part == "week" else getattr(days, part)
+        for part, attribute in PARTS.items():
+            numbers = days.isocalendar().week if part == "week" else getattr(days, attribute)
             ids, position = np.unique(np.asarray(numbers)[~missing].astype(np.int64), return_inverse=True)
             codes = np.full(len(missing), -1)
             codes[~missing] = position
@@ -198,7 +198,7 @@ def _categories(table: Table, name: str, na_values: frozenset[str]) -> Column:
     codes, distinct = table.distinct(name)
     present, texts = [], []
     for place, key in enumerate(distinct.to_pylist()):
-        if key != key or (isinstance(key, str | bytes) and not key.strip()):
+        if key is None or key != key or (isinstance(key, str | bytes) and not key.strip()):
             continue
         try:
             text = spelled(key)
@@ -216,10 +216,9 @@ def _categories(table: Table, name: str, na_values: frozenset[str]) -> Column:
 def _dates(table: Table, name: str, na_values: frozenset[str]) -> Column:
     values = table.column(name)
     if not _is_text(values):
-        try:
-            dates = values.cast(pyarrow.timestamp("us"), safe=False).to_numpy()
-        except pyarrow.ArrowNotImplementedError:
-            raise DataError(f"{table.path}, column {name!r}: {values.type} values are not dates") from None
+        if not _is_date(values):
+            raise DataError(f"{table.path}, column {name!r}: {values.type} values are not dates")
+        dates = values.cast(pyarrow.timestamp("us"), safe=False).to_numpy()
         return Column(name, "date", dates.astype("datetime64[us]"))
     import pandas as pd  # pandas takes half a second to import, only needed here
 
@@ -236,6 +235,11 @@ def _dates(table: Table, name: str, na_values: frozenset[str]) -> Column:
 
 def _is_text(values: pyarrow.ChunkedArray) -> bool:
     return bool(pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type))
+
+
+def _is_date(values: pyarrow.ChunkedArray) -> bool:
+    kinds = pyarrow.types
+    return bool(kinds.is_date(values.type) or kinds.is_timestamp(values.type) or kinds.is_null(values.type))
 
 
 def _texts(distinct: pyarrow.Array, na_values: Collection[str]) -> Texts:
