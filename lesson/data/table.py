@@ -99,6 +99,8 @@ class Table:
             return pyarrow.chunked_array([[None if value is None else str(value) for value in values.to_pylist()]])
         if pyarrow.types.is_dictionary(kind):
             return values.cast(kind.value_type)
+        if pyarrow.types.is_string_view(kind):
+            return values.cast("string")
         return values.cast("float") if pyarrow.types.is_float16(kind) else values
 
     def numbers(self, name: str) -> np.ndarray:
@@ -315,7 +317,9 @@ class TextTable(Table):
 
 
 def read_table(path: str | Path, *, sep: str | None = None, encoding: str | None = None) -> Table:
-    """Read a table from Parquet (`.parquet`, `.pq`) or from delimited text with a header, gzipped or zipped or plain.
+    """Read a table from Parquet or from delimited text with a header, gzipped or zipped or plain.
+
+    Parquet has the suffix `.parquet` or `.pq`, or its mark at both ends of the file.
 
     Args:
         path: the file.
@@ -326,7 +330,8 @@ def read_table(path: str | Path, *, sep: str | None = None, encoding: str | None
         DataError: the file cannot be read as a table.
     """
     file = _File(path)
-    if file.suffix not in PARQUET:
+    marked = file.content.startswith(b"PAR1") and file.content.endswith(b"PAR1")
+    if file.suffix not in PARQUET and not marked:
         return _text(file, sep, encoding, quoted=True)
     if sep is not None or encoding is not None:
         raise DataError(f"{file.path}: sep and encoding are for text; Parquet has neither")

@@ -49,6 +49,9 @@ class Category(NamedTuple):
     def rows(self, column: Column) -> np.ndarray:
         """The rows of a table's column, int64[rows]."""
         rows = np.append(self.vocab.rows(column.ids), 0)  # the last is for −1
+        for place, key in enumerate(column.ids):
+            if rows[place] == 0 and key in ("True", "False"):  # Python's and pandas'; files may have true or TRUE
+                rows[place] = self.vocab.rows([key.lower(), key.upper()]).max()
         found: np.ndarray = rows[column.cells]
         return found
 
@@ -401,7 +404,11 @@ def open_table(
         for name in _several(option, names):
             if told.setdefault(checks.text(option, name) or "", option) != option:
                 raise DataError(f"{option}: {name!r} is in {told[name]}, too")
-    missing = frozenset(spelled(value) for value in _several("na_values", na_values))
+    gaps = _several("na_values", na_values)
+    try:
+        missing = frozenset(map(spelled, gaps))
+    except DataError as error:
+        raise DataError(f"na_values={shown(na_values)}: {error}") from None
 
     table = read_table(path, sep=sep, encoding=encoding)
     for name in (target, *told, *([] if time is None else [time])):
@@ -529,7 +536,8 @@ def as_table(rows: NewRows) -> Table:
         return rows
     try:
         if isinstance(rows, Mapping):
-            columns = pyarrow.table({str(name): values for name, values in rows.items()})
+            lists = {str(name): values.tolist() if torch.is_tensor(values) else values for name, values in rows.items()}
+            columns = pyarrow.table(lists)
         else:
             columns = pyarrow.Table.from_pandas(rows, preserve_index=False)
     except (pyarrow.ArrowException, AttributeError, TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ from lesson import DataError, TabularModel, load_table, tabular_learner
 from lesson.learner import stream
 from lesson.metrics import accuracy, rmse
 from lesson.models import emb_sz_rule
+from lesson.optimizers import AdamW
 
 N = 3000
 
@@ -203,7 +204,7 @@ def test_a_prediction_is_the_label_of_the_largest_output(data, learned):
     np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-6)
     assert labels == chances.idxmax(axis=1).tolist()
     for row, label in zip(table.to_dict("records"), labels, strict=True):
-        assert learned.predict(row) == label
+        assert learned.predict(row) == learned.predict(pd.Series(row)) == label
     out, _ = learned.get_preds()
     rows = pd.DataFrame(data.show_results(torch.arange(len(data.valid)), out))
     assert learned.predict(rows) == rows["prediction"].tolist()
@@ -256,6 +257,20 @@ def test_deferred_embeddings_train_as_dense_ones_do(tmp_path):
     assert isinstance(ours.opt_func(groups), DeferredAdamW)
     for name, mine in ours.model.state_dict().items():
         torch.testing.assert_close(mine, theirs.model.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+def test_deferred_embeddings_need_a_deferred_optimizer(data):
+    learn = tabular_learner(data, layers=[20], deferred=True, opt_func=AdamW, quiet=True)
+    with pytest.raises(DataError, match="with deferred=True use one of DeferredAdam, DeferredAdamW"):
+        learn.fit(1)
+
+
+def test_the_optimizer_takes_the_lessons_steps(data):
+    ours, theirs = (tabular_learner(data, layers=[20], quiet=True, **how) for how in ({}, {"opt_func": AdamW}))
+    for learn in (ours, theirs):
+        learn.fit_one_cycle(1, 1e-2)
+    assert ours.recorder.losses != theirs.recorder.losses  # two implementations
+    np.testing.assert_allclose(ours.recorder.losses, theirs.recorder.losses, rtol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_net_and_another_one_another(data):

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from lesson import DataError, TableWarning, load_table
+from lesson import DataError, TableWarning, load_adult, load_table
 from lesson.data import open_table, read_table
+from lesson.data.adult import adult_file
 from lesson.data.bunch import split_rows
 
 N = 40
@@ -300,6 +301,7 @@ BAD = [
     ("a;y\n1;2\n", {}, "line 1 holds semicolons"),
     ("a,y\n1,2\n", {"cat_names": ["b"]}, "cat_names has 'b'"),
     ("a,y\n1,2\n", {"cat_names": "a"}, "cat_names='a': a list is needed"),
+    ("a,y\n1,2\n", {"na_values": [None]}, "na_values=[None]: None is not an id"),
     ("a,y\n1,2\n", {"cat_names": ["a"], "drop": ["a"]}, "drop: 'a' is in cat_names, too"),
     ("a,y\n1,2\n", {"drop": ["y"]}, "drop: 'y' is the target"),
     ("a,y\n1,2\n", {"drop": ["a"]}, "no column but 'y' is left"),
@@ -344,10 +346,20 @@ def test_new_rows_are_encoded_as_the_files_are(tmp_path):
     table.loc[[1, 2], "size"] = np.nan
     path = written(tmp_path, table)
     data = load_table(path, "price")
-    for rows in (read_table(path), table, table.drop(columns="price").to_dict("list")):
+    lists = table.drop(columns="price").to_dict("list")
+    for rows in (read_table(path), table, lists, lists | {"rooms": torch.tensor(lists["rooms"])}):
         x_cat, x_cont = data.encoded(rows)
         assert torch.equal(x_cat[data.valid_rows], data.valid.tensors[0])
         torch.testing.assert_close(x_cont[data.valid_rows], data.valid.tensors[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("spelling", [str, str.lower, str.upper])
+def test_a_boolean_is_the_same_however_the_file_spells_it(tmp_path, spelling):
+    table = frame()
+    data = load_table(written(tmp_path, table.assign(paid=[spelling(str(paid)) for paid in table["paid"]])), "price")
+    x_cat, _ = data.encoded(table)  # booleans
+    assert torch.equal(x_cat[data.train_rows], data.train.tensors[0])
+    assert column(data, "paid").unique().tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -394,3 +406,13 @@ def test_values_that_programs_and_clocks_write_are_read(tmp_path):
     data = load_table(written(tmp_path, table, "t.parquet"), "y", cat_names=["cat"], valid_rows=[11])
     assert data.source.columns[0].ids.tolist() == ["0.5", "7"]
     assert data.source.columns[0].missing.sum() == 3
+
+
+def test_the_census_is_read_as_its_own_loader_reads_it():
+    data = load_table(adult_file(), "income", na_values=["?"])
+    adult = load_adult()
+    theirs = adult.split()
+    assert torch.equal(data.train.tensors[2], theirs.train.tensors[1])
+    torch.testing.assert_close(data.valid.tensors[1], theirs.valid.tensors[0][:, :6], rtol=0, atol=1e-5)
+    missing = np.column_stack([column.missing for column in data.source.columns if column.kind == "category"])
+    np.testing.assert_array_equal(missing, adult.categories == -1)
