@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -140,7 +140,7 @@ class Tabular:
             TableWarning: columns that say nothing in the training rows are left out.
         """
         train, valid = self._parts(seed, valid_pct, valid_rows)
-        categories, numbers, dull, ids, unwarned = [], [], [], [], []
+        categories, numbers, dull, ids, unmarked = [], [], [], [], []
         for column in self.columns:
             if column.kind == "category" and column.name not in self.kept and _is_id(column.of(train)):
                 ids.append(column.name)
@@ -150,13 +150,17 @@ class Tabular:
             if not any(learned) or (column.kind == "number" and learned[0] is None):
                 dull.append(_described(column.of(train)))
             elif column.kind == "number" and learned[1] is None and column.missing[valid].any():
-                unwarned.append(column.name)
+                unmarked.append(column.name)
             categories += [part for part in learned if isinstance(part, Category)]
             numbers += [part for part in learned if isinstance(part, Number)]
-        self._warn(ids, "has another text in each training row, as ids do: left out; to keep it name it in cat_names")
-        self._warn(dull, "is the same in all training rows that have it: left out", quoted=False)
         self._warn(
-            unwarned, "lacks values in validation rows, but in no training row: the median stands for them, unmarked"
+            map(repr, ids),
+            "has another text in each training row, as ids do: left out; to keep it name it in cat_names",
+        )
+        self._warn(dull, "is the same in all training rows that have it: left out")
+        self._warn(
+            map(repr, unmarked),
+            "lacks values in validation rows, but in no training row: the median stands for them, unmarked",
         )
         if not categories and not numbers:
             raise DataError(f"{self.path}: no column but {self.target.name!r} says anything in the training rows")
@@ -197,7 +201,7 @@ class Tabular:
         strange = ~np.isin(self.target.cells[valid], known)
         if strange.any():
             labels = self.target.ids[np.unique(self.target.cells[valid][strange])].tolist()
-            self._warn(labels, f"is a class of {strange.sum():,} validation rows, but of no training row")
+            self._warn(map(repr, labels), f"is a class of {strange.sum():,} validation rows, but of no training row")
         return self.target.ids.tolist()
 
     def _encoded(
@@ -214,9 +218,9 @@ class Tabular:
             torch.from_numpy(np.column_stack(standardised) if standardised else np.zeros((rows, 0), np.float32)),
         )
 
-    def _warn(self, names: Sequence[Any], complaint: str, quoted: bool = True) -> None:
-        if names:
-            said = listing(names) if quoted else ", ".join(names)
+    def _warn(self, names: Iterable[str], complaint: str) -> None:
+        if found := list(names):
+            said = ", ".join(found[:12]) + (f" … ({len(found)} in all)" if len(found) > 12 else "")
             warnings.warn(f"{self.path}: {said} {complaint}", TableWarning, stacklevel=4)
 
 
@@ -556,7 +560,8 @@ def _learned(column: Column, train: np.ndarray) -> Category | Number | None:
         return None
     median = float(np.median(values))
     filled = np.where(known.missing, median, known.cells)
-    return Number(column.name, median, float(filled.mean()), float(filled.std()))
+    deviation = float(filled.std())  # 0 if the squares are too small for float64
+    return Number(column.name, median, float(filled.mean()), deviation) if deviation else None
 
 
 def _is_id(column: Column) -> bool:

@@ -248,6 +248,8 @@ def test_leading_zeros_make_codes_not_numbers(tmp_path):
 
 ODD = {
     "constant": (frame().assign(land="no", tax=7), "'land' ('no'), 'tax' (7.0) is the same in all training rows"),
+    "too small": (frame().assign(tiny=[(k % 3) * 1e-300 for k in range(N)]), "is the same in all training rows"),
+    "many": (frame().assign(**{f"tax{k}": 7 for k in range(30)}), "'tax11' (7.0) … (30 in all) is the same"),
     "empty": (frame().assign(note=None), "'note' (empty) is the same"),
     "id": (frame().assign(key=[f"k{k}" for k in range(N)]), "'key' has another text in each training row, as ids do"),
     "counter": (frame().assign(row=range(5, N + 5)), "column 'row' counts the rows: left out; to keep it"),
@@ -272,7 +274,7 @@ def test_what_is_odd_is_one_warning(tmp_path, case):
     assert said in str(warned[0].message)
     assert "\n" not in str(warned[0].message)
     used = {c.name for c in data.categories} | {n.name for n in data.numbers}
-    assert not used & {"land", "tax", "note", "key", "row"}
+    assert not used & {"land", "tax", "note", "key", "row", "tiny"}
     assert {"shop", "size"} <= used
 
 
