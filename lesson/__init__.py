@@ -13,17 +13,20 @@ from lesson.data import (
     DataBunch,
     DataError,
     RepeatedRatingsWarning,
+    TableWarning,
     UnknownIdsWarning,
     load_adult,
     load_digits,
     load_movielens,
     load_ratings,
+    load_table,
     load_uci_digits,
 )
 from lesson.ensemble import Ensemble
 from lesson.learner import DivergenceError, Epoch, Learner
-from lesson.models import EmbeddingDotBias, Net, sigmoid_range
+from lesson.models import EmbeddingDotBias, Net, TabularModel, sigmoid_range
 from lesson.nets import NetLearner, net_learner
+from lesson.tabular import TabularLearner, tabular_learner
 
 __all__ = [
     "FASTAI",
@@ -39,13 +42,18 @@ __all__ = [
     "Net",
     "NetLearner",
     "RepeatedRatingsWarning",
+    "TableWarning",
+    "TabularLearner",
+    "TabularModel",
     "UnknownIdsWarning",
     "collab_learner",
     "load_adult",
     "load_digits",
     "load_movielens",
     "load_ratings",
+    "load_table",
     "load_uci_digits",
     "net_learner",
     "sigmoid_range",
+    "tabular_learner",
 ]

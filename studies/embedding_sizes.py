@@ -19,14 +19,14 @@ from kernels import FASTAI
 from lesson import Learner
 from lesson.data import Ratings, split
 from lesson.learner import stream
-from lesson.models import Net, embedding, sigmoid_range
+from lesson.models import Net, emb_sz_rule, embedding, sigmoid_range
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, best, sweep
 
 EPOCHS, BATCH, HIDDEN, WD, LR = 5, 512, 100, 0.1, 5e-3
 RULES: dict[str, Callable[[int], int]] = {
     "half, at most 50": lambda n: max(1, min(50, n // 2)),
-    "1.6 · n^0.56": lambda n: min(600, round(1.6 * n**0.56)),
+    "1.6 · n^0.56": emb_sz_rule,
     "4": lambda n: 4,  # noqa: ARG005 - as every rule is called
     "16": lambda n: 16,  # noqa: ARG005
 }

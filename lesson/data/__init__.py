@@ -1,4 +1,4 @@
-"""The lesson's data: ratings, digits, the adult census, functions, your own. `python -m lesson.data` lists them."""
+"""The lesson's data: ratings, digits, tables, functions, your own. `python -m lesson.data` lists them."""
 
 from lesson.checks import DataError
 from lesson.data.adult import Adult, load_adult
@@ -13,6 +13,7 @@ from lesson.data.movielens import open_movielens
 from lesson.data.origin import Origin
 from lesson.data.ratings import Ratings, RepeatedRatingsWarning, read_ratings
 from lesson.data.table import Table, read_table
+from lesson.data.tabular import TableWarning, Tabular, TabularData, load_table, open_table
 
 __all__ = [
     "Adult",
@@ -28,6 +29,9 @@ __all__ = [
     "RepeatedRatingsWarning",
     "Rows",
     "Table",
+    "TableWarning",
+    "Tabular",
+    "TabularData",
     "UnknownIdsWarning",
     "Vocab",
     "fetch_mnist",
@@ -35,10 +39,12 @@ __all__ = [
     "load_digits",
     "load_movielens",
     "load_ratings",
+    "load_table",
     "load_uci_digits",
     "open_filmtrust",
     "open_movielens",
     "open_ratings",
+    "open_table",
     "read_ratings",
     "read_table",
     "split",

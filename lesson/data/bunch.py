@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from lesson import checks
-from lesson.checks import DataError
+from lesson.checks import DataError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,3 +130,23 @@ def split_rows(n: int, seed: int, valid_pct: float, what: str) -> tuple[torch.Te
             "(more rows, or another valid_pct)"
         )
     return train.sort()[0], valid
+
+
+def given_rows(valid_rows: Any, n: int) -> np.ndarray:
+    """Row numbers of validation rows that the caller gives: int64[rows], each from 0 to n − 1, none twice.
+
+    Raises:
+        DataError: they are not.
+
+    >>> given_rows([3, 1], n=4)
+    array([3, 1])
+    """
+    chosen = np.asarray(valid_rows)
+    if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
+        raise DataError(f"valid_rows must be a list of row numbers, not {shown(valid_rows)}")
+    outside = chosen[(chosen < 0) | (chosen >= n)]
+    if len(outside):
+        raise DataError(f"valid_rows: there is no row {outside[0]}; rows go from 0 to {n - 1}")
+    if len(np.unique(chosen)) != len(chosen):
+        raise DataError("valid_rows: a row number occurs twice")
+    return chosen

@@ -13,7 +13,7 @@ import torch
 
 from lesson import checks
 from lesson.checks import DataError, printable, shown
-from lesson.data.bunch import split_rows
+from lesson.data.bunch import given_rows, split_rows
 from lesson.data.ids import Vocab
 from lesson.data.movielens import open_movielens
 from lesson.data.origin import Origin
@@ -174,17 +174,7 @@ def split(
     if not isinstance(ratings, Ratings):
         raise DataError(f"ratings={shown(ratings)}: pass the result of open_ratings or read_ratings")
     n = len(ratings)
-    if valid_rows is None:
-        chosen = _chosen(ratings, seed, valid_pct)
-    else:
-        chosen = np.asarray(valid_rows)
-        if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
-            raise DataError(f"valid_rows must be a list of row numbers, not {shown(valid_rows)}")
-        outside = chosen[(chosen < 0) | (chosen >= n)]
-        if len(outside):
-            raise DataError(f"valid_rows: there is no row {outside[0]}; rows go from 0 to {n - 1}")
-        if len(np.unique(chosen)) != len(chosen):
-            raise DataError("valid_rows: a row number occurs twice")
+    chosen = _chosen(ratings, seed, valid_pct) if valid_rows is None else given_rows(valid_rows, n)
     is_valid = np.zeros(n, dtype=bool)
     is_valid[chosen] = True
     train_rows = np.flatnonzero(~is_valid)

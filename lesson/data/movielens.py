@@ -11,7 +11,7 @@ import numpy as np
 
 from lesson import checks
 from lesson.checks import DataError, printable, shown
-from lesson.data.origin import carried
+from lesson.data.origin import carried, with_options
 from lesson.data.ratings import (
     GROUPLENS_COLUMNS,
     Ratings,
@@ -21,7 +21,6 @@ from lesson.data.ratings import (
     ratings_of,
     repeats,
     split_by,
-    with_options,
 )
 from lesson.data.table import EncodingError, TextTable, as_path, read_text, reason
 
@@ -173,4 +172,4 @@ def _merge_titles(ratings: Ratings) -> Ratings:
             stacklevel=3,
         )
     merged = replace(ratings, item=item, item_ids=item_ids, titles={}, genres={}, repeated=repeated)
-    return with_options(merged, {"key": "title"})
+    return replace(merged, checksum=with_options(merged.checksum, {"key": "title"}))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lesson.checks import DataError
 
@@ -44,6 +48,14 @@ class Origin:
         '100,000 ratings, 943 users'
         """
         return ", ".join(f"{count:,} {what}" for what, count in self.size.items())
+
+
+def with_options(checksum: str, options: Mapping[str, Any]) -> str:
+    """A checksum that covers the reading options too, if any is given: other options give other data."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        return checksum
+    return hashlib.sha256(json.dumps([checksum, given], sort_keys=True).encode()).hexdigest()
 
 
 def carried(package: str, file: str, what: str) -> Path:

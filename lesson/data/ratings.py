@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lesson import checks
 from lesson.checks import DataError, shown
-from lesson.data.origin import Origin
+from lesson.data.origin import Origin, with_options
 from lesson.data.table import Table, TextTable, data_name, listing, read_table
 
 # Usual names of the three columns, best first, with those of MovieLens, Surprise, RecBole and LensKit.
@@ -158,7 +155,8 @@ def read_ratings(
     said = "; ".join(f"{role}s are column {column!r}" for role, column in columns.items())
     unused = [name for name in table.names if name not in columns.values()]
     said += f"; not used: {listing(unused)}" if unused else ""
-    return with_options(replace(ratings, notes=(said, *ratings.notes)), {**options, "none": none})
+    checksum = with_options(ratings.checksum, {**options, "none": none})
+    return replace(ratings, notes=(said, *ratings.notes), checksum=checksum)
 
 
 def checked_split(split: str | None) -> str:
@@ -194,16 +192,7 @@ def split_by(by: str, ratings: Ratings, table: Table, time: str | None = None, n
         if none is not None:
             times = times[table.numbers(columns["rating"]) != np.float32(none)]
         ratings = replace(ratings, time=times, columns=columns)
-    return with_options(replace(ratings, by=by), {"split": by})
-
-
-def with_options(ratings: Ratings, options: Mapping[str, Any]) -> Ratings:
-    """Ratings with a checksum that covers the reading options: other options give other data."""
-    given = {name: value for name, value in options.items() if value is not None}
-    if not given:
-        return ratings
-    how = json.dumps([ratings.checksum, given], sort_keys=True)
-    return replace(ratings, checksum=hashlib.sha256(how.encode()).hexdigest())
+    return replace(ratings, by=by, checksum=with_options(ratings.checksum, {"split": by}))
 
 
 def find_columns(table: Table, named: Mapping[str, str | None]) -> dict[str, str]:

@@ -99,6 +99,8 @@ class Table:
             return pyarrow.chunked_array([[None if value is None else str(value) for value in values.to_pylist()]])
         if pyarrow.types.is_dictionary(kind):
             return values.cast(kind.value_type)
+        if pyarrow.types.is_string_view(kind):
+            return values.cast("string")
         return values.cast("float") if pyarrow.types.is_float16(kind) else values
 
     def numbers(self, name: str) -> np.ndarray:
@@ -143,20 +145,32 @@ class Table:
             self.fail(row, name, f"{shown(values.iloc[row])} is neither a number nor a date such as 2026-11-27")
         return found
 
+    def distinct(self, name: str) -> tuple[np.ndarray, pyarrow.Array]:
+        """A column as int64[rows], positions among its distinct values or −1 for none, and those values.
+
+        Raises:
+            DataError: its values cannot be compared.
+        """
+        values = self.column(name)
+        try:
+            coded = values.dictionary_encode().unify_dictionaries()
+        except pyarrow.ArrowNotImplementedError:
+            raise DataError(
+                f"{self.path}, column {name!r}: {values.type} values are neither numbers nor text"
+            ) from None
+        codes = [pyarrow.compute.fill_null(chunk.indices, -1).to_numpy() for chunk in coded.chunks]
+        return np.concatenate(codes).astype(np.int64), coded.chunk(0).dictionary
+
     def ids(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """A column as int64[rows], positions among the distinct ids, and those ids, sorted; see `ids.spelled`.
 
         Raises:
             DataError: a row has no id; the message has the first.
         """
-        values = self.column(name)
-        try:
-            coded = values.dictionary_encode(null_encoding="encode").unify_dictionaries()
-        except pyarrow.ArrowNotImplementedError:
-            raise DataError(f"{self.path}, column {name!r}: {values.type} values are not ids") from None
-        codes = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks])
-        distinct = coded.chunk(0).dictionary
-        if pyarrow.types.is_integer(values.type) and not values.null_count:  # as text, a million of them take a second
+        codes, distinct = self.distinct(name)
+        if (codes < 0).any():
+            self.fail(int(np.argmin(codes)), name, "None is not an id; use text or a whole number")
+        if pyarrow.types.is_integer(distinct.type):  # as text, a million of them take a second
             keys = distinct.to_numpy()
             keys = keys if keys.max() > np.iinfo(np.int64).max else keys.astype(np.int64)
         else:
@@ -303,7 +317,9 @@ class TextTable(Table):
 
 
 def read_table(path: str | Path, *, sep: str | None = None, encoding: str | None = None) -> Table:
-    """Read a table from Parquet (`.parquet`, `.pq`) or from delimited text with a header, gzipped or zipped or plain.
+    """Read a table from Parquet or from delimited text with a header, gzipped or zipped or plain.
+
+    Parquet has the suffix `.parquet` or `.pq`, or its mark at both ends of the file.
 
     Args:
         path: the file.
@@ -314,7 +330,8 @@ def read_table(path: str | Path, *, sep: str | None = None, encoding: str | None
         DataError: the file cannot be read as a table.
     """
     file = _File(path)
-    if file.suffix not in PARQUET:
+    marked = file.content.startswith(b"PAR1") and file.content.endswith(b"PAR1")
+    if file.suffix not in PARQUET and not marked:
         return _text(file, sep, encoding, quoted=True)
     if sep is not None or encoding is not None:
         raise DataError(f"{file.path}: sep and encoding are for text; Parquet has neither")

@@ -54,21 +54,21 @@ class Net(nn.Sequential):
         widths = [checks.whole("widths", width, least=1) for width in widths]
         dropout = checks.below_one("dropout", dropout)
         for n_in, n_out in pairwise(widths[:-1]):
-            self.append(_linear(n_in, n_out, activation, generator))
+            self.append(linear(n_in, n_out, activation, generator))
             if bn:
                 self.append(nn.BatchNorm1d(n_out))
             if activation != "none":
                 self.append(ACTIVATIONS[activation]())
             if dropout:
                 self.append(Dropout(dropout, generator))
-        self.append(_linear(widths[-2], widths[-1], "none", generator))
+        self.append(linear(widths[-2], widths[-1], "none", generator))
 
     def __getitem__(self, place: int | slice) -> nn.Module:
         """A layer; of a slice an `nn.Sequential`, such as a layer group."""
         return nn.Sequential(*self)[place]
 
 
-def _linear(n_in: int, n_out: int, activation: str, generator: torch.Generator | None) -> Linear:
+def linear(n_in: int, n_out: int, activation: str, generator: torch.Generator | None) -> Linear:
     """A layer initialized for what follows it."""
     layer = Linear(n_in, n_out)
     gain = nn.init.calculate_gain({"none": "linear", "gelu": "relu"}.get(activation, activation))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lesson.data import DataError, read_ratings, read_table
+from lesson.data import DataError, Table, read_ratings, read_table
 
 GOOD = "user,item,rating\nann,dune,4\nbob,dune,3\nann,alien,5\n"
 
@@ -88,6 +88,26 @@ def test_compressed_parquet_is_read_too(tmp_path):
     pd.DataFrame({"a": [1, 2]}).to_parquet(tmp_path / "t.parquet")
     path = write(tmp_path, gzip.compress((tmp_path / "t.parquet").read_bytes()), "t.parquet.gz")
     assert rows(read_table(path)) == [[1], [2]]
+
+
+def test_texts_of_any_arrow_type_are_text(tmp_path):
+    for kind in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+        pyarrow.parquet.write_table(pyarrow.table({"a": pyarrow.array(["x", "y"], kind)}), tmp_path / "t.parquet")
+        assert read_table(tmp_path / "t.parquet").ids("a")[1].tolist() == ["x", "y"]
+
+
+def test_ids_of_several_row_groups_are_one_set_and_a_missing_one_has_its_place(tmp_path):
+    part = pyarrow.table({"a": ["x", "y", None]})
+    table = Table("t", "", ["a"], pyarrow.concat_tables([part, part.slice(1)]))
+    codes, distinct = table.distinct("a")
+    assert (codes.tolist(), distinct.to_pylist()) == ([0, 1, -1, 1, -1], ["x", "y"])
+    with pytest.raises(DataError, match="t, row 3, column 'a': None is not an id"):
+        table.ids("a")
+
+
+def test_parquet_is_known_by_its_mark_too(tmp_path):
+    pd.DataFrame({"a": [1, 2]}).to_parquet(tmp_path / "t.parquet")
+    assert rows(read_table((tmp_path / "t.parquet").rename(tmp_path / "t.brotli"))) == [[1], [2]]
 
 
 @pytest.mark.parametrize(
