@@ -12,38 +12,46 @@ from lesson.collab import CollabLearner, collab_learner
 from lesson.data import (
     DataBunch,
     DataError,
+    Images,
     RepeatedRatingsWarning,
     UnknownIdsWarning,
     load_adult,
     load_digits,
+    load_images,
     load_movielens,
     load_ratings,
     load_uci_digits,
 )
 from lesson.learner import DivergenceError, Epoch, Learner
-from lesson.models import EmbeddingDotBias, Net, sigmoid_range
+from lesson.models import EmbeddingDotBias, Net, resnet34, sigmoid_range
 from lesson.nets import NetLearner, net_learner
+from lesson.vision import CnnLearner, create_cnn
 
 __all__ = [
     "FASTAI",
     "TORCH",
+    "CnnLearner",
     "CollabLearner",
     "DataBunch",
     "DataError",
     "DivergenceError",
     "EmbeddingDotBias",
     "Epoch",
+    "Images",
     "Learner",
     "Net",
     "NetLearner",
     "RepeatedRatingsWarning",
     "UnknownIdsWarning",
     "collab_learner",
+    "create_cnn",
     "load_adult",
     "load_digits",
+    "load_images",
     "load_movielens",
     "load_ratings",
     "load_uci_digits",
     "net_learner",
+    "resnet34",
     "sigmoid_range",
 ]
