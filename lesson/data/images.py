@@ -26,7 +26,7 @@ from lesson.data.table import as_path, data_name, reason
 # ImageNet's mean and deviation of red, green and blue, which weights trained on it expect (fastai's imagenet_stats).
 MEAN, STD = (torch.tensor(of).view(3, 1, 1) for of in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 # No others, because for some, such as EPS, Pillow starts another program.
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class ImageRows(Dataset[Any]):
@@ -186,7 +186,7 @@ class Images:
         if size is not None:
             size = checks.whole("size", size, least=1)
             pixels = np.stack([_cut(Image.fromarray(one), size) for one in pixels])
-        columns = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+        columns = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
         return cls(name, columns, torch.from_numpy(numbers.astype(np.int64)), named)
 
     @classmethod
@@ -234,14 +234,14 @@ def load_images(path: str | Path, size: int = 224) -> Images:
         try:
             x[row] = _read(file, size)
         except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
-            broken.append(f"{printable(file)}: cannot be read as an image ({printable(reason(error))})")
+            broken.append(f"{printable(file)}: a broken image, or none ({printable(reason(error))})")
     if broken:
-        raise DataError(broken[0] + (f", nor can {len(broken) - 1} others" if len(broken) > 1 else ""))
+        raise DataError(broken[0] + (f"; so are {len(broken) - 1} more" if len(broken) > 1 else ""))
     valid = None
     if len(found) == 2:
         valid = torch.arange(len(files)) >= sum(map(len, found[0].values()))
     y = torch.tensor([number for _, number in files])
-    columns = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    columns = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
     return Images(data_name(folder.resolve()), columns, y, tuple(map(printable, classes)), valid)
 
 

@@ -118,7 +118,7 @@ def there_are_layer_groups_of_unequal_size() -> Found:
 
 @exact("slip 4", source=CREATE_CNN)
 def the_body_is_split_into_a_small_and_a_large_group() -> Found:
-    """ResNet-34 splits into 1,347,904 and 19,936,768 parameters, all that it has before its last layer, and the head."""
+    """ResNet-34 splits into 1,347,904 and 19,936,768 parameters, all it has before its last layer, and the head."""
     early, late, _ = _sizes()
     whole = early + late + sum(p.numel() for p in resnet34().fc.parameters())
     known = (early, late, whole) == (1_347_904, 19_936_768, 21_797_672)
