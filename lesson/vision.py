@@ -119,6 +119,7 @@ class CnnLearner(Learner):
         how: as for `Learner`.
     """
 
+    model: nn.Sequential
     valid_bs = 64
 
     def _training(

@@ -198,8 +198,10 @@ class Images:
             size: of the sides, in pixels.
 
         Raises:
-            DataError: size is not a whole number of at least one.
+            DataError: an argument is wrong.
         """
+        if not isinstance(digits, Digits):
+            raise DataError(f"digits={shown(digits)}: pass digits, such as load_digits()")
         side = round(digits.x.shape[1] ** 0.5)
         images = cls.from_arrays(digits.x.view(-1, side, side), digits.y, size, name=digits.name)
         return replace(images, terms=digits.terms, citation=digits.citation, key=digits.key)
@@ -229,10 +231,10 @@ def load_images(path: str | Path, size: int = 224) -> Images:
         if new := [name for name in theirs if name not in classes]:
             raise DataError(f"{printable(part / new[0])}: training has no images of this class")
     files = [(file, classes.index(name)) for theirs in found for name, files in theirs.items() for file in files]
-    x, broken = np.empty((len(files), size, size, 3), np.uint8), []
+    x, broken = np.empty((len(files), 3, size, size), np.uint8), []
     for row, (file, _) in enumerate(files):
         try:
-            x[row] = _read(file, size)
+            x[row] = _read(file, size).transpose(2, 0, 1)
         except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
             broken.append(f"{printable(file)}: a broken image, or none ({printable(reason(error))})")
     if broken:
@@ -241,8 +243,7 @@ def load_images(path: str | Path, size: int = 224) -> Images:
     if len(found) == 2:
         valid = torch.arange(len(files)) >= sum(map(len, found[0].values()))
     y = torch.tensor([number for _, number in files])
-    columns = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
-    return Images(data_name(folder.resolve()), columns, y, tuple(map(printable, classes)), valid)
+    return Images(data_name(folder.resolve()), torch.from_numpy(x), y, tuple(map(printable, classes)), valid)
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:

@@ -20,7 +20,8 @@ LR_RANGE = "fastai 1.0.28, basic_train.py, Learner.lr_range"
 
 def _rates(lr: float | slice, divisor: float = 3) -> list[float]:
     """The rates with which a training of ResNet-34 reaches its optimizer, of the first layer group to the last."""
-    learn, asked = copy.copy(as_made()), []
+    learn = copy.copy(as_made())
+    asked: list[float] = []
 
     def opt_func(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         asked.extend(group["lr"] for group in groups)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from lesson import CnnLearner, DataBunch, create_cnn, resnet34
-from lesson.models import Mnist_Logistic
+from lesson.models import Dropout, Mnist_Logistic
 from lesson.optimizers import SGD
 from studies.exact import Found, exact
 
@@ -128,10 +128,10 @@ def the_body_is_split_into_a_small_and_a_large_group() -> Found:
 @exact("slip 5", source=CREATE_CNN)
 def the_head_is_more_than_two_matrices_and_a_relu() -> Found:
     """The head also pools, flattens, and has BatchNorm and dropout before each matrix; the body's BatchNorm trains."""
-    layers = [type(layer).__name__ for layer in as_made().model[1]]
+    layers = [type(layer).__name__ for layer in as_made().model[1].children()]
     block = ["BatchNorm1d", "Dropout", "Linear"]
     wanted = ["AdaptiveConcatPool2d", "Flatten", *block, "ReLU", *block]
-    shares = [layer.p for layer in as_made().model[1] if type(layer).__name__ == "Dropout"]
+    shares = [layer.p for layer in as_made().model[1].children() if isinstance(layer, Dropout)]
     trains = any(moved for name, moved in _moved(frozen=True).items() if name.startswith("0."))
     return Found(layers == wanted and shares == [0.25, 0.5] and trains, f"{', '.join(layers)}; dropout {shares}")
 

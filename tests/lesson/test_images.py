@@ -300,3 +300,8 @@ def test_a_batch_is_drawn_in_color_with_the_names_of_its_classes(tmp_path):
     for axes, y in zip(results.flat, data.valid.y, strict=False):
         assert axes.get_title() == ("dog" if y else "$\\frac$, not dog")
     plt.close("all")
+
+
+def test_what_is_no_digits_is_one_line():
+    with pytest.raises(DataError, match="digits=5: pass digits"):
+        Images.from_digits(5)
