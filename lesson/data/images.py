@@ -236,7 +236,9 @@ def load_images(path: str | Path, size: int = 224) -> Images:
         try:
             x[row] = _read(file, size).transpose(2, 0, 1)
         except Exception as error:  # damaged bytes make Pillow's decoders raise almost anything
-            broken.append(f"{printable(file)}: a broken image, or none ({printable(reason(error))})")
+            broken.append(
+                f"{printable(file)}: a broken image, or none ({printable(reason(error) or type(error).__name__)})"
+            )
     if broken:
         raise DataError(broken[0] + (f"; so are {len(broken) - 1} more" if len(broken) > 1 else ""))
     valid = None
