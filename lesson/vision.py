@@ -126,11 +126,13 @@ class CnnLearner(Learner):
         self, optimizer: torch.optim.Optimizer, schedule: Schedule
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         if (rows := len(self.data.train)) % self.bs == 1 or self.bs == 1:
-            raise DataError(f"bs={self.bs}: BatchNorm needs two rows or more, but the last of {rows} is alone")
+            raise DataError(
+                f"bs={self.bs}: BatchNorm needs two rows or more, but the last of {rows} is alone; pass another bs"
+            )
         return super()._training(optimizer, schedule)
 
     def _identity(self) -> dict[str, str]:
-        classes = getattr(self.data, "classes", range(self.data.c))
+        classes = getattr(self.data, "classes", ()) or range(self.data.c)
         return {"classes": ", ".join(map(repr, classes))}
 
 

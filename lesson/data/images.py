@@ -58,7 +58,7 @@ class ImageBunch(DataBunch):
     """Training and validation images.
 
     Attributes:
-        classes: the names of the classes 0, 1, ….
+        classes: the names of the classes 0, 1, …; empty if they have none.
     """
 
     classes: tuple[str, ...] = ()
@@ -66,13 +66,13 @@ class ImageBunch(DataBunch):
     @property
     def c(self) -> int:
         """The number of classes, by fastai's name."""
-        return len(self.classes)
+        return len(self.classes) or super().c
 
     def _pictures(self, x: Tensor) -> Tensor:
         return (x * STD + MEAN).clamp(0, 1).movedim(1, -1)
 
     def _name(self, y: Any) -> str:
-        return self.classes[y]
+        return self.classes[y] if self.classes else str(y)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from lesson import DataError, Images, load_digits, load_images, load_uci_digits
-from lesson.data import ImageRows
+from lesson.data import ImageBunch, ImageRows
 
 mpl.use("Agg")
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -303,6 +303,11 @@ def test_a_batch_is_drawn_in_color_with_the_names_of_its_classes(tmp_path):
     for axes, y in zip(results.flat, data.valid.y, strict=False):
         assert axes.get_title() == ("dog" if y else "$\\frac$, not dog")
     plt.close("all")
+
+
+def test_classes_without_names_are_numbers():
+    rows = ImageRows(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 2, 1, 0]))
+    assert ImageBunch.create(rows, rows).c == 3
 
 
 def test_what_is_no_digits_is_one_line():
