@@ -12,11 +12,13 @@ from lesson.collab import CollabLearner, collab_learner
 from lesson.data import (
     DataBunch,
     DataError,
+    Images,
     RepeatedRatingsWarning,
     TableWarning,
     UnknownIdsWarning,
     load_adult,
     load_digits,
+    load_images,
     load_movielens,
     load_ratings,
     load_table,
@@ -24,13 +26,15 @@ from lesson.data import (
 )
 from lesson.ensemble import Ensemble
 from lesson.learner import DivergenceError, Epoch, Learner
-from lesson.models import EmbeddingDotBias, Net, TabularModel, sigmoid_range
+from lesson.models import EmbeddingDotBias, Net, TabularModel, resnet34, sigmoid_range
 from lesson.nets import NetLearner, net_learner
 from lesson.tabular import TabularLearner, tabular_learner
+from lesson.vision import CnnLearner, create_cnn
 
 __all__ = [
     "FASTAI",
     "TORCH",
+    "CnnLearner",
     "CollabLearner",
     "DataBunch",
     "DataError",
@@ -38,6 +42,7 @@ __all__ = [
     "EmbeddingDotBias",
     "Ensemble",
     "Epoch",
+    "Images",
     "Learner",
     "Net",
     "NetLearner",
@@ -47,13 +52,16 @@ __all__ = [
     "TabularModel",
     "UnknownIdsWarning",
     "collab_learner",
+    "create_cnn",
     "load_adult",
     "load_digits",
+    "load_images",
     "load_movielens",
     "load_ratings",
     "load_table",
     "load_uci_digits",
     "net_learner",
+    "resnet34",
     "sigmoid_range",
     "tabular_learner",
 ]

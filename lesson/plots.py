@@ -61,12 +61,11 @@ def found_rates(lrs: np.ndarray, smooth_losses: np.ndarray, suggestion: float | 
     return axes
 
 
-def images(x: Tensor, shape: tuple[int, int], titles: Sequence[str], wrong: Sequence[bool]) -> np.ndarray:
+def images(x: Tensor, titles: Sequence[str], wrong: Sequence[bool]) -> np.ndarray:
     """Images with titles, in a grid.
 
     Args:
-        x: [n, height · width], pixels from 0 to 1.
-        shape: height and width.
+        x: pixels from 0 to 1, [n, height, width], or [n, height, width, 3] with colors.
         titles: one for each image.
         wrong: whose titles are red.
 
@@ -80,7 +79,7 @@ def images(x: Tensor, shape: tuple[int, int], titles: Sequence[str], wrong: Sequ
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, pixels, title, red in zip(grid.flat, x, titles, wrong, strict=False):
-        axes.imshow(pixels.reshape(shape).numpy(), cmap="gray_r", vmin=0, vmax=1)
-        axes.set_title(title, color="tab:red" if red else "black")
+        axes.imshow(pixels.numpy(), cmap="gray_r", vmin=0, vmax=1)
+        axes.set_title(title, color="tab:red" if red else "black", parse_math=False)
     found: np.ndarray = grid
     return found

@@ -8,6 +8,7 @@ from lesson.data.digits import Digits, load_digits, load_uci_digits
 from lesson.data.fetch import fetch_mnist
 from lesson.data.filmtrust import open_filmtrust
 from lesson.data.ids import UnknownIdsWarning, Vocab
+from lesson.data.images import ImageBunch, ImageRows, Images, load_images
 from lesson.data.made import Curves, Made, PlantedRatings
 from lesson.data.movielens import open_movielens
 from lesson.data.origin import Origin
@@ -22,6 +23,9 @@ __all__ = [
     "DataBunch",
     "DataError",
     "Digits",
+    "ImageBunch",
+    "ImageRows",
+    "Images",
     "Made",
     "Origin",
     "PlantedRatings",
@@ -37,6 +41,7 @@ __all__ = [
     "fetch_mnist",
     "load_adult",
     "load_digits",
+    "load_images",
     "load_movielens",
     "load_ratings",
     "load_table",

@@ -48,7 +48,7 @@ class DataBunch:
     @property
     def inputs(self) -> int:
         """The numbers in a row of inputs, such as 784 pixels."""
-        return int(self.train[:1][0].shape[1])
+        return int(self.train[:1][0].numel())
 
     @property
     def c(self) -> int:
@@ -76,7 +76,7 @@ class DataBunch:
             return _table(inputs, target)
         from lesson import plots
 
-        return plots.images(inputs[0], self.image, [str(y) for y in target.tolist()], [False] * n)
+        return plots.images(self._pictures(inputs[0]), [self._name(y) for y in target.tolist()], [False] * n)
 
     def show_results(self, rows: torch.Tensor, out: torch.Tensor) -> Any:
         """Validation rows with predictions, images or a table as in `show_batch`; titles of wrong ones are red.
@@ -92,8 +92,18 @@ class DataBunch:
         from lesson import plots
 
         pairs = list(zip(target.tolist(), predicted.tolist(), strict=True))
-        titles = [str(y) if y == guess else f"{y}, not {guess}" for y, guess in pairs]
-        return plots.images(inputs[0], self.image, titles, [y != guess for y, guess in pairs])
+        names = [[self._name(y) for y in pair] for pair in pairs]
+        titles = [name if name == guess else f"{name}, not {guess}" for name, guess in names]
+        return plots.images(self._pictures(inputs[0]), titles, [y != guess for y, guess in pairs])
+
+    def _pictures(self, x: torch.Tensor) -> torch.Tensor:
+        """Rows of inputs as images [n, height, width], or [n, height, width, 3], of numbers from 0 to 1."""
+        assert self.image is not None
+        return x.reshape(-1, *self.image)
+
+    def _name(self, y: Any) -> str:
+        """A target in words."""
+        return str(y)
 
 
 def _table(inputs: list[torch.Tensor], target: torch.Tensor) -> pd.DataFrame:

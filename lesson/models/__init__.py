@@ -3,6 +3,7 @@
 from lesson.models.collab import EmbeddingDotBias, embedding, sigmoid_range
 from lesson.models.mnist import Linear, Mnist_Logistic, Mnist_NN
 from lesson.models.net import Dropout, Net
+from lesson.models.resnet import ResNet, resnet34
 from lesson.models.tabular import TabularModel, emb_sz_rule
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     "Mnist_Logistic",
     "Mnist_NN",
     "Net",
+    "ResNet",
     "TabularModel",
     "emb_sz_rule",
     "embedding",
+    "resnet34",
     "sigmoid_range",
 ]
