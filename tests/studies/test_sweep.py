@@ -623,7 +623,7 @@ def test_a_study_that_somebody_deletes_meanwhile_is_one_line(reopen: Callable[[]
 
 def test_a_command_that_finds_its_study_writes_nothing(reopen: Callable[[], Sweep], tmp_path: Path) -> None:
     reopen()
-    (file,) = [path for path in tmp_path.rglob("trials.*")]
+    (file,) = tmp_path.rglob("trials.*")
     before = file.read_bytes()
     reopen()
     assert file.read_bytes() == before
