@@ -103,9 +103,9 @@ def test_a_folder_or_file_that_is_removed(
         path = sweeps.folder / "results" / what
         process = sweeps.start("--seeds=10")
         sweeps.wait_for(len(sweeps.trainings()) + draw.randrange(1, 10), process)
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()  # errors: files that come meanwhile
         assert sweeps.end(process) == 2
-        assert "removed or replaced while the sweep ran" in sweeps.said
+        assert "removed or replaced while" in sweeps.said or "check that --results is right" in sweeps.said
         if what != "toy/small/.lock":
             sweeps.stored = set()
         sweeps.count()
