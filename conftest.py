@@ -1,4 +1,4 @@
-"""The benchmarks' options, here because pytest looks for options only in the root conftest.
+"""Options of the tests and benchmarks, here because pytest looks for options only in the root conftest.
 
 Otherwise `pytest --benchmark-only --bench-profile smoke` would read `smoke` as a path.
 """
@@ -7,7 +7,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--bench-profile` and `--bench-fail`."""
+    """Add `--bench-profile`, `--bench-fail` and `--rounds`."""
     group = parser.getgroup("benchmark")
     group.addoption(
         "--bench-fail",
@@ -25,4 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="How much to measure: smoke (about a minute), default (five minutes on two cores) or full. "
         "Benchmarks run with --benchmark-only, or if bench/ is named (pytest bench); "
         "a plain pytest leaves them out.",
+    )
+    parser.getgroup("faults").addoption(
+        "--rounds", type=int, default=4, help="How often the tests of faults (-m faults) repeat each fault."
     )

@@ -9,11 +9,13 @@ from typing import Annotated, NoReturn
 import typer
 
 from reports.text import one_line
+from studies.evidence.outside import holds_login, without_password
+from studies.evidence.usage import Command
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(cls=Command)
 def main(
     results: Annotated[
         Path, typer.Option(metavar="DIR", help="The folder with the results of studies and benchmarks.")
@@ -29,6 +31,9 @@ def main(
     from reports.read import gather
     from studies.evidence.schema import ResultsError, write_text
 
+    for option, folder in (("--results", results), ("--out", out)):
+        if holds_login(str(folder)) and not folder.exists():
+            _fail(f"{option} {without_password(str(folder))}: not a folder's name; no option takes a database's URL.")
     try:
         inputs = gather(results)
     except ResultsError as error:

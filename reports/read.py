@@ -203,7 +203,7 @@ def read_table(path: Path, columns: Mapping[str, Holds], once: list[str], summar
     try:
         table = parquet.read_table(pa.BufferReader(stored))
         table.validate(full=True)
-    except (ValueError, pa.ArrowException) as error:
+    except (ValueError, OSError, pa.ArrowException) as error:  # OSError: bytes that Thrift cannot decode
         raise ResultsError(f"it is not a Parquet file: {error}") from error
     if lacking := sorted(columns.keys() - set(table.column_names)):
         raise ResultsError(f"it lacks the columns {', '.join(lacking)}")

@@ -18,9 +18,9 @@ from studies.evidence.claims import N_CLAIMS
 from studies.evidence.ledger import Condition, Evidence, LedgerRow, PartRow, make_ledger, read_ledger
 from studies.evidence.outside import printable, without_password
 from studies.evidence.schema import ResultsError, find_summaries, in_words, read_summary
+from studies.evidence.usage import Command
 from studies.lab import stopping
 from studies.lab.arguments import UsageError, checked_path
-from studies.lab.command import Command
 from studies.lab.spec import Study, counted
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 import typer
 
 from studies.evidence.outcomes import LEVEL, deciding_intervals, rules
+from studies.evidence.outside import printable, without_password
 from studies.evidence.parts import Form
 from studies.evidence.provenance import commit, versions
 from studies.evidence.schema import write_text
 from studies.evidence.statistics import Floats
+from studies.evidence.usage import Command
 
 SEEDS = (10, 20, 40)
 OVERLAP = 1 / 9  # splits of 90 % and 10 %
@@ -209,13 +212,19 @@ def table(cells: list[Cell]) -> str:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command(help=__doc__)
+@app.command(cls=Command, help=__doc__)
 def main(
     studies: Annotated[int, typer.Option(min=100, help="Simulated studies per shape and number of seeds.")] = 20_000,
     out: Annotated[Path, typer.Option(help="The file for the results.")] = Path("results/calibration.json"),
     seed: Annotated[int, typer.Option(min=0, help="The simulation's seed.")] = 0,
 ) -> None:
     """Simulate, print the table, write the file."""
+    try:  # now, not after ten minutes
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        _fail(out, error)
     cells: list[Cell] = []
     for shape in SHAPES:
         typer.echo(f"{shape} …", err=True)
@@ -235,13 +244,17 @@ def main(
     try:
         write_text(out, json.dumps(content, indent=1) + "\n")
     except OSError as error:
-        typer.echo(f"error: --out {out}: cannot be written ({error.strerror})", err=True)
-        raise typer.Exit(2) from error
+        _fail(out, error)
     typer.echo(f"{table(cells)}\n{out}")
     if bad := broken(cells, studies):
         worst = max(bad, key=lambda cell: max(cell.false_yes, cell.false_no))
         typer.echo(f"{len(bad)} cells above {BAR}; the worst: {worst}", err=True)
         raise typer.Exit(1)
+
+
+def _fail(out: Path, error: OSError) -> NoReturn:
+    typer.echo(f"error: --out {printable(without_password(str(out)))}: cannot be written ({error.strerror})", err=True)
+    raise typer.Exit(2) from error
 
 
 if __name__ == "__main__":

@@ -45,6 +45,11 @@ def without_password(text: str) -> str:
     return _NAMED_PASSWORD.sub(r"\1***", text)
 
 
+def holds_login(text: str) -> bool:
+    """Whether a word of a command may hold the password of a database."""
+    return any(pattern.search(text) for pattern in (_AFTER_SCHEME, _USER_AND_PASSWORD))
+
+
 def storage_name(url: str) -> str:
     """A storage's URL made safe to show: SQLite's file, or only the scheme; "***" if it is not a URL."""
     if re.search(r"[:@=?&;%\s]", url) is None or re.fullmatch(r"sqlite(\+\w+)?:///?[^@=?&;%\s]*", url):

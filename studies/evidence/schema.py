@@ -28,7 +28,7 @@ from typing import Annotated, Final, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from studies.evidence.outside import printable
+from studies.evidence.outside import printable, without_password
 from studies.evidence.parts import Better, Form, claim_of
 
 SCHEMA_VERSION: Final = 2
@@ -553,7 +553,7 @@ def read_json(path: Path, model: type[Model], what: str, advice: str) -> Model:
     except OSError as error:
         raise ResultsError(f"{path}: cannot be read ({error.strerror}).", advice) from error
     except ValidationError as error:
-        raise ResultsError(f"{path}: not a {what}: {_first(error)}.", advice) from error
+        raise ResultsError(f"{path}: not a {what}: {without_password(_first(error))}.", advice) from error
 
 
 def _first(error: ValidationError) -> str:

@@ -18,6 +18,7 @@ import typer
 from studies.evidence import provenance
 from studies.evidence.outside import printable
 from studies.evidence.schema import write_text
+from studies.evidence.usage import Command
 from studies.exact import Check, checks
 
 SCHEMA_VERSION = 1
@@ -75,7 +76,7 @@ def write(records: list[dict[str, Any]], path: Path) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-@app.command(help=__doc__)
+@app.command(cls=Command, help=__doc__)
 def main(
     results: Annotated[Path, typer.Option(metavar="DIR", help="The folder for exact.json.")] = Path("results"),
 ) -> None:

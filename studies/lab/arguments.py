@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from studies.evidence.outside import without_password
+from studies.evidence.outside import holds_login, without_password
 from studies.lab.source import Source, own_options, reading_options
 from studies.lab.spec import Profile, Settings, Study, arm_name, beats, counted
 
@@ -46,6 +46,9 @@ def checked_sources(study: Study, names: str | None, own: Mapping[str, str | Non
     """
     given = {name: value for name, value in own.items() if value is not None}
     options = own_options(study)
+    for name, value in {**given, "data": names or ""}.items():
+        if name not in options and holds_login(value):
+            raise UsageError(f"--{name} {without_password(value)}: --storage takes a database's URL")
     named = [name for name in given if name in options]
     for name in given:
         if not any(name in (option, *reading_options(option)) for option in named):

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
-import typer.core
-import typer.exceptions
 
 from lesson import DataError
 from lesson.data.catalog import OWN
@@ -30,24 +28,13 @@ from studies.evidence.schema import (
     in_words,
     read_summary,
 )
+from studies.evidence.usage import Command
 from studies.lab import stopping
 from studies.lab.arguments import UsageError, checked_device, checked_path, checked_sources, chosen_profile, with_values
 from studies.lab.source import Source, open_source, own_options, prepare, reading_options
 from studies.lab.spec import TUNING_SEEDS_FROM, Run, Study, counted
 
 THREADS = 1  # a run's: many small runs side by side beat one on many threads
-
-
-class Command(typer.core.TyperCommand):
-    """A command whose usage errors mask a password given in a wrong place."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse as typer does."""
-        try:
-            return super().parse_args(ctx, args)
-        except typer.exceptions.TyperException as error:
-            error.message = printable(without_password(error.message))
-            raise
 
 
 def command(study: Study) -> Callable[[], None]:

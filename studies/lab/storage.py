@@ -31,6 +31,7 @@ HEARTBEAT, GRACE = 15, 60  # seconds; a machine silent for longer than GRACE has
 PATIENCE = 600.0  # seconds to wait for a database that stopped answering
 LONGEST_PAUSE = 30.0  # seconds between two attempts to reach it
 ANSWER = 30  # seconds within which a database that is there answers
+PSYCOPG = 'python -m pip install "psycopg[binary]"'
 DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
 
@@ -144,8 +145,10 @@ def _database(folder: Path, url: str) -> Iterator[BaseStorage]:
             storage = _tables(url)
             forgetful = _is_in_memory(storage)
         except ImportError as error:
-            reason = without_password(str(error.__cause__ or error))
-            raise SweepError(f"storage {shown}: install its driver ({reason})") from None
+            missing = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+            reason = without_password(str(missing))
+            how = f", {PSYCOPG}" if missing.name == "psycopg" or "pq wrapper" in reason else ""  # libpq is missing
+            raise SweepError(f"storage {shown}: install its driver{how} ({reason})") from None
         except Exception as error:  # each driver has its own errors
             raise SweepError(f"storage {shown}: {_why_not_opened(error)}") from None
         if forgetful:
@@ -171,6 +174,8 @@ WHY_NOT_OPENED = {  # by what servers and drivers say, in lower case
         "role ",
         "28p01",
     ),
+    "this user may not make tables there; GRANT it CREATE on the schema": ("permission denied for",),
+    "it has no connection left; try again soon": ("too many connections", "too many clients", "connection slots"),
     "it has no such database; create it first": ("does not exist", "unknown database", "3d000"),
     "no server answers there; check host and port, and whether it runs": (
         *("refused", "can't connect", "no such file", "could not translate host", "resolve host", "not known"),
@@ -249,7 +254,7 @@ def _file(folder: Path, fresh: bool, results: Path | None) -> Iterator[BaseStora
         if fresh:
             _set_aside([folder / JOURNAL, *((results or folder) / name for name in (SUMMARY, RUNS, CURVES))])
         journal = folder / JOURNAL
-        _mend(journal)
+        _mend(journal, lock)
         yield _read(journal, lock)
 
 
@@ -287,7 +292,7 @@ def _set_aside(paths: Sequence[Path]) -> None:
             print(f"{path.name} is set aside as {aside.name}", file=sys.stderr)
 
 
-def _mend(journal: Path) -> None:
+def _mend(journal: Path, lock: Path) -> None:
     """Repair what a killed sweep may have left; we hold the folder's lock, so no other sweep is alive."""
     for torn in journal.parent.glob(f"{journal.name}.torn-*"):
         if torn.is_file() and not torn.stat().st_size:  # its command was killed before it kept anything there
@@ -310,6 +315,7 @@ def _mend(journal: Path) -> None:
         with journal.open("ab") as file:
             file.write(b"\n")
     elif last:  # cut short, as on a full disk; Optuna would ignore everything after it
+        _read(journal, lock)  # a file that is inconsistent stays as it is
         torn = _aside(journal, "torn")
         torn.write_bytes(last)
         with journal.open("r+b") as file:

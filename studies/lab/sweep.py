@@ -51,9 +51,12 @@ class Sweep:
     def __init__(self, study: Study, storage: BaseStorage, patience: float = PATIENCE) -> None:
         self.declaration, self.storage = study, storage
         self.patiently = Patience(storage, patience)
-        self.study = optuna.create_study(
-            study_name=study.name, storage=storage, direction=self._direction, load_if_exists=True
-        )
+        try:
+            self.study = optuna.load_study(study_name=study.name, storage=storage)
+        except KeyError:  # creating one that exists would write to the storage, too
+            self.study = optuna.create_study(
+                study_name=study.name, storage=storage, direction=self._direction, load_if_exists=True
+            )
         self._ours: set[int] = set()
         self.study_id = storage.get_study_id_from_name(study.name)
         directions = [direction.name.lower() for direction in self.study.directions]

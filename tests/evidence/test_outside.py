@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.evidence.outside import Masked, printable, storage_name, without_password
+from studies.evidence.outside import Masked, holds_login, printable, storage_name, without_password
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,12 @@ from studies.evidence.outside import Masked, printable, storage_name, without_pa
 def test_what_may_be_a_password_is_masked_and_other_words_stay_as_they_are(word: str, shown: str) -> None:
     assert without_password(word) == shown
     assert "sec" not in shown
+
+
+@pytest.mark.parametrize("word", ["postgresql://me:secret@host/db", "postgresql:/me:secret@host/db", "me:secret@host"])
+def test_a_login_is_told_from_the_name_of_a_column(word: str) -> None:
+    assert holds_login(word)
+    assert not any(map(holds_login, ("user_id:token", "item_token:token", "me@here", "::", "results/x", "utf-8")))
 
 
 @pytest.mark.parametrize(

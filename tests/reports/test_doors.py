@@ -301,6 +301,24 @@ def test_a_table_that_does_not_fit_its_summary_is_not_drawn(tmp_path, change, pr
     assert read.runs is None
 
 
+def test_a_table_whose_bytes_are_damaged_costs_no_other_page(tmp_path):
+    for name, frame in TABLES.items():
+        frame.to_parquet(tmp_path / name)
+    whole = (tmp_path / "runs.parquet").read_bytes()
+    end = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    (tmp_path / "runs.parquet").write_bytes(whole[:end] + bytes(len(whole) - 8 - end) + whole[-8:])
+    (problem,) = read_study(tmp_path / "summary.json", SUMMARY, "wd_sweep.html").problems
+    assert "it is not a Parquet file" in problem
+
+
+def test_a_password_in_a_file_is_not_shown(tmp_path):
+    changed = replaced(FILES["summary.json"], ("looks",), "postgresql://me:hunter2@host/db")
+    (tmp_path / "summary.json").write_text(json.dumps(changed))
+    said = refusal("summary.json", tmp_path / "summary.json")
+    assert "field looks: " in said
+    assert "hunter2" not in said
+
+
 def test_what_another_library_noted_in_a_table_is_not_asked(tmp_path):
     for name, frame in TABLES.items():
         table = pa.Table.from_pandas(frame).replace_schema_metadata({"pandas": '{"index_columns": ["nowhere"]'})

@@ -1040,6 +1040,9 @@ def test_a_summary_holds_the_time_by_the_clock(sweep: Command) -> None:
         ["--seeds", "me:hunter2@host/db"],
         ["--results", "postgresql://me:hunter2@host/db"],
         ["--ratings", "postgresql://me:hunter2@host/db"],
+        ["--data", "postgresql://me:hunter2@host/db"],
+        ["--user", "postgresql://me:hunter2@host/db"],
+        ["--encoding", "me:hunter2@host/db"],
     ],
 )
 def test_a_password_in_a_wrong_place_is_not_shown(

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import threading
 import time
 from collections import Counter
@@ -249,6 +250,8 @@ def test_an_outage_that_lasts_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         ('FATAL:  role "me" does not exist', "it refuses this user or password"),
         ("(1045, \"Access denied for user 'me'@'localhost'\")", "it refuses this user or password"),
         ('FATAL:  database "x" does not exist', "it has no such database; create it first"),
+        ("permission denied for schema public", "this user may not make tables there; GRANT it CREATE on the schema"),
+        ('FATAL:  too many connections for database "x"', "it has no connection left; try again soon"),
         ("(1049, \"Unknown database 'x'\")", "it has no such database; create it first"),
         ("connection refused. Is the server running on that host?", "no server answers there"),
         ("failed to resolve host 'x': Name or service not known", "no server answers there"),
@@ -616,6 +619,35 @@ def test_a_study_that_somebody_deletes_meanwhile_is_one_line(reopen: Callable[[]
     optuna.delete_study(study_name="toy", storage=sweep.storage)
     with pytest.raises(SweepError, match="was deleted from the storage meanwhile"):
         do(sweep)
+
+
+def test_a_command_that_finds_its_study_writes_nothing(reopen: Callable[[], Sweep], tmp_path: Path) -> None:
+    reopen()
+    (file,) = tmp_path.rglob("trials.*")
+    before = file.read_bytes()
+    reopen()
+    assert file.read_bytes() == before
+
+
+def test_a_torn_line_of_a_file_that_is_inconsistent_is_left_where_it_is(tmp_path: Path) -> None:
+    with open_storage(tmp_path, None) as storage:
+        Sweep(toy.STUDY, storage)._enqueue(RUNS[0])
+    journal = tmp_path / JOURNAL
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":4,"worker_id":"x"}\n{"op_code":5,"wor')
+    before = journal.read_bytes()
+    with pytest.raises(SweepError, match="its records are inconsistent"):
+        open_storage(tmp_path, None).__enter__()
+    assert [path for path in tmp_path.iterdir() if path.name != ".lock"] == [journal]
+    assert journal.read_bytes() == before
+
+
+def test_a_driver_that_is_missing_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(SweepError, match=r'install its driver, python -m pip install "psycopg\[binary\]" \('):
+        open_storage(tmp_path, "postgresql://me:hunter2@localhost/x").__enter__()
 
 
 def test_an_abandoned_lock_of_optuna_costs_no_waiting(tmp_path: Path) -> None:

@@ -1,0 +1,8 @@
+"""Commands that are stopped, killed and refused."""
+
+import sys
+
+if sys.argv[:1] == ["-m"]:  # as in studies/__init__.py, for tests.faults.faulty
+    from studies.lab.stopping import at_once
+
+    at_once()
