@@ -370,11 +370,12 @@ def _options() -> list[inspect.Parameter]:
     ]
 
 
-HELP = f"""Find settings for the lesson's model on these ratings: learning rate, weight decay, factors, batch size, epochs.
+HELP = f"""Find settings for the lesson's model on these ratings: learning rate, decay, factors, batch size, epochs.
 
 A tenth of the ratings is set aside. On {SPLITS} splits of the others, Optuna's TPE sampler searches for the given time;
 Ctrl-C ends the search early. Then the choice and the lesson's settings are compared on the ratings set aside, with an
-interval over their users, and both with predicting the mean rating: on ratings that cannot be learnt nothing beats that.
+interval over their users, and both with predicting the mean rating, which nothing beats on ratings that cannot be
+learnt.
 
 Writes DIR/tune/DATA/{FILE} and {MODEL}, the trained model, and prints Python that uses the choice; `python -m reports`
 draws the page. A result of more trials is never replaced by one of fewer."""
