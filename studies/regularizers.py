@@ -60,7 +60,7 @@ STUDY = Study(
     ),
     tuned={"lr": Range(3e-4, 0.1)},
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="a minute"),
+        "quick": Profile(seeds=10, trials=0, cost="two minutes"),
         "regular": Profile(seeds=20, trials=6, cost="twenty minutes"),
         "full": Profile(seeds=40, trials=16, cost="an hour and a half"),
     },

@@ -62,7 +62,7 @@ STUDY = Study(
     ),
     tuned={"lr": Range(3e-4, 0.1)},
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="half a minute"),
+        "quick": Profile(seeds=10, trials=0, cost="a minute and a half"),
         "regular": Profile(seeds=20, trials=6, cost="a quarter of an hour"),
         "full": Profile(seeds=40, trials=16, cost="an hour"),
     },
