@@ -217,16 +217,16 @@ def _step_rows(
     if has_grads:
         tl.store(last + row, t + done, mask=valid)
         if tl.program_id(0) == 0:
-            here = steps + t * 9
-            tl.store(here, keep)
-            tl.store(here + 1, l2)
-            tl.store(here + 2, beta1)
-            tl.store(here + 3, rest1)
-            tl.store(here + 4, beta2)
-            tl.store(here + 5, rest2)
-            tl.store(here + 6, scale)
-            tl.store(here + 7, eps)
-            tl.store(here + 8, rate)
+            at_t = t * 9  # int64, like every offset
+            tl.store(steps + at_t, keep)
+            tl.store(steps + (at_t + 1), l2)
+            tl.store(steps + (at_t + 2), beta1)
+            tl.store(steps + (at_t + 3), rest1)
+            tl.store(steps + (at_t + 4), beta2)
+            tl.store(steps + (at_t + 5), rest2)
+            tl.store(steps + (at_t + 6), scale)
+            tl.store(steps + (at_t + 7), eps)
+            tl.store(steps + (at_t + 8), rate)
             if stamp is not None:
                 tl.store(stamp, t + done)
 
