@@ -107,6 +107,8 @@ class Tuning(_Part):
             return f"The test rows have {gain.users} users: too few for an interval, so nothing is concluded."
         if mean.low <= 0:
             return "No gain: even the best settings found do not beat predicting the mean rating."
+        if self.best == self.lesson:
+            return "No settings were found that are better than the lesson's."
         if gain.low > 0:
             return "The choice is better than the lesson's settings."
         if gain.high is not None and gain.high < 0:

@@ -153,6 +153,11 @@ def test_a_gain_counts_if_it_is_one_over_the_lesson_and_over_the_mean(found, ove
     assert result.verdict().startswith(said)
 
 
+def test_where_the_lessons_settings_are_the_best_it_says_so(found):
+    result = found[0].model_copy(update={"best": found[0].lesson, "gain": gain(0.0, 0.0), "over_mean": gain(0.1, 0.2)})
+    assert result.verdict() == "No settings were found that are better than the lesson's."
+
+
 def test_a_result_of_fewer_trials_does_not_replace_one_of_more(found, ratings_file):
     result, folder, _ = found
     before = (folder / FILE).read_bytes(), (folder / MODEL).read_bytes()
