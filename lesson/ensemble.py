@@ -17,14 +17,15 @@ from lesson.learner import Learner
 class Ensemble:
     """Learners that are trained alike and predict their mean (claim 1).
 
-    Each is trained in a thread of its own, as many at a time as there are cores; the bits are those of training them
-    one after the other. The native trainers compute beside each other; other models take turns in Python.
+    Each is trained in a thread of its own, as many at a time as there are cores. The bits are those of training them
+    one after the other, unless a model draws from torch's own generator, as nn.Dropout does; the lesson's models do
+    not. The native trainers compute beside each other; other models take turns in Python.
 
     Args:
         learners: with one loss and the same validation rows; made with different seeds, or they are all the same.
 
     Raises:
-        DataError: there are no learners, or they validate on different rows.
+        DataError: there are no learners, two have one model, or they validate on different rows.
 
     >>> from lesson import collab_learner, load_movielens
     >>> data = load_movielens()
@@ -38,6 +39,8 @@ class Ensemble:
         self.learners = list(learners)
         if not self.learners or not all(isinstance(learn, Learner) for learn in self.learners):
             raise DataError(f"learners={shown(learners)}: pass a list of learners, at least one")
+        if len({id(learn.model) for learn in self.learners}) < len(self.learners):
+            raise DataError("learners: two have the same model, which two threads would train at the same time")
         first = self.learners[0]
         for learn in self.learners[1:]:
             if learn.data.valid is first.data.valid:

@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..steps import Constants, Optimizer, constants
-from .triton_kernels import divide, sqrt, update
+from .triton_kernels import divide, rounded, sqrt, update
 
 START_BLOCK = 256  # starts per program of `add_step_`
 NO_STEP = Constants(*[0.0] * len(Constants._fields))
@@ -199,15 +199,9 @@ def _step_rows(
         v = tl.where(missed, new_v, v)
     if has_grads:
         g = tl.load(grads + (where[:, None] * k + column), mask=mask, other=0).to(arithmetic)
-        keep = tl.full((), keep, arithmetic)
-        l2 = tl.full((), l2, arithmetic)
-        beta1 = tl.full((), beta1, arithmetic)
-        rest1 = tl.full((), rest1, arithmetic)
-        beta2 = tl.full((), beta2, arithmetic)
-        rest2 = tl.full((), rest2, arithmetic)
-        scale = tl.full((), scale, arithmetic)
-        eps = tl.full((), eps, arithmetic)
-        rate = tl.full((), rate, arithmetic)
+        keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = rounded(
+            keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate, arithmetic
+        )  # fmt: skip
         w, m, v = update(w, g, m, v, keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate, optimizer)
     tl.store(weight + at, w, mask=mask)
     if averages:

@@ -54,6 +54,17 @@ def update(
 
 
 @triton.jit
+def rounded(keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate, arithmetic: tl.constexpr):
+    """The constants of a step, which are doubles, rounded once to the dtype of the arithmetic."""
+    return (
+        tl.full((), keep, arithmetic), tl.full((), l2, arithmetic),
+        tl.full((), beta1, arithmetic), tl.full((), rest1, arithmetic),
+        tl.full((), beta2, arithmetic), tl.full((), rest2, arithmetic),
+        tl.full((), scale, arithmetic), tl.full((), eps, arithmetic), tl.full((), rate, arithmetic),
+    )  # fmt: skip
+
+
+@triton.jit
 def _step_block(
     weight, grad, exp_avg, exp_avg_sq, where, mask, keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate,
     optimizer: tl.constexpr, arithmetic: tl.constexpr,
@@ -72,7 +83,7 @@ def _step_block(
         tl.store(exp_avg_sq + where, v, mask=mask)
 
 
-# The scalars are doubles, and rounded once to the dtype of the arithmetic: Triton would round plain floats to fp32.
+# The scalars are doubles, because Triton would round plain floats to fp32.
 @triton.jit
 def _step(
     weights, grads, exp_avgs, exp_avg_sqs, sizes,
@@ -91,15 +102,9 @@ def _step(
             weight, grad, exp_avg, exp_avg_sq = weights[tensor], grads[tensor], exp_avgs[tensor], exp_avg_sqs[tensor]
             n = tl.full((), sizes[tensor], tl.int64)
             own_first = first
-    keep = tl.full((), keep, arithmetic)
-    l2 = tl.full((), l2, arithmetic)
-    beta1 = tl.full((), beta1, arithmetic)
-    rest1 = tl.full((), rest1, arithmetic)
-    beta2 = tl.full((), beta2, arithmetic)
-    rest2 = tl.full((), rest2, arithmetic)
-    scale = tl.full((), scale, arithmetic)
-    eps = tl.full((), eps, arithmetic)
-    rate = tl.full((), rate, arithmetic)
+    keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = rounded(
+        keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate, arithmetic
+    )  # fmt: skip
     start = (program - own_first) * block
     where = start + tl.arange(0, block)
     # A mask that may end anywhere prevents 16-byte loads, so only the last block has one.

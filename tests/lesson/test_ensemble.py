@@ -62,6 +62,8 @@ def test_learners_of_other_rows_or_none_are_refused(small):
     others = [collab_learner(split(small.ratings, seed=seed), 4, small.y_range, quiet=True) for seed in (1, 2)]
     with pytest.raises(DataError, match="validate on different rows"):
         Ensemble(others)
+    with pytest.raises(DataError, match="two have the same model"):
+        Ensemble(others[:1] * 2)
     with pytest.raises(DataError, match="at least one"):
         Ensemble([])
     with pytest.raises(DataError, match="at least one"):
