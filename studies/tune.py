@@ -285,6 +285,20 @@ def snippet(found: Tuning, source: Source, folder: Path) -> str:
     )
 
 
+def earlier(path: Path) -> Tuning | None:
+    """The result of an earlier search; None if there is none.
+
+    Raises:
+        UsageError: another program wrote the file.
+    """
+    if not path.exists():
+        return None
+    try:
+        return read_tuning(path)
+    except ResultsError as problem:
+        raise UsageError(f"{problem} Name another folder with --results, or replace it with --fresh.") from None
+
+
 def written(found: Tuning, learn: CollabLearner, folder: Path, fresh: bool) -> None:
     """Write the result and the model, unless the result there has more trials of the same data.
 
@@ -292,17 +306,12 @@ def written(found: Tuning, learn: CollabLearner, folder: Path, fresh: bool) -> N
         UsageError: it has, or another program wrote the file.
     """
     path = folder / FILE
-    if path.exists() and not fresh:
-        try:
-            old = read_tuning(path)
-        except ResultsError as problem:
-            raise UsageError(f"{problem} Name another folder with --results, or replace it with --fresh.") from None
-        if old.checksum == found.checksum and len(old.trials) > len(found.trials):
-            raise UsageError(
-                f"{path} has {len(old.trials)} trials, this search {len(found.trials)}: it is kept. Name another "
-                "folder with --results, or replace it with --fresh."
-            )
-    folder.mkdir(parents=True, exist_ok=True)
+    old = None if fresh else earlier(path)
+    if old is not None and old.checksum == found.checksum and len(old.trials) > len(found.trials):
+        raise UsageError(
+            f"{path} has {len(old.trials)} trials, this search {len(found.trials)}: it is kept. Name another "
+            "folder with --results, or replace it with --fresh."
+        )
     learn.save(folder / MODEL)
     write_text(path, found.model_dump_json(indent=1) + "\n")
 
@@ -313,7 +322,12 @@ def main_of(**given: Any) -> None:
     try:
         source = _source(given["data"], own)
         folder = checked_path("--results", given["results"]) / "tune" / source.name
+        if not math.isfinite(given["seconds"]):
+            raise UsageError(f"--seconds {given['seconds']}: it must be a number of seconds from 0 on")
         ratings, notes = open_source(source, 1)
+        if not given["fresh"]:
+            earlier(folder / FILE)  # the search takes a minute: what it cannot replace is said before
+        folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)  # trainings run side by side
         for note in notes:
             typer.echo(printable(note), err=True)

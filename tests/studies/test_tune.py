@@ -176,6 +176,7 @@ def test_a_result_of_fewer_trials_does_not_replace_one_of_more(found, ratings_fi
         (["--user", "who"], "error: --user: describes your own file; name the file with --ratings"),
         (["--ratings", "none.csv"], "error: none.csv: "),
         (["--seconds", "-1"], "Invalid value for '--seconds'"),
+        (["--seconds", "inf"], "error: --seconds inf: it must be a number of seconds from 0 on"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(arguments, said, tmp_path, monkeypatch):
@@ -185,3 +186,18 @@ def test_what_cannot_be_done_is_one_line(arguments, said, tmp_path, monkeypatch)
     assert said in outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("in_the_way", ["a file", "another result"])
+def test_what_is_in_the_way_is_said_before_the_search(ratings_file, tmp_path, monkeypatch, in_the_way):
+    monkeypatch.setattr(tune, "search", lambda *_: pytest.fail("searched"))
+    results = tmp_path / "results"
+    if in_the_way == "a file":
+        results.write_text("mine")
+    else:
+        (results / "tune" / "planted").mkdir(parents=True)
+        (results / "tune" / "planted" / FILE).write_text("mine")
+    outcome = CliRunner().invoke(tune.main, ["--ratings", str(ratings_file), "--results", str(results)])
+    assert outcome.exit_code == 2
+    assert outcome.stderr.splitlines()[-1].startswith("error: ")
+    assert str(results) in outcome.stderr
