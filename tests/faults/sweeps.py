@@ -123,6 +123,18 @@ class Sweeps:
         self.counts["lost"] += len(self.stored - stored)
         self.stored = stored
 
+    def killed_at_every_rename(self) -> int:
+        """Kill a sweep at its first rename, the next at its second, until one ends; returns how many were killed."""
+        self.finish(1)
+        killed = 0
+        while self.end(process := self.start("--seeds=2", workers=4, faults={"KILLED_AT": killed + 1})) != 0:
+            assert process.returncode == -signal.SIGKILL
+            self.count()
+            killed += 1
+        assert killed >= 4  # both tables, and the summary to its temporary name and to its own
+        self.finish(2)
+        return killed
+
     def finish(self, seeds: int, machine: str = "results", workers: int = 2, **faults: object) -> None:
         """Let the command do what is left, and check it."""
         assert self.end(self.start("--seeds", str(seeds), machine=machine, workers=workers, faults=faults)) == 0, (
