@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from kernels import FASTAI, steps
+from kernels.eager import EagerOptimizer
 from lesson import checks
 from lesson.checks import DataError
 
@@ -118,7 +119,7 @@ def _zeros(state: State, name: str, param: Tensor) -> Tensor:
     return mean
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(EagerOptimizer):
     """Runs a list of steps over parameters.
 
     Args:

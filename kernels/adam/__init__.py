@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ..eager import custom_op
 from . import native, reference
 
 
@@ -137,7 +138,7 @@ def _step(
         )
 
 
-_step_op = torch.library.custom_op("dotbias::adam_step_", _step, mutates_args=("param", "exp_avg", "exp_avg_sq"))
+_step_op = custom_op("dotbias::adam_step_", ("param", "exp_avg", "exp_avg_sq"))(_step)
 
 
 @_step_op.register_fake

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ..eager import eager
 from .table import Table
 
-_disabled = cache(torch.compiler.disable)
 _GRAD: Any = Tensor.grad
 
 # The operations that read no rows of a table but those of the ids: for each, where table and ids are in its arguments.
@@ -23,22 +22,6 @@ LOOKUPS = {
     torch.ops.aten._embedding_bag_forward_only.default: (0, 1),
     torch.ops.aten._embedding_bag_per_sample_weights_backward.default: (1, 2),
 }
-
-
-def eager(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep torch.compile out of a function, as `torch.compiler.disable` does.
-
-    `disable` itself imports the compiler, which takes two seconds. So it is called only when the compiler is loaded.
-    """
-
-    @wraps(function)
-    def called(*args: Any, **kwargs: Any) -> Any:
-        if "torch._dynamo" in sys.modules:
-            return _disabled(function)(*args, **kwargs)
-        return function(*args, **kwargs)
-
-    called._torchdynamo_disable = True  # type: ignore[attr-defined]
-    return called
 
 
 # The functions that clipping and scaling call on a gradient. On a sparse gradient it is enough to call them on its

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from ..eager import EagerOptimizer, eager
 from ..steps import ADAM, KINDS, MOMENTUM, RMSPROP, SGD, Kind, Optimizer, constants
-from .embedding import DeferredParameter, eager
+from .embedding import DeferredParameter
 from .table import Mode, Table
 
 NOT_DEFERRED = ("amsgrad", "maximize", "nesterov", "dampening", "centered", "capturable", "differentiable")
@@ -60,7 +61,7 @@ for _name in (
     setattr(TableState, _name, _watched(_name))
 
 
-class _Deferred(torch.optim.Optimizer):
+class _Deferred(EagerOptimizer):
     """What the deferred optimizers share. All parameters except deferred tables get torch's own step."""
 
     _dense_step: ClassVar[Callable[[Any], Any]]  # torch's step without its hooks and timers: our own step has those

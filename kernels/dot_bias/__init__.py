@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ..eager import custom_op
 from . import native, reference
 
 YRange = reference.YRange
@@ -186,7 +187,7 @@ def _pair(y_range: list[float]) -> YRange:
     return (y_range[0], y_range[1]) if y_range else None
 
 
-@torch.library.custom_op("dotbias::embedding_dot_bias", mutates_args=())
+@custom_op("dotbias::embedding_dot_bias")
 def _forward_op(
     users: Tensor,
     items: Tensor,
@@ -225,7 +226,7 @@ def _summing(name: str, backend: str, deterministic: bool) -> Callable[..., Any]
     return partial(run, deterministic=deterministic) if backend == "triton" else run
 
 
-@torch.library.custom_op("dotbias::embedding_dot_bias_backward", mutates_args=())
+@custom_op("dotbias::embedding_dot_bias_backward")
 def _backward_op(
     grad: Tensor,
     users: Tensor,
@@ -264,7 +265,7 @@ def _(
     )
 
 
-@torch.library.custom_op("dotbias::dot_bias_loss", mutates_args=())
+@custom_op("dotbias::dot_bias_loss")
 def _loss_op(
     users: Tensor,
     items: Tensor,
@@ -298,7 +299,7 @@ def _(
 
 
 # The gradients have the dtype of the tables' arithmetic: in fp16 they could vanish before a loss scale multiplies them.
-@torch.library.custom_op("dotbias::dot_bias_loss_and_gradients", mutates_args=())
+@custom_op("dotbias::dot_bias_loss_and_gradients")
 def _loss_and_gradients_op(
     users: Tensor,
     items: Tensor,

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from studies.evidence.provenance import CHECKOUT
+
+# What a worker does, and the heavy modules that it has then imported.
+WORK = """
+import sys, torch
+from lesson import DataBunch, Net, collab_learner, net_learner
+from lesson.data import load_ratings
+from studies import one_cycle
+from torch.utils.data import TensorDataset
+
+lines = "\\n".join(f"{i % 7},{i % 5},{1 + i % 3}" for i in range(60))
+ratings = "{folder}/ratings.csv"
+open(ratings, "w").write("user,item,rating\\n" + lines)
+learn = collab_learner(load_ratings(ratings), 3, quiet=True)
+learn.fit_one_cycle(1)
+rows = TensorDataset(torch.rand(8, 3), torch.arange(8) % 2)
+net_learner(DataBunch(rows, rows), Net([3, 2]), quiet=True).fit(1)
+print(sorted({"torch._dynamo", "scipy.stats", "statsmodels", "optuna"} & set(sys.modules)))
+"""
+
+
+def test_a_study_and_a_training_load_neither_statistics_nor_a_search_nor_torchs_compiler(tmp_path):
+    code = WORK.replace("{folder}", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
