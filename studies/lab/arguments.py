@@ -33,12 +33,14 @@ def checked_path(option: str, text: str) -> Path:
     return Path(text)
 
 
-def checked_sources(study: Study, names: str | None, own: Mapping[str, str | None]) -> list[Source]:
-    """The data to use: all of the study's, those that are named, or the user's own.
+def checked_sources(study: Study, names: str | None, own: Mapping[str, str | None], profile: str) -> list[Source]:
+    """The data to use: the study's, those that are named, or the user's own.
 
     Args:
         study: the declaration.
-        names: the value of `--data`, separated by commas.
+        names: the value of `--data`, separated by commas. None: a quick look takes the first of the study's data, other
+            profiles take all.
+        profile: the profile's name.
         own: the options for the user's own data, by name.
 
     Raises:
@@ -66,7 +68,8 @@ def checked_sources(study: Study, names: str | None, own: Mapping[str, str | Non
             for option in named
         ]
     if names is None:
-        return [Source(key) for key in study.data]
+        quick = profile == next(iter(study.profiles))
+        return [Source(key) for key in study.data[: 1 if quick else None]]
     asked = [name.strip() for name in names.split(",")]
     if unknown := [name for name in asked if name not in study.data]:
         raise UsageError(f"--data {without_password(unknown[0])}: {study.name} has {', '.join(study.data)}")

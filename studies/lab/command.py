@@ -15,17 +15,14 @@ import typer
 from lesson import DataError
 from lesson.data.catalog import OWN
 from studies.evidence import provenance
-from studies.evidence.outcomes import Need, need_of
 from studies.evidence.outside import printable, storage_name, without_password
 from studies.evidence.schema import (
     CURVES,
     CUSTOM,
     RUNS,
     SUMMARY,
-    PartFound,
     Summary,
     find_summaries,
-    in_words,
     read_summary,
 )
 from studies.evidence.usage import Command
@@ -86,7 +83,13 @@ def _options(study: Study) -> list[inspect.Parameter]:
             f"Other values of {study.swept}, separated by commas, such as 0.05,0.2.",
             hidden=study.swept is None,
         ),
-        _option("data", str, None, f"Some of {', '.join(study.data)}.  [default: all]", hidden=not several),
+        _option(
+            "data",
+            str,
+            None,
+            f"Some of {', '.join(study.data)}, separated by commas.  [default: {study.data[0]} if quick, else all]",
+            hidden=not several,
+        ),
     ]
     for option in own_options(study):
         options.append(_option(option, str, None, f"Your own {option}: {OWN[f'--{option}'].path}.", metavar="PATH"))
@@ -151,13 +154,14 @@ def carry_out(
     from studies.lab.replacing import ReplaceError
     from studies.lab.results import Asked
     from studies.lab.storage import SweepError
+    from studies.lab.terminal import answer
     from studies.lab.workers import WorkerError
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal with few characters must not lose the results
     failures: list[str] = []
     try:
-        sources = checked_sources(study, data, own)
+        sources = checked_sources(study, data, own, profile)
         root = checked_path("--results", results)
         chosen = chosen_profile(study, profile, seeds, trials)
         declared = study if values is None else with_values(study, values)
@@ -310,29 +314,3 @@ def _masked(text: str, storage: str | None) -> str:
     if storage:
         text = text.replace(storage, storage_name(storage))
     return "\n".join(map(without_password, text.splitlines()))
-
-
-def answer(summary: Summary) -> str:
-    """The results, for a terminal: one line per part, then the arms."""
-    name, metric = next(iter(summary.metrics.items()))
-    lines = [f"{summary.question}  ({summary.data.name}, profile {summary.profile})"]
-    lines += [f"  {_line(part, need_of(part, summary.overlap(part)))}" for part in summary.parts]
-    lines.append(f"{metric.title}:")
-    width = max(map(len, summary.arms))
-    for arm, figures in summary.arms.items():
-        found = figures.metrics[name]
-        failed = [f"{count} {what}" for what in ("diverged", "missed") if (count := getattr(figures, what))]
-        mean = "-" if found.mean is None else f"{found.mean:.5g}"
-        lines.append(", ".join([f"  {arm:{width}}  {mean:>9}  n = {figures.n}", *failed]))
-    return "\n".join(map(printable, lines))
-
-
-def _line(part: PartFound, need: Need | None) -> str:
-    low, high = ("−∞" if part.low is None else f"{part.low:+.4g}", "∞" if part.high is None else f"{part.high:+.4g}")
-    estimate = "" if part.estimate is None else f" {part.estimate:+.4g}"
-    margin = "" if part.margin is None else f", margin {part.margin:.3g}"
-    expected = part.expected_half_width
-    ahead = "" if expected is None else f"; the regular profile's interval will reach about {expected:.2g} to each side"
-    claim = f"claim {part.part}: " if part.part else ""
-    outcome = f"{claim}{part.says}: {part.outcome}, {in_words(part.reason)}"
-    return f"{outcome}:{estimate} [{low}, {high}]{margin}, n = {part.n}{f'; {need}' if need else ''}{ahead}"

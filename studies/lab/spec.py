@@ -189,10 +189,11 @@ class Study:
         return f"{'claim' if len(self.claims) == 1 else 'claims'} {', '.join(map(str, self.claims))}"
 
     def costs(self) -> list[str]:
-        """What each profile costs, in words."""
+        """What each profile costs, in words. The first looks at the first data set alone."""
         retuned = " and ".join(self.tuned)
+        only = {next(iter(self.profiles)): f", on {self.data[0]} alone"} if len(self.data) > 1 else {}
         return [
-            f"{name}: {counted(profile.seeds, 'seed')}"
+            f"{name}: {counted(profile.seeds, 'seed')}{only.get(name, '')}"
             + (f", {retuned} retuned by {profile.trials} trials per arm and seed" if profile.trials else "")
             + f", {profile.cost}"
             for name, profile in self.profiles.items()

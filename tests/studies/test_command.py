@@ -498,7 +498,7 @@ def catalog(sweep: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
 def test_several_data_sets_are_run_one_after_the_other_each_a_result_of_its_own(
     catalog: Command, trained: Trained
 ) -> None:
-    result = catalog.done("--seeds", "2")
+    result = catalog.done("--seeds", "2", "--data", "movielens,made")
     paths, _ = find_summaries(catalog.results)
     assert [str(path.relative_to(catalog.results)) for path in paths] == [
         "toy/made/custom/summary.json",
@@ -518,7 +518,7 @@ def test_nothing_runs_where_the_result_on_one_of_several_data_sets_cannot_be_wri
     catalog: Command, trained: Trained
 ) -> None:
     (catalog.results / "toy" / "made" / "custom" / "runs.parquet").mkdir(parents=True)
-    assert "runs.parquet is not a study's table" in refused(catalog("--seeds", "2"))
+    assert "runs.parquet is not a study's table" in refused(catalog("--seeds", "2", "--profile", "regular"))
     assert trained() == []
 
 
@@ -527,6 +527,13 @@ def test_values_of_a_study_whose_first_metric_cannot_be_judged_are_one_line(swee
     part = dataclasses.replace(toy.STUDY.parts[0], metric="score")
     sweep.change(metrics=metrics, parts=(part,))
     assert "--values 5: study toy: part '" in refused(sweep("--values", "5"))
+
+
+def test_a_quick_look_is_at_the_first_data_set_alone(catalog: Command) -> None:
+    catalog.done("--seeds", "1")
+    assert [path.name for path in (catalog.results / "toy").iterdir()] == ["movielens"]
+    assert "[default: movielens if quick, else all]" in " ".join(catalog("--help").stdout.split())
+    assert "quick: 10 seeds, on movielens alone, nothing" in catalog.study.costs()
 
 
 def test_some_of_the_data_sets_are_named_and_others_refused(catalog: Command, trained: Trained) -> None:
