@@ -127,14 +127,13 @@ class Vocab:
 
     @cached_property
     def _titles(self) -> dict[str, str]:
-        return {spelled(key): title for key, title in self.titles.items()}
+        return {spelled(key): title for key, title in self.titles.items() if title.strip()}
 
     @cached_property
     def _named(self) -> dict[str, list[str]]:
         named: dict[str, list[str]] = {}
         for key, title in self._titles.items():
-            if title.strip():
-                named.setdefault(spelled(title), []).append(key)
+            named.setdefault(spelled(title), []).append(key)
         return named
 
     def rows(self, ids: Any) -> np.ndarray:

@@ -222,6 +222,12 @@ def test_a_merged_title_that_is_blank_is_the_films_number(tmp_path):
     assert merged.checksum != open_movielens(path).checksum
 
 
+def test_a_blank_title_is_none(tmp_path):
+    path = films_and_ratings(tmp_path, "movieId,title\n1, \n2,B\n", "userId,movieId,rating\n1,1,2\n2,2,3\n")
+    films = split(open_movielens(path), valid_rows=[0]).items
+    assert [films.title(key) for key in (1, 2, 3)] == ["1", "B", "3"]
+
+
 def test_learnable_rows_have_a_seen_user_and_a_seen_item(tmp_path):
     path = tmp_path / "r.csv"
     path.write_text("user,item,rating\n1,a,1\n2,b,2\n1,b,3\n3,a,4\n1,c,5\n3,c,1\n")
