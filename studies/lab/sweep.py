@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
+import random
 import statistics
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import timedelta
 from typing import Any, Literal, NoReturn
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
@@ -34,6 +35,10 @@ OUTCOME = {field.name for field in fields(Outcome)}
 LATE = "late"  # the attribute of a failed trial whose run exceeded its limit; it says how
 ATTEMPTS = 3  # a run that kills its worker this often has failed
 LIMIT, TIMES = 1800.0, 30  # a run may take half an hour, or thirty times the median of the runs before it
+LOOK = 1.0  # seconds after which the storage is read again, for what other machines have done
+QUICK = 1.0  # seconds; where runs take less, workers would wait for the storage, so the next are claimed before
+STOCK = 16  # quick runs that are enqueued before they are needed: so the storage is read once for as many
+SPREAD = 256  # of so many next runs a machine picks at random, so that two seldom pick the same
 
 
 class Sweep:
@@ -58,7 +63,6 @@ class Sweep:
                 study_name=study.name, storage=storage, direction=self._direction, load_if_exists=True
             )
         self._ours: set[int] = set()
-        self.study_id = storage.get_study_id_from_name(study.name)
         directions = [direction.name.lower() for direction in self.study.directions]
         if directions != [self._direction]:
             self._refuse(f"its direction is {' and '.join(directions)}, not {self._direction}")
@@ -155,79 +159,82 @@ class Sweep:
         Raises:
             WorkerError: the workers cannot start.
         """
-        wanted = {run.key: run for run in runs}
+        plan = _Plan(runs)
         failures: dict[str, str] = {}
         losses: Counter[str] = Counter()
-        given: dict[int, float] = {}  # when, by trial
         took: list[float] = []  # the runs that were done here, in seconds
         self._reclaim()
-        current, left = self._remaining(wanted, failures)
-        progress(len(wanted) - len(left), len(wanted))
-        if not left:
+        self._read(plan)
+        progress(plan.total - len(plan.left), plan.total)
+        if not plan.left:
             return []
-        with Workers(min(workers, len(left)), prepare, _print) as pool:
+        with Workers(min(workers, len(plan.left)), prepare, _print) as pool:
             try:
-                while left:
-                    self._hand_out(left, current, pool)
+                while plan.left:
+                    usual = statistics.median(took or [math.inf])
+                    self._hand_out(plan, pool, quick=usual < QUICK and not self.declaration.alone)
                     self._beat(pool)
-                    given |= {trial_id: time.monotonic() for trial_id, _ in pool.busy_with if trial_id not in given}
-                    limit = timeout or max(LIMIT, TIMES * statistics.median(took or [0]))
-                    for finished in map(self._checked, pool.wait(1.0, limit)):
+                    limit = timeout or (max(LIMIT, TIMES * usual) if took else LIMIT)
+                    for finished in map(self._checked, pool.wait(LOOK, limit)):
                         trial_id, run = finished.job
                         if finished.how == "done":
-                            took.append(time.monotonic() - given[trial_id])
-                            self._complete(trial_id, finished.result)
+                            took.append(finished.seconds)
+                            if self._complete(trial_id, finished.result):
+                                plan.left.pop(run.key, None)
                             continue
                         self._fail(trial_id, finished.result, late=finished.how == "late")
                         losses[run.key] += 1
                         if finished.how != "lost" or losses[run.key] == ATTEMPTS:
                             failures[run.key] = f"{run}: {finished.result}"
-                    if not pool.busy_with:
+                            plan.left.pop(run.key, None)
+                        plan.read = -math.inf
+                    if not pool.jobs:
                         self._reclaim()
-                    current, left = self._remaining(wanted, failures)
-                    progress(len(wanted) - len(left), len(wanted))
+                        plan.read = -math.inf
+                    if time.monotonic() - plan.read > LOOK:
+                        self._read(plan)
+                    progress(plan.total - len(plan.left), plan.total)
             except (KeyboardInterrupt, WorkerError):
                 self.patiently.seconds = 0
                 with contextlib.suppress(Exception):  # else the next sweep, or another machine, sees that they are dead
-                    for trial_id, _ in pool.busy_with:
+                    for trial_id, _ in pool.jobs:
                         self._fail(trial_id, "interrupted")
                 raise
         self._drop_duplicates(self._that_may_count())  # of machines that died
         return list(failures.values())
 
-    def _remaining(
-        self, wanted: Mapping[str, Run], failures: Container[str]
-    ) -> tuple[dict[str, FrozenTrial], dict[str, Run]]:
-        """The trials that count, read once per round because databases are slow; and the runs still to be done."""
-        current = self.current()
-        done = {key for key, trial in current.items() if trial.state == TrialState.COMPLETE}
-        return current, {key: run for key, run in wanted.items() if key not in done and key not in failures}
-
-    def _id(self, trial: FrozenTrial) -> int:
-        return self.patiently(lambda: self.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number))
-
-    def _hand_out(self, left: Mapping[str, Run], current: Mapping[str, FrozenTrial], pool: Workers) -> None:
-        """Give waiting runs to idle workers, and enqueue as many more as there are workers without one.
-
-        No more, because a database is asked for each waiting trial in every round.
-        """
-        self._claim_for(pool, left, current)
-        if not pool.idle:
-            return
-        missing = [run for key, run in left.items() if key not in current][: pool.idle]
-        for run in missing:
-            self._enqueue(run)
-        if missing:
-            trials = self._that_may_count()
-            self._claim_for(pool, left, self._current(trials))
+    def _read(self, plan: _Plan) -> None:
+        trials = self._that_may_count()
+        if plan.unread:
             self._drop_duplicates(trials)
+        plan.saw(self._current(trials))
 
-    def _claim_for(self, pool: Workers, left: Mapping[str, Run], current: Mapping[str, FrozenTrial]) -> None:
-        for key, trial in current.items():
-            if not pool.idle:
-                return
-            if key in left and trial.state == TrialState.WAITING and self._claim(trial):
-                pool.give((self._id(trial), left[key]))
+    def _hand_out(self, plan: _Plan, pool: Workers, quick: bool) -> None:
+        """Give runs to the workers that have room.
+
+        Storages are slow. So if runs are quick, each worker has one ahead, and some wait that were read to count.
+        """
+        ahead = int(quick)
+        given = 0
+        while pool.room(ahead):
+            if plan.ours:
+                trial = plan.ours.popleft()
+            elif plan.unread:
+                self._read(plan)
+                continue
+            elif plan.missing:
+                self._enqueue(plan, pool.room(ahead))
+                continue
+            elif plan.others:
+                trial = plan.others.pop()
+            else:
+                break
+            run = plan.left.get(trial.user_attrs["key"])
+            if run is not None and self._claim(trial):
+                pool.give((trial._trial_id, run))
+                given += 1
+        if quick:
+            self._enqueue(plan, min(given + 1, STOCK - len(plan.ours) - plan.unread))
 
     def _drop_duplicates(self, trials: Sequence[FrozenTrial]) -> None:
         """Drop waiting trials of runs for which another trial counts, so that none waits for ever."""
@@ -235,7 +242,7 @@ class Sweep:
         for trial in trials:
             if trial.state == TrialState.WAITING and current[trial.user_attrs["key"]] is not trial:
                 with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-                    self._set_state(self._id(trial), TrialState.PRUNED)
+                    self._set_state(trial._trial_id, TrialState.PRUNED)
 
     def _set_state(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         return self.patiently(lambda: self.storage.set_trial_state_values(trial_id, state, values))
@@ -243,20 +250,20 @@ class Sweep:
     def _set(self, trial_id: int, name: str, value: Any) -> None:
         self.patiently(lambda: self.storage.set_trial_user_attr(trial_id, name, value))
 
-    def _enqueue(self, run: Run) -> None:
-        trial = create_trial(
-            state=TrialState.WAITING,
-            params={**_numbers(run), "seed": run.seed},
-            distributions=_distributions(run),
-            user_attrs={"key": run.key, "run": asdict(run)},
-        )
+    def _enqueue(self, plan: _Plan, count: int) -> None:
+        for run in plan.pick(count):
+            self._add(run)
+
+    def _add(self, run: Run) -> None:
+        # No parameters in Optuna's sense: a database is asked three times for each, more than for all the rest.
+        trial = create_trial(state=TrialState.WAITING, user_attrs={"key": run.key, "run": asdict(run)})
         self.patiently(lambda: self.study.add_trial(trial))
 
     def _claim(self, trial: FrozenTrial) -> bool:
         """Claim a waiting trial; False if another process was first."""
-        self._record_heartbeat(self._id(trial))  # before it runs: a trial without a heartbeat is never reclaimed
+        self._record_heartbeat(trial._trial_id)  # before it runs: a trial without a heartbeat is never reclaimed
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            return self._set_state(self._id(trial), TrialState.RUNNING)
+            return self._set_state(trial._trial_id, TrialState.RUNNING)
         return False
 
     def _checked(self, finished: Finished) -> Finished:
@@ -269,14 +276,15 @@ class Sweep:
         wrong = f"a run returned the metrics {', '.join(found) or 'none'}; the study declares {', '.join(declared)}"
         return dataclasses.replace(finished, how="failed", result=wrong)
 
-    def _complete(self, trial_id: int, outcome: Outcome) -> None:
+    def _complete(self, trial_id: int, outcome: Outcome) -> bool:
+        """Store an outcome; False if another machine has the run, because this one missed its heartbeats."""
         value = outcome.metrics.get(next(iter(self.declaration.metrics)))
         if value is None or value == math.inf:  # Optuna accepts neither NaN nor a missing value
             value = 1e9 if self._direction == "minimize" else -1e9
-        # A machine that missed its heartbeats has lost the run to another.
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self._set(trial_id, "outcome", outcome.stored() | {"commit": self.commit, "source": self.source})
-            self._set_state(trial_id, TrialState.COMPLETE, [value])
+            return self._set_state(trial_id, TrialState.COMPLETE, [value])
+        return False
 
     def _fail(self, trial_id: int, reason: str, late: bool = False) -> None:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
@@ -287,14 +295,14 @@ class Sweep:
         """Fail the runs of dead processes, while we do none: on our own file all, else those without heartbeats."""
         if isinstance(self.storage, JournalStorage):
             for trial in self.trials(TrialState.RUNNING):
-                self._fail(self._id(trial), "its sweep was killed")
+                self._fail(trial._trial_id, "its sweep was killed")
         elif time.monotonic() - self.patiently.regained > GRACE:  # after an outage, others need time to show themselves
             self.patiently(lambda: optuna.storages.fail_stale_trials(self.study))
 
     def _beat(self, pool: Workers) -> None:
         if time.monotonic() - self._beaten > HEARTBEAT:
             self._beaten = time.monotonic()
-            for trial_id, _ in pool.busy_with:
+            for trial_id, _ in pool.jobs:
                 self._record_heartbeat(trial_id)
 
     def _record_heartbeat(self, trial_id: int) -> None:
@@ -303,24 +311,62 @@ class Sweep:
             self.patiently(lambda: storage.record_heartbeat(trial_id))
 
 
+class _Plan:
+    """What is left of one call's runs, as the storage was when it was last read.
+
+    Attributes:
+        total: how many runs there are.
+        left: the runs that are not done.
+        missing: those of them without a trial that counts.
+        ours: the trials of those that wait, and that this process has enqueued.
+        others: the same of other processes, dead or alive.
+        unread: how many were enqueued since.
+        read: when that was, by `time.monotonic`.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.left = {run.key: run for run in runs}
+        self.total = len(self.left)
+        self.missing: dict[str, Run] = {}
+        self.ours: deque[FrozenTrial] = deque()
+        self.others: list[FrozenTrial] = []
+        self.unread = 0
+        self.read = -math.inf
+        self._enqueued: set[str] = set()
+        self._alone = True
+
+    def saw(self, current: Mapping[str, FrozenTrial]) -> None:
+        """Take note of the trials that count."""
+        self.read, self.unread = time.monotonic(), 0
+        self.left = {
+            key: run
+            for key, run in self.left.items()
+            if key not in current or current[key].state != TrialState.COMPLETE
+        }
+        self.missing = {key: run for key, run in self.left.items() if key not in current}
+        waiting = [trial for key, trial in current.items() if trial.state == TrialState.WAITING and key in self.left]
+        self.ours = deque(trial for trial in waiting if trial.user_attrs["key"] in self._enqueued)
+        self.others = [trial for trial in waiting if trial.user_attrs["key"] not in self._enqueued]
+        self._alone = not any(
+            trial.state != TrialState.COMPLETE and key not in self._enqueued for key, trial in current.items()
+        )
+
+    def pick(self, count: int) -> list[Run]:
+        """Take runs to enqueue: the next ones, but if others are at work, some of many, so that they take others."""
+        keys = list(itertools.islice(self.missing, max(0, count) if self._alone else SPREAD))
+        if len(keys) > count:
+            keys = random.SystemRandom().sample(keys, max(0, count))
+        self._enqueued.update(keys)
+        self.unread += len(keys)
+        return [self.missing.pop(key) for key in keys]
+
+
 def _is_ours(trial: FrozenTrial) -> bool:
     """Whether dotbias made the trial: it has a key, and an outcome if it is complete."""
     if not isinstance(trial.user_attrs.get("key"), str):
         return False
     outcome = trial.user_attrs.get("outcome", {})
     return trial.state != TrialState.COMPLETE or (isinstance(outcome, dict) and outcome.keys() >= OUTCOME)
-
-
-def _distributions(run: Run) -> dict[str, BaseDistribution]:
-    floats: dict[str, BaseDistribution] = {
-        name: FloatDistribution(min(value, 0.0), max(value, 1.0)) for name, value in _numbers(run).items()
-    }
-    return floats | {"seed": IntDistribution(0, max(run.seed, 1_000_000))}
-
-
-def _numbers(run: Run) -> dict[str, float]:
-    """The settings stored with Optuna: no text, because it fixes a text's choices, and arms may be added."""
-    return {name: float(value) for name, value in run.settings.items() if not isinstance(value, str)}
 
 
 def _print(text: str) -> None:

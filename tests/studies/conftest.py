@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +17,7 @@ class Inline:
     """Does jobs in this process, in the place of `Workers`: no seconds for starting any."""
 
     def __init__(self, count: int, prepare: Callable[[], Callable[[Any], Any]], tell: Callable[[str], None]) -> None:
-        self.run, self.busy_with = prepare(), []
+        self.run, self.jobs = prepare(), []
 
     def __enter__(self) -> Self:
         return self
@@ -24,17 +25,17 @@ class Inline:
     def __exit__(self, *_: object) -> None:
         pass
 
-    @property
-    def idle(self) -> int:
-        return not self.busy_with
+    def room(self, ahead: int = 0) -> int:
+        return max(0, 1 + ahead - len(self.jobs))
 
     def give(self, job: Any) -> None:
-        self.busy_with.append(job)
+        self.jobs.append(job)
 
     def wait(self, seconds: float, limit: float) -> Iterator[Finished]:
-        while self.busy_with:
-            how, result = attempt(self.run, self.busy_with[-1])
-            yield Finished(self.busy_with.pop(), how, result)
+        if self.jobs:
+            began = time.monotonic()
+            how, result = attempt(self.run, self.jobs[0])
+            yield Finished(self.jobs.pop(0), how, result, time.monotonic() - began)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -99,8 +100,8 @@ def test_a_failed_run_is_reported_with_its_settings_and_retried_by_the_next_comm
 @pytest.mark.usefixtures("inline")
 def test_a_run_that_two_machines_enqueued_is_done_once(reopen: Callable[[], Sweep], trained: Trained) -> None:
     sweep = reopen()
-    sweep._enqueue(RUNS[0])
-    sweep._enqueue(RUNS[0])
+    sweep._add(RUNS[0])
+    sweep._add(RUNS[0])
     do(sweep)
     assert Counter(trained()) == Counter(run.key for run in RUNS)
 
@@ -109,20 +110,20 @@ def test_a_run_that_two_machines_enqueued_is_done_once(reopen: Callable[[], Swee
 def test_of_two_that_finished_one_run_all_machines_take_the_first(reopen: Callable[[], Sweep]) -> None:
     sweep = reopen()
     for value in (1.0, 2.0):
-        sweep._enqueue(RUNS[0])
+        sweep._add(RUNS[0])
         trial = sweep.trials()[-1]
         sweep._claim(trial)
-        sweep._complete(sweep._id(trial), Outcome({"rmse": value}))
+        sweep._complete(trial._trial_id, Outcome({"rmse": value}))
     assert reopen().outcomes()[RUNS[0].key].value == 1.0
 
 
 def test_only_one_claims_a_waiting_run(reopen: Callable[[], Sweep]) -> None:
     sweep = reopen()
-    sweep._enqueue(RUNS[0])
+    sweep._add(RUNS[0])
     (waiting,) = sweep.trials()
     assert sweep._claim(waiting)
     assert not sweep._claim(waiting)
-    sweep._fail(sweep._id(waiting), "over")
+    sweep._fail(waiting._trial_id, "over")
     assert not sweep._claim(waiting)
 
 
@@ -132,7 +133,7 @@ def test_of_processes_that_claim_a_run_in_sqlite_at_the_same_moment_one_gets_it(
     with ExitStack() as stack:
         sweeps = [Sweep(toy.STUDY, stack.enter_context(open_storage(tmp_path, url))) for _ in range(others)]
         for seed in range(claims):
-            sweeps[0]._enqueue(toy.planned(seed))
+            sweeps[0]._add(toy.planned(seed))
         waiting = sweeps[0].trials()
 
         def claim(sweep: Sweep) -> list[bool]:
@@ -147,13 +148,42 @@ def test_of_processes_that_claim_a_run_in_sqlite_at_the_same_moment_one_gets_it(
     assert [sum(of_trial) for of_trial in zip(*granted, strict=True)] == [1] * claims
 
 
+def waiting_and_running(sweep: Sweep, runs: Sequence[Run]) -> tuple[list[int], list[int]]:
+    """How many trials waited and ran after each round of a sweep, while each round ended a run."""
+    counts: tuple[list[int], list[int]] = [], []
+
+    def progress(done: int, total: int) -> None:
+        for count, state in zip(counts, (TrialState.WAITING, TrialState.RUNNING), strict=True):
+            count.append(len(sweep.trials(state)))
+
+    assert sweep.do(runs, 1, toy.prepare, progress) == []
+    assert len(sweep.trials()) == len(runs)
+    return counts
+
+
 @pytest.mark.usefixtures("inline")
-def test_runs_are_enqueued_as_workers_need_them(reopen: Callable[[], Sweep]) -> None:
+def test_quick_runs_are_enqueued_and_claimed_before_they_are_needed(tmp_path: Path) -> None:
+    runs = [toy.planned(seed) for seed in range(40)]
+    with open_storage(tmp_path, None) as storage:
+        waiting, running = waiting_and_running(Sweep(toy.STUDY, storage), runs)
+    assert waiting[:2] == [0, 0]  # nobody knows yet that they are quick
+    assert sweep_module.STOCK // 2 < max(waiting) <= sweep_module.STOCK
+    assert max(running) == 1  # the one ahead: the other has ended
+    assert (waiting[-1], running[-1]) == (0, 0)
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("why", ["they take long", "they take times"])
+def test_runs_that_take_long_or_measure_time_are_enqueued_and_claimed_when_a_worker_has_none(
+    reopen: Callable[[], Sweep], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
     sweep = reopen()
-    waiting: list[int] = []
-    sweep.do(RUNS, 1, toy.prepare, lambda done, total: waiting.append(len(sweep.trials(TrialState.WAITING))))
-    assert max(waiting) == 0
-    assert len(sweep.trials()) == len(RUNS)
+    if why == "they take long":
+        monkeypatch.setattr(sweep_module, "QUICK", 0.0)
+    else:
+        sweep.declaration = dataclasses.replace(toy.STUDY, alone=True)
+    waiting, running = waiting_and_running(sweep, RUNS)
+    assert max(waiting) == max(running) == 0
 
 
 @pytest.mark.usefixtures("inline")
@@ -161,13 +191,13 @@ def test_a_run_that_another_machine_enqueued_at_the_same_moment_leaves_no_trial_
     reopen: Callable[[], Sweep], trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = reopen()
-    enqueue = sweep._enqueue
+    enqueue = sweep._add
 
     def meanwhile(run: Run) -> None:
         enqueue(run)
         enqueue(run)
 
-    monkeypatch.setattr(sweep, "_enqueue", meanwhile)
+    monkeypatch.setattr(sweep, "_add", meanwhile)
     do(sweep)
     assert Counter(trained()) == Counter(run.key for run in RUNS)
     assert states(sweep, of=RUNS[0]) == ["COMPLETE", "PRUNED"]
@@ -276,12 +306,12 @@ def test_reasons_why_a_database_does_not_open_are_told_apart(
 
 def test_a_machine_that_lost_its_run_to_another_cannot_finish_or_fail_it(reopen: Callable[[], Sweep]) -> None:
     sweep = reopen()
-    sweep._enqueue(RUNS[0])
+    sweep._add(RUNS[0])
     (trial,) = sweep.trials()
     sweep._claim(trial)
-    sweep._fail(sweep._id(trial), "silent too long")
-    sweep._complete(sweep._id(trial), toy.run(RUNS[0]))
-    sweep._fail(sweep._id(trial), "once more")
+    sweep._fail(trial._trial_id, "silent too long")
+    sweep._complete(trial._trial_id, toy.run(RUNS[0]))
+    sweep._fail(trial._trial_id, "once more")
     assert states(sweep, of=RUNS[0]) == ["FAIL"]
 
 
@@ -289,7 +319,7 @@ def test_a_machine_that_lost_its_run_to_another_cannot_finish_or_fail_it(reopen:
 def test_a_run_that_a_dead_sweep_left_running_in_a_file_is_done_by_the_next(tmp_path: Path) -> None:
     with open_storage(tmp_path, None) as storage:
         killed = Sweep(toy.STUDY, storage)
-        killed._enqueue(RUNS[0])
+        killed._add(RUNS[0])
         killed._claim(killed.trials()[0])
     with open_storage(tmp_path, None) as storage:
         sweep = Sweep(toy.STUDY, storage)
@@ -305,7 +335,7 @@ def test_in_a_database_a_machine_that_beats_keeps_its_run_and_a_silent_one_loses
     with open_storage(tmp_path, f"sqlite:///{tmp_path}/trials.db") as storage:
         other, ours = Sweep(toy.STUDY, storage), Sweep(toy.STUDY, storage)
         for run in RUNS[:2]:
-            other._enqueue(run)
+            other._add(run)
         silent, beating = other.trials()
         other._claim(beating)
 
@@ -320,7 +350,7 @@ def test_in_a_database_a_machine_that_beats_keeps_its_run_and_a_silent_one_loses
         began = time.monotonic()
 
         def progress(done: int, total: int) -> None:
-            other._record_heartbeat(other._id(beating))
+            other._record_heartbeat(beating._trial_id)
             assert time.monotonic() < began + 20
             time.sleep(0.2)  # the stand-in for workers does not wait
 
@@ -333,7 +363,7 @@ def test_in_a_database_a_machine_that_beats_keeps_its_run_and_a_silent_one_loses
 @pytest.mark.usefixtures("inline")
 def test_runs_that_wait_for_another_command_are_left_to_it(reopen: Callable[[], Sweep]) -> None:
     sweep = reopen()
-    sweep._enqueue(toy.planned(9))
+    sweep._add(toy.planned(9))
     assert do(sweep) == []
     assert states(sweep, of=toy.planned(9)) == ["WAITING"]
 
@@ -631,7 +661,7 @@ def test_a_command_that_finds_its_study_writes_nothing(reopen: Callable[[], Swee
 
 def test_a_torn_line_of_a_file_that_is_inconsistent_is_left_where_it_is(tmp_path: Path) -> None:
     with open_storage(tmp_path, None) as storage:
-        Sweep(toy.STUDY, storage)._enqueue(RUNS[0])
+        Sweep(toy.STUDY, storage)._add(RUNS[0])
     journal = tmp_path / JOURNAL
     with journal.open("ab") as file:
         file.write(b'{"op_code":4,"worker_id":"x"}\n{"op_code":5,"wor')

@@ -40,7 +40,7 @@ def next_finished(workers: Workers) -> Finished:
 
 
 def do(workers: Workers, job: Any) -> Finished:
-    until(lambda: list(workers.wait(1)) == [] and workers.idle)
+    until(lambda: list(workers.wait(1)) == [] and workers.room())
     workers.give(job)
     return next_finished(workers)
 
@@ -56,12 +56,48 @@ def test_one_worker_after_another_does_its_job_fails_or_dies_and_the_next_job_is
         assert "exit code -9" in lost.result
         assert do(workers, "again").result == "AGAIN"
         # One that dies while idle loses the job that it is given before anybody has noticed.
-        until(lambda: workers.idle)
+        until(lambda: workers.room())
         os.kill(workers.workers[0].process.pid, signal.SIGKILL)
         workers.workers[0].process.join()
         workers.give("into the void")
         assert next_finished(workers).how == "lost"
         assert do(workers, "alive").how == "done"
+
+
+def test_a_job_ahead_begins_without_a_word_of_the_sweep_and_outlives_the_worker_that_had_it() -> None:
+    with Workers(1, toy.prepare_obedient, print) as workers:
+        until(lambda: list(workers.wait(1)) == [] and workers.room(1) == 2)
+        for job in ("work", "die", "again"):
+            workers.give(job)
+        assert workers.room(2) == 0
+        assert workers.jobs == ["work", "die", "again"]
+        workers.workers[0].process.join()  # all this before the sweep has read anything
+        assert [(end.job, end.how) for end in (next_finished(workers) for _ in range(3))] == [
+            ("work", "done"),
+            ("die", "lost"),
+            ("again", "done"),
+        ]
+        assert workers.jobs == []
+
+
+def test_jobs_go_to_the_worker_that_has_the_fewest() -> None:
+    with Workers(2, toy.prepare_obedient, print) as workers:
+        until(lambda: list(workers.wait(1)) == [] and workers.room() == 2)
+        for job in ("sleep", "work", "sleep ahead", "work ahead"):
+            workers.give(job)
+        assert [list(worker.jobs) for worker in workers.workers] == [["sleep", "sleep ahead"], ["work", "work ahead"]]
+
+
+def test_a_job_ahead_has_its_own_limit_and_its_own_seconds() -> None:
+    with Workers(1, toy.prepare_obedient, print) as workers:
+        until(lambda: list(workers.wait(1)) == [] and workers.room())
+        workers.give("work")
+        workers.give("sleep")
+        workers.workers[0].began -= 3600  # as if the first had taken an hour
+        assert next_finished(workers).seconds < 60
+        assert list(workers.wait(0, 60)) == []
+        (late,) = workers.wait(0, -1.0)
+        assert (late.job, late.how) == ("sleep", "late")
 
 
 def test_a_worker_that_cannot_prepare_is_one_error_and_no_restart_loop() -> None:
@@ -85,7 +121,7 @@ def test_workers_that_die_while_starting_are_given_up_after_the_third() -> None:
 
 def test_a_job_that_exceeds_its_limit_is_ended_with_its_worker_and_the_next_is_done() -> None:
     with Workers(1, toy.prepare_obedient, print) as workers:
-        until(lambda: list(workers.wait(1)) == [] and workers.idle)
+        until(lambda: list(workers.wait(1)) == [] and workers.room())
         hanging = workers.workers[0].process
         workers.give("hang")
         assert list(workers.wait(0.1, HANGS)) == []
@@ -99,7 +135,7 @@ def test_a_job_that_exceeds_its_limit_is_ended_with_its_worker_and_the_next_is_d
 
 def test_neither_a_job_that_is_done_nor_time_in_which_the_sweep_stood_still_exceeds_a_limit() -> None:
     with Workers(1, toy.prepare_obedient, print) as workers:
-        until(lambda: list(workers.wait(1)) == [] and workers.idle)
+        until(lambda: list(workers.wait(1)) == [] and workers.room())
         workers.give("work")
         until(workers.workers[0].connection.poll)
         assert [finished.how for finished in workers.wait(0, 0.0)] == ["done"]
@@ -110,7 +146,7 @@ def test_neither_a_job_that_is_done_nor_time_in_which_the_sweep_stood_still_exce
 
 def test_a_limit_for_runs_does_not_hold_for_the_start_of_a_worker() -> None:
     with Workers(1, toy.prepare_obedient, print) as workers:
-        until(lambda: list(workers.wait(0.1, 1e-3)) == [] and workers.idle)
+        until(lambda: list(workers.wait(0.1, 1e-3)) == [] and workers.room())
 
 
 def test_workers_that_never_start_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +180,7 @@ def test_leaving_ends_busy_workers_too() -> None:
 def test_workers_that_compile_say_so_once() -> None:
     told: list[str] = []
     with Workers(2, toy.prepare_to_compile, told.append) as workers:
-        until(lambda: list(workers.wait(1)) == [] and workers.idle == 2)
+        until(lambda: list(workers.wait(1)) == [] and workers.room() == 2)
         for job in (1, 2):
             workers.give(job)
         assert sorted(next_finished(workers).result for _ in range(2)) == [2, 3]

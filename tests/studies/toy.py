@@ -102,7 +102,7 @@ def prepare_to_sleep() -> Any:
 def give_and_tell(job: str) -> None:
     """Give a worker a job that does not end, print the worker's process, and wait."""
     with Workers(1, prepare_obedient, print) as workers:
-        while not workers.idle:
+        while not workers.room():
             list(workers.wait(1))
         workers.give(job)
         sys.stdout.write(f"{workers.workers[0].process.pid}\n")
