@@ -197,6 +197,8 @@ class Sweep:
             except (KeyboardInterrupt, WorkerError):
                 self.patiently.seconds = 0
                 with contextlib.suppress(Exception):  # else the next sweep, or another machine, sees that they are dead
+                    for trial_id, _ in pool.ahead:
+                        self._drop(trial_id)
                     for trial_id, _ in pool.jobs:
                         self._fail(trial_id, "interrupted")
                 raise
@@ -241,8 +243,12 @@ class Sweep:
         current = self._current(trials)
         for trial in trials:
             if trial.state == TrialState.WAITING and current[trial.user_attrs["key"]] is not trial:
-                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-                    self._set_state(trial._trial_id, TrialState.PRUNED)
+                self._drop(trial._trial_id)
+
+    def _drop(self, trial_id: int) -> None:
+        """End a trial that nobody has run."""
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._set_state(trial_id, TrialState.PRUNED)
 
     def _set_state(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         return self.patiently(lambda: self.storage.set_trial_state_values(trial_id, state, values))

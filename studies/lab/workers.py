@@ -93,6 +93,11 @@ class _Worker:
         self.jobs: deque[Any] = deque()  # the one being done, and those that wait in the connection
         self.began = began  # to start, or with its job, by the clock of `Workers`
 
+    @property
+    def ahead(self) -> list[Any]:
+        """The jobs that have not begun, as far as the sweep knows."""
+        return list(self.jobs)[int(self.ready) :]
+
     def give(self, jobs: Iterable[Any]) -> None:
         for job in jobs:
             self.jobs.append(job)
@@ -184,6 +189,11 @@ class Workers:
         """The jobs that were given and have not ended."""
         return [job for worker in self.workers for job in worker.jobs]
 
+    @property
+    def ahead(self) -> list[Any]:
+        """Those of them that have not begun."""
+        return [job for worker in self.workers for job in worker.ahead]
+
     def give(self, job: Any) -> None:
         """Hand a job to the worker that has the fewest; it begins as soon as the worker is done with those before."""
         worker = min((worker for worker in self.workers if worker.ready), key=lambda worker: len(worker.jobs))
@@ -253,4 +263,4 @@ class Workers:
             raise WorkerError(f"{STILLBORN} workers in a row died while starting; the last: {end}")
         dead.connection.close()
         new = self.workers[self.workers.index(dead)] = _Worker(self.prepare, self._now())
-        new.give(list(dead.jobs)[1 if dead.ready else 0 :])  # those that had not begun
+        new.give(dead.ahead)

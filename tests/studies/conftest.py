@@ -25,6 +25,10 @@ class Inline:
     def __exit__(self, *_: object) -> None:
         pass
 
+    @property
+    def ahead(self) -> list[Any]:
+        return self.jobs[1:]
+
     def room(self, ahead: int = 0) -> int:
         return max(0, 1 + ahead - len(self.jobs))
 

@@ -7,11 +7,9 @@ import os
 import re
 import shutil
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
@@ -28,7 +26,7 @@ from studies.lab import sweep as sweep_module
 from studies.lab.spec import Outcome, Run
 from studies.lab.storage import JOURNAL, SweepError, open_storage
 from studies.lab.sweep import Sweep
-from tests.studies import toy
+from tests.studies import together, toy
 
 Trained = Callable[[], list[str]]
 RUNS = [toy.planned(seed, x) for seed in range(3) for x in (0.0, 1.0)]
@@ -127,25 +125,39 @@ def test_only_one_claims_a_waiting_run(reopen: Callable[[], Sweep]) -> None:
     assert not sweep._claim(waiting)
 
 
-def test_of_processes_that_claim_a_run_in_sqlite_at_the_same_moment_one_gets_it(tmp_path: Path) -> None:
-    url, claims, others = f"sqlite:///{tmp_path}/trials.db", 20, 3
-    barrier = threading.Barrier(others, timeout=60)
-    with ExitStack() as stack:
-        sweeps = [Sweep(toy.STUDY, stack.enter_context(open_storage(tmp_path, url))) for _ in range(others)]
-        for seed in range(claims):
-            sweeps[0]._add(toy.planned(seed))
-        waiting = sweeps[0].trials()
+def test_of_machines_that_claim_a_run_in_sqlite_at_the_same_moment_one_gets_it(tmp_path: Path) -> None:
+    assert together.claims(tmp_path, f"sqlite:///{tmp_path}/trials.db", 20) == [1] * 20
 
-        def claim(sweep: Sweep) -> list[bool]:
-            granted = []
-            for trial in waiting:
-                barrier.wait()
-                granted.append(sweep._set_state(trial.number + 1, TrialState.RUNNING))
-            return granted
 
-        with ThreadPoolExecutor(others) as pool:
-            granted = list(pool.map(claim, sweeps))
-    assert [sum(of_trial) for of_trial in zip(*granted, strict=True)] == [1] * claims
+@pytest.mark.usefixtures("inline")
+def test_machines_that_begin_a_sweep_in_sqlite_at_the_same_moment_do_each_run_once_and_leave_no_trial_open(
+    tmp_path: Path, trained: Trained
+) -> None:
+    assert together.left_by_sweeps(tmp_path, f"sqlite:///{tmp_path}/trials.db", RUNS) == {"COMPLETE": len(RUNS)}
+    assert Counter(trained()) == Counter(run.key for run in RUNS)
+
+
+@pytest.mark.usefixtures("inline")
+def test_an_interrupt_fails_the_run_being_done_and_drops_the_one_ahead(
+    reopen: Callable[[], Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, rounds = reopen(), iter(range(10))
+    wait = sweep_module.Workers.wait
+
+    def interrupted(pool: Any, seconds: float, limit: float) -> Iterator[Any]:
+        if next(rounds) == 2:
+            raise KeyboardInterrupt
+        return wait(pool, seconds, limit)
+
+    monkeypatch.setattr(sweep_module.Workers, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        do(sweep)
+    states = Counter(trial.state.name for trial in sweep.trials())
+    assert (states["COMPLETE"], states["FAIL"], states["PRUNED"], states["RUNNING"]) == (2, 1, 1, 0)
+    again = reopen()
+    assert do(again) == []
+    assert again.outcomes().keys() == {run.key for run in RUNS}
+    assert not again.trials(TrialState.WAITING)
 
 
 def waiting_and_running(sweep: Sweep, runs: Sequence[Run]) -> tuple[list[int], list[int]]:

@@ -71,6 +71,7 @@ def test_a_job_ahead_begins_without_a_word_of_the_sweep_and_outlives_the_worker_
             workers.give(job)
         assert workers.room(2) == 0
         assert workers.jobs == ["work", "die", "again"]
+        assert workers.ahead == ["die", "again"]
         workers.workers[0].process.join()  # all this before the sweep has read anything
         assert [(end.job, end.how) for end in (next_finished(workers) for _ in range(3))] == [
             ("work", "done"),
