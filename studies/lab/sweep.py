@@ -159,7 +159,7 @@ class Sweep:
         Raises:
             WorkerError: the workers cannot start.
         """
-        plan = _Plan(runs)
+        plan = _Plan(runs, shared=isinstance(self.storage, RDBStorage))
         failures: dict[str, str] = {}
         losses: Counter[str] = Counter()
         took: list[float] = []  # the runs that were done here, in seconds
@@ -174,7 +174,7 @@ class Sweep:
                     usual = statistics.median(took or [math.inf])
                     self._hand_out(plan, pool, quick=usual < QUICK and not self.declaration.alone)
                     self._beat(pool)
-                    limit = timeout or (max(LIMIT, TIMES * usual) if took else LIMIT)
+                    limit = timeout or max(LIMIT, TIMES * usual if took else 0)
                     for finished in map(self._checked, pool.wait(LOOK, limit)):
                         trial_id, run = finished.job
                         if finished.how == "done":
@@ -202,19 +202,21 @@ class Sweep:
                     for trial_id, _ in pool.jobs:
                         self._fail(trial_id, "interrupted")
                 raise
-        self._drop_duplicates(self._that_may_count())  # of machines that died
+        trials = self._that_may_count()
+        self._drop_duplicates(trials, self._current(trials))  # of machines that died
         return list(failures.values())
 
     def _read(self, plan: _Plan) -> None:
         trials = self._that_may_count()
+        current = self._current(trials)
         if plan.unread:
-            self._drop_duplicates(trials)
-        plan.saw(self._current(trials))
+            self._drop_duplicates(trials, current)
+        plan.saw(current)
 
     def _hand_out(self, plan: _Plan, pool: Workers, quick: bool) -> None:
         """Give runs to the workers that have room.
 
-        Storages are slow. So if runs are quick, each worker has one ahead, and some wait that were read to count.
+        If runs are quick, each worker has one ahead, and some wait in the storage until they are read to count.
         """
         ahead = int(quick)
         given = 0
@@ -236,11 +238,10 @@ class Sweep:
                 pool.give((trial._trial_id, run))
                 given += 1
         if quick:
-            self._enqueue(plan, min(given + 1, STOCK - len(plan.ours) - plan.unread))
+            self._enqueue(plan, max(0, min(given + 1, STOCK - len(plan.ours) - plan.unread)))
 
-    def _drop_duplicates(self, trials: Sequence[FrozenTrial]) -> None:
+    def _drop_duplicates(self, trials: Sequence[FrozenTrial], current: Mapping[str, FrozenTrial]) -> None:
         """Drop waiting trials of runs for which another trial counts, so that none waits for ever."""
-        current = self._current(trials)
         for trial in trials:
             if trial.state == TrialState.WAITING and current[trial.user_attrs["key"]] is not trial:
                 self._drop(trial._trial_id)
@@ -320,6 +321,10 @@ class Sweep:
 class _Plan:
     """What is left of one call's runs, as the storage was when it was last read.
 
+    Args:
+        runs: all of them.
+        shared: whether other machines may use the storage.
+
     Attributes:
         total: how many runs there are.
         left: the runs that are not done.
@@ -330,7 +335,7 @@ class _Plan:
         read: when that was, by `time.monotonic`.
     """
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], shared: bool) -> None:
         self.left = {run.key: run for run in runs}
         self.total = len(self.left)
         self.missing: dict[str, Run] = {}
@@ -338,33 +343,31 @@ class _Plan:
         self.others: list[FrozenTrial] = []
         self.unread = 0
         self.read = -math.inf
-        self._enqueued: set[str] = set()
-        self._alone = True
+        self._shared, self._enqueued = shared, set[str]()
+        self._spread = 0
 
     def saw(self, current: Mapping[str, FrozenTrial]) -> None:
         """Take note of the trials that count."""
         self.read, self.unread = time.monotonic(), 0
-        self.left = {
-            key: run
-            for key, run in self.left.items()
-            if key not in current or current[key].state != TrialState.COMPLETE
-        }
+        open_ = {key: trial for key, trial in current.items() if trial.state != TrialState.COMPLETE}
+        self.left = {key: run for key, run in self.left.items() if key not in current or key in open_}
         self.missing = {key: run for key, run in self.left.items() if key not in current}
-        waiting = [trial for key, trial in current.items() if trial.state == TrialState.WAITING and key in self.left]
-        self.ours = deque(trial for trial in waiting if trial.user_attrs["key"] in self._enqueued)
-        self.others = [trial for trial in waiting if trial.user_attrs["key"] not in self._enqueued]
-        self._alone = not any(
-            trial.state != TrialState.COMPLETE and key not in self._enqueued for key, trial in current.items()
-        )
+        waiting = [key for key, trial in open_.items() if trial.state == TrialState.WAITING and key in self.left]
+        self.ours = deque(open_[key] for key in waiting if self._is_ours(key))
+        self.others = [open_[key] for key in waiting if not self._is_ours(key)]
+        self._spread = 0 if all(map(self._is_ours, open_)) else SPREAD
 
     def pick(self, count: int) -> list[Run]:
         """Take runs to enqueue: the next ones, but if others are at work, some of many, so that they take others."""
-        keys = list(itertools.islice(self.missing, max(0, count) if self._alone else SPREAD))
+        keys = list(itertools.islice(self.missing, max(count, self._spread)))
         if len(keys) > count:
-            keys = random.SystemRandom().sample(keys, max(0, count))
+            keys = random.SystemRandom().sample(keys, count)
         self._enqueued.update(keys)
         self.unread += len(keys)
         return [self.missing.pop(key) for key in keys]
+
+    def _is_ours(self, key: str) -> bool:
+        return not self._shared or key in self._enqueued
 
 
 def _is_ours(trial: FrozenTrial) -> bool:

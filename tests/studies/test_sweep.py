@@ -10,8 +10,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from io import FileIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,8 @@ def waiting_and_running(sweep: Sweep, runs: Sequence[Run]) -> tuple[list[int], l
     counts: tuple[list[int], list[int]] = [], []
 
     def progress(done: int, total: int) -> None:
-        for count, state in zip(counts, (TrialState.WAITING, TrialState.RUNNING), strict=True):
-            count.append(len(sweep.trials(state)))
+        for of_state, state in zip(counts, (TrialState.WAITING, TrialState.RUNNING), strict=True):
+            of_state.append(len(sweep.trials(state)))
 
     assert sweep.do(runs, 1, toy.prepare, progress) == []
     assert len(sweep.trials()) == len(runs)
@@ -196,6 +197,70 @@ def test_runs_that_take_long_or_measure_time_are_enqueued_and_claimed_when_a_wor
         sweep.declaration = dataclasses.replace(toy.STUDY, alone=True)
     waiting, running = waiting_and_running(sweep, RUNS)
     assert max(waiting) == max(running) == 0
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_kill_at_any_write_costs_only_the_run_in_progress_and_leaves_no_trial_open(
+    tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    append, runs = storage_module._Journal.append_logs, RUNS[:3]
+    for number in count():
+        writes = count()
+
+        def write(journal: Any, logs: Any, at: int = number, writes: Iterator[int] = writes) -> None:
+            append(journal, logs)
+            if next(writes) == at:
+                raise Killed
+
+        was_killed = False
+        with monkeypatch.context() as patch, suppress(Killed), open_storage(tmp_path / str(number), None) as storage:
+            patch.setattr(storage_module._Journal, "append_logs", write)
+            was_killed = True
+            do(Sweep(toy.STUDY, storage), runs)
+            was_killed = False
+        before = trained()
+        with open_storage(tmp_path / str(number), None) as storage:
+            sweep = Sweep(toy.STUDY, storage)
+            stored = sweep.outcomes().keys()
+            assert do(sweep, runs) == []
+            assert sweep.outcomes().keys() == {run.key for run in runs}
+            assert not sweep.trials(TrialState.WAITING, TrialState.RUNNING)
+        assert not stored & set(trained()[len(before) :])
+        if not was_killed:
+            break
+    assert number == 1 + 4 * len(runs)  # the study; each run is enqueued, claimed, and has its outcome and its end
+
+
+def test_a_machine_takes_the_next_runs_if_it_is_alone_and_others_than_those_that_are_at_work() -> None:
+    runs = [toy.planned(seed) for seed in range(1000)]
+    at_work = {runs[0].key: optuna.create_trial(state=TrialState.RUNNING, user_attrs={"key": runs[0].key})}
+    alone, one, other, file = (sweep_module._Plan(runs, shared) for shared in (True, True, True, False))
+    alone.saw({})
+    for plan in (one, other, file):
+        plan.saw(at_work)
+    assert alone.pick(4) == runs[:4]
+    assert file.pick(4) == runs[1:5]
+    picked = one.pick(4), other.pick(4)
+    assert picked[0] != picked[1]  # but once in ten million times
+    for plan, runs_of in zip((one, other), picked, strict=True):
+        assert len({run.key for run in runs_of}) == 4
+        assert all(run in runs[1 : 1 + sweep_module.SPREAD] for run in runs_of)
+        assert not any(run.key in plan.missing for run in runs_of)
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize(("url", "order"), [(None, [3, 0, 1, 2, 4, 5]), ("sqlite:///{}/trials.db", [0, 1, 2, 4, 5, 3])])
+def test_a_run_that_waits_is_taken_first_in_a_file_and_last_in_a_database_where_its_machine_may_take_it(
+    tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch, url: str | None, order: list[int]
+) -> None:
+    monkeypatch.setattr(sweep_module, "SPREAD", 0)
+    with open_storage(tmp_path, url and url.format(tmp_path)) as storage:
+        Sweep(toy.STUDY, storage)._add(RUNS[3])
+        do(Sweep(toy.STUDY, storage))
+    assert trained() == [RUNS[number].key for number in order]
 
 
 @pytest.mark.usefixtures("inline")
