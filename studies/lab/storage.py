@@ -31,6 +31,8 @@ HEARTBEAT, GRACE = 15, 60  # seconds; a machine silent for longer than GRACE has
 PATIENCE = 600.0  # seconds to wait for a database that stopped answering
 LONGEST_PAUSE = 30.0  # seconds between two attempts to reach it
 ANSWER = 30  # seconds within which a database that is there answers
+OPENINGS = 20  # attempts to open a database, a second apart, while other machines create its tables
+RACES = (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError)  # what is to be created exists meanwhile
 PSYCOPG = 'python -m pip install "psycopg[binary]"'
 DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
@@ -189,24 +191,30 @@ WHY_NOT_OPENED = {  # by what servers and drivers say, in lower case
 
 def _why_not_opened(error: Exception) -> str:
     """In our own words: a driver's text may hold the password."""
-    wrapped = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-    of_driver = getattr(wrapped, "orig", None)
-    said = f"{getattr(of_driver, 'sqlstate', '')} {of_driver}".lower()
-    for why, words in WHY_NOT_OPENED.items():
-        if any(word in said for word in words):
-            return why
-    return (
+    return _known_reason(error) or (
         f"cannot be opened ({type(error).__name__}); check the URL (such as postgresql+psycopg://user:password@host/"
         "database), the server, the database and the password"
     )
 
 
+def _known_reason(error: Exception) -> str | None:
+    wrapped = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    of_driver = getattr(wrapped, "orig", None)
+    said = f"{getattr(of_driver, 'sqlstate', '')} {of_driver}".lower()
+    return next((why for why, words in WHY_NOT_OPENED.items() if any(word in said for word in words)), None)
+
+
 def _tables(url: str) -> RDBStorage:
-    try:
-        return _opened(url)
-    except (sqlalchemy.exc.DBAPIError, optuna.exceptions.StorageInternalError):
-        time.sleep(1)  # machines that start together all create the tables: one succeeds, the others fail
-        return _opened(url)
+    for attempt in range(1, OPENINGS):
+        try:
+            return _opened(url)
+        except (sqlalchemy.exc.DBAPIError, optuna.exceptions.StorageInternalError) as error:
+            # Machines that start together all create the tables: at each of them one succeeds, and the others fail.
+            is_race = isinstance(error, RACES) and _known_reason(error) is None
+            if attempt > 1 and not is_race:
+                raise
+        time.sleep(1)
+    return _opened(url)
 
 
 def _opened(url: str) -> RDBStorage:

@@ -381,6 +381,36 @@ def test_reasons_why_a_database_does_not_open_are_told_apart(
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("failures", [1, 10])
+@pytest.mark.parametrize("error", [sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError])
+def test_a_machine_waits_while_others_create_the_tables(
+    monkeypatch: pytest.MonkeyPatch, error: type[sqlalchemy.exc.DBAPIError], failures: int
+) -> None:
+    pauses: list[float] = []
+
+    def race(url: str) -> str:
+        if len(pauses) < failures:
+            raise error("CREATE TABLE", {}, Exception("duplicate key value violates unique constraint"))
+        return url
+
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(storage_module, "_opened", race)
+    assert storage_module._tables("opened") == "opened"
+    assert pauses == [1] * failures
+
+
+def test_what_will_not_pass_is_told_after_the_second_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(url: str) -> BaseStorage:
+        raise sqlalchemy.exc.ProgrammingError("CREATE TABLE", {}, Exception("permission denied for schema public"))
+
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(storage_module, "_opened", refuse)
+    with pytest.raises(SweepError, match="may not make tables"):
+        open_storage(tmp_path, "sqlite:///x.db").__enter__()
+    assert pauses == [1]
+
+
 def test_a_machine_that_lost_its_run_to_another_cannot_finish_or_fail_it(reopen: Callable[[], Sweep]) -> None:
     sweep = reopen()
     sweep._add(RUNS[0])
