@@ -19,7 +19,7 @@ HANGS = 3600.0  # seconds that no start takes, however busy the machine is
 
 
 def until(condition: Callable[[], object]) -> None:
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 120  # a busy machine takes long to start a worker
     while not condition():
         assert time.monotonic() < give_up
         time.sleep(0.01)
