@@ -89,7 +89,8 @@ def test_after_a_kill_or_interrupt_the_same_command_continues_and_no_run_is_lost
     assert summary.provenance.trials["COMPLETE"] == len(runs) == runs["key"].nunique() == 40
     trainings = Counter(key for key, _ in processes.trained())
     assert set(trainings) == set(runs["key"])
-    assert sum(trainings.values()) <= 40 + 3  # one more for each that was cut off
+    # One more for each that was cut off; and when the sweep stopped, its worker may have ended one and begun the next.
+    assert sum(trainings.values()) <= 40 + 1 + 2 + 2
 
 
 @pytest.mark.parametrize("seconds", [0.4, 1.2])
