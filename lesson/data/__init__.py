@@ -3,10 +3,12 @@
 from lesson.checks import DataError
 from lesson.data.adult import Adult, load_adult
 from lesson.data.bunch import DataBunch
+from lesson.data.california import load_california_housing
 from lesson.data.collab import CollabData, Rows, load_movielens, load_ratings, open_ratings, split
 from lesson.data.digits import Digits, load_digits, load_uci_digits
 from lesson.data.fetch import fetch_mnist
 from lesson.data.filmtrust import open_filmtrust
+from lesson.data.flights import load_flights
 from lesson.data.ids import UnknownIdsWarning, Vocab
 from lesson.data.images import ImageBunch, ImageRows, Images, load_images
 from lesson.data.made import Curves, Made, PlantedRatings
@@ -40,7 +42,9 @@ __all__ = [
     "Vocab",
     "fetch_mnist",
     "load_adult",
+    "load_california_housing",
     "load_digits",
+    "load_flights",
     "load_images",
     "load_movielens",
     "load_ratings",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data import TensorDataset
 from lesson.checks import DataError, printable
 from lesson.data.bunch import DataBunch, split_rows
 from lesson.data.origin import Origin, carried
+from lesson.data.tabular import Tabular, open_table
 
 TERMS = "Creative Commons Attribution 4.0; https://doi.org/10.24432/C5XW20"
 CITATION = "B. Becker and R. Kohavi (1996). Adult. UCI Machine Learning Repository."
@@ -54,6 +56,12 @@ class Adult:
         """Their origin."""
         size = {"people": len(self), "columns": len(NUMBERS) + len(CATEGORIES)}
         return Origin("adult census", self.checksum, size, TERMS, CITATION, "adult")
+
+    @cached_property
+    def table(self) -> Tabular:
+        """The same people as a table, for nets with embeddings and for trees."""
+        table = open_table(adult_file(), "income", na_values=[MISSING])
+        return replace(table, name=self.origin.name, terms=TERMS, citation=CITATION, key=self.origin.key)
 
     def learnable(self, seeds: int) -> list[str]:  # noqa: ARG002 - as other data have it
         """Notes before the first run: none."""

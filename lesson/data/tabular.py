@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     NewRows = Table | pd.DataFrame | Mapping[str, Any]
 
 SPLITS = ("random", "time")
+VALID_PCT = 0.2
 
 
 class TableWarning(UserWarning):
@@ -93,6 +94,10 @@ class Tabular:
         na_values: spellings that mean a missing value.
         notes: sentences about how the file was read.
         time: float64[rows], when each was; None for a random split.
+        held_out: how many of the latest rows validate; None leaves it to `split`.
+        terms: of use.
+        citation: what to cite when publishing with it.
+        key: its name in claims, if it is a known data set.
     """
 
     name: str
@@ -106,6 +111,10 @@ class Tabular:
     na_values: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
     time: np.ndarray | None = None
+    held_out: int | None = None
+    terms: str | None = None
+    citation: str | None = None
+    key: str | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -117,21 +126,43 @@ class Tabular:
     def origin(self) -> Origin:
         """Its origin."""
         size = {"rows": len(self), "columns": len(self.columns)}
-        return Origin(self.name, self.checksum, size, resplits=self.time is None)
+        return Origin(self.name, self.checksum, size, self.terms, self.citation, self.key, resplits=self.time is None)
 
-    def learnable(self, seeds: int) -> list[str]:  # noqa: ARG002 - as other data have it
-        """Notes before the first run: how the file was read."""
-        return list(self.notes)
+    def learnable(self, seeds: int) -> list[str]:
+        """Notes before the first run: how the file was read, and what the first split leaves out.
+
+        Args:
+            seeds: the splits of seeds 0 … seeds − 1 will be trained on.
+
+        Raises:
+            DataError: the training rows of a split have nothing to learn.
+        """
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for seed in range(seeds):
+                parts = self._parts(seed, VALID_PCT, None)
+                if seed == 0:
+                    self._inputs(self._used(*parts), len(parts[0]))
+                self._classes(*parts)
+                if self.time is not None:
+                    break  # all seeds have this split
+        return list(dict.fromkeys([*self.notes, *(str(warning.message) for warning in caught)]))
 
     def split(
-        self, seed: int = 42, valid_pct: float = 0.2, valid_rows: Sequence[int] | np.ndarray | None = None
+        self,
+        seed: int = 42,
+        valid_pct: float = VALID_PCT,
+        valid_rows: Sequence[int] | np.ndarray | None = None,
+        at_most: int | None = None,
     ) -> TabularData:
         """Split into training and validation rows; everything that is learnt comes from the training rows.
 
         Args:
-            seed: the split's seed; it plays no part in a split by time.
-            valid_pct: the share of validation rows.
+            seed: the split's seed; a split by time is the same for all.
+            valid_pct: the share of validation rows; without effect if the table says how many are `held_out`.
             valid_rows: row numbers (0-based, in file order) of the validation rows, instead of the two above.
+            at_most: rows of each part: if there are more, the seed draws the training rows, and validation rows are
+                taken at equal distances.
 
         Raises:
             DataError: an argument is wrong, a part would be empty, or the training rows have nothing to learn.
@@ -140,8 +171,48 @@ class Tabular:
             TableWarning: columns that say nothing in the training rows are left out.
         """
         train, valid = self._parts(seed, valid_pct, valid_rows)
+        if at_most is not None:
+            most = checks.whole("at_most", at_most, least=2)
+            if len(train) > most:
+                train = np.sort(np.random.default_rng(checks.whole("seed", seed)).choice(train, most, replace=False))
+            if len(valid) > most:
+                valid = valid[np.linspace(0, len(valid) - 1, most).astype(int)]
+        columns, known = self._used(train, valid), len(train)
+        categories, numbers = self._inputs(columns, known)
+        classes = self._classes(train, valid)
+        goal = self.target.cells[np.concatenate([train, valid])]
+        y = torch.from_numpy(goal.astype(np.float32)[:, None] if classes is None else goal)
+        tensors = (*self._encoded(categories, numbers, columns), y)
+        sets = [TensorDataset(*(column[part] for column in tensors)) for part in (slice(known), slice(known, None))]
+        return TabularData(self, classes, tuple(categories), tuple(numbers), train, valid, *sets)
+
+    def earlier(self) -> Tabular:
+        """The training rows of a split by time as a table of their own, split by time too: to tune on.
+
+        Raises:
+            DataError: the split is random.
+        """
+        if self.time is None:
+            raise DataError(f"{self.path}: split at random, so no rows are the earlier ones")
+        rows, _ = self._parts(0, VALID_PCT, None)
+        return replace(
+            self,
+            target=self.target.of(rows),
+            columns=tuple(column.of(rows) for column in self.columns),
+            rows=self.rows[rows],
+            time=self.time[rows],
+            held_out=None if self.held_out is None else round(self.held_out * len(rows) / len(self)),
+        )
+
+    def _used(self, train: np.ndarray, valid: np.ndarray) -> list[Column]:
+        """The columns of the training rows, followed by the validation rows."""
+        return [column.of(np.concatenate([train, valid])) for column in self.columns]
+
+    def _inputs(self, columns: Sequence[Column], known: int) -> tuple[list[Category], list[Number]]:
+        """What the first `known` rows of columns say of them, for a net to read; warns of columns that it will not."""
+        train = np.arange(known)
         categories, numbers, dull, ids, unmarked = [], [], [], [], []
-        for column in self.columns:
+        for column in columns:
             if column.kind == "category" and column.name not in self.kept and _is_id(column.of(train)):
                 ids.append(column.name)
                 continue
@@ -149,7 +220,7 @@ class Tabular:
             learned = [_learned(part, train) for part in parts]
             if not any(learned) or (column.kind == "number" and learned[0] is None):
                 dull.append(_described(column.of(train)))
-            elif column.kind == "number" and learned[1] is None and column.missing[valid].any():
+            elif column.kind == "number" and learned[1] is None and column.missing[known:].any():
                 unmarked.append(column.name)
             categories += [part for part in learned if isinstance(part, Category)]
             numbers += [part for part in learned if isinstance(part, Number)]
@@ -164,11 +235,7 @@ class Tabular:
         )
         if not categories and not numbers:
             raise DataError(f"{self.path}: no column but {self.target.name!r} says anything in the training rows")
-        classes = self._classes(train, valid)
-        inputs = self._encoded(categories, numbers)
-        y = torch.from_numpy(self.target.cells.astype(np.float32)[:, None] if classes is None else self.target.cells)
-        sets = [TensorDataset(*(column[torch.from_numpy(rows)] for column in (*inputs, y))) for rows in (train, valid)]
-        return TabularData(self, classes, tuple(categories), tuple(numbers), train, valid, *sets)
+        return categories, numbers
 
     def _parts(self, seed: int, valid_pct: float, valid_rows: Any) -> tuple[np.ndarray, np.ndarray]:
         """The training rows and the validation rows."""
@@ -178,7 +245,8 @@ class Tabular:
             if self.time is None:
                 return train, valid
             order = np.argsort(self.time, kind="stable")
-            return np.sort(order[: len(train)]), order[len(train) :]
+            known = len(train) if self.held_out is None else n - self.held_out
+            return np.sort(order[:known]), order[known:]
         place = np.full(self.in_file, -1)
         place[self.rows] = np.arange(n)
         valid = place[given_rows(valid_rows, self.in_file)]
@@ -205,10 +273,9 @@ class Tabular:
         return self.target.ids.tolist()
 
     def _encoded(
-        self, categories: Sequence[Category], numbers: Sequence[Number], columns: Sequence[Column] | None = None
+        self, categories: Sequence[Category], numbers: Sequence[Number], columns: Sequence[Column]
     ) -> tuple[Tensor, Tensor]:
         """The inputs of a net: rows of embeddings int64[rows, categories], and numbers float32[rows, numbers]."""
-        columns = self.columns if columns is None else columns
         by_name = {part.name: part for column in columns for part in derived(column)}
         rows = len(columns[0].cells)
         ids = [category.rows(by_name[category.name]) for category in categories]
@@ -221,7 +288,7 @@ class Tabular:
     def _warn(self, names: Iterable[str], complaint: str) -> None:
         if found := list(names):
             said = ", ".join(found[:12]) + (f" … ({len(found)} in all)" if len(found) > 12 else "")
-            warnings.warn(f"{self.path}: {said} {complaint}", TableWarning, stacklevel=4)
+            warnings.warn(f"{self.path}: {said} {complaint}", TableWarning, stacklevel=5)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -329,7 +396,7 @@ def load_table(
     encoding: str | None = None,
     split: Literal["random", "time"] | None = None,
     time: str | None = None,
-    valid_pct: float = 0.2,
+    valid_pct: float = VALID_PCT,
     seed: int = 42,
     valid_rows: Sequence[int] | np.ndarray | None = None,
 ) -> TabularData:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lesson import DataError, load_adult
-from lesson.data.adult import CATEGORIES, NUMBERS, Adult
+from lesson.data.adult import CATEGORIES, CITATION, NUMBERS, Adult
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +76,15 @@ def test_a_damaged_file_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="adult: cannot be read") as error:
         load_adult()
     assert "\n" not in str(error.value)
+
+
+def test_its_table_has_the_same_people_with_names(adult):
+    table = adult.table
+    columns = {column.name: column for column in table.columns}
+    assert columns.keys() == {*NUMBERS, *CATEGORIES}
+    np.testing.assert_array_equal(columns["age"].cells, adult.numbers[:, NUMBERS.index("age")])
+    np.testing.assert_array_equal(columns["workclass"].missing, adult.categories[:, 0] == -1)
+    assert columns["gender"].ids.tolist() == ["Female", "Male"]
+    assert table.target.ids.tolist() == ["<=50K", ">50K"]
+    np.testing.assert_array_equal(table.target.cells, adult.y)
+    assert (table.origin.key, table.origin.name, table.origin.citation) == ("adult", "adult census", CITATION)

@@ -418,3 +418,24 @@ def test_the_census_is_read_as_its_own_loader_reads_it():
     torch.testing.assert_close(data.valid.tensors[1], theirs.valid.tensors[0][:, :6], rtol=0, atol=1e-5)
     missing = np.column_stack([column.missing for column in data.source.columns if column.kind == "category"])
     np.testing.assert_array_equal(missing, adult.categories == -1)
+
+
+def test_a_study_is_told_before_its_first_run_what_is_left_out_and_whether_it_can_learn(tmp_path):
+    table = frame().assign(same="x", code=[f"c{row}" for row in range(N)])
+    notes = open_table(written(tmp_path, table), "price").learnable(seeds=3)
+    assert any("categories: 'shop'" in note for note in notes)
+    assert any("'same' ('x') is the same in all training rows" in note for note in notes)
+    assert any("'code' has another text in each training row" in note for note in notes)
+    rare = pd.DataFrame({"x": np.arange(N) % 7, "y": ["often"] * (N - 1) + ["once"]})
+    with pytest.raises(DataError, match="always 'often' in the training rows; there is nothing to learn"):
+        open_table(written(tmp_path, rare), "y").learnable(seeds=20)
+
+
+def test_only_a_split_by_time_has_earlier_rows(tmp_path):
+    path = written(tmp_path, frame())
+    with pytest.raises(DataError, match="split at random"):
+        open_table(path, "price").earlier()
+    table = open_table(path, "price", split="time")
+    data, earlier = table.split(), table.earlier()
+    np.testing.assert_array_equal(earlier.rows, table.rows[data.train_rows])
+    np.testing.assert_array_equal(earlier.time, table.time[data.train_rows])
