@@ -18,7 +18,8 @@ OWN = """\
 Other MovieLens sets: load_movielens('folder') reads GroupLens' files (100k, 1M, 10M, 20M, 32M).
 All of MNIST: `python -m lesson.data mnist` downloads its IDX files; load_digits('folder') reads them, gzipped or plain.
 Your ratings: load_ratings('file.csv') reads CSV, TSV and Parquet, also as .gz or .zip.
-Studies take yours with --ratings FILE, --digits FOLDER or --table FILE, if they use such data."""
+Your table: load_table('file.csv', 'target') reads the same, with any column to predict.
+Studies take yours with --ratings FILE, --digits FOLDER, or --table FILE --target COLUMN, if they use such data."""
 
 
 def main() -> int:

@@ -128,7 +128,7 @@ def load_uci_digits() -> Digits:
     >>> digits.x.shape, digits.split(seed=0).train[:][0].shape
     (torch.Size([1797, 64]), torch.Size([1438, 64]))
     """
-    file = carried("scikit-learn", "sklearn/datasets/data/digits.csv.gz", "UCI digits")
+    file = carried("scikit-learn", "sklearn/datasets/data/digits.csv.gz", "UCI digits", dependency=True)
     checksum, pixels, digits = _carried_csv(file, 64)
     x = torch.from_numpy(pixels.astype(np.float32)).div_(16)
     y = torch.from_numpy(digits.astype(np.int64))

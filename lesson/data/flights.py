@@ -28,8 +28,8 @@ TRAINED = 10  # months, January to October
 WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib")
 # The columns that a model reads, all known before departure.
 KNOWN: dict[str, Kind] = {
-    **{name: "category" for name in ("carrier", "origin", "dest", "day_of_week")},
-    **{name: "number" for name in ("sched_dep", "sched_arr", "distance", *WEATHER)},
+    **dict.fromkeys(("carrier", "origin", "dest", "day_of_week"), "category"),
+    **dict.fromkeys(("sched_dep", "sched_arr", "distance", *WEATHER), "number"),
 }
 # The file's other columns, and why a model does not read them.
 UNREAD = {

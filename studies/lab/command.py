@@ -245,6 +245,7 @@ def _opened(study: Study, asked: Any, place: Place) -> tuple[Any, Place, Any]:
     if place.export and not (place.storage or (place.folder / JOURNAL).exists()):
         raise UsageError(f"--export: there are no runs to export in {place.folder}")
     data, notes = open_source(asked.source, asked.seeds)
+    notes += study.check(data) if study.check else []
     if not place.fresh:
         extent = Extent(asked.profile, asked.seeds, asked.trials, frozenset(study.arms))
         require_replaceable(place.folder / asked.profile, study, data.origin.checksum, extent, place.advice)
@@ -266,7 +267,7 @@ def _run_on(
     ready = functools.partial(prepare, study.run, source, checksum, THREADS)
     with open_storage(place.folder, place.storage, place.fresh, folder) as store:
         sweep = Sweep(study, store, place.patience)
-        for note in (*getattr(data, "notes", ()), *asked.notes):
+        for note in dict.fromkeys((*getattr(data, "notes", ()), *asked.notes)):
             print(f"note: {printable(note)}", file=sys.stderr)
 
         def do(runs: Sequence[Run], what: str) -> list[str]:

@@ -109,6 +109,8 @@ class Study:
         alone: whether it measures time: then one run is made at a time.
         stand_in: by data set, what it stands in for: a stand-in neither proves nor refutes.
         cpu_only: whether its runs need a CPU.
+        tunes_apart: whether tuning runs leave out the rows that all seeds validate on, where data have such rows.
+        check: notes on the data before the first run; raises `DataError` if the study cannot use them.
         own_split: whether its runs choose the validation rows in their own way, so that --split has no place.
         x: the axis of the curves.
         names: display names of settings and arms.
@@ -135,6 +137,8 @@ class Study:
     alone: bool = False
     stand_in: Mapping[str, str] = field(default_factory=dict)
     cpu_only: bool = False
+    tunes_apart: bool = False
+    check: Callable[[Any], list[str]] | None = field(default=None, repr=False)
     own_split: bool = False
     x: str = "epoch"
     names: Mapping[str, str] = field(default_factory=dict)
@@ -201,7 +205,7 @@ class Study:
 
     def declared(self) -> dict[str, Any]:
         """The declaration as plain data; every report shows its digest."""
-        words = {"title", "run", "names", "limits"}  # they decide nothing
+        words = {"title", "run", "check", "names", "limits"}  # they decide nothing
         return {
             name: {key: asdict(value) if hasattr(value, "__dataclass_fields__") else value for key, value in it.items()}
             if isinstance(it := getattr(self, name), Mapping)
@@ -247,6 +251,11 @@ class Run:
     def __str__(self) -> str:
         named = {**self.settings, "seed": self.seed, **({"replicate": self.replicate} if self.replicate else {})}
         return f"{self.study}, {', '.join(f'{name} {value}' for name, value in named.items())}"
+
+    @property
+    def tuning(self) -> bool:
+        """Whether it tries settings: its outcome decides them and nothing else."""
+        return self.seed >= TUNING_SEEDS_FROM
 
     @property
     def draw(self) -> int:

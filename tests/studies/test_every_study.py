@@ -7,10 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from lesson.data import Curves, Digits, Made, PlantedRatings, open_ratings
+from lesson.data import Adult, Curves, Digits, Made, PlantedRatings, open_ratings, open_table
 from studies.__main__ import find_studies
 from studies.evidence.claims import load_parts
 from studies.lab.source import outcome_of
@@ -21,6 +22,7 @@ STUDIES = find_studies()
 SMALLER: dict[str, dict[str, Any]] = {
     "activations": {"STEPS": 20},
     "approximation": {"STEPS": 20},
+    "entity_embeddings": {"ROWS": 60, "EPOCHS": 1, "BATCH": 16, "TREES": 3},
     "giant_models": {"STEPS": 20},
     "gradient_sizes": {"EVERY": 1},
     "lookup": {"BATCHES": (4, 8)},
@@ -36,8 +38,15 @@ SMALLER: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def data(ratings_csv: Path) -> dict[str, Any]:
+def data(ratings_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Small data in the place of the catalog's."""
+    path = tmp_path_factory.mktemp("table") / "rows.csv"
+    path.write_text(
+        "shop,size,sold\n" + "".join(f"{'abc'[k % 3]},{k % 7},{'yes' if k % 5 else 'no'}\n" for k in range(200))
+    )
+    table = open_table(path, "sold")
+    people = Adult("0" * 64, np.arange(200.0)[:, None] % 7, np.arange(200)[:, None] % 3, torch.arange(200) % 2)
+    vars(people)["table"] = table  # instead of the census's
     drawn = torch.Generator().manual_seed(0)
     digits = Digits("few digits", "0" * 64, torch.rand(200, 784, generator=drawn), torch.arange(200) % 10)
     return {
@@ -46,7 +55,8 @@ def data(ratings_csv: Path) -> dict[str, Any]:
         "digits": digits,
         "made": Made(),
         "uci-digits": digits,
-        "adult": digits,
+        "adult": people,
+        "flights": table,
         "made-1d": Curves(),
         "made-ratings": PlantedRatings(),
     }
