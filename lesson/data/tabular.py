@@ -153,7 +153,7 @@ class Tabular:
         seed: int = 42,
         valid_pct: float = VALID_PCT,
         valid_rows: Sequence[int] | np.ndarray | None = None,
-        at_most: int | None = None,
+        at_most: tuple[int, int] | None = None,
     ) -> TabularData:
         """Split into training and validation rows; everything that is learnt comes from the training rows.
 
@@ -161,8 +161,8 @@ class Tabular:
             seed: the split's seed; a split by time is the same for all.
             valid_pct: the share of validation rows; without effect if the table says how many are `held_out`.
             valid_rows: row numbers (0-based, in file order) of the validation rows, instead of the two above.
-            at_most: rows of each part: if there are more, the seed draws the training rows, and validation rows are
-                taken at equal distances.
+            at_most: training and validation rows: if there are more, the seed draws the training rows, and validation
+                rows are taken at equal distances.
 
         Raises:
             DataError: an argument is wrong, a part would be empty, or the training rows have nothing to learn.
@@ -172,11 +172,13 @@ class Tabular:
         """
         train, valid = self._parts(seed, valid_pct, valid_rows)
         if at_most is not None:
-            most = checks.whole("at_most", at_most, least=2)
+            if not isinstance(at_most, Sequence) or isinstance(at_most, str) or len(at_most) != 2:
+                raise DataError(f"at_most={shown(at_most)}: two numbers are needed, of training and of validation rows")
+            most, most_valid = (checks.whole("at_most", most, least=2) for most in at_most)
             if len(train) > most:
                 train = np.sort(np.random.default_rng(checks.whole("seed", seed)).choice(train, most, replace=False))
-            if len(valid) > most:
-                valid = valid[np.linspace(0, len(valid) - 1, most).astype(int)]
+            if len(valid) > most_valid:
+                valid = valid[np.linspace(0, len(valid) - 1, most_valid).astype(int)]
         columns, known = self._used(train, valid), len(train)
         categories, numbers = self._inputs(columns, known)
         classes = self._classes(train, valid)

@@ -81,12 +81,16 @@ def test_its_day_and_its_times_are_the_calendars(flights, frames):
 
 
 def test_at_most_so_many_rows_are_used_other_ones_to_train_by_seed_and_the_same_to_validate(flights):
-    one, again, other = (flights.split(seed, at_most=500) for seed in (0, 0, 1))
-    assert (len(one.train), len(one.valid)) == (500, 500)
+    one, again, other = (flights.split(seed, at_most=(500, 300)) for seed in (0, 0, 1))
+    assert (len(one.train), len(one.valid)) == (500, 300)
     np.testing.assert_array_equal(one.train_rows, again.train_rows)
     assert len(np.intersect1d(one.train_rows, other.train_rows)) < 20
     np.testing.assert_array_equal(one.valid_rows, other.valid_rows)
     assert set(one.valid_rows) <= set(flights.split().valid_rows)
+    assert len(flights.split(at_most=(300_000, 2)).train) == len(flights) - flights.held_out  # all there are
+    for wrong in (500, "55", (500,), (500, 1), (500, 2.5)):
+        with pytest.raises(DataError, match="at_most"):
+            flights.split(at_most=wrong)
 
 
 def test_damaged_files_are_one_line(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ STUDIES = find_studies()
 SMALLER: dict[str, dict[str, Any]] = {
     "activations": {"STEPS": 20},
     "approximation": {"STEPS": 20},
-    "entity_embeddings": {"ROWS": 60, "EPOCHS": 1, "BATCH": 16, "TREES": 3},
+    "entity_embeddings": {"ROWS": 60, "VALID": 20, "EPOCHS": 1, "BATCH": 16, "TREES": 3},
     "giant_models": {"STEPS": 20},
     "gradient_sizes": {"EVERY": 1},
     "lookup": {"BATCHES": (4, 8)},
