@@ -279,8 +279,8 @@ STUDY = Study(
     tunes_apart=True,
     cpu_only=True,
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="a minute"),
-        "regular": Profile(seeds=20, trials=8, cost="twenty minutes"),
+        "quick": Profile(seeds=10, trials=0, cost="a minute and a half"),
+        "regular": Profile(seeds=20, trials=6, cost="twenty minutes"),
         "full": Profile(seeds=40, trials=16, cost="an hour and a quarter"),
     },
     names={

