@@ -109,6 +109,25 @@ def load_weights(model: nn.Module, path: str | Path, sha256: str | None = None) 
     True
     """
     shown_path = printable(as_path(path))
+    state = read_weights(path, sha256)
+    tables = model.state_dict()
+    own = {name: table for name, table in tables.items() if name.endswith("num_batches_tracked")}
+    state = own | state
+    _check_fits(shown_path, tables, state)
+    model.load_state_dict(state)
+
+
+def read_weights(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a file of weights, by name: a safetensors file, or a state dict that `torch.save` wrote.
+
+    Args:
+        path: the file.
+        sha256: the digest that the file must have, 64 hexadecimal digits; None takes any file.
+
+    Raises:
+        DataError: the file does not exist, has another digest, or holds something else.
+    """
+    shown_path = printable(as_path(path))
     try:
         raw = as_path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
@@ -118,11 +137,7 @@ def load_weights(model: nn.Module, path: str | Path, sha256: str | None = None) 
             raise DataError(f"sha256={shown(sha256)}: 64 hexadecimal digits are needed")
         if (found := hashlib.sha256(raw).hexdigest()) != sha256.lower():
             raise DataError(f"{shown_path}: another file, or a damaged one; its sha256 is {found}, not {sha256}")
-    tables = model.state_dict()
-    own = {name: table for name, table in tables.items() if name.endswith("num_batches_tracked")}
-    state = own | _state(raw, shown_path)
-    _check_fits(shown_path, tables, state)
-    model.load_state_dict(state)
+    return _state(raw, shown_path)
 
 
 def _state(raw: bytes, shown_path: str) -> dict[str, Tensor]:

