@@ -87,7 +87,7 @@ def step_size(plan):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("mode", ["folded", "replay", "dense"])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_under_any_schedule_the_table_equals_that_of_torchs_dense_optimizer(optimizer, mode, data, seed):
     plan = data.draw(plans(optimizer))
@@ -103,7 +103,7 @@ def test_under_any_schedule_the_table_equals_that_of_torchs_dense_optimizer(opti
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_under_any_schedule_replay_gives_the_bits_of_dense(optimizer, data, seed):
     plan = data.draw(plans(optimizer))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,11 +249,3 @@ def test_ones_own_table_is_judged_and_every_oddity_said(tmp_path: Path, monkeypa
     assert refused.exit_code == 2
     assert "no verdict is given" in refused.stderr
     assert not (tmp_path / "none").exists()
-
-
-def test_the_lesson_and_the_kernels_do_not_import_scikit_learn() -> None:
-    import subprocess
-    import sys
-
-    code = "import lesson, kernels, sys; sys.exit('sklearn' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ).returncode == 0
