@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from inspect import Parameter, signature
 from typing import Any, Literal
 
@@ -214,6 +215,8 @@ NOTED_ADAM_STEPS: list[Step] = [average_grad, average_sqr_grad_by_rate, adam_ste
 SHEET_RMSPROP_STEPS: list[Step] = [rms_prop_step_one_row_late, average_sqr_grad]
 SHEET_ADAM_STEPS: list[Step] = [average_grad, average_sqr_grad, adam_step_uncorrected]
 
+# For models that only the learner's loop trains: torch's fused AdamW, with fastai's constants.
+FUSED = partial(torch.optim.AdamW, betas=FASTAI[:2], eps=FASTAI.eps, fused=True)
 
 Kind = Literal[steps.Optimizer, "sign"]
 

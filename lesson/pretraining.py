@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,6 @@ from filelock import FileLock
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from kernels import FASTAI
 from lesson import checks, saving
 from lesson.checks import DataError, printable, shown
 from lesson.data import ImageBunch, Images, load_digits, load_images, load_uci_digits
@@ -28,12 +27,12 @@ from lesson.data.table import as_path, reason
 from lesson.learner import Learner, stream
 from lesson.metrics import accuracy
 from lesson.models import ResNet
+from lesson.optimizers import FUSED
 from lesson.saving import load_weights, read_weights
 
 CLASSES = 5  # the digits 0 to 4
 THREADS = 1  # more would round sums in another order, and give other weights
 SIZE, PRETRAINED_SIZE = 32, 224  # pixels: of the digits here, and of the images in ImageNet's trainings
-FUSED = partial(torch.optim.AdamW, betas=FASTAI[:2], eps=FASTAI.eps, fused=True)
 
 
 class Recipe(NamedTuple):

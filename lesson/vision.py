@@ -236,8 +236,7 @@ def precompute(learn: CnnLearner, cut: int | None = None) -> CnnLearner:
     body, head = (list(part.children()) for part in learn.model)
     cut = checks.whole("cut", len(body) if cut is None else cut, most=len(body))
     frozen, rest = nn.Sequential(*body[:cut]), nn.Sequential(*body[cut:], *head)
-    chunks = torch.arange(len(learn.data.train)).tensor_split(-(-len(learn.data.train) // learn.valid_bs))
-    update_bn((learn.data.train[rows][0].to(learn.device) for rows in chunks), frozen)
+    measure_norms(learn, frozen)
     frozen.eval()
     train, valid = (_given(frozen, rows, learn) for rows in (learn.data.train, learn.data.valid))
     found = CnnLearner(
@@ -246,6 +245,13 @@ def precompute(learn: CnnLearner, cut: int | None = None) -> CnnLearner:
     )  # fmt: skip
     found._order = learn._order  # the order of rows is of the learner's seed
     return found
+
+
+def measure_norms(learn: CnnLearner, layers: nn.Module) -> None:
+    """Give BatchNorm in layers that read images the statistics of the learner's training rows."""
+    rows = learn.data.train
+    chunks = torch.arange(len(rows)).tensor_split(-(-len(rows) // learn.valid_bs))
+    update_bn((rows[chunk][0].to(learn.device) for chunk in chunks), layers)
 
 
 @torch.no_grad()

@@ -7,14 +7,9 @@ loop, which alone can leave the biases out, takes too long at 64.
 
 from __future__ import annotations
 
-from functools import partial
-
-import torch
-
-from kernels import FASTAI
 from lesson import collab_learner
 from lesson.data import Ratings, split
-from lesson.optimizers import AdamW
+from lesson.optimizers import FUSED, AdamW
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, equals
 
@@ -27,10 +22,9 @@ def run(job: Run, ratings: Ratings) -> Outcome:
     """One training."""
     data = split(ratings, seed=job.seed)
     # The fused trainer decays all tables, so the other arm uses the learner's loop: torch's own steps are its fastest.
-    fused = partial(torch.optim.AdamW, betas=FASTAI[:2], eps=FASTAI.eps, fused=True)
     learn = collab_learner(
         data, 40, data.y_range, WD, bs=BATCH, seed=job.draw, device=job.device, quiet=True,
-        bn_wd=job["bias_wd"], opt_func=AdamW if job["bias_wd"] else fused,
+        bn_wd=job["bias_wd"], opt_func=AdamW if job["bias_wd"] else FUSED,
     )  # fmt: skip
     learn.fit_one_cycle(EPOCHS, job["lr"])
     return Outcome.of(learn, rmse=learn.history[-1].valid_loss ** 0.5)

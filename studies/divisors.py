@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from lesson import CnnLearner
 from lesson.learner import NORMS
-from lesson.pretraining import FUSED, NewTask
+from lesson.optimizers import FUSED
+from lesson.pretraining import NewTask
 from studies import transfer, unfrozen
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Part, Profile, Range, Run, Study, best, factorial

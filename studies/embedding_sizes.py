@@ -9,17 +9,16 @@ rule.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from kernels import FASTAI
 from lesson import Learner
 from lesson.data import Ratings, split
 from lesson.learner import stream
 from lesson.models import Net, emb_sz_rule, embedding, sigmoid_range
+from lesson.optimizers import FUSED
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, best, sweep
 
@@ -59,9 +58,8 @@ def run(job: Run, ratings: Ratings) -> Outcome:
     rows = [len(data.users), len(data.items)]  # with the row of unknown ids, which is a category too
     widths = [RULES[job["rule"]](n) for n in rows]
     model = EmbeddingNN(list(zip(rows, widths, strict=True)), data.y_range, stream(job.draw, "initialization"))
-    steps = partial(torch.optim.AdamW, betas=FASTAI[:2], eps=FASTAI.eps, fused=True)
     learn = Learner(
-        data, model.to(job.device), mse_loss, opt_func=steps, wd=job["wd"], bs=BATCH, seed=job.draw, quiet=True
+        data, model.to(job.device), mse_loss, opt_func=FUSED, wd=job["wd"], bs=BATCH, seed=job.draw, quiet=True
     )
     learn.fit_one_cycle(EPOCHS, job["lr"])
     numbers = sum(n * width for n, width in zip(rows, widths, strict=True))

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from lesson import CnnLearner, create_cnn
 from lesson.data import ImageBunch, ImageRows
 from lesson.models import ResNet
-from lesson.pretraining import FUSED, NewTask
+from lesson.optimizers import FUSED
+from lesson.pretraining import NewTask
 from lesson.vision import precompute
 from studies import transfer
 from studies.lab.command import command

@@ -10,6 +10,7 @@ order and drawn films, the same for every optimizer.
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -121,7 +122,7 @@ def run(job: Run, ratings: Ratings) -> Outcome:
     steps = optimizers(model, job["optimizer"], job["lr"])
     order = stream(job.draw, "order")
     rows = torch.nonzero(~data.rated.all(1)[data.users])[:, 0]  # for users who have rated every film, none can be drawn
-    losses = []
+    losses, began = [], time.perf_counter()
     for _ in range(EPOCHS):
         users = data.users[rows].repeat_interleave(1 + DRAWN)
         items = torch.stack([data.items[rows], *(drawn_films(data, data.users[rows], order) for _ in range(DRAWN))], 1)
@@ -138,9 +139,10 @@ def run(job: Run, ratings: Ratings) -> Outcome:
         losses.append(total / len(users))
         if not np.isfinite(losses[-1]):
             raise DivergenceError(f"{job} diverged", [])
+    seconds = time.perf_counter() - began
     some, every = places(model, data, torch.Generator().manual_seed(job.draw))
     metrics = {"ndcg": gain(some), "hits": hits(some), "ndcg_all": gain(every), "hits_all": hits(every)}
-    return Outcome(metrics, {"train_loss": losses}, 0.0, len(data.users), len(some))
+    return Outcome(metrics, {"train_loss": losses}, seconds, len(data.users), len(some))
 
 
 @torch.no_grad()

@@ -28,15 +28,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch.optim.swa_utils import update_bn
 
 from lesson import CnnLearner, create_cnn
 from lesson.data import ImageBunch, ImageRows
 from lesson.learner import stream
 from lesson.metrics import accuracy
 from lesson.models import ResNet
-from lesson.pretraining import FUSED, NewTask
-from lesson.vision import precompute
+from lesson.optimizers import FUSED
+from lesson.pretraining import NewTask
+from lesson.vision import measure_norms, precompute
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Part, Profile, Range, Run, Settings, Study, beats, not_worse
 
@@ -73,8 +73,7 @@ def error(learn: CnnLearner, whole: ImageBunch) -> float:
     BatchNorm's statistics are first measured on the training rows: its running means, a tenth of the way nearer at each
     step, would still be those of earlier weights.
     """
-    chunks = torch.arange(len(learn.data.train)).tensor_split(-(-len(learn.data.train) // learn.valid_bs))
-    update_bn((learn.data.train[rows][0].to(learn.device) for rows in chunks), learn.model)
+    measure_norms(learn, learn.model)
     learn.data = replace(learn.data, valid=whole.valid)
     return 1 - accuracy(*learn.get_preds()).item()
 

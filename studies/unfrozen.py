@@ -23,7 +23,8 @@ from torch.optim.swa_utils import update_bn
 
 from lesson import CnnLearner, create_cnn
 from lesson.data import ImageBunch
-from lesson.pretraining import FUSED, NewTask
+from lesson.optimizers import FUSED
+from lesson.pretraining import NewTask
 from lesson.vision import precompute
 from studies import transfer
 from studies.lab.command import command

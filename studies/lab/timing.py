@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from torch import profiler
 
+from studies.evidence.provenance import CHECKOUT
+
 _END = object()
-_ROOT = Path(__file__).parent.parent.parent
 # VmHWM, because ru_maxrss begins with the peak of the process that started this one.
 _GROWTH = """
 import importlib, pathlib, re, sys
@@ -123,5 +123,5 @@ def peak_growth(module: str, prepare: str, *args: str) -> int:
     >>> peak_growth("studies.freezing", "two_steps", "frozen", "3,4,6,3", "32")  # doctest: +SKIP
     """
     command = [sys.executable, "-c", _GROWTH, module, prepare, *args]
-    done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, check=True)
     return max(4096, int(done.stdout))

@@ -13,7 +13,8 @@ from lesson import DataError, Images, create_cnn, load_digits, pretraining
 from lesson.learner import Learner
 from lesson.metrics import accuracy
 from lesson.models import ResNet
-from lesson.pretraining import CLASSES, FUSED, NewTask, Recipe, load_new_digits, open_images, pretrained_on_digits
+from lesson.optimizers import FUSED
+from lesson.pretraining import CLASSES, NewTask, Recipe, load_new_digits, open_images, pretrained_on_digits
 from lesson.saving import read_weights, save
 from lesson.vision import precompute
 
