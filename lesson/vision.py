@@ -227,8 +227,9 @@ def precompute(learn: CnnLearner, cut: int | None = None) -> CnnLearner:
     Raises:
         DataError: the body does not have as many children.
 
-    >>> from lesson.data import Images, load_digits
-    >>> learn = create_cnn(Images.from_digits(load_digits(), size=32).split(valid_pct=0.999, seed=0), quiet=True)
+    >>> from lesson.data import Images
+    >>> pixels = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
+    >>> learn = create_cnn(Images("noise", pixels, torch.arange(20) % 2, ("cat", "dog")).split(), quiet=True)
     >>> head = precompute(learn)
     >>> [tuple(x.shape) for x in head.data.train[:1]], head.model[0] is learn.model[1][0]
     ([(1, 512, 1, 1), (1,)], True)

@@ -73,6 +73,7 @@ def test_the_description_is_that_of_the_package_and_not_of_the_checkout(wheel):
     assert "tox run" not in metadata
 
 
+@pytest.mark.slow
 def test_installed_in_a_fresh_environment_it_trains(wheel, tmp_path):
     home = tmp_path / "venv"
     venv.create(home, with_pip=False, symlinks=os.name != "nt")

@@ -69,7 +69,7 @@ def project(pytester, monkeypatch):
 
 
 def test_a_run_says_what_was_timed_and_what_was_not(project):
-    result = project.runpytest_subprocess("--benchmark-only", "--bench-profile=smoke", "--benchmark-json=out.json")
+    result = project.runpytest_subprocess("--benchmark-only", "--bench-profile=smoke")
 
     result.assert_outcomes(passed=1, failed=1, skipped=1, deselected=1)  # the plain test is left out
     result.stdout.fnmatch_lines(
@@ -82,7 +82,10 @@ def test_a_run_says_what_was_timed_and_what_was_not(project):
             "doubling absent, 1 of its sizes and passes: no such machine here",
         ]
     )
-    out = json.loads(project.path.joinpath("out.json").read_text())
+    result.stdout.fnmatch_lines(["*written to *results/benchmarks.json; `python -m reports` draws the pages"])
+    assert [path.name for path in kept(project).parent.iterdir()] == ["benchmarks.json"]
+    out = json.loads(kept(project).read_text())
+    assert out["bench_profile"] == "smoke"
     (row,) = out["benchmarks"]
     assert row["group"] == "doubling"
     info = row["extra_info"]
@@ -105,23 +108,20 @@ def test_a_run_says_what_was_timed_and_what_was_not(project):
     assert zeros["extra_info"]["accurate"] is False
     assert not {"ratio", "bytes", "gb_per_s", "first_call_s"} & set(zeros["extra_info"])
     assert absent["reason"] == "no such machine here"
-    assert not kept(project).exists()
 
 
 def kept(project):
     return project.path / "results" / "benchmarks.json"
 
 
-def test_a_run_that_says_nothing_of_files_is_kept_where_the_pages_look_and_a_part_of_it_replaces_nothing(project):
-    result = project.runpytest_subprocess("--benchmark-only", "--bench-profile=smoke")
-    result.stdout.fnmatch_lines(["*written to *results/benchmarks.json; `python -m reports` draws the pages"])
-    before = kept(project).read_text()
-    out = json.loads(before)
-    assert out["bench_profile"] == "smoke"
-    assert len(out["benchmarks"]) == 1
-    assert len(out["not_timed"]) == 2
-    assert [path.name for path in kept(project).parent.iterdir()] == ["benchmarks.json"]
+@pytest.mark.slow
+def test_a_part_of_a_run_replaces_nothing_and_a_file_that_is_named_is_the_only_one(project):
+    project.runpytest_subprocess("--benchmark-only", "--bench-profile=smoke", "--benchmark-json=out.json")
+    assert project.path.joinpath("out.json").exists()
+    assert not kept(project).exists()
 
+    project.runpytest_subprocess("--benchmark-only", "--bench-profile=smoke")
+    before = kept(project).read_text()
     result = project.runpytest_subprocess("bench", "--benchmark-only", "--bench-profile=smoke", "-k", "double-add")
     result.stdout.fnmatch_lines(
         ["*benchmarks.json is kept: it holds benchmarks that this run left out (2); --benchmark-*"]
@@ -223,6 +223,7 @@ def test_a_run_of_a_mark_is_whole_without_the_benchmarks_that_lack_it_and_counts
     assert keeper.tests == {"passed": 1, "failed": 1, "skipped": 1}
 
 
+@pytest.mark.slow
 def test_a_plain_run_leaves_the_benchmarks_out(project):
     result = project.runpytest_subprocess()
     result.assert_outcomes(passed=1, deselected=3)
@@ -250,6 +251,7 @@ def test_tests_run_in_tritons_interpreter_and_benchmarks_of_the_whole_project_do
     project.runpytest_subprocess("tests", "-m", "gpu").assert_outcomes(passed=1)
 
 
+@pytest.mark.slow
 def test_an_unknown_profile_is_an_error_that_names_the_known_ones(project):
     result = project.runpytest_subprocess("bench", "--bench-profile", "large")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -49,8 +49,10 @@ def load_unless_first(load, instead, marker):
     return instead()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("instead", "complaint"), [(kill, "process . terminated with signal SIGKILL"), (fail, "no such disk")]
+    ("instead", "complaint"),
+    [(kill, "process . terminated with signal SIGKILL"), (fail, "no such disk")],
 )
 def test_a_process_that_dies_is_an_error_and_nobody_waits_for_it(load, instead, complaint, tmp_path):
     load = partial(load_unless_first, load, instead, tmp_path / "marker")

@@ -368,7 +368,7 @@ def test_the_callers_tables_do_not_change():
 
 def test_divergence_shows_as_a_loss_that_is_not_finite():
     for mode in ("dense", "folded"):
-        _, losses = trained(lr=np.full(39, 1e30), mode=mode, optimizer="sgd", decay="none", y_range=None)
+        _, losses = trained(torch.float64, lr=np.full(39, 1e30), mode=mode, optimizer="sgd", decay="none", y_range=None)
         assert not losses.isfinite().all()
 
 

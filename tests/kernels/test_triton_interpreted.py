@@ -17,12 +17,16 @@ from kernels.adam import triton_kernels as adam
 from kernels.dot_bias import reference
 from kernels.dot_bias import triton_kernels as dot_bias
 from kernels.optimizers import triton_kernels as optimizers
+from tests.kernels.grids import one_in
 from tests.kernels.tolerance import assert_within_rounding
 from tests.kernels.triton_device import DEVICE, MARKS, stores_in_bf16_round_to_nearest, uninitialized_memory_is_nan  # noqa: F401
 
 pytestmark = MARKS
 
 STEPS = dot_bias.STEPS
+SIZES = [(1, 33), (7, 1), (37, 65), (40, 65), (50, 17), (64, 33)]  # factors, ratings
+RANGES = [None, (0.0, 5.5)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 class Batch(NamedTuple):
@@ -121,42 +125,47 @@ def assert_gradients(gradients: tuple[Tensor, ...], grad: Tensor, data: Batch, y
         assert_within_rounding(out, ref, terms[:, None] if ref.ndim == 2 else terms, bound)
 
 
-@pytest.mark.parametrize("y_range", [None, (0.0, 5.5)])
-@pytest.mark.parametrize(("k", "batch"), [(1, 33), (7, 1), (37, 65), (40, 65), (50, 17), (64, 33)])
-def test_scores_are_within_rounding_of_float64(k: int, batch: int, y_range: reference.YRange) -> None:
-    data, _ = ratings(k, batch)
+@pytest.mark.parametrize("y_range", RANGES)
+@pytest.mark.parametrize("size", SIZES)
+def test_scores_are_within_rounding_of_float64(size: tuple[int, int], y_range: reference.YRange) -> None:
+    data, _ = ratings(*size)
     assert_scores(dot_bias.forward(*data.on_device(), y_range), data, y_range)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("y_range", [None, (0.0, 5.5)])
-@pytest.mark.parametrize(("k", "batch"), [(7, 1), (37, 65), (40, 33)])
+@pytest.mark.parametrize(
+    ("size", "y_range", "dtype"),
+    one_in(5, [(7, 1), (37, 65), (40, 33)], RANGES, DTYPES),
+)
 def test_the_loss_alone_is_within_rounding_of_float64(
-    k: int, batch: int, y_range: reference.YRange, dtype: torch.dtype
+    size: tuple[int, int], y_range: reference.YRange, dtype: torch.dtype
 ) -> None:
-    data, rating = ratings(k, batch, dtype=dtype)
+    data, rating = ratings(*size, dtype=dtype)
     users, items, *tables = data.on_device()
     assert_loss(dot_bias.loss(users, items, rating.to(DEVICE), *tables, y_range), rating, data, y_range)
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize(
-    ("k", "batch", "n_users", "dtype", "y_range"),
-    [
-        *((37, 65, 20, dtype, (0.5, 5.5)) for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)),
-        (37, 65, 20, torch.float32, None),
-        (37, 65, 20, torch.float64, None),
-        (7, 1, 20, torch.float32, (0.5, 5.5)),
-        (40, 65, 3, torch.float32, (0.5, 5.5)),
-        (40, 65, 3, torch.bfloat16, None),
-        (1, 40, 1, torch.float32, (0.5, 5.5)),
-        (1000, 40, 3, torch.float32, (0.5, 5.5)),
-        (1000, 40, 3, torch.float16, None),
-    ],
+    ("case", "deterministic"),
+    one_in(
+        3,
+        [  # factors, ratings, users, dtype, y_range
+            *((37, 65, 20, dtype, (0.5, 5.5)) for dtype in DTYPES),
+            (37, 65, 20, torch.float32, None),
+            (37, 65, 20, torch.float64, None),
+            (7, 1, 20, torch.float32, (0.5, 5.5)),
+            (40, 65, 3, torch.float32, (0.5, 5.5)),
+            (40, 65, 3, torch.bfloat16, None),
+            (1, 40, 1, torch.float32, (0.5, 5.5)),
+            (1000, 40, 3, torch.float32, (0.5, 5.5)),
+            (1000, 40, 3, torch.float16, None),
+        ],
+        [True, False],
+    ),
 )
 def test_the_loss_with_its_gradients_is_within_rounding_of_float64(
-    k: int, batch: int, n_users: int, y_range: reference.YRange, dtype: torch.dtype, deterministic: bool
+    case: tuple[int, int, int, torch.dtype, reference.YRange], deterministic: bool
 ) -> None:
+    k, batch, n_users, dtype, y_range = case
     data, rating = ratings(k, batch, n_users, dtype=dtype)
     users, items, *tables = data.on_device()
     mean, *gradients = dot_bias.loss_and_gradients(
@@ -189,13 +198,11 @@ def test_gradients_are_scaled_in_place(factor: float, dtype: torch.dtype) -> Non
     assert all(torch.equal(*pair) for pair in zip(tables, expected, strict=True))
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
-@pytest.mark.parametrize("y_range", [None, (0.0, 5.5)])
-@pytest.mark.parametrize(("k", "batch"), [(1, 33), (7, 1), (37, 65), (40, 65), (50, 17), (64, 33)])
+@pytest.mark.parametrize(("size", "y_range", "deterministic"), one_in(5, SIZES, RANGES, [True, False]))
 def test_gradients_are_within_rounding_of_float64(
-    k: int, batch: int, y_range: reference.YRange, deterministic: bool
+    size: tuple[int, int], y_range: reference.YRange, deterministic: bool
 ) -> None:
-    data, grad = ratings(k, batch)
+    data, grad = ratings(*size)
     gradients = dot_bias.backward(grad.to(DEVICE), *data.on_device(), y_range, deterministic)
     assert_gradients(gradients, grad, data, y_range)
 
@@ -231,7 +238,7 @@ def test_gradients_of_a_batch_that_is_all_one_user_add_up_across_many_walkers() 
 lengths = st.lists(st.sampled_from([1, 2, STEPS - 1, STEPS, STEPS + 1, 3 * STEPS]), min_size=1, max_size=8)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(users=lengths, items=lengths, seed=st.integers(0, 99))
 def test_every_rating_counts_once_however_segments_fall(users: list[int], items: list[int], seed: int) -> None:
     # Small integers add up exactly in float32, in any order.
@@ -411,10 +418,10 @@ def weights_and_gradients(shape: tuple[int, ...], steps: int, dtype: torch.dtype
     return 0.01 * param, grads
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize("decoupled", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(1,), (37, 37), (2, optimizers.BLOCK)])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "decoupled", "weight_decay"),
+    one_in(5, [(1,), (37, 37), (2, optimizers.BLOCK)], [torch.float32, torch.float64], [True, False], [0.0, 0.1]),
+)
 def test_adam_follows_torchs_float64_steps_while_rate_and_beta_change(
     shape: tuple[int, ...], dtype: torch.dtype, decoupled: bool, weight_decay: float
 ) -> None:

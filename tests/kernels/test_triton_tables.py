@@ -14,6 +14,7 @@ from kernels.deferred import native
 from kernels.deferred import rows as rows_module
 from kernels.deferred import table as table_module
 from kernels.optimizers import triton_kernels as dense
+from tests.kernels.grids import one_in
 from tests.kernels.triton_device import DEVICE, MARKS
 
 pytestmark = MARKS
@@ -28,7 +29,7 @@ RULES = {
 }
 # The interpreter runs each step that a row has missed slowly, so the time of a test grows with the square of its steps.
 # Adam's missed steps are folded after 25 (with a beta1 of .9 after 40), so tests of folding need FOLDED steps.
-ROWS, WIDTH, STEPS, FOLDED = 24, 3, 24, 60
+ROWS, WIDTH, STEPS, FOLDED = 24, 3, 20, 60
 
 
 def fresh(rule, mode=None, dtype=torch.float64, steps=STEPS, **change):
@@ -65,8 +66,7 @@ def train(table, optimizer, scheduler, data):
     return table
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("mode", ["dense", "replay", "folded"])
+@pytest.mark.parametrize(("rule", "mode"), one_in(2, RULES, ["dense", "replay", "folded"]))
 def test_under_one_cycle_the_results_equal_torchs_dense_optimizer(rule, mode):
     if mode == "dense" and rule != "adamw" and DEVICE == "cpu":
         pytest.skip("too slow in the interpreter")
@@ -79,10 +79,11 @@ def test_under_one_cycle_the_results_equal_torchs_dense_optimizer(rule, mode):
 @pytest.mark.parametrize(("betas", "mode"), [((0.9, 0.99), native.FOLD), ((0.95, 0.99), native.EARLY)])
 def test_missed_steps_are_folded_where_two_points_are_enough_and_else_replayed(betas, mode):
     tables = []
+    steps = FOLDED if mode == native.FOLD else STEPS
     for kind in ("folded", None):
-        table, optimizer, _ = fresh("adamw", kind, steps=FOLDED)
+        table, optimizer, _ = fresh("adamw", kind, steps=steps)
         optimizer.param_groups[0]["betas"] = betas
-        for ids, y in batches(FOLDED):
+        for ids, y in batches(steps):
             optimizer.zero_grad()
             functional.mse_loss(table(ids), y).backward()
             optimizer.step()
@@ -114,8 +115,7 @@ def test_replay_gives_the_bits_of_the_dense_kernel_on_every_row():
     assert torch.equal(optimizer.state[table.weight]["exp_avg_sq"], square)
 
 
-@pytest.mark.parametrize("rule", ["adamw", "momentum"])
-@pytest.mark.parametrize("mode", ["replay", "folded"])
+@pytest.mark.parametrize(("rule", "mode"), one_in(3, ["adamw", "momentum"], ["replay", "folded"]))
 def test_a_resumed_run_gives_the_same_bits_as_one_that_continued(rule, mode):
     steps = FOLDED if (rule, mode) == ("adamw", "folded") else STEPS
     data = list(batches(steps))
@@ -145,9 +145,9 @@ def test_every_read_of_the_weights_gets_all_rows_up_to_date():
 
 
 def test_a_full_record_of_steps_is_flushed_and_a_new_one_begins(monkeypatch):
-    monkeypatch.setattr(table_module, "CAPACITY", 20)
-    for rule in ("adamw", "momentum"):
-        tables = [train(*fresh(rule, how, steps=FOLDED), batches(FOLDED)).weight.detach() for how in ("folded", None)]
+    monkeypatch.setattr(table_module, "CAPACITY", 12)
+    for rule, steps in (("adamw", FOLDED), ("momentum", STEPS)):
+        tables = [train(*fresh(rule, how, steps=steps), batches(steps)).weight.detach() for how in ("folded", None)]
         torch.testing.assert_close(*tables, rtol=0, atol=2e-6 if rule == "adamw" else 1e-10)
 
 

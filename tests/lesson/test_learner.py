@@ -147,6 +147,8 @@ def assert_close(some, others):
 @pytest.mark.parametrize("train", ["fit", "fit_one_cycle"])
 def test_the_fused_trainer_takes_the_steps_of_the_lessons_optimizers(small, opt_func, train, monkeypatch):
     learners = [learner(small, opt_func=opt_func, wd=0.1, backend=backend) for backend in ("native", "reference")]
+    for learn in learners:
+        learn.model.double()
     monkeypatch.setattr("lesson.learner._set_hypers", lambda *_: pytest.fail("not fused"))
     getattr(learners[0], train)(2, 1e-2)
     monkeypatch.undo()

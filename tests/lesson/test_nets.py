@@ -167,7 +167,7 @@ def test_a_net_that_cannot_be_is_refused(how, complaint):
 # Native code against the learner's loop, in float64
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     hidden=st.lists(st.sampled_from([1, 3, 16, 17, 50, 65, 120]), max_size=3),
     activation=st.sampled_from(["relu", "tanh", "sigmoid", "gelu", "none"]),

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -168,9 +165,3 @@ def test_data_that_cannot_be_shown_are_one_line():
         Learner(Mine(), nn.Linear(1, 1), mse_loss).show_results()
     with pytest.raises(DataError, match="n=0"):
         DataBunch(Mine.train, Mine.valid).show_batch(0)
-
-
-def test_importing_the_lesson_imports_no_plots():
-    command = "import sys, lesson; print(sorted({'matplotlib', 'seaborn', 'pandas', 'pooch'} & sys.modules.keys()))"
-    told = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)
-    assert told.stdout == "[]\n"

@@ -87,9 +87,20 @@ def test_every_study_is_declared_in_full(study: Study) -> None:
         assert all(searched.low <= settings[setting] <= searched.high for settings in study.arms.values())
 
 
-@pytest.mark.parametrize(
-    ("study", "arm"), [pytest.param(study, arm, id=f"{study.name}, {arm}") for study in STUDIES for arm in study.arms]
-)
+def arms_of(study: Study) -> list[Any]:
+    """Its arms, for `parametrize`. Of those that differ in numbers alone, all but the first and the last are slow."""
+    alike: dict[Any, list[str]] = {}
+    for arm, settings in study.arms.items():
+        words = {name: value if isinstance(value, (str, bool)) else None for name, value in settings.items()}
+        alike.setdefault(str(words), []).append(arm)
+    ends = {arm for arms in alike.values() for arm in (arms[0], arms[-1])}
+    return [
+        pytest.param(study, arm, id=f"{study.name}, {arm}", marks=[] if arm in ends else pytest.mark.slow)
+        for arm in study.arms
+    ]
+
+
+@pytest.mark.parametrize(("study", "arm"), [of_arm for study in STUDIES for of_arm in arms_of(study)])
 def test_a_run_of_every_arm_measures_what_its_study_declares(
     study: Study, arm: str, data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
