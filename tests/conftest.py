@@ -1,5 +1,6 @@
 """Triton kernels run in Triton's interpreter here, on CPU tensors, without a GPU; torch has one thread."""
 
+import gc
 import os
 
 import pytest
@@ -19,6 +20,11 @@ def pytest_configure(config: pytest.Config) -> None:
         if "OMP_NUM_THREADS" not in os.environ:
             os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
             torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Take what collecting has made out of garbage collection: each later one would go through all of it."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -712,7 +712,7 @@ def test_flush_brings_every_row_up_to_date():
 @pytest.mark.parametrize("mode", ["replay", "folded"])
 @pytest.mark.parametrize("cut", [30, pytest.param(170, marks=pytest.mark.slow)])
 def test_a_resumed_run_gives_the_same_bits_as_one_that_continued(rule, mode, cut):
-    data = list(batches(260, torch.float32))
+    data = list(batches(cut + 90, torch.float32))
 
     def run(net, optimizer, scheduler, data):
         for step, (users, items, y) in enumerate(data):

@@ -156,7 +156,10 @@ FEW = {
 }
 
 
-@pytest.mark.parametrize("few", FEW)
+@pytest.mark.parametrize(
+    "few",
+    ["one row", "no numbers", *(pytest.param(few, marks=pytest.mark.slow) for few in ("large losses", "one number"))],
+)
 def test_of_few_rows_and_odd_ones_figures_are_drawn_for_all_that(few, recwarn):
     small = made_up.sweep(3, {0.0: 0.9, 0.01: 0.89, 0.1: 0.88}, epochs=2)
     odd = Study("page.html", None, small.summary, FEW[few](small.runs), FEW[few](small.curves))
