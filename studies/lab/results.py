@@ -20,7 +20,7 @@ from lesson.data import Origin
 from studies.evidence import outcomes, provenance, schema, statistics
 from studies.lab.source import Source
 from studies.lab.spec import Outcome, Run, Settings, Study, counted
-from studies.lab.sweep import LATE, Sweep
+from studies.lab.sweep import LATE, Sweep, key_of
 
 Kind = Literal["run", "repeat", "tuning"]
 
@@ -261,7 +261,7 @@ def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
 
 def _late(plan: Sequence[Planned], done: Mapping[str, FrozenTrial], sweep: Sweep) -> list[str]:
     """A note if runs are missing because they exceeded their limit."""
-    late = {trial.user_attrs["key"] for trial in sweep.trials(TrialState.FAIL) if LATE in trial.user_attrs}
+    late = {key_of(trial) for trial in sweep.trials(TrialState.FAIL) if LATE in trial.user_attrs}
     runs = {planned.run.key: planned.run for planned in plan if planned.run.key in late - done.keys()}
     if not runs:
         return []
@@ -379,7 +379,7 @@ def _provenance(
 ) -> schema.Provenance:
     keys = {planned.run.key for planned in plan}
     current = [trial for key, trial in sweep.current().items() if key in keys]
-    failed = [trial for trial in sweep.trials(TrialState.FAIL) if trial.user_attrs["key"] in keys]
+    failed = [trial for trial in sweep.trials(TrialState.FAIL) if key_of(trial) in keys]
     finished = [trial for trial in current if trial.state == TrialState.COMPLETE]
     under_way = [(t.datetime_start, t.datetime_complete) for t in finished if t.datetime_start and t.datetime_complete]
     commit, dirty = provenance.commit()

@@ -1,7 +1,8 @@
 """A sweep: runs as trials of an Optuna study, each done once, on any machine and after any interruption.
 
-A run is a trial whose `key` is a digest of all that determines it. Machines share only the storage: trials wait there,
-are claimed by a change of state that the storage grants once, and end with the whole outcome in one attribute.
+A run is a trial whose attribute `run` has its settings, and as `key` a digest of all that determines it. Machines share
+only the storage: trials wait there, are claimed by a change of state that the storage grants once, and end with the
+whole outcome in one attribute.
 """
 
 from __future__ import annotations
@@ -115,9 +116,9 @@ class Sweep:
         for trial in trials:
             if trial.state == TrialState.COMPLETE and not self._is_usable(trial):
                 continue
-            other = current.setdefault(trial.user_attrs["key"], trial)
+            other = current.setdefault(key_of(trial), trial)
             if trial.state == TrialState.COMPLETE != other.state:
-                current[trial.user_attrs["key"]] = trial
+                current[key_of(trial)] = trial
         return current
 
     def _is_usable(self, trial: FrozenTrial) -> bool:
@@ -233,7 +234,7 @@ class Sweep:
                 trial = plan.others.pop()
             else:
                 break
-            run = plan.left.get(trial.user_attrs["key"])
+            run = plan.left.get(key_of(trial))
             if run is not None and self._claim(trial):
                 pool.give((trial._trial_id, run))
                 given += 1
@@ -243,7 +244,7 @@ class Sweep:
     def _drop_duplicates(self, trials: Sequence[FrozenTrial], current: Mapping[str, FrozenTrial]) -> None:
         """Drop waiting trials of runs for which another trial counts, so that none waits for ever."""
         for trial in trials:
-            if trial.state == TrialState.WAITING and current[trial.user_attrs["key"]] is not trial:
+            if trial.state == TrialState.WAITING and current[key_of(trial)] is not trial:
                 self._drop(trial._trial_id)
 
     def _drop(self, trial_id: int) -> None:
@@ -262,8 +263,8 @@ class Sweep:
             self._add(run)
 
     def _add(self, run: Run) -> None:
-        # No parameters in Optuna's sense: a database is asked three times for each, more than for all the rest.
-        trial = create_trial(state=TrialState.WAITING, user_attrs={"key": run.key, "run": asdict(run)})
+        # One attribute, and no parameters in Optuna's sense: a database is asked two and three times for each.
+        trial = create_trial(state=TrialState.WAITING, user_attrs={"run": {"key": run.key, **asdict(run)}})
         self.patiently(lambda: self.study.add_trial(trial))
 
     def _claim(self, trial: FrozenTrial) -> bool:
@@ -370,9 +371,16 @@ class _Plan:
         return not self._shared or key in self._enqueued
 
 
+def key_of(trial: FrozenTrial) -> str:
+    """The key of its run."""
+    key: str = trial.user_attrs["run"]["key"]
+    return key
+
+
 def _is_ours(trial: FrozenTrial) -> bool:
     """Whether dotbias made the trial: it has a key, and an outcome if it is complete."""
-    if not isinstance(trial.user_attrs.get("key"), str):
+    run = trial.user_attrs.get("run")
+    if not isinstance(run, dict) or not isinstance(run.get("key"), str):
         return False
     outcome = trial.user_attrs.get("outcome", {})
     return trial.state != TrialState.COMPLETE or (isinstance(outcome, dict) and outcome.keys() >= OUTCOME)

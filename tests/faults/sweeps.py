@@ -19,6 +19,7 @@ import optuna
 from reports.read import gather
 from studies.evidence.provenance import CHECKOUT
 from studies.evidence.schema import CURVES, RUNS, SUMMARY
+from studies.lab.sweep import key_of
 
 COUNTS = ("lost", "repeated", "torn", "strays", "orphans", "tracebacks")
 ARMS = 4  # runs per seed: three arms and the repeated baseline
@@ -193,7 +194,7 @@ class Sweeps:
             except ValueError:
                 continue
             if record["op_code"] == 4:
-                keys.append(record["user_attrs"]["key"])
+                keys.append(record["user_attrs"]["run"]["key"])
             if record["op_code"] == 6 and record["state"] == 1:
                 complete.add(keys[record["trial_id"]])
         return complete
@@ -204,7 +205,7 @@ class Sweeps:
         except KeyError:
             return set()
         return {
-            trial.user_attrs["key"]
+            key_of(trial)
             for trial in study.get_trials(deepcopy=False)
             if trial.state == optuna.trial.TrialState.COMPLETE
         }

@@ -26,7 +26,7 @@ from studies.lab import storage as storage_module
 from studies.lab import sweep as sweep_module
 from studies.lab.spec import Outcome, Run
 from studies.lab.storage import JOURNAL, SweepError, open_storage
-from studies.lab.sweep import Sweep
+from studies.lab.sweep import Sweep, key_of
 from tests.studies import together, toy
 
 Trained = Callable[[], list[str]]
@@ -38,7 +38,7 @@ def do(sweep: Sweep, runs: Sequence[Run] = RUNS) -> list[str]:
 
 
 def states(sweep: Sweep, *, of: Run) -> list[str]:
-    return [trial.state.name for trial in sweep.trials() if trial.user_attrs["key"] == of.key]
+    return [trial.state.name for trial in sweep.trials() if key_of(trial) == of.key]
 
 
 @pytest.fixture(params=["file", "database"])
@@ -236,7 +236,7 @@ def test_a_kill_at_any_write_costs_only_the_run_in_progress_and_leaves_no_trial_
 
 def test_a_machine_takes_the_next_runs_if_it_is_alone_and_others_than_those_that_are_at_work() -> None:
     runs = [toy.planned(seed) for seed in range(1000)]
-    at_work = {runs[0].key: optuna.create_trial(state=TrialState.RUNNING, user_attrs={"key": runs[0].key})}
+    at_work = {runs[0].key: optuna.create_trial(state=TrialState.RUNNING, user_attrs={"run": {"key": runs[0].key}})}
     alone, one, other, file = (sweep_module._Plan(runs, shared) for shared in (True, True, True, False))
     alone.saw({})
     for plan in (one, other, file):
@@ -739,7 +739,13 @@ def test_another_programs_study_of_our_name_is_one_line(
 
 
 @pytest.mark.parametrize(
-    "attributes", [{"key": 7}, {"key": "a"}, {"key": "a", "outcome": []}, {"key": "a", "outcome": {}}]
+    "attributes",
+    [
+        {"run": "a"},
+        {"run": {}},
+        {"run": {"key": 7}},
+        *({"run": {"key": "a"}, **more} for more in ({}, {"outcome": []}, {"outcome": {}})),
+    ],
 )
 def test_a_trial_that_lacks_what_ours_have_is_refused_whenever_it_comes(
     tmp_path: Path, attributes: dict[str, Any]
