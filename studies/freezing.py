@@ -40,7 +40,7 @@ def run(job: Run, task: NewTask) -> Outcome:
     whole = task.images.split(job.seed)
     rows = transfer.few(whole, job.draw)
     data = replace(rows, train=ImageRows(rows.train.x[:ROWS], rows.train.y[:ROWS]), bs=BS)
-    ours, theirs = (learner(data, transfer.net(task, "1234"), how, job.draw) for how in (job["way"], ALL))
+    ours, theirs = (learner(data, transfer.net(task, transfer.ALL), how, job.draw) for how in (job["way"], ALL))
     saved = [saved_bytes(learn) for learn in (ours, theirs)]
     for _ in InTurns(ours.epochs(EPOCHS, LR), theirs.epochs(EPOCHS, LR)):
         pass

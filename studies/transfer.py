@@ -41,18 +41,22 @@ from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Part, Profile, Range, Run, Settings, Study, beats, not_worse
 
 ROWS, BS, EPOCHS, LR = 160, 16, 2, 3e-3
+CUTS = (1, 2, 4)  # stages
 STAGES = (("conv1", "bn1", "layer1"), ("layer2",), ("layer3",), ("layer4",))
+ALL = "1234"
 ENDS = (0, 5, 6, 7, 8)  # the body's children before each stage, and all
+# What the stages before a cut are; all others are random, and train.
+PRETRAINED, FROZEN, RANDOM = "pretrained", "pretrained, frozen", "random, frozen"
+LAST = "last pretrained"  # instead, as many last stages are pretrained
 
 
 def run(job: Run, task: NewTask) -> Outcome:
     """One training: split, few rows, net, one-cycle, error on the validation rows."""
-    whole = task.images.split(job.seed)
-    learn = create_cnn(
-        few(whole, job.draw), lambda: net(task, job["pretrained"]), opt_func=FUSED, seed=job.draw, quiet=True
-    )
+    whole, cut, stages = task.images.split(job.seed), job["cut"], job["stages"]
+    pretrained = {RANDOM: "", LAST: ALL[-cut:]}.get(stages, ALL[:cut])
+    learn = create_cnn(few(whole, job.draw), lambda: net(task, pretrained), opt_func=FUSED, seed=job.draw, quiet=True)
     learn.model.to(job.device)
-    training = precompute(learn, ENDS[job["frozen"]]) if job["frozen"] else learn
+    training = precompute(learn, ENDS[cut]) if stages in (FROZEN, RANDOM) else learn
     training.fit_one_cycle(EPOCHS, job["lr"])
     return outcome(training, whole, error=error(learn, whole))
 
@@ -96,18 +100,16 @@ def net(task: NewTask, pretrained: str) -> ResNet:
     return mixed
 
 
-def arm(pretrained: str, frozen: int = 0) -> Settings:
-    """A net's settings: the pretrained stages, how many stages are frozen, the default rate."""
-    return {"pretrained": pretrained, "frozen": frozen, "lr": LR}
+def arm(cut: int, stages: str) -> Settings:
+    """A net's settings: how many stages are before the cut, what they are, the default rate."""
+    return {"cut": cut, "stages": stages, "lr": LR}
 
 
-FIRST = {cut: "1234"[:cut] for cut in (1, 2, 4)}
 ARMS = {
-    "random net": arm(""),
-    **{f"first {n} pretrained": arm(first) for n, first in FIRST.items()},
-    "last 2 pretrained": arm("34"),
-    **{f"first {n} pretrained, frozen": arm(first, n) for n, first in FIRST.items()},
-    **{f"first {n} random, frozen": arm("", n) for n in FIRST},
+    "random net": arm(0, PRETRAINED),
+    **{f"first {n} {PRETRAINED}": arm(n, PRETRAINED) for n in CUTS},
+    "last 2 pretrained": arm(2, LAST),
+    **{f"first {n} {stages}": arm(n, stages) for stages in (FROZEN, RANDOM) for n in CUTS},
 }
 NEW_HEAD, RANDOM_BODY = "first 4 pretrained, frozen", "first 4 random, frozen"
 STAND_IN = "UCI's digits 5 to 9, for a net that was trained on MNIST's 0 to 4, instead of on ImageNet"
@@ -172,8 +174,7 @@ STUDY = Study(
     },
     names={
         "lr": "learning rate",
-        "pretrained": "pretrained stages",
-        "frozen": "frozen stages",
+        "cut": "cut after stage",
         NEW_HEAD: "all 4 pretrained, frozen: a new head",
         RANDOM_BODY: "all 4 random, frozen: a new head",
         "first 4 pretrained": "all 4 pretrained",

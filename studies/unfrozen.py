@@ -38,7 +38,7 @@ RIDGE = 1e-2  # of the probe, as a share of the features' mean square
 def run(job: Run, task: NewTask) -> Outcome:
     """Train the head, then all layers; the errors on both tasks, and how far each layer has moved."""
     whole = task.images.split(job.seed)
-    learn = with_head(task, transfer.few(whole, job.draw), job, "1234" if job["pretrained"] else "")
+    learn = with_head(task, transfer.few(whole, job.draw), job, transfer.ALL if job["pretrained"] else "")
     before = weights(learn.model[0])
     lr = job["lr"]
     learn.fit_one_cycle(EPOCHS, slice(lr / RATIO, lr) if job["slice"] else lr)
@@ -49,7 +49,7 @@ def run(job: Run, task: NewTask) -> Outcome:
     return replace(transfer.outcome(learn, whole, error=error, probe=probe), curves={"distance moved": moved})
 
 
-def with_head(task: NewTask, data: ImageBunch, job: Run, stages: str = "1234") -> CnnLearner:
+def with_head(task: NewTask, data: ImageBunch, job: Run, stages: str = transfer.ALL) -> CnnLearner:
     """A learner whose new head was trained on a frozen body with these pretrained stages, and which is unfrozen."""
     learn = create_cnn(data, lambda: transfer.net(task, stages), opt_func=FUSED, seed=job.draw, quiet=True)
     learn.model.to(job.device)
