@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pyarrow
-import pyarrow.parquet
 
 from lesson import saving
-from lesson.checks import DataError, printable
+from lesson.checks import DataError
 from lesson.data import CollabData
 from lesson.interpretation import pca
 from lesson.models import EmbeddingDotBias
@@ -46,8 +44,4 @@ def write(path: str | Path, model: EmbeddingDotBias, data: CollabData) -> None:
     ).sort_by([("bias", "descending"), ("item", "ascending")])
     ratings = data.ratings
     about = {"name": ratings.name, "terms": ratings.terms, "citation": ratings.citation, "size": ratings.origin.size}
-    with saving.aside(path) as unfinished:
-        try:
-            pyarrow.parquet.write_table(table.replace_schema_metadata({"dotbias": json.dumps(about)}), unfinished)
-        except OSError as error:
-            raise DataError(f"{printable(path)}: cannot be written ({error.strerror or error})") from error
+    saving.write_parquet(table, path, about)

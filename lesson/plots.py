@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from torch import Tensor
+from torch.nn import functional
 
 from lesson.lr_find import smoothed
 
@@ -83,3 +85,32 @@ def images(x: Tensor, titles: Sequence[str], wrong: Sequence[bool]) -> np.ndarra
         axes.set_title(title, color="tab:red" if red else "black", parse_math=False)
     found: np.ndarray = grid
     return found
+
+
+def filters(weights: Sequence[Tensor], titles: Sequence[str]) -> np.ndarray:
+    """The filters of a first layer as small images, a grid for each time at which it was copied.
+
+    The same filter has the same place in each grid, and the same scale: gray is 0, and the filter's largest weight at
+    any time is as far from it as a color can be.
+
+    Args:
+        weights: one or more copies, each float[filters, 3, height, width].
+        titles: one for each copy.
+
+    Returns:
+        The axes, one for each copy.
+    """
+    every = torch.stack([copy.detach().cpu().float() for copy in weights])
+    scale = every.abs().amax((0, 2, 3, 4), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    images = functional.pad(0.5 + 0.5 * every / scale, (0, 1, 0, 1), value=1.0)  # a white line between them
+    _, n, _, height, width = images.shape
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    empty = torch.ones(len(images), rows * columns - n, 3, height, width)
+    grids = torch.cat([images, empty], 1).unflatten(1, (rows, columns)).permute(0, 1, 4, 2, 5, 3)
+    row = _axes(len(images))
+    for axes, grid, title in zip(row, grids, titles, strict=True):
+        axes.imshow(grid.reshape(rows * height, columns * width, 3)[:-1, :-1].numpy())
+        axes.set_axis_off()
+        axes.set_title(title)
+    return row

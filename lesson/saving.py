@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
 import tempfile
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import safetensors
 import safetensors.torch
 import torch
@@ -38,6 +41,19 @@ def save(model: nn.Module, path: str | Path, identity: Mapping[str, str]) -> Non
     with aside(path) as unfinished:
         state = {name: table.detach().cpu().contiguous() for name, table in model.state_dict().items()}
         safetensors.torch.save_file(state, unfinished, metadata=dict(identity))
+
+
+def write_parquet(table: pyarrow.Table, path: str | Path, about: Mapping[str, Any]) -> None:
+    """Write a table with a description of its data; the whole file or nothing.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    with aside(path) as unfinished:
+        try:
+            pyarrow.parquet.write_table(table.replace_schema_metadata({"dotbias": json.dumps(about)}), unfinished)
+        except OSError as error:
+            raise DataError(f"{printable(path)}: cannot be written ({error.strerror or error})") from error
 
 
 @contextmanager

@@ -23,14 +23,16 @@ from kernels import (
     DeferredSGD,
     attach,
 )
-from lesson import checks
+from lesson import checks, embeddings
 from lesson.checks import DataError, shown
-from lesson.data import TabularData
+from lesson.data import Tabular, TabularData
 from lesson.learner import Learner, Metric, OptFunc, stream
 from lesson.models import TabularModel, emb_sz_rule
 from lesson.schedules import Schedule
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from lesson.data.tabular import NewRows
@@ -111,6 +113,22 @@ class TabularLearner(Learner):
         out, _ = self._scores(rows)
         return pd.DataFrame(out.softmax(1).numpy(), columns=self.data.classes)
 
+    def export(self, path: str | Path) -> None:
+        """Write the embeddings to a Parquet file; the whole file or nothing.
+
+        One row per category and value that training rows have, with columns category, value (as text), count (in the
+        training rows), factors (float[width of the embedding]), and components: the first two principal components of
+        the category's factors. `python -m reports` draws the file as a page, a map for each category, if it is
+        `embeddings.parquet` in the folder of the results.
+
+        Raises:
+            DataError: the net has no embeddings or holds numbers that are not finite, or the file cannot be written.
+
+        Example:
+            >>> learn.export("results/embeddings.parquet")  # doctest: +SKIP
+        """
+        embeddings.write(path, self.model, self.data)
+
     @torch.no_grad()
     def _scores(self, rows: NewRows) -> tuple[Tensor, bool]:
         """The outputs [rows, c], and whether it was a single row."""
@@ -187,6 +205,8 @@ def tabular_learner(
     >>> learn.predict({"shop": "b", "size": 3})
     'much'
     """
+    if isinstance(data, Tabular):
+        raise DataError(f"data={shown(data)}: pass it split, such as load_flights().split()")
     if not isinstance(data, TabularData):
         raise DataError(
             f"data={shown(data)}: pass the result of load_table, as in tabular_learner(load_table('sales.csv', 'sold'))"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from lesson.models import Dropout, resnet34
 from lesson.optimizers import AdamW
 from lesson.saving import load_weights
 from lesson.schedules import Schedule
+
+if TYPE_CHECKING:
+    import numpy as np
 
 POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.MaxPool2d)
 
@@ -133,6 +136,39 @@ class CnnLearner(Learner):
                 f"bs={self.bs}: BatchNorm needs two rows or more, but the last of {rows} is alone; pass another bs"
             )
         return super()._training(optimizer, schedule)
+
+    @property
+    def filters(self) -> Tensor:
+        """The weights of the first convolution, float[filters, 3, height, width].
+
+        Raises:
+            DataError: it does not read three colors.
+        """
+        first = next((layer for layer in self.model.modules() if isinstance(layer, nn.Conv2d)), None)
+        if first is None or first.in_channels != 3:
+            raise DataError("the model has no convolution that reads three colors")
+        return first.weight.detach()
+
+    def show_filters(self, before: Tensor | None = None) -> np.ndarray:
+        """Draw the first layer's filters as small images, for notebooks.
+
+        Args:
+            before: an earlier copy, `learn.filters.clone()`, which is drawn beside them on the same scale.
+
+        Returns:
+            The axes of matplotlib: one, or those of before and after.
+
+        Raises:
+            DataError: `before` has another shape, or the first convolution does not read three colors.
+        """
+        from lesson import plots  # seaborn and matplotlib take half a second to import
+
+        now = self.filters
+        if before is None:
+            return plots.filters([now], ["filters"])
+        if not isinstance(before, Tensor) or before.shape != now.shape:
+            raise DataError(f"before={shown(before)}: a copy is needed, learn.filters.clone()")
+        return plots.filters([before, now], ["before", "after"])
 
     def _identity(self) -> dict[str, str]:
         classes = getattr(self.data, "classes", ()) or range(self.data.c)

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import TensorDataset
 
-from lesson import DataBunch, DataError, Learner, collab_learner, load_digits, load_movielens, optimizers
-from lesson.data import Curves
+from lesson import DataBunch, DataError, Learner, collab_learner, create_cnn, load_digits, load_movielens, optimizers
+from lesson.data import Curves, Images
 from lesson.lr_find import FoundRates, smoothed
 from lesson.models import Mnist_Logistic
 from lesson.schedules import one_cycle
@@ -155,6 +155,29 @@ def test_ratings_are_a_table_with_predictions_and_nobody_for_who_is_unknown():
     row = int(known.nonzero()[0])
     assert table["item"][row] == data.items.key(int(data.valid.items[row]))
     assert isinstance(table, pd.DataFrame)
+
+
+def test_filters_keep_their_place_and_scale_before_and_after():
+    learn = create_cnn(
+        Images("x", torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.arange(8) % 2, ("a", "b")).split(bs=2)
+    )
+    before = learn.filters.clone()
+    with torch.no_grad():
+        learn.filters[5] *= 2
+    first, second = learn.show_filters(before)
+    assert (first.get_title(), second.get_title()) == ("before", "after")
+    then, now = (axes.images[0].get_array() for axes in (first, second))
+    assert then.shape == (8 * 8 - 1, 8 * 8 - 1, 3)  # 64 filters of 7 × 7 pixels, a line between them
+    at = np.s_[0:7, 40:47]
+    np.testing.assert_allclose(now[at] - 0.5, 2 * (then[at] - 0.5), atol=1e-6)
+    assert np.abs(now[at] - 0.5).max() == pytest.approx(0.5)
+    same = np.ones(then.shape[:2], bool)
+    same[at] = False
+    np.testing.assert_array_equal(then[same], now[same])
+    (alone,) = learn.show_filters()
+    np.testing.assert_allclose(np.abs(alone.images[0].get_array()[at] - 0.5).max(), 0.5)
+    with pytest.raises(DataError, match="a copy is needed"):
+        learn.show_filters(before[:3])
 
 
 def test_data_that_cannot_be_shown_are_one_line():

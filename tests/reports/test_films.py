@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from reports.figures import films as figure
+from reports.factors import mapped, nearest, shortened
+from reports.figures import map as figure
 from reports.pages import films, render
-from reports.pages.films import end_of, mapped, nearest, read_films, shortened
+from reports.pages.films import end_of, read_films
 from reports.read import gather
 from studies.evidence.schema import ResultsError
 from tests.reports.test_pages import parsed

@@ -1,4 +1,4 @@
-"""The map of items: two principal components of their factors, with titles where they fit."""
+"""A map of items: two principal components of their factors, with names where they fit."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ LABELS = {True: 45, False: 16}  # at most, on a wide and a narrow screen
 TRIED = 250
 
 
-def chart(items: pd.DataFrame, words: str) -> Chart:
-    """The map; `words` describe it.
+def chart(kind: str, title: str, items: pd.DataFrame, words: str, caption: str) -> Chart:
+    """The map.
 
     Args:
+        kind: its name on the page.
+        title: above it.
         items: name, short, count, and the components `first` and `second`.
-        words: for those who do not see it.
+        words: describe it for those who do not see it.
+        caption: below it.
     """
     return drawing.chart(
-        "map",
-        "A map of the items",
+        kind,
+        title,
         words,
-        "Each point is an item; the same people like near points, whether the items are good or bad. Titles go to the "
-        "most rated items and to those at the ends, as far as they fit. The axes have no unit.",
+        caption,
         items.nlargest(TRIED, "count")[["name", "first", "second", "count"]],
         lambda figure, wide: draw(figure, items, wide),
         lambda wide: 620 if wide else 520,
