@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 
 EXACT_PAIRS = 20  # up to this n all 2^n sign flips are counted
 SAMPLED_FLIPS = 99_999
+EQUAL = 1e-6  # a resample with this share of the numbers' variance has equal numbers, but for rounding
 RESAMPLES = 999
 SKEWED = 1.0  # 95 % t intervals cover .94 at this skewness and .90 at 2 (n = 10)
 
@@ -274,7 +275,8 @@ def bootstrap_t_intervals(d: Floats, level: float) -> tuple[Floats, Floats]:
         level: the coverage.
 
     Returns:
-        Low and high, float[...] each; infinite if the resamples are too few for the level.
+        Low and high, float[...] each; infinite if the resamples are too few for the level, or if too many of them are of
+        equal numbers.
     """
     n = d.shape[-1]
     mean, sd = d.mean(-1, keepdims=True), d.std(-1, ddof=1, keepdims=True)
@@ -282,7 +284,9 @@ def bootstrap_t_intervals(d: Floats, level: float) -> tuple[Floats, Floats]:
     counts = _resamples(n)
     means = z @ counts / n
     variances = (np.square(z) @ counts / n - means**2) * (n / (n - 1))
-    t = means * np.sqrt(n / np.maximum(variances, 1e-12))  # resamples of equal numbers count as infinitely far out
+    t = means * np.sqrt(n / np.maximum(variances, EQUAL))
+    equal = (variances <= EQUAL) & (means != 0)  # resamples of equal numbers count as infinitely far out
+    np.copyto(t, np.copysign(np.inf, means), where=equal)
     rank = math.floor((1 - level) / 2 * (RESAMPLES + 1))
     if rank == 0:
         return np.full(d.shape[:-1], -np.inf), np.full(d.shape[:-1], np.inf)
