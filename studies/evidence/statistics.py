@@ -275,8 +275,8 @@ def bootstrap_t_intervals(d: Floats, level: float) -> tuple[Floats, Floats]:
         level: the coverage.
 
     Returns:
-        Low and high, float[...] each; infinite if the resamples are too few for the level, or if too many of them are of
-        equal numbers.
+        Low and high, float[...] each; infinite if the resamples are too few for the level, or too many are of equal
+        numbers.
     """
     n = d.shape[-1]
     mean, sd = d.mean(-1, keepdims=True), d.std(-1, ddof=1, keepdims=True)
