@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -56,12 +56,19 @@ def sweep_of(summary: Summary) -> Sweep | None:
     lines = {}
     for arm, value in values[swept].items():
         settings = summary.arms[arm].settings
-        line = ", ".join(f"{name_of(summary, key)} {settings[key]}" for key in others if key in settings)
+        line = ", ".join(_said(name_of(summary, key), settings[key]) for key in others if key in settings)
         if value in taken.setdefault(line, set()):  # if two arms share a place, the second gets its own line
             line = name_of(summary, arm)
         taken.setdefault(line, set()).add(value)
         lines[arm] = line
     return Sweep(swept, dict(sorted(values[swept].items(), key=lambda item: item[1])), lines)
+
+
+def _said(name: str, value: Any) -> str:
+    """A setting in words: batch 64, momentum, no momentum."""
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {value}"
 
 
 def _numbers(summary: Summary, setting: str) -> dict[str, float]:

@@ -62,6 +62,7 @@ METHODS: dict[IntervalKind, str] = {
     "none": "",
 }
 NO_INTERVAL = ("none", "one run", "counted")
+FEW_ARMS = 3  # as many as a sentence can name with their weights
 LOGARITHM = re.compile(r"log(\d+) of ")  # begins the titles of metrics that are judged by their logarithm
 
 FEW = 4  # conditions that a verdict names
@@ -243,7 +244,10 @@ def arms_of(summary: Summary, part: PartFound) -> str:
 
 
 def comparison(summary: Summary, part: PartFound) -> str:
-    """The means that a part compares: RMSE 0.895 for a against 0.927 for b, lower by 0.032 [0.030, 0.035]."""
+    """The means that a part compares: RMSE 0.895 for a against 0.927 for b, lower by 0.032 [0.030, 0.035].
+
+    A sum of many arms is told by the part's own words.
+    """
     title = title_of(summary, part.metric)
     ours = [arm for arm, weight in part.weights.items() if weight > 0]
     theirs = [arm for arm, weight in part.weights.items() if weight < 0]
@@ -252,6 +256,8 @@ def comparison(summary: Summary, part: PartFound) -> str:
     names = [name_of(summary, arm) for arm in (*ours, *theirs)]
     means = [summary.arms[arm].metrics[part.metric].mean for arm in (*ours, *theirs) if _has(summary, arm, part)]
     simple = set(map(abs, part.weights.values())) == {1.0} and len(ours) == 1 and len(theirs) <= 1
+    if part.form != "best" and len(part.weights) > FEW_ARMS:
+        return f"{part.says}; {title} {effect(part, title)}"
     if not simple or len(means) != len(names) or part.n == 0:
         return f"{title} of {arms_of(summary, part)}, {effect(part, title)}"
     if base_of(title):

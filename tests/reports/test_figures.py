@@ -223,6 +223,13 @@ def test_arms_that_differ_in_more_than_the_swept_value_are_lines_of_their_own():
 
 
 @undrawn
+def test_a_setting_that_is_on_or_off_is_named_or_denied():
+    settings = {f"{bn}, {lr}": {"bn": bn, "lr": lr} for bn in (True, False) for lr in (0.1, 0.01, 0.001)}
+    study = made_up.made_up(settings, {"m": dict.fromkeys(settings, 1.0)}, {"m": RMSE}, [], names={"bn": "BatchNorm"})
+    assert set(arms.sweep_of(study.summary).lines.values()) == {"BatchNorm", "no BatchNorm"}
+
+
+@undrawn
 def test_an_arm_that_repeats_a_value_is_a_line_of_its_own(sweep):
     again = sweep.summary.arms | {"wd=0.1, untuned": sweep.summary.arms["wd=0.1"]}
     found = arms.sweep_of(sweep.summary.model_copy(update={"arms": again}))

@@ -137,6 +137,14 @@ def test_a_weighted_sum_says_what_it_weighs(optimizers):
     assert words.arms_of(optimizers.summary, part) == "adam − rmsprop − momentum + sgd"
     halves = part.model_copy(update={"weights": {"adam": 0.5, "sgd": -0.5}, "against": -1.0})
     assert words.arms_of(optimizers.summary, halves) == "0.5 · adam − 0.5 · sgd + 1"
+    assert words.comparison(optimizers.summary, halves).startswith(
+        "validation accuracy of 0.5 · adam − 0.5 · sgd + 1, "
+    )
+
+
+def test_a_sum_of_many_arms_is_told_by_the_parts_own_words(optimizers):
+    part = optimizers.summary.parts[-1]
+    assert words.comparison(optimizers.summary, part).startswith(f"{part.says}; validation accuracy ")
 
 
 def test_an_interval_of_an_arm_that_failed_in_most_seeds_is_infinite_at_both_ends(optimizers):
