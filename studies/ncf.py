@@ -204,7 +204,7 @@ STUDY = Study(
     tuned={"lr": Range(3e-4, 1e-2)},
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="eight minutes"),
-        "regular": Profile(seeds=20, trials=0, cost="a quarter of an hour"),
+        "regular": Profile(seeds=20, trials=0, cost="half an hour"),
         "full": Profile(seeds=40, trials=4, cost="three hours"),
     },
     names={"lazy": "lazy (rows skipped)", "lr": "learning rate"},

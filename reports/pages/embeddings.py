@@ -63,7 +63,7 @@ def plan(inputs: Inputs) -> list[Page]:
     context = partial(context_of, found)
     about = {"data": found.data}
     return [
-        Page("embeddings.html", "Entity embeddings", "embeddings.html.j2", inputs.results / FILE, context, about=about)
+        Page("embeddings.html", "Maps of embeddings", "embeddings.html.j2", inputs.results / FILE, context, about=about)
     ]
 
 
