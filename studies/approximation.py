@@ -85,7 +85,7 @@ STUDY = Study(
     resplits=False,
     tuned={"lr": Range(1e-3, 0.3)},
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="a minute and a quarter"),
+        "quick": Profile(seeds=10, trials=0, cost="a minute and a half"),
         "regular": Profile(seeds=20, trials=8, cost="twenty minutes"),
         "full": Profile(seeds=40, trials=16, cost="an hour and a half"),
     },
