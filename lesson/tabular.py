@@ -118,8 +118,8 @@ class TabularLearner(Learner):
 
         One row per category and value that training rows have, with columns category, value (as text), count (in the
         training rows), factors (float[width of the embedding]), and components: the first two principal components of
-        the category's factors. `python -m reports` draws the file as a page, a map for each category, if it is
-        `embeddings.parquet` in the folder of the results.
+        the factors of the category's 1,000 most frequent values, null for the others. `python -m reports` draws the
+        file as a page, a map for each category, if it is `embeddings.parquet` in the folder of the results.
 
         Raises:
             DataError: the net has no embeddings or holds numbers that are not finite, or the file cannot be written.

@@ -50,6 +50,7 @@ class Shown(NamedTuple):
 
     name: str
     values: int
+    mapped: int
     width: int
     chart: Chart
     nearest: list[tuple[str, list[tuple[str, float]]]]
@@ -93,6 +94,7 @@ def context_of(found: Embeddings) -> dict[str, Any]:
         Shown(
             category,
             len(found.categories[category]),
+            len(rows),
             len(found.categories[category]["factors"].iloc[0]),
             map_of.chart(f"map-{place}", f"A map of {category}", rows, words_of(rows), CAPTION),
             nearest(found.categories[category]),

@@ -43,6 +43,14 @@ def test_the_file_holds_every_value_that_training_rows_have_with_its_factors(tmp
         np.testing.assert_array_equal(found, pca(torch.as_tensor(weights[1:]), found.shape[1]).numpy())
 
 
+def test_only_the_most_frequent_values_have_components(tmp_path, monkeypatch):
+    monkeypatch.setattr("lesson.embeddings.TOP", 2)
+    learner(tmp_path).export(tmp_path / "e.parquet")
+    shop = pd.read_parquet(tmp_path / "e.parquet").query("category == 'shop'").set_index("value")
+    assert shop["components"].notna().to_dict() == {"a": True, "c": True, "b": False}
+    assert shop["factors"].notna().all()
+
+
 def test_without_categories_or_with_numbers_that_are_not_finite_nothing_is_written(tmp_path):
     learn = learner(tmp_path)
     with torch.no_grad():
