@@ -1,10 +1,10 @@
-"""`python -m bench.peers`: runs dotbias and other libraries in turns on MovieLens 100k, and writes peers.json."""
+"""`python -m bench.peers`: runs dotbias and other libraries in turns on MovieLens 100k, and writes peers*.json."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -14,13 +14,13 @@ import typer
 from bench.peers import declared
 from bench.peers.conversation import PeerError, Runner, export
 from bench.peers.environments import NoEnvironmentError, python_of
-from lesson.data import CollabData, DataError, load_movielens
+from lesson.data import CollabData, DataError
 from studies.evidence import peers as evidence
 from studies.evidence import provenance
+from studies.evidence.peers import Splits
 from studies.evidence.schema import DataUsed, ResultsError
 from studies.lab.sweep import shown_progress
 
-FILE = "peers.json"
 NAMES = [peer.name for peer in declared.PEERS]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -28,28 +28,39 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(
     help="dotbias and other libraries on the same split of MovieLens 100k: RMSE against seconds of training.\n\n"
+    "--splits one, the default, has one split (80/20) and many seeds. It shows how long each library takes to reach an "
+    "RMSE. --splits fresh has five splits (90/10) and --splits fifths has GroupLens’ u1 to u5, with one fit of six "
+    "libraries for each split: they show how far each one goes.\n\n"
     "Each library gets its own environment under .tox/peers, kept for the next time; if one cannot be made, its "
     "library is reported and left out. They take turns, epoch by epoch or fit by fit. Imports, compilation, a first "
     "fit and evaluation are not timed. Do not use the machine meanwhile. Stop with Ctrl-C and start again at any time: "
     "finished seeds of a library are kept.\n\n"
-    f"Writes DIR/{FILE}; `python -m reports` draws the page. Takes about a quarter of an hour on two cores, and a few "
-    "minutes more the first time, for the environments."
+    "Writes DIR/peers.json, peers-fresh.json or peers-fifths.json; `python -m reports` draws one page of them. One "
+    "split takes about a quarter of an hour on two cores, five splits take five minutes; a few minutes more the first "
+    "time, for the environments."
 )
 def main(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Seeds per library; default: 20 for fast, 3 or 5 for slow ones.")
     ] = None,
     peers: Annotated[str | None, typer.Option(help=f"Some of {', '.join(NAMES)}, with commas; default: all.")] = None,
+    splits: Annotated[Splits, typer.Option(help="The splits, as above.")] = "one",
     results: Annotated[Path, typer.Option(metavar="DIR", help="The folder for results.")] = Path("results"),
 ) -> None:
     """Measure, and print where the results are."""
     unknown = sorted(set(peers.split(",")) - set(NAMES)) if peers else []
     if unknown:
         _fail(f"--peers: unknown {', '.join(unknown)}; there are {', '.join(NAMES)}")
-    chosen = [peer for peer in declared.PEERS if not peers or peer.name in peers.split(",")]
+    comparison = declared.COMPARISONS[splits]
+    if peers and (absent := sorted(set(peers.split(",")) - {peer.name for peer in comparison.peers})):
+        _fail(
+            f"--peers: {', '.join(absent)} is not compared with --splits {splits}; "
+            f"there are {', '.join(peer.name for peer in comparison.peers)}"
+        )
+    chosen = [peer for peer in comparison.peers if not peers or peer.name in peers.split(",")]
     command = provenance.command("bench.peers", sys.argv[1:])
     try:
-        outcome = measure(chosen, load_movielens(), results, command, seeds)
+        outcome = measure(chosen, comparison.split, results / comparison.file, command, seeds, splits)
     except (DataError, ResultsError) as error:
         _fail(str(error))
     except OSError as error:
@@ -60,7 +71,7 @@ def main(
     for peer in outcome.peers:
         if peer.failure:
             print(f"left out: {peer.title}: {peer.failure}", file=sys.stderr)
-    print(f"{results / FILE}; `python -m reports` draws the page.")
+    print(f"{results / comparison.file}; `python -m reports` draws the page.")
 
 
 def _fail(message: str) -> NoReturn:
@@ -69,14 +80,27 @@ def _fail(message: str) -> NoReturn:
 
 
 def measure(
-    peers: Sequence[declared.Peer], data: CollabData, folder: Path, command: str, seeds: int | None = None
+    peers: Sequence[declared.Peer],
+    split: Callable[[int], CollabData],
+    path: Path,
+    command: str,
+    seeds: int | None = None,
+    splits: Splits = "one",
 ) -> evidence.PeerResults:
     """Let `peers` take turns, one round per seed, and write the results after every finished row.
 
+    Args:
+        peers: the peers.
+        split: the data of a seed; the same object for every seed if there is one split.
+        path: the file.
+        command: for the file.
+        seeds: how many, or each peer's own number.
+        splits: the name of the splits.
+
     Raises:
-        ResultsError: the folder has results that these cannot be added to.
+        ResultsError: the file has results that these cannot be added to.
     """
-    results = _start(peers, data, folder / FILE, command)
+    results = _start(peers, split(0), path, command, splits)
     records = {peer.name: peer for peer in results.peers}
     planned = [(peer, seed) for peer in peers for seed in range(seeds or peer.seeds)]
     missing = [(peer, seed) for peer, seed in planned if seed not in {row.seed for row in records[peer.name].rows}]
@@ -84,23 +108,26 @@ def measure(
 
     def keep() -> None:
         results.finished = _now()
-        evidence.write_peers(results, folder / FILE)
+        evidence.write_peers(results, path)
+
+    def stop() -> None:
+        for runner in runners.values():
+            runner.stop()
+        runners.clear()
 
     with tempfile.TemporaryDirectory(prefix="peers-") as aside, shown_progress("fits") as progress:
         ratings = Path(aside) / "ratings.npz"
-        export(data, ratings)
+        data: CollabData | None = None
+        done = 0
         try:
-            for peer in {peer.name: peer for peer, _ in missing}.values():
-                print(f"{peer.title}: environment and warm-up", file=sys.stderr)
-                try:
-                    python = python_of(peer.requirements)
-                    runners[peer.name] = runner = Runner(peer, python, ratings, results.threads)
-                    _introduce(records[peer.name], runner)
-                    list(runner.fit(seed=0, epochs=1))
-                except (NoEnvironmentError, PeerError) as failure:
-                    records[peer.name].failure = str(failure)
-            done = 0
             for seed in sorted({seed for _, seed in missing}):
+                if split(seed) is not data:
+                    stop()  # they have read the ratings of another split
+                    data = split(seed)
+                    export(data, ratings)
+                for peer in [peer for peer, its in missing if its == seed and peer.name not in runners]:
+                    if records[peer.name].failure is None:
+                        _warm_up(peer, records[peer.name], runners, ratings, results.threads)
                 fits = {
                     peer.name: points_of(runners[peer.name], seed, peer.epochs)
                     for peer, its in missing
@@ -117,10 +144,22 @@ def measure(
                     done += 1
                     progress(done, len(missing))
         finally:
-            for runner in runners.values():
-                runner.stop()
+            stop()
     keep()
     return results
+
+
+def _warm_up(
+    peer: declared.Peer, record: evidence.Peer, runners: dict[str, Runner], ratings: Path, threads: int
+) -> None:
+    """Start a peer and let it fit once; a failure is recorded."""
+    print(f"{peer.title}: environment and warm-up", file=sys.stderr)
+    try:
+        runners[peer.name] = runner = Runner(peer, python_of(peer.requirements), ratings, threads)
+        _introduce(record, runner)
+        list(runner.fit(seed=0, epochs=1))
+    except (NoEnvironmentError, PeerError) as failure:
+        record.failure = str(failure)
 
 
 def points_of(runner: Runner, seed: int, lengths: Sequence[int]) -> Iterator[evidence.Point]:
@@ -153,7 +192,9 @@ def take_turns(
                 yield name, failure
 
 
-def _start(peers: Sequence[declared.Peer], data: CollabData, path: Path, command: str) -> evidence.PeerResults:
+def _start(
+    peers: Sequence[declared.Peer], data: CollabData, path: Path, command: str, splits: Splits
+) -> evidence.PeerResults:
     """The earlier results that are still valid, or empty ones."""
     commit, dirty = provenance.commit()
     results = evidence.PeerResults(
@@ -163,6 +204,7 @@ def _start(peers: Sequence[declared.Peer], data: CollabData, path: Path, command
         started=_now(),
         finished=_now(),
         threads=provenance.cores(),
+        splits=splits,
         machine=evidence.Machine(**provenance.machine()),
         data=DataUsed(
             key="movielens",
@@ -190,6 +232,7 @@ def _start(peers: Sequence[declared.Peer], data: CollabData, path: Path, command
         ("data", results.data.checksum, earlier.data.checksum),
         ("processor", results.machine.cpu, earlier.machine.cpu),
         ("number of threads", results.threads, earlier.threads),
+        ("kind of split", results.splits, earlier.splits),
     ):
         if is_ != was:
             raise ResultsError(f"{path}: measured with another {what} ({was}, now {is_}). Give another --results.")
@@ -206,7 +249,7 @@ def _start(peers: Sequence[declared.Peer], data: CollabData, path: Path, command
 def _introduce(record: evidence.Peer, runner: Runner) -> None:
     """Record what a runner reports about itself."""
     if record.rows and record.versions != runner.versions:
-        raise PeerError(f"measured with {record.versions} before, now with {runner.versions}: rename {FILE}")
+        raise PeerError(f"measured with {record.versions} before, now with {runner.versions}: rename the file")
     record.versions = runner.versions
     record.drawn = evidence.Drawn(**runner.drawn) if runner.drawn else None
 

@@ -1,15 +1,22 @@
-"""The libraries, with settings, lengths of fits and seeds.
+"""The libraries, with settings, lengths of fits and seeds, and the splits on which they are compared.
 
 Other libraries run with their own defaults and a suitable size. Settings that were chosen were chosen on other splits
-than the measured one (seeds 1–4 of the split, not 42).
+than the measured ones (seeds 1–4 of the split; 42 and 101–105 are measured).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from lesson.data import CollabData, load_movielens, open_movielens
+from lesson.data import split as split_ratings
+from studies.evidence.peers import Splits
 
 RUNNERS = Path(__file__).parent / "runners"
 
@@ -40,6 +47,7 @@ class Peer:
 
 
 LESSON = {"n_factors": 40, "y_range": [0, 5.5], "wd": 0.1, "lr": 5e-3, "pct_start": 0.3, "bs": 64}
+AVERAGED = LESSON | {"wd": [0.05, 0.07, 0.1], "models": 24, "tried": 8, "held": 0.1}
 FASTAI = {"n_factors": 40, "y_range": [0, 5.5], "wd": 0.1, "lr": 5e-3, "bs": 64}
 
 PEERS = [
@@ -50,6 +58,10 @@ PEERS = [
          LESSON | {"wd": 0.15, "lr": 8e-3, "pct_start": 0.4, "bs": 256}, (4,), 20, None,
          "The same model with the settings that reach the lesson’s level soonest, "
          "found on other splits."),
+    Peer("dotbias-averaged", "dotbias, 24 trainings averaged", RUNNERS / "averaged.py", AVERAGED, (5,), 5, None,
+         "The mean prediction of trainings that differ in their seeds. Part of the timed fit: each weight decay trains "
+         "8 models on 9 tenths of the training rows, and the one whose mean is best on the tenth trains the 24. "
+         "Clips its predictions to the scale."),
     Peer("cornac", "cornac MF", RUNNERS / "cornac_mf.py", {"k": 40}, (5, 10, 15, 20, 30), 20, RUNNERS / "cornac.txt",
          "Given a seed, cornac trains on one thread. Clips its predictions to the scale."),
     Peer("libmf", "LIBMF", RUNNERS / "libmf_sgd.py", {"k": 40, "lambda": 0.07}, (10, 20, 40), 5, RUNNERS / "libmf.txt",
@@ -61,6 +73,8 @@ PEERS = [
          RUNNERS / "surprise.txt", "One thread. Clips its predictions to the scale."),
     Peer("myfm", "myFM", RUNNERS / "myfm_gibbs.py", {"rank": 10}, (20, 50, 200), 3, RUNNERS / "myfm.txt",
          "Bayesian: an epoch is a Gibbs sample, and predictions average all of them. One thread."),
+    Peer("myfm-40", "myFM, rank 40", RUNNERS / "myfm_gibbs.py", {"rank": 40}, (200,), 3, RUNNERS / "myfm.txt",
+         "As myFM, with as many factors as the lesson’s model."),
     Peer("pytorch", "PyTorch, eager", RUNNERS / "pytorch.py", LESSON | {"compiled": False}, (5,), 3, None,
          "The lesson’s recipe: nn.Embedding, batches by index without a DataLoader, fused AdamW."),
     Peer("pytorch-compiled", "PyTorch, compiled", RUNNERS / "pytorch.py", LESSON | {"compiled": True}, (5,), 3, None,
@@ -72,3 +86,50 @@ PEERS = [
          FASTAI | {"replacement": False}, (5,), 3, RUNNERS / "fastai.txt",
          "Like stock, but with TabDataLoader, which draws every row once."),
 ]  # fmt: skip
+
+ENDS = {"dotbias": 5, "dotbias-averaged": 5, "cornac": 20, "lenskit": 10, "myfm": 200, "myfm-40": 200}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Peers on some splits of MovieLens 100k.
+
+    Args:
+        splits: their name.
+        file: what it writes.
+        peers: the peers; the rows of a seed are of the split of that number, if there are several.
+        split: the data of a seed.
+    """
+
+    splits: Splits
+    file: str
+    peers: Sequence[Peer]
+    split: Callable[[int], CollabData]
+
+
+@cache
+def _one() -> CollabData:
+    return load_movielens()
+
+
+def _fresh(number: int) -> CollabData:
+    return load_movielens(valid_pct=0.1, seed=101 + number)
+
+
+def _fifths(number: int) -> CollabData:
+    """u1 to u5 as GroupLens makes them: each fifth of u.data, in its order, validates once."""
+    ratings = open_movielens()
+    fifth = len(ratings) // 5
+    return split_ratings(ratings, valid_rows=np.arange(number * fifth, (number + 1) * fifth))
+
+
+# One fit to its end for each split: how a fit goes on is seen on the one split.
+ON_SPLITS = [replace(peer, seeds=5, epochs=(ENDS[peer.name],)) for peer in PEERS if peer.name in ENDS]
+COMPARISONS = {
+    one.splits: one
+    for one in (
+        Comparison("one", "peers.json", PEERS, lambda _: _one()),
+        Comparison("fresh", "peers-fresh.json", ON_SPLITS, cache(_fresh)),
+        Comparison("fifths", "peers-fifths.json", ON_SPLITS, cache(_fifths)),
+    )
+}

@@ -14,6 +14,12 @@ from reports.figures import drawing
 from reports.figures.drawing import SOFT, Chart
 from studies.evidence.peers import TARGET, PeerResults
 
+TITLES = {
+    "one": "RMSE on the validation rows against seconds of training",
+    "fresh": "RMSE against seconds of training, on fresh splits",
+    "fifths": "RMSE against seconds of training, on u1 to u5",
+}
+
 
 def chart(results: PeerResults, words: str) -> Chart | None:
     """RMSE against seconds of training; `words` describe it."""
@@ -28,20 +34,24 @@ def chart(results: PeerResults, words: str) -> Chart | None:
         return None
     seeds = pd.DataFrame(rows)
     means = seeds.groupby(["peer", "epochs"], sort=False)[["seconds", "rmse"]].mean().reset_index()
-    count = means["peer"].nunique()
+    count, one = means["peer"].nunique(), results.splits == "one"
+    marks = (
+        f"One mark per epoch, or per fit if a library trains in one call; thin lines: each seed. Dotted: {TARGET}."
+        if one
+        else "Marks: means over the splits."
+    )
     return drawing.chart(
-        "quality",
-        "RMSE on the validation rows against seconds of training",
+        "quality" if one else f"quality-{results.splits}",
+        TITLES[results.splits],
         words,
-        "Left and low is better. One mark per epoch, or per fit if a library trains in one call; thin lines: "
-        f"each seed. Dotted: {TARGET}.",
+        f"Left and low is better. {marks}",
         means.rename(columns={"seconds": "seconds, mean", "rmse": "RMSE, mean"}).astype({"epochs": object}),
-        lambda figure, wide: draw(figure, seeds, TARGET, 3 if wide else 1),
+        lambda figure, wide: draw(figure, seeds, TARGET if one else None, 3 if wide else 1),
         lambda wide: 420 + 22 * (-(-count // 3) if wide else count),
     )
 
 
-def draw(figure: Figure, seeds: pd.DataFrame, target: float, columns: int) -> None:
+def draw(figure: Figure, seeds: pd.DataFrame, target: float | None, columns: int) -> None:
     """RMSE against seconds of training: `peer`, `seed`, `epochs`, `seconds`, `rmse`; one thin line per seed."""
     axes = figure.subplots()
     drawing.logarithmic(figure, "x")
@@ -52,8 +62,9 @@ def draw(figure: Figure, seeds: pd.DataFrame, target: float, columns: int) -> No
     sns.lineplot(seeds, **look, **thin, sort=False)
     marks: Any = {"style": "peer", "markers": True, "dashes": True, "markersize": 8}
     sns.lineplot(means, **look, **marks, errorbar=None, linewidth=1.8, sort=False)
-    axes.axhline(target, color=SOFT, linewidth=1, linestyle=":")
-    axes.text(1, target, f"{target:.3f}", transform=axes.get_yaxis_transform(), ha="right", va="bottom", color=SOFT)
+    if target is not None:
+        axes.axhline(target, color=SOFT, linewidth=1, linestyle=":")
+        axes.text(1, target, f"{target:.3f}", transform=axes.get_yaxis_transform(), ha="right", va="bottom", color=SOFT)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=12))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.setting(float(value))))
     axes.set(xlabel="seconds of training (logarithmic)", ylabel="RMSE on validation rows")

@@ -1,4 +1,7 @@
-"""The page of the peers: RMSE against seconds of training, dotbias beside other libraries."""
+"""The page of the peers: RMSE against seconds of training, dotbias beside other libraries.
+
+It opens with how far each library goes, on several splits. Then it shows how they get there, on one split.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,17 @@ from reports.figures import quality
 from reports.pages import Page
 from reports.read import Inputs
 from studies.evidence.peers import (
+    AVERAGED,
     REFERENCE,
     REFERENCE_EPOCHS,
     TARGET,
+    Lead,
     Peer,
     PeerResults,
     Ratio,
     epoch_time,
+    lead,
+    read_peers,
     seconds_at,
     time_to,
     time_to_target,
@@ -28,17 +35,23 @@ from studies.evidence.statistics import t_interval
 
 PLACE = 40
 FILE = "peers.json"
+ON_SPLITS = {"peers-fresh.json": "fresh", "peers-fifths.json": "fifths"}
+SPLITS = {"one": "one split", "fresh": "fresh splits", "fifths": "u1 to u5"}
 OURS, LESSON, FASTAI, DISTINCT = "dotbias-quick", "dotbias", "fastai", "fastai-distinct"
 
 
 def plan(inputs: Inputs) -> list[Page]:
     """One page, if there is a comparison."""
-    results = inputs.ledger.peers  # the ledger has read them for claim 1
-    if results is None:
+    one = inputs.ledger.peers  # the ledger has read them for claim 1
+    several = [results for file in ON_SPLITS if (results := inputs.file(file, read_peers))]
+    found = [*several, *([one] if one else [])]
+    if not found:
         return []
-    about = {"data": results.data.name, "commit": results.commit, "dirty": results.dirty, "finished": results.finished}
-    context = partial(context_of, results)
-    return [Page("peers.html", "Other libraries", "peers.html.j2", inputs.results / FILE, context, about=about)]
+    first = found[0]
+    about = {"data": first.data.name, "commit": first.commit, "dirty": first.dirty, "finished": first.finished}
+    source = inputs.results / (FILE if one else next(iter(ON_SPLITS)))
+    context = partial(context_of, one, several)
+    return [Page("peers.html", "Other libraries", "peers.html.j2", source, context, about=about)]
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,7 @@ class Line:
     epochs: int
     rmse: float | None
     sd: float | None
-    seconds: float
+    seconds: float  # the median
     to_target: float  # the median over seeds, infinite if most never reach it
     missed: int
     ratio: Ratio | None
@@ -82,6 +95,48 @@ def lines(results: PeerResults) -> list[Line]:
             )
         )
     return sorted(found, key=lambda line: math.inf if line.rmse is None else line.rmse)
+
+
+@dataclass(frozen=True)
+class Front:
+    """One table of a comparison on several splits, the best RMSE first; leads are of dotbias's averaged trainings."""
+
+    results: PeerResults
+    chart: Any
+    lines: list[tuple[Line, Lead | None]]
+
+    @property
+    def title(self) -> str:
+        """What was split, and how: 5 fresh 90/10 splits."""
+        size = self.results.data.size
+        train, valid = size.get("train", 0), size.get("valid", 0)
+        share = f" ({100 * train / (train + valid):.0f}/{100 * valid / (train + valid):.0f})" if train + valid else ""
+        n = max(len(peer.rows) for peer in self.results.peers)
+        return f"{n} fresh splits{share}" if self.results.splits == "fresh" else f"{SPLITS['fifths']}{share}"
+
+    @property
+    def answer(self) -> str:
+        """The averaged trainings against the library with the lowest RMSE."""
+        ours = next((line for line, _ in self.lines if line.peer.name == AVERAGED), None)
+        rival = next(((line, ahead) for line, ahead in self.lines if not line.peer.name.startswith("dotbias")), None)
+        if ours is None or rival is None or rival[1] is None:
+            return ""
+        line, ahead = rival
+        interval = f" {numbers.interval(ahead.interval, 4)}" if ahead.interval else ""
+        return (
+            f"On {self.title}: {ours.peer.title} come to an RMSE of "
+            f"{numbers.number(ours.rmse, 4)} in {numbers.seconds(ours.seconds)}, {line.peer.title} to "
+            f"{numbers.number(line.rmse, 4)} in {numbers.seconds(line.seconds)}; {line.peer.title} minus dotbias: "
+            f"{numbers.signed(ahead.difference, 4)}{interval}."
+        )
+
+
+def front(results: PeerResults) -> Front:
+    """The table of a comparison on several splits."""
+    found, ours = lines(results), results.peer(AVERAGED)
+    leads = [lead(ours, line.peer, results.data) if ours and line.peer is not ours else None for line in found]
+    words = drawn_words(found)
+    return Front(results, quality.chart(results, words), list(zip(found, leads, strict=True)))
 
 
 def drawn_words(found: list[Line]) -> str:
@@ -151,13 +206,32 @@ def sampling(results: PeerResults) -> dict[str, Any] | None:
     }
 
 
-def context_of(results: PeerResults) -> dict[str, Any]:
+def context_of(one: PeerResults | None, several: list[PeerResults]) -> dict[str, Any]:
     """The variables of the peers page's template."""
-    stock, lesson, found = results.peer(FASTAI), results.peer(LESSON), lines(results)
-    commits = sorted({row.commit or "unknown" for peer in results.peers for row in peer.rows})
+    fronts = [front(results) for results in several]
+    answers = [*(front.answer for front in fronts), answer(one) if one else ""]
+    every = [*several, *([one] if one else [])]
     return {
-        "answer": answer(results),
-        "results": results,
+        "answer": " ".join(filter(None, answers)) or "No library was measured on the same splits as dotbias.",
+        "fronts": fronts,
+        "every": every,
+        "results": one,
+        "commit_ids": commit_ids,
+        "settings": settings,
+        "splits": SPLITS,
+        **(context_of_one(one) if one else {}),
+    }
+
+
+def commit_ids(results: PeerResults) -> list[str]:
+    """The commits at which the rows were measured, in order."""
+    return sorted({row.commit or "unknown" for peer in results.peers for row in peer.rows})
+
+
+def context_of_one(results: PeerResults) -> dict[str, Any]:
+    """The variables for the comparison on one split."""
+    stock, lesson, found = results.peer(FASTAI), results.peer(LESSON), lines(results)
+    return {
         "chart": quality.chart(results, drawn_words(found)),
         "lines": found,
         "reference": reference_text(results),
@@ -170,10 +244,8 @@ def context_of(results: PeerResults) -> dict[str, Any]:
             if (ratio := epoch_time(peer, lesson))
         ],
         "sampling": sampling(results) if stock else None,
-        "commits": commits,
         "mean": mean,
         "inf": math.inf,
-        "settings": settings,
     }
 
 

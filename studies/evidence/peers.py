@@ -1,4 +1,4 @@
-"""`peers.json`, the output of `python -m bench.peers`, and how its times are compared.
+"""`peers*.json`, the output of `python -m bench.peers`, and how its times are compared.
 
 Every peer trains on the same ratings and predicts the same validation rows. A fit is a list of points: epochs done,
 seconds of training so far, and the RMSE then.
@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
@@ -29,9 +29,13 @@ from studies.evidence.schema import (
     read_json,
     write_text,
 )
+from studies.evidence.statistics import Interval, corrected_interval
 
+# One split with many seeds; five fresh ones and GroupLens' own u1 to u5, in which the seed is the number of the split.
+Splits = Literal["one", "fresh", "fifths"]
 TARGET = 0.896  # RMSE
 OURS = "dotbias"
+AVERAGED = "dotbias-averaged"
 RIVALS = ("cornac", "libmf", "lenskit", "surprise", "myfm")  # other approaches than a net that PyTorch trains
 REFERENCE, REFERENCE_EPOCHS = "cornac", 20  # times to TARGET are ratios to this peer's whole fit
 
@@ -112,7 +116,7 @@ class Machine(Record):
 
 
 class PeerResults(Record):
-    """The whole of `peers.json`."""
+    """The whole of a `peers*.json`."""
 
     schema_version: Literal[2] = 2
     command: str
@@ -123,6 +127,7 @@ class PeerResults(Record):
     threads: Positive
     machine: Machine
     data: DataUsed
+    splits: Splits = "one"
     peers: list[Peer]
 
     @model_validator(mode="after")
@@ -151,7 +156,7 @@ def rival_finding(results: PeerResults) -> PartFound | None:
     Rivals have the settings of `bench.peers`, of which only the number of epochs is tuned. All seeds share one split,
     so the interval is for that split alone.
     """
-    ours = results.peer(OURS)
+    ours = results.peer(OURS) if results.splits == "one" else None
     rivals = [rival for name in RIVALS if (rival := results.peer(name))]
     if ours is None or not rivals:
         return None
@@ -160,6 +165,27 @@ def rival_finding(results: PeerResults) -> PartFound | None:
         "1a", ours.title, [rival.title for rival in rivals], says="The lesson's model is not worse than any rival."
     )
     return judge_part(part, {name: {peer.title: peer.rmse_by_seed() for peer in (ours, *rivals)}}, {name: metric})
+
+
+class Lead(NamedTuple):
+    """How much lower an RMSE is than a rival's on the same splits; the interval is for similar data."""
+
+    difference: float
+    interval: Interval | None
+    n: int
+
+
+def lead(ours: Peer, rival: Peer, data: DataUsed) -> Lead | None:
+    """The rival's RMSE minus ours, over the splits that both have a number for."""
+    mine, theirs = ours.rmse_by_seed(), rival.rmse_by_seed()
+    both = [(mine[seed], theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
+    differences = [their - my for my, their in both if my is not None and their is not None]
+    if not differences:
+        return None
+    train, valid = (data.size.get(part, 0) for part in ("train", "valid"))
+    known = len(differences) > 1 and train > 0 and valid > 0
+    interval = corrected_interval(differences, valid / train) if known else None
+    return Lead(mean(differences), interval, len(differences))
 
 
 class Ratio(NamedTuple):

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from bench.peers import __main__ as command
 from bench.peers import environments
-from bench.peers.declared import PEERS, RUNNERS, Peer
+from bench.peers.declared import COMPARISONS, PEERS, RUNNERS, Peer
 from bench.peers.runners import protocol
 from lesson import collab_learner, load_ratings
+from lesson.data import split
 from studies.evidence.peers import Point, read_peers
 from studies.evidence.schema import ResultsError
 
@@ -37,7 +38,9 @@ def points(results, name):
 
 
 def test_the_rmse_is_computed_from_predictions_and_rows_come_from_every_epoch_or_fit(data, tmp_path):
-    results = command.measure([peer("each"), peer("whole", epochs=(1, 3))], data, tmp_path, "the command")
+    results = command.measure(
+        [peer("each"), peer("whole", epochs=(1, 3))], lambda _: data, tmp_path / "peers.json", "the command"
+    )
 
     stars = data.valid.ratings.double().numpy()
     guess = float(data.train.ratings.mean())
@@ -54,14 +57,16 @@ def test_the_rmse_is_computed_from_predictions_and_rows_come_from_every_epoch_or
 
 
 def test_the_clock_stops_while_predictions_are_made(data, tmp_path):
-    results = command.measure([peer("one", seeds=1, epochs=(3,), clock="made up")], data, tmp_path, "")
+    results = command.measure(
+        [peer("one", seeds=1, epochs=(3,), clock="made up")], lambda _: data, tmp_path / "peers.json", ""
+    )
     assert [point.seconds for point in points(results, "one")[0]] == [1, 2, 3]
 
 
 def test_a_short_fit_comes_before_all_others_and_then_they_take_turns(data, tmp_path):
     log = tmp_path / "log"
     both = [peer(name, who=name, log=str(log)) for name in ("a", "b")]
-    command.measure(both, data, tmp_path, "")
+    command.measure(both, lambda _: data, tmp_path / "peers.json", "")
     warm, round_0, round_1 = ["a 0 1/1", "b 0 1/1"], ["a 0 1/2", "b 0 1/2"], ["b 1 1/2", "a 1 1/2"]
     lines = log.read_text().splitlines()
     assert [line for line in lines if " 2/2" not in line] == [*warm, *round_0, *round_1]
@@ -69,10 +74,10 @@ def test_a_short_fit_comes_before_all_others_and_then_they_take_turns(data, tmp_
 
 
 def test_what_is_finished_is_not_done_again(data, tmp_path):
-    command.measure([peer("one", seeds=1), peer("two", seeds=1)], data, tmp_path, "")
+    command.measure([peer("one", seeds=1), peer("two", seeds=1)], lambda _: data, tmp_path / "peers.json", "")
     first = points(read_peers(tmp_path / "peers.json"), "one")[0]
 
-    results = command.measure([peer("one", seeds=3)], data, tmp_path, "")
+    results = command.measure([peer("one", seeds=3)], lambda _: data, tmp_path / "peers.json", "")
 
     assert points(results, "one")[0] == first
     assert sorted(points(results, "one")) == [0, 1, 2]
@@ -80,11 +85,11 @@ def test_what_is_finished_is_not_done_again(data, tmp_path):
 
 
 def test_other_settings_begin_anew_and_other_data_are_refused(data, tmp_path):
-    command.measure([peer("one", seeds=1)], data, tmp_path, "")
-    results = command.measure([peer("one", seeds=1, off=1)], data, tmp_path, "")
+    command.measure([peer("one", seeds=1)], lambda _: data, tmp_path / "peers.json", "")
+    results = command.measure([peer("one", seeds=1, off=1)], lambda _: data, tmp_path / "peers.json", "")
     assert results.peers[0].settings == {"off": 1}
     assert len(results.peers[0].rows) == 1
-    results = command.measure([peer("one", seeds=1, off=1, epochs=(1,))], data, tmp_path, "")
+    results = command.measure([peer("one", seeds=1, off=1, epochs=(1,))], lambda _: data, tmp_path / "peers.json", "")
     assert [point.epochs for point in points(results, "one")[0]] == [1]
     for where, key, was, what in (
         ("data", "checksum", "other", "data"),
@@ -97,16 +102,16 @@ def test_other_settings_begin_anew_and_other_data_are_refused(data, tmp_path):
         elsewhere.mkdir()
         (elsewhere / "peers.json").write_text(json.dumps(changed))
         with pytest.raises(ResultsError, match=rf"another {what} .*--results"):
-            command.measure([peer("one")], data, elsewhere, "")
+            command.measure([peer("one")], lambda _: data, elsewhere / "peers.json", "")
 
 
 def test_rows_of_another_version_are_not_added_to_and_uncommitted_changes_are_not_forgotten(data, tmp_path):
-    command.measure([peer("one", seeds=1)], data, tmp_path, "")
+    command.measure([peer("one", seeds=1)], lambda _: data, tmp_path / "peers.json", "")
     changed = json.loads((tmp_path / "peers.json").read_text())
     changed["dirty"], changed["started"] = True, "long ago"
     changed["peers"][0]["versions"] = {"numpy": "0.1"}
     (tmp_path / "peers.json").write_text(json.dumps(changed))
-    results = command.measure([peer("one", seeds=2)], data, tmp_path, "")
+    results = command.measure([peer("one", seeds=2)], lambda _: data, tmp_path / "peers.json", "")
     assert "measured with {'numpy': '0.1'} before" in results.peers[0].failure
     assert sorted(points(results, "one")) == [0]
     assert (results.dirty, results.started) == (True, "long ago")
@@ -122,7 +127,7 @@ def test_rows_of_another_version_are_not_added_to_and_uncommitted_changes_are_no
     ],
 )
 def test_a_peer_that_fails_is_reported_with_its_last_output_and_stops_no_other(data, tmp_path, settings, reason, rows):
-    results = command.measure([peer("bad", **settings), peer("good")], data, tmp_path, "")
+    results = command.measure([peer("bad", **settings), peer("good")], lambda _: data, tmp_path / "peers.json", "")
     bad, good = results.peers
     assert bad.failure is not None
     assert re.fullmatch(reason, bad.failure)
@@ -132,7 +137,7 @@ def test_a_peer_that_fails_is_reported_with_its_last_output_and_stops_no_other(d
 
 
 def test_predictions_that_are_not_numbers_have_no_rmse(data, tmp_path):
-    results = command.measure([peer("one", seeds=1, off=float("inf"))], data, tmp_path, "")
+    results = command.measure([peer("one", seeds=1, off=float("inf"))], lambda _: data, tmp_path / "peers.json", "")
     assert [point.rmse for point in points(results, "one")[0]] == [None, None]
 
 
@@ -188,6 +193,55 @@ def test_our_runner_trains_what_the_learner_trains(data, tmp_path, monkeypatch):
     )
 
 
+def test_the_averaged_runner_chooses_the_decay_on_training_rows_and_predicts_the_mean_of_its_trainings(
+    data, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(RUNNERS))
+    from bench.peers.runners import averaged, ours
+
+    settings = {"n_factors": 4, "y_range": [0, 5.5], "lr": 5e-3, "pct_start": 0.3, "bs": 64}
+    settings |= {"models": 3, "tried": 2, "held": 0.2}
+    training = protocol.Ratings(*(getattr(data.train, name).numpy() for name in protocol.Ratings._fields))
+    users, items = data.valid.users.numpy(), data.valid.items.numpy()
+    columns, found = ours.prepare(training, settings), []
+
+    def predictions(wd):
+        averaged.train(columns, 1, 2, settings | {"wd": wd}, lambda predict, _: found.append(predict(users, items)))
+        return found[-1]
+
+    trainers = []
+    for number in range(3):
+        *_, trainer = ours.trained(columns, ours.table_sizes(columns), 1000 + number, 2, settings | {"wd": 0.1})
+        trainers.append(trainer.scores(data.valid.users, data.valid.items))
+    assert torch.allclose(predictions([0.1]), torch.stack(trainers).mean(0), rtol=1e-6)
+    # A decay of 1e4 keeps every weight at 0, so it predicts the middle of the scale for everybody.
+    assert torch.equal(predictions([1e4, 0.1]), predictions([0.1]))
+    assert torch.equal(predictions([0.1, 1e4]), predictions([0.1]))
+
+
+def test_each_seed_of_several_splits_has_the_rows_of_its_split(data, tmp_path):
+    parts = [split(data.ratings, seed=seed) for seed in (1, 2)]
+    results = command.measure(
+        [peer("one"), peer("two", seeds=1)], parts.__getitem__, tmp_path / "peers-fresh.json", "", splits="fresh"
+    )
+    for seed, part in enumerate(parts):
+        guess = float(part.train.ratings.mean()) + seed
+        expected = np.sqrt(np.mean((guess - part.valid.ratings.double().numpy()) ** 2))
+        assert points(results, "one")[seed][-1].rmse == pytest.approx(expected, rel=1e-6)
+    assert [row.seed for row in results.peers[1].rows] == [0]
+    assert read_peers(tmp_path / "peers-fresh.json").splits == "fresh"
+    with pytest.raises(ResultsError, match=r"another kind of split \(fresh, now fifths\)"):
+        command.measure([peer("one")], parts.__getitem__, tmp_path / "peers-fresh.json", "", splits="fifths")
+
+
+def test_u1_to_u5_are_the_fifths_of_the_file_in_its_order():
+    fifths = [COMPARISONS["fifths"].split(number) for number in range(5)]
+    assert np.array_equal(np.concatenate([part.valid_rows for part in fifths]), np.arange(100_000))
+    # u1.test as GroupLens ships it has 459 users and 1,410 films.
+    assert len(np.unique(fifths[0].ratings.user[:20_000])) == 459
+    assert len(np.unique(fifths[0].ratings.item[:20_000])) == 1410
+
+
 def test_every_declared_peer_has_its_runner_and_its_pinned_requirements():
     assert len({one.name for one in PEERS}) == len(PEERS)
     for one in PEERS:
@@ -199,3 +253,9 @@ def test_an_unknown_peer_is_an_error_that_names_the_known_ones():
     outcome = CliRunner().invoke(command.app, ["--peers", "cornac,netflix"])
     assert outcome.exit_code == 2
     assert "unknown netflix; there are dotbias, " in outcome.output
+
+
+def test_a_peer_that_has_no_row_in_that_comparison_is_an_error():
+    outcome = CliRunner().invoke(command.app, ["--peers", "cornac,fastai", "--splits", "fresh"])
+    assert outcome.exit_code == 2
+    assert "fastai is not compared with --splits fresh; there are dotbias, " in outcome.output

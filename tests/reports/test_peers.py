@@ -119,7 +119,7 @@ def test_the_answer_holds_our_time_against_cornacs_and_fastais_epochs_against_ou
 def test_epochs_are_compared_with_those_of_the_same_batch_size_alone():
     fits = [[(1, 1.0, 0.89)]]
     them = [made_up("dotbias", fits), made_up("dotbias-quick", fits, settings={"bs": 256}), made_up("pytorch", fits)]
-    assert [peer.name for peer, _ in peers.context_of(results(*them))["epoch_times"]] == ["pytorch"]
+    assert [peer.name for peer, _ in peers.context_of(results(*them), [])["epoch_times"]] == ["pytorch"]
 
 
 def test_the_table_has_the_best_first_and_says_who_was_late_and_who_never_came(tmp_path):
@@ -154,6 +154,46 @@ def test_a_ratio_without_an_interval_is_sorted_as_what_has_no_value(tmp_path):
     assert '<td data-sort="">–</td>' in render(gather(tmp_path)).html["peers.html"]
 
 
+def on_splits():
+    """Five fresh splits: ours averaged, a rival worse by .004 to .008, and one worse than that."""
+    ours = [[(5, 2.0, 0.88 + 0.002 * split)] for split in range(5)]
+    rival = [[(200, 20.0, 0.88 + 0.002 * split + gap)] for split, gap in enumerate((0.004, 0.005, 0.006, 0.007, 0.008))]
+    found = results(
+        made_up("dotbias-averaged", ours, title="ours averaged", epochs=[5]),
+        made_up("myfm-40", rival, title="myFM", epochs=[200]),
+        made_up("cornac", [[(20, 0.1, 0.91)]] * 5, title="cornac", epochs=[20]),
+    )
+    size = {"ratings": 100, "train": 90, "valid": 10}
+    return found.model_copy(update={"splits": "fresh", "data": found.data.model_copy(update={"size": size})})
+
+
+def test_the_page_opens_with_the_averaged_trainings_against_the_best_rival_on_each_split(tmp_path):
+    write_peers(on_splits(), tmp_path / "peers-fresh.json")
+    page = render(gather(tmp_path)).html["peers.html"]
+    # s = .00158, t = 2.776 at four degrees of freedom, times the root of 1/5 + 10/90: half a width of .0024.
+    assert "On 5 fresh splits (90/10): ours averaged come to an RMSE of 0.8840 in 2.0 s" in page
+    assert "myFM minus dotbias: +0.0060 [+0.0036,\xa0+0.0084]" in page
+    assert "How each gets there" not in page
+    write_peers(results(CORNAC), tmp_path / "peers.json")
+    both = render(gather(tmp_path)).html["peers.html"]
+    assert both.index("fresh splits (90/10)") < both.index("How each gets there: one split")
+
+
+def test_splits_on_which_the_rival_is_better_are_said_as_plainly(tmp_path):
+    found = on_splits()
+    found.peers[1].rows = [
+        row.model_copy(update={"points": [row.points[0].model_copy(update={"rmse": 0.87 + 0.002 * row.seed})]})
+        for row in found.peers[1].rows
+    ]
+    write_peers(found, tmp_path / "peers-fresh.json")
+    assert "myFM minus dotbias: −0.0100" in render(gather(tmp_path)).html["peers.html"]
+
+
+def test_a_comparison_on_several_splits_is_no_evidence_about_one(tmp_path):
+    write_peers(on_splits(), tmp_path / "peers.json")
+    assert not [c for row in read_ledger(tmp_path).rows for part in row.parts for c in part.conditions]
+
+
 def test_everything_a_peer_reports_is_escaped(tmp_path):
     evil = "<b>evil</b>"
     told = {"note": evil, "versions": {evil: evil, "fastai": evil}, "settings": {evil: evil, "bs": 64}}
@@ -172,7 +212,7 @@ def test_commits_are_named_in_order():
     peer = made_up("a", [[(1, 0.05, 0.89)]] * 6)
     for row, commit in zip(peer.rows, "cafedb", strict=True):
         row.commit = commit
-    assert peers.context_of(results(peer))["commits"] == [*"abcdef"]
+    assert peers.commit_ids(results(peer)) == [*"abcdef"]
 
 
 @pytest.mark.parametrize("name", ["other", "cornac", "dotbias", "fastai"])
