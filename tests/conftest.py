@@ -16,6 +16,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("TRITON_INTERPRET", "0")
     elif not config.getoption("benchmark_only"):
         os.environ.setdefault("TRITON_INTERPRET", "1")
+        if config.getoption("markexpr") != "faults":
+            os.fsync = lambda descriptor: None  # tests survive no power failure, and waited for the disk for long
         # Tests run in a process per core. Threads of torch that wait for each other would double the time.
         if "OMP_NUM_THREADS" not in os.environ:
             os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start

@@ -11,7 +11,8 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,16 @@ def commit() -> tuple[str | None, bool | None]:
 
     (None, None) outside version control. Other new files, such as data, change nothing.
     """
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(CHECKOUT), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
-
+    command = ["git", "-C", str(CHECKOUT), "status", "--porcelain=v2", "-z", "--branch", "--untracked-files=all"]
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        new = git("ls-files", "--others", "--exclude-standard", "*.py")
-        return git("rev-parse", "--short=12", "HEAD"), bool(changed or new)
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         return None, None
+    about = [line.split(" ", 2)[1:] for line in told.split("\0") if line.startswith("# ")]
+    head = dict(about).get("branch.oid", "(initial)")
+    others = [line for line in told.split("\0") if line and not line.startswith("# ")]
+    changed = any(not line.startswith("? ") or line.endswith(".py") for line in others)
+    return (None, None) if head == "(initial)" else (head[:12], changed)
 
 
 def source_of(function: Callable[..., Any]) -> str:
@@ -52,6 +52,11 @@ def source_of(function: Callable[..., Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the installed packages that a result depends on."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> Mapping[str, str]:
     found = {}
     for package in PACKAGES:
         try:
