@@ -5,7 +5,7 @@ A training step (forward, backward, step) reads a batch of 1,024 ids of Zipf pop
 table after the schedule: w as trained in float32, w* by torch's dense AdamW in float64, w₀ before training; without
 decay and with it. An optimizer that skips the rows that a batch does not read computes something else, so its distance
 is no error of its code. The GS-Scale-like steps are written here in plain torch from that system's rules, and have no
-time. bitsandbytes' 8-bit AdamW needs `tox run -e rivals`. Takes four minutes on one core.
+time. bitsandbytes' 8-bit AdamW needs `tox run -e rivals`. Takes ten minutes on one core.
 """
 
 from __future__ import annotations

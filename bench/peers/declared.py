@@ -47,7 +47,14 @@ class Peer:
 
 
 LESSON = {"n_factors": 40, "y_range": [0, 5.5], "wd": 0.1, "lr": 5e-3, "pct_start": 0.3, "bs": 64}
-AVERAGED = LESSON | {"wd": [0.05, 0.07, 0.1], "models": 24, "tried": 8, "held": 0.1}
+CANDIDATES = [
+    {"wd": 0.08, "lr": 5e-3, "pct_start": 0.3, "epochs": 5},
+    {"wd": 0.06, "lr": 5e-3, "pct_start": 0.15, "epochs": 5},
+    {"wd": 0.07, "lr": 6e-3, "pct_start": 0.15, "epochs": 4},
+    {"wd": 0.05, "lr": 6e-3, "pct_start": 0.15, "epochs": 4},
+]
+AVERAGED = {"n_factors": 40, "y_range": [0, 5.5], "bs": 64, "models": 24, "tried": 4, "held": 0.1}
+AVERAGED |= {"candidates": CANDIDATES}
 FASTAI = {"n_factors": 40, "y_range": [0, 5.5], "wd": 0.1, "lr": 5e-3, "bs": 64}
 
 PEERS = [
@@ -59,9 +66,9 @@ PEERS = [
          "The same model with the settings that reach the lesson’s level soonest, "
          "found on other splits."),
     Peer("dotbias-averaged", "dotbias, 24 trainings averaged", RUNNERS / "averaged.py", AVERAGED, (5,), 5, None,
-         "The mean prediction of trainings that differ in their seeds. Part of the timed fit: each weight decay trains "
-         "8 models on 9 tenths of the training rows, and the one whose mean is best on the tenth trains the 24. "
-         "Clips its predictions to the scale."),
+         "The mean prediction of trainings that differ in their seeds. Part of the timed fit: each of four settings "
+         "trains 4 models on nine tenths of the training rows; the one whose mean is best on the other tenth trains "
+         "the 24. Clips its predictions to the scale."),
     Peer("cornac", "cornac MF", RUNNERS / "cornac_mf.py", {"k": 40}, (5, 10, 15, 20, 30), 20, RUNNERS / "cornac.txt",
          "Given a seed, cornac trains on one thread. Clips its predictions to the scale."),
     Peer("libmf", "LIBMF", RUNNERS / "libmf_sgd.py", {"k": 40, "lambda": 0.07}, (10, 20, 40), 5, RUNNERS / "libmf.txt",

@@ -124,9 +124,9 @@ class Front:
         line, ahead = rival
         interval = f" {numbers.interval(ahead.interval, 4)}" if ahead.interval else ""
         return (
-            f"On {self.title}: {ours.peer.title} come to an RMSE of "
-            f"{numbers.number(ours.rmse, 4)} in {numbers.seconds(ours.seconds)}, {line.peer.title} to "
-            f"{numbers.number(line.rmse, 4)} in {numbers.seconds(line.seconds)}; {line.peer.title} minus dotbias: "
+            f"On {self.title}, averaged trainings of dotbias come to an RMSE of {numbers.number(ours.rmse, 4)} in "
+            f"{numbers.seconds(ours.seconds)}, {line.peer.title} to {numbers.number(line.rmse, 4)} in "
+            f"{numbers.seconds(line.seconds)}; {line.peer.title} minus dotbias: "
             f"{numbers.signed(ahead.difference, 4)}{interval}."
         )
 

@@ -193,30 +193,32 @@ def test_our_runner_trains_what_the_learner_trains(data, tmp_path, monkeypatch):
     )
 
 
-def test_the_averaged_runner_chooses_the_decay_on_training_rows_and_predicts_the_mean_of_its_trainings(
+def test_the_averaged_runner_chooses_settings_on_training_rows_and_predicts_the_mean_of_its_trainings(
     data, monkeypatch
 ):
     monkeypatch.syspath_prepend(str(RUNNERS))
     from bench.peers.runners import averaged, ours
 
-    settings = {"n_factors": 4, "y_range": [0, 5.5], "lr": 5e-3, "pct_start": 0.3, "bs": 64}
-    settings |= {"models": 3, "tried": 2, "held": 0.2}
+    settings = {"n_factors": 4, "y_range": [0, 5.5], "bs": 64, "models": 3, "tried": 2, "held": 0.2}
+    good = {"wd": 0.1, "lr": 5e-3, "pct_start": 0.3, "epochs": 2}
+    bad = good | {"wd": 1e4}  # it keeps every weight at 0, and predicts the middle of the scale for everybody
     training = protocol.Ratings(*(getattr(data.train, name).numpy() for name in protocol.Ratings._fields))
     users, items = data.valid.users.numpy(), data.valid.items.numpy()
     columns, found = ours.prepare(training, settings), []
 
-    def predictions(wd):
-        averaged.train(columns, 1, 2, settings | {"wd": wd}, lambda predict, _: found.append(predict(users, items)))
+    def predictions(*candidates):
+        those = settings | {"candidates": candidates}
+        averaged.train(columns, 1, 5, those, lambda predict, _: found.append(predict(users, items)))
         return found[-1]
 
     trainers = []
     for number in range(3):
-        *_, trainer = ours.trained(columns, ours.table_sizes(columns), 1000 + number, 2, settings | {"wd": 0.1})
+        *_, trainer = ours.trained(columns, ours.table_sizes(columns), 1000 + number, 2, settings | good)
         trainers.append(trainer.scores(data.valid.users, data.valid.items))
-    assert torch.allclose(predictions([0.1]), torch.stack(trainers).mean(0), rtol=1e-6)
-    # A decay of 1e4 keeps every weight at 0, so it predicts the middle of the scale for everybody.
-    assert torch.equal(predictions([1e4, 0.1]), predictions([0.1]))
-    assert torch.equal(predictions([0.1, 1e4]), predictions([0.1]))
+    assert torch.allclose(predictions(good), torch.stack(trainers).mean(0), rtol=1e-6)
+    assert torch.equal(predictions(bad, good), predictions(good))
+    assert torch.equal(predictions(good, bad), predictions(good))
+    assert not torch.equal(predictions(bad), predictions(good))
 
 
 def test_each_seed_of_several_splits_has_the_rows_of_its_split(data, tmp_path):

@@ -171,7 +171,9 @@ def test_the_page_opens_with_the_averaged_trainings_against_the_best_rival_on_ea
     write_peers(on_splits(), tmp_path / "peers-fresh.json")
     page = render(gather(tmp_path)).html["peers.html"]
     # s = .00158, t = 2.776 at four degrees of freedom, times the root of 1/5 + 10/90: half a width of .0024.
-    assert "On 5 fresh splits (90/10): ours averaged come to an RMSE of 0.8840 in 2.0 s" in page
+    assert (
+        "On 5 fresh splits (90/10), averaged trainings of dotbias come to an RMSE of 0.8840 in 2.0 s, myFM to" in page
+    )
     assert "myFM minus dotbias: +0.0060 [+0.0036,\xa0+0.0084]" in page
     assert "How each gets there" not in page
     write_peers(results(CORNAC), tmp_path / "peers.json")

@@ -26,7 +26,9 @@ def train(data, seed, epochs, settings, after_epoch):
         scores = np.empty(len(users))
         for user in np.unique(users):
             rows = np.flatnonzero(users == user)
-            scores[rows] = predict_ratings(pipeline, int(user), ItemList(items[rows])).scores()
+            # LensKit takes an item once; several that training never saw are all item 0.
+            once, places = np.unique(items[rows], return_inverse=True)
+            scores[rows] = predict_ratings(pipeline, int(user), ItemList(once)).scores()[places]
         return scores
 
     after_epoch(predict, epochs)
