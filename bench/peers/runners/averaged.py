@@ -25,11 +25,14 @@ def train(columns, seed, epochs, settings, after_epoch):
         *_, trainer = trained(chosen, size, 1000 * seed + number, min(epochs, its["epochs"]), its)
         return trainer
 
-    def mean(trainers, users, items):
-        return torch.stack([trainer.scores(users, items) for trainer in trainers]).mean(0).clamp(low, high)
+    def scores(trainers, users, items):
+        return torch.stack([trainer.scores(users, items) for trainer in trainers])
 
     def error(trainers):
-        return float(torch.mean((mean(trainers, *(column[held] for column in columns[:2])) - stars[held]) ** 2))
+        """The squared error that a mean of all `models` would have: that of a few has more of the seeds' variance."""
+        found = scores(trainers, *(column[held] for column in columns[:2]))
+        surplus = found.var(0).mean() * (1 / len(trainers) - 1 / settings["models"])
+        return float(torch.mean((found.mean(0) - stars[held]) ** 2) - surplus)
 
     candidates, every = settings["candidates"], torch.arange(len(stars))
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -41,7 +44,7 @@ def train(columns, seed, epochs, settings, after_epoch):
         best = candidates[errors.index(min(errors))]
         final = [pool.submit(one, every, best, number) for number in range(settings["models"])]
         trainers = [future.result() for future in final]
-    after_epoch(lambda *ids: mean(trainers, *map(torch.from_numpy, ids)), epochs)
+    after_epoch(lambda *ids: scores(trainers, *map(torch.from_numpy, ids)).mean(0).clamp(low, high), epochs)
 
 
 if __name__ == "__main__":
