@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from scipy.stats import quantile_test
 from torch import Tensor
@@ -20,10 +21,12 @@ from kernels import backends
 
 Clock = Callable[[], float]
 
+BLOCKS = 40
 # Five pairs have no 95 % interval of a median: both ends would be outside with probability 2·½⁵ > .05.
 MIN_PAIRS = 6
-# The inner loop makes one timing this long, so that the clock and the Python loop cost under 1 %.
-MIN_LOOP_SECONDS = 1e-3
+# The inner loop makes one timing this long, so that the clock costs under .1 %. Longer ones are not better: many short
+# pairs in turns see a slowdown of 2 % in the time in which few long ones miss it (`python -m bench.detection`).
+MIN_LOOP_SECONDS = 1e-4
 # On a GPU an event is as exact as half a microsecond, and each call waits for a flush, so fewer calls make a timing.
 MIN_DEVICE_SECONDS = 1e-4
 
@@ -60,7 +63,7 @@ class Profile(NamedTuple):
 
 PROFILES = {
     profile.name: profile
-    for profile in (Profile("smoke", 15, 0.2), Profile("default", 51, 1.2), Profile("full", 101, 5.0))
+    for profile in (Profile("smoke", 15, 0.2), Profile("default", 1601, 1.2), Profile("full", 3201, 5.0))
 }
 
 
@@ -167,8 +170,9 @@ def median_ratio(seconds: list[float], baseline_seconds: list[float]) -> Ratio:
     """The median of paired ratios, with the binomial interval between order statistics.
 
     Timings are skewed and have outliers: this interval assumes no distribution, covers at least 95 % at any
-    number of pairs, and draws no random numbers. It assumes independent pairs; pairing timings that are close in
-    time removes most of the drift that would make them dependent.
+    number of pairs, and draws no random numbers. It assumes independent ratios. Pairing timings that are close in
+    time removes most of the drift that would make them dependent; what is left lasts for many short pairs. So many
+    pairs are divided into BLOCKS, in their order, and each block's median counts as one ratio.
 
     Raises:
         ValueError: fewer than MIN_PAIRS pairs.
@@ -176,8 +180,10 @@ def median_ratio(seconds: list[float], baseline_seconds: list[float]) -> Ratio:
     if len(seconds) < MIN_PAIRS:
         raise ValueError(f"{len(seconds)} pairs of timings: a 95 % interval needs at least {MIN_PAIRS}")
     ratios = [ours / theirs for ours, theirs in zip(seconds, baseline_seconds, strict=True)]
+    if len(ratios) >= 2 * BLOCKS:
+        ratios = [median(block) for block in np.array_split(ratios, BLOCKS)]
     interval = quantile_test(ratios, p=0.5).confidence_interval(0.95)
-    return Ratio(median(ratios), float(interval.low), float(interval.high), len(ratios))
+    return Ratio(median(ratios), float(interval.low), float(interval.high), len(seconds))
 
 
 def seconds_per_call(run: Callable[[], object], repeats: int, clock: Clock | None) -> float:
