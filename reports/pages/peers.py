@@ -118,10 +118,10 @@ class Front:
     def answer(self) -> str:
         """The averaged trainings against the library with the lowest RMSE."""
         ours = next((line for line, _ in self.lines if line.peer.name == AVERAGED), None)
-        rival = next(((line, ahead) for line, ahead in self.lines if not line.peer.name.startswith("dotbias")), None)
-        if ours is None or rival is None or rival[1] is None:
+        rivals = ((line, ahead) for line, ahead in self.lines if not line.peer.name.startswith("dotbias"))
+        line, ahead = next(rivals, (None, None))
+        if ours is None or line is None or ahead is None:
             return ""
-        line, ahead = rival
         interval = f" {numbers.interval(ahead.interval, 4)}" if ahead.interval else ""
         return (
             f"On {self.title}, averaged trainings of dotbias come to an RMSE of {numbers.number(ours.rmse, 4)} in "
