@@ -261,9 +261,7 @@ class TextTable(Table):
                     delimiter=self.dialect["delimiter"],
                     quote_char='"' if self.quoted else False,
                     newlines_in_values=self.quoted,
-                    invalid_row_handler=lambda row: (
-                        "skip" if row.text.isspace() and row.actual_columns == 1 else "error"
-                    ),
+                    invalid_row_handler=lambda row: "skip" if self._is_blank(row) else "error",
                 ),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types={f"f{column}": pyarrow.string() for column in range(self.width)}
@@ -306,6 +304,14 @@ class TextTable(Table):
             "the last is blank: a separator too many?" if not fields[-1].strip() else f"{shown(fields[-1])} is the last"
         )
         return f"line {line}, column {self.width + 1}: {many} ({extra}){self._other_separator()}"
+
+    def _is_blank(self, row: Any) -> bool:
+        """Whether a row of Arrow's, as its text, is one blank field, with quotes or without."""
+        try:
+            ((field,),) = csv.reader(io.StringIO(row.text), strict=True, **self.dialect)
+        except (csv.Error, ValueError):  # ValueError: more than one field, or none
+            return False
+        return field.isspace()
 
     def _is_row(self, fields: list[str]) -> bool:
         # No field, or one blank field, is a blank line; one empty field is a pair of quotes.

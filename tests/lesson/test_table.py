@@ -331,6 +331,22 @@ FRAGMENTS += [
 ]
 
 
+@pytest.mark.parametrize("blank", [" ", "\t", '"\t"', '" "'])
+def test_a_line_that_is_blank_with_quotes_or_without_is_no_row(tmp_path, blank):
+    (tmp_path / "blank.csv").write_text(f'user,item,rating\n"1",2,3\n{blank}\n2,2,x\n')
+    with pytest.raises(DataError, match="line 4, column 'rating'"):
+        read_ratings(tmp_path / "blank.csv")
+    (tmp_path / "blank.csv").write_text(f'user,item,rating\n"1",2,3\n{blank}\n2,2,4\n')
+    assert len(read_ratings(tmp_path / "blank.csv")) == 2
+
+
+@pytest.mark.parametrize("row", ['""', '""\t""', '"\t" x', '"a"'])
+def test_a_line_of_one_field_that_is_not_blank_is_named(tmp_path, row):
+    (tmp_path / "odd.csv").write_text(f'user,item,rating\n"1",2,3\n{row}\n2,2,4\n')
+    with pytest.raises(DataError, match="line 3"):
+        read_ratings(tmp_path / "odd.csv")
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.one_of(st.binary(max_size=4), st.sampled_from(FRAGMENTS)), max_size=20).map(b"".join),
