@@ -108,6 +108,7 @@ STUDY = Study(
     ),
     tuned={"lr": Range(1e-4, 1e-2)},
     stand_in={"new-digits": transfer.STAND_IN},
+    stand_in_limits=(transfer.ENLARGED,),
     exploratory=transfer.EXPLORATORY,
     profiles={
         "quick": Profile(seeds=1, trials=0, cost="one and a half minutes"),
@@ -116,12 +117,12 @@ STUDY = Study(
     },
     names={"lr": "learning rate", "bn": "BatchNorm"},
     limits=(
-        f"{transfer.ROWS} training rows, {EPOCHS} epochs in batches of {transfer.BS}, ResNet-34 at 32 pixels, AdamW, "
-        "whose steps depend on the rate alone, not on the size of the gradient.",
+        f"At most {transfer.ROWS} training rows, {EPOCHS} epochs in batches of {transfer.BS}, ResNet-34 (at 32 pixels "
+        "unless --size or --weights ask for others), AdamW, whose steps depend on the "
+        "rate alone, not on the size of the gradient.",
         "The body was pretrained with BatchNorm, and the head trained with it on what the frozen body gives, computed "
         "once; the nets without it lose it afterwards.",
         transfer.SETTLED,
-        transfer.ENLARGED,
         "Two layer groups, body and head, as in `slice(lr)`: every layer but the head’s gets the divided rate.",
     ),
 )

@@ -125,6 +125,7 @@ STUDY = Study(
         ),
     ),
     stand_in={"new-digits": transfer.STAND_IN},
+    stand_in_limits=(transfer.ENLARGED,),
     exploratory=transfer.EXPLORATORY,
     x="layer",
     profiles={
@@ -134,14 +135,14 @@ STUDY = Study(
     },
     names={"lr": "rate of the head", "pretrained": "pretrained body", "slice": f"first layers at 1/{RATIO}"},
     limits=(
-        f"{transfer.ROWS} training rows, {EPOCHS} epochs in batches of {transfer.BS}, ResNet-34 at 32 pixels, AdamW, "
-        "whose steps depend on the rate alone, not on the size of the gradient.",
+        f"At most {transfer.ROWS} training rows, {EPOCHS} epochs in batches of {transfer.BS}, ResNet-34 (at 32 pixels "
+        "unless --size or --weights ask for others), AdamW, whose steps depend on the "
+        "rate alone, not on the size of the gradient.",
         "While the head is trained, BatchNorm in the frozen body has the statistics of the training rows and is frozen "
         "too, so what the body gives is computed once; afterwards it trains.",
         f"{PROBED} digits of the first task fit the probe, and {PROBED} that the pretraining did not see test it: the "
         "same for every seed.",
         transfer.SETTLED,
-        transfer.ENLARGED,
         "If the pretrained body has no advantage at the smaller rates, there is none to lose: claim 24 then "
         "holds if larger rates harm this body more.",
         "That layers moved less, as the curves show, does not mean that they kept more.",

@@ -251,6 +251,7 @@ def limits(study: Study, origin: Origin, asked: Asked) -> list[str]:
     said += [f"Exploratory: {study.exploratory}."] if study.exploratory else []
     said += study.limits
     if _stands_in(study, origin, asked):
+        said += study.stand_in_limits
         said.append(f"The data is {study.stand_in[asked.source.key]}: a stand-in neither proves nor refutes a claim.")
     tuning_profiles = [name for name, profile in study.profiles.items() if profile.trials]
     if study.tuned and not asked.trials and tuning_profiles:

@@ -117,6 +117,7 @@ class Study:
         x: the axis of the curves.
         names: display names of settings and arms.
         limits: sentences that limit the answer.
+        stand_in_limits: likewise, where the data stands in for another.
 
     Raises:
         ValueError: a part or the baseline names something unknown, or a name occurs twice.
@@ -146,6 +147,7 @@ class Study:
     x: str = "epoch"
     names: Mapping[str, str] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
+    stand_in_limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -210,7 +212,7 @@ class Study:
 
     def declared(self) -> dict[str, Any]:
         """The declaration as plain data; every report shows its digest."""
-        words = {"title", "run", "check", "names", "limits", "exploratory"}  # they decide nothing
+        words = {"title", "run", "check", "names", "limits", "stand_in_limits", "exploratory"}  # they decide nothing
         return {
             name: {key: asdict(value) if hasattr(value, "__dataclass_fields__") else value for key, value in it.items()}
             if isinstance(it := getattr(self, name), Mapping)

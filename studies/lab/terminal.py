@@ -24,7 +24,7 @@ def answer(summary: Summary) -> str:
 
 def _line(part: PartFound, need: Need | None) -> str:
     low, high = ("−∞" if part.low is None else f"{part.low:+.4g}", "∞" if part.high is None else f"{part.high:+.4g}")
-    estimate = "" if part.estimate is None else f" {part.estimate:+.4g}"
+    estimate = "" if part.estimate is None else f" {part.estimate + 0.0:+.4g}"  # + 0.0: no negative zero
     margin = "" if part.margin is None else f", margin {part.margin:.3g}"
     expected = part.expected_half_width
     ahead = "" if expected is None else f"; the regular profile's interval will reach about {expected:.2g} to each side"

@@ -62,6 +62,7 @@ def test_a_users_images_take_the_place_of_digits_and_stand_in_for_nothing(study:
     assert (opened.images.classes, opened.images.x.shape) == (("cat", "dog"), (2, 3, 16, 16))
     said = " ".join(limits(study, opened.origin, Asked("", "regular", 8, 0, 1, source)))
     assert "stand-in" not in said
+    assert "UCI's digits" not in said
 
 
 @pytest.mark.parametrize("stages", ["", "1", "12", "34", "1234"])
