@@ -16,7 +16,7 @@ import numpy as np
 
 from lesson.data import CollabData, load_movielens, open_movielens
 from lesson.data import split as split_ratings
-from studies.evidence.peers import Splits
+from studies.evidence.peers import FILES, Splits
 
 RUNNERS = Path(__file__).parent / "runners"
 
@@ -66,9 +66,9 @@ PEERS = [
          "The same model with the settings that reach the lesson’s level soonest, "
          "found on other splits."),
     Peer("dotbias-averaged", "dotbias, 24 trainings averaged", RUNNERS / "averaged.py", AVERAGED, (5,), 5, None,
-         "The mean prediction of trainings that differ in their seeds. Part of the timed fit: each of four settings "
-         "trains 4 models on nine tenths of the training rows; the one whose mean is best on the other tenth trains "
-         "the 24. Clips its predictions to the scale."),
+         "The mean prediction of trainings that differ in their seeds. Part of the timed fit: each of four settings, "
+         "which were found on other splits, trains 4 models on nine tenths of the training rows; the one whose mean is "
+         "best on the other tenth trains the 24. Clips its predictions to the scale."),
     Peer("cornac", "cornac MF", RUNNERS / "cornac_mf.py", {"k": 40}, (5, 10, 15, 20, 30), 20, RUNNERS / "cornac.txt",
          "Given a seed, cornac trains on one thread. Clips its predictions to the scale."),
     Peer("libmf", "LIBMF", RUNNERS / "libmf_sgd.py", {"k": 40, "lambda": 0.07}, (10, 20, 40), 5, RUNNERS / "libmf.txt",
@@ -103,15 +103,18 @@ class Comparison:
 
     Args:
         splits: their name.
-        file: what it writes.
         peers: the peers; the rows of a seed are of the split of that number, if there are several.
         split: the data of a seed.
     """
 
     splits: Splits
-    file: str
     peers: Sequence[Peer]
     split: Callable[[int], CollabData]
+
+    @property
+    def file(self) -> str:
+        """What it writes."""
+        return FILES[self.splits]
 
 
 @cache
@@ -135,8 +138,8 @@ ON_SPLITS = [replace(peer, seeds=5, epochs=(ENDS[peer.name],)) for peer in PEERS
 COMPARISONS = {
     one.splits: one
     for one in (
-        Comparison("one", "peers.json", PEERS, lambda _: _one()),
-        Comparison("fresh", "peers-fresh.json", ON_SPLITS, cache(_fresh)),
-        Comparison("fifths", "peers-fifths.json", ON_SPLITS, cache(_fifths)),
+        Comparison("one", PEERS, lambda _: _one()),
+        Comparison("fresh", ON_SPLITS, cache(_fresh)),
+        Comparison("fifths", ON_SPLITS, cache(_fifths)),
     )
 }

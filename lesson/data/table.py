@@ -254,7 +254,20 @@ class TextTable(Table):
 
     def _cells(self) -> pyarrow.Table:
         try:
-            cells = pyarrow.csv.read_csv(
+            cells = self._parsed()
+        except pyarrow.ArrowInvalid as error:
+            complaint = self._complaint() or reason(error)
+            raise DataError(f"{self.path}, {complaint}") from error
+        # Arrow accepts an open last quote and makes one value of all that follows.
+        last = cells.column(self.width - 1)[-1].as_py()
+        ends_in_it = self.text.endswith(b'"' + last.replace('"', '""').encode())
+        if self.quoted and ends_in_it and (complaint := self._complaint()):
+            raise DataError(f"{self.path}, {complaint}")
+        return cells
+
+    def _parsed(self) -> pyarrow.Table:
+        with _long_fields():  # of `_is_blank`
+            return pyarrow.csv.read_csv(
                 pyarrow.BufferReader(self.text),
                 read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=True, block_size=BLOCK),
                 parse_options=pyarrow.csv.ParseOptions(
@@ -267,15 +280,6 @@ class TextTable(Table):
                     column_types={f"f{column}": pyarrow.string() for column in range(self.width)}
                 ),
             )
-        except pyarrow.ArrowInvalid as error:
-            complaint = self._complaint() or reason(error)
-            raise DataError(f"{self.path}, {complaint}") from error
-        # Arrow accepts an open last quote and makes one value of all that follows.
-        last = cells.column(self.width - 1)[-1].as_py()
-        ends_in_it = self.text.endswith(b'"' + last.replace('"', '""').encode())
-        if self.quoted and ends_in_it and (complaint := self._complaint()):
-            raise DataError(f"{self.path}, {complaint}")
-        return cells
 
     def _complaint(self) -> str:
         """Where and why this text is not a table; nothing if it is one."""

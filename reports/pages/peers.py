@@ -17,6 +17,7 @@ from reports.pages import Page
 from reports.read import Inputs
 from studies.evidence.peers import (
     AVERAGED,
+    FILES,
     REFERENCE,
     REFERENCE_EPOCHS,
     TARGET,
@@ -34,8 +35,6 @@ from studies.evidence.peers import (
 from studies.evidence.statistics import t_interval
 
 PLACE = 40
-FILE = "peers.json"
-ON_SPLITS = {"peers-fresh.json": "fresh", "peers-fifths.json": "fifths"}
 SPLITS = {"one": "one split", "fresh": "fresh splits", "fifths": "u1 to u5"}
 OURS, LESSON, FASTAI, DISTINCT = "dotbias-quick", "dotbias", "fastai", "fastai-distinct"
 
@@ -43,13 +42,13 @@ OURS, LESSON, FASTAI, DISTINCT = "dotbias-quick", "dotbias", "fastai", "fastai-d
 def plan(inputs: Inputs) -> list[Page]:
     """One page, if there is a comparison."""
     one = inputs.ledger.peers  # the ledger has read them for claim 1
-    several = [results for file in ON_SPLITS if (results := inputs.file(file, read_peers))]
+    several = [results for file in (FILES["fresh"], FILES["fifths"]) if (results := inputs.file(file, read_peers))]
     found = [*several, *([one] if one else [])]
     if not found:
         return []
     first = found[0]
     about = {"data": first.data.name, "commit": first.commit, "dirty": first.dirty, "finished": first.finished}
-    source = inputs.results / (FILE if one else next(iter(ON_SPLITS)))
+    source = inputs.results / FILES["one" if one else first.splits]
     context = partial(context_of, one, several)
     return [Page("peers.html", "Other libraries", "peers.html.j2", source, context, about=about)]
 
@@ -111,7 +110,7 @@ class Front:
         size = self.results.data.size
         train, valid = size.get("train", 0), size.get("valid", 0)
         share = f" ({100 * train / (train + valid):.0f}/{100 * valid / (train + valid):.0f})" if train + valid else ""
-        n = max(len(peer.rows) for peer in self.results.peers)
+        n = max((len(peer.rows) for peer in self.results.peers), default=0)
         return f"{n} fresh splits{share}" if self.results.splits == "fresh" else f"{SPLITS['fifths']}{share}"
 
     @property

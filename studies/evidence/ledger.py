@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from studies.evidence.benchmarks import Benchmarks, lookup_findings, read_benchmarks
 from studies.evidence.claims import Claim, ClaimPart, Slip, load_claims, load_slips
 from studies.evidence.outcomes import Need, need_of
-from studies.evidence.peers import PeerResults, read_peers, rival_finding
+from studies.evidence.peers import FILES, PeerResults, read_peers, rival_finding
 from studies.evidence.schema import (
     CUSTOM,
     FEW_SEEDS,
@@ -32,7 +32,7 @@ from studies.evidence.schema import (
     read_summary,
 )
 
-EXACT, BENCHMARKS, PEERS = "exact.json", "benchmarks.json", "peers.json"
+EXACT, BENCHMARKS, PEERS = "exact.json", "benchmarks.json", FILES["one"]
 ALPHA: Final = 0.05
 
 Verdict = Literal[

@@ -33,6 +33,7 @@ from studies.evidence.statistics import Interval, corrected_interval
 
 # One split with many seeds; five fresh ones and GroupLens' own u1 to u5, in which the seed is the number of the split.
 Splits = Literal["one", "fresh", "fifths"]
+FILES: dict[Splits, str] = {"one": "peers.json", "fresh": "peers-fresh.json", "fifths": "peers-fifths.json"}
 TARGET = 0.896  # RMSE
 OURS = "dotbias"
 AVERAGED = "dotbias-averaged"

@@ -35,7 +35,7 @@ def commit() -> tuple[str | None, bool | None]:
     """
     command = ["git", "-C", str(CHECKOUT), "status", "--porcelain=v2", "-z", "--branch", "--untracked-files=all"]
     try:
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+        told = os.fsdecode(subprocess.run(command, check=True, capture_output=True).stdout)  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         return None, None
     about = [line.split(" ", 2)[1:] for line in told.split("\0") if line.startswith("# ")]

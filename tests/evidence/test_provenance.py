@@ -49,6 +49,8 @@ def test_new_code_and_changed_files_are_no_clean_commit_but_new_data_are(tmp_pat
     git("add", ".")
     git("commit", "-m", "a study")
     (tmp_path / "ratings.csv").write_text("user,item,rating")
+    (tmp_path / "a\nb").mkdir()
+    (tmp_path / os.fsdecode(b"a\nb/\xe9.csv")).write_text("a name that is no text")
     assert provenance.commit()[1] is False
     (tmp_path / "another.py").write_text("")
     assert provenance.commit()[1] is True

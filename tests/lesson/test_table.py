@@ -340,6 +340,11 @@ def test_a_line_that_is_blank_with_quotes_or_without_is_no_row(tmp_path, blank):
     assert len(read_ratings(tmp_path / "blank.csv")) == 2
 
 
+def test_a_blank_line_may_be_long(tmp_path):
+    (tmp_path / "long.csv").write_text(f"user,item,rating\n1,2,3\n{' ' * 200_000}\n2,2,4\n")
+    assert len(read_ratings(tmp_path / "long.csv")) == 2
+
+
 @pytest.mark.parametrize("row", ['""', '""\t""', '"\t" x', '"a"'])
 def test_a_line_of_one_field_that_is_not_blank_is_named(tmp_path, row):
     (tmp_path / "odd.csv").write_text(f'user,item,rating\n"1",2,3\n{row}\n2,2,4\n')
