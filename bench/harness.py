@@ -63,7 +63,7 @@ class Profile(NamedTuple):
 
 PROFILES = {
     profile.name: profile
-    for profile in (Profile("smoke", 15, 0.2), Profile("default", 1601, 1.2), Profile("full", 3201, 5.0))
+    for profile in (Profile("smoke", 151, 0.2), Profile("default", 1601, 1.2), Profile("full", 3201, 5.0))
 }
 
 
