@@ -31,25 +31,34 @@ def _sources() -> str:
 
 
 class _CacheFile(IndexDataCacheFile):
-    """Numba's file of compiled code. What cannot be read counts as absent, and is compiled.
+    """Numba's files of compiled code, without its index: each signature's file has a name of its own.
 
-    A file may be cut short, or come from an earlier version of this package: it is a pickle, which names classes that
-    may be gone.
+    Numba numbers the files, and an index says which number has which signature. Two processes that compile at the same
+    moment give the same number to two signatures, and then one loads the other's code.
+
+    What cannot be read counts as absent, and is compiled. A file may be cut short, or come from an earlier version of
+    this package: it is a pickle, which names classes that may be gone.
     """
 
-    def _load_index(self) -> dict[Any, str]:
-        try:
-            found: dict[Any, str] = super()._load_index()
-        except Exception:
-            return {}
-        return found
+    def save(self, key: Any, data: Any) -> None:
+        """Keep the code of this key, in place of an earlier version's."""
+        self._save_data(self._name(key), (self._stamp(key), data))
 
     def load(self, key: Any) -> Any:
         """The code of this key; None if there is none."""
         try:
-            return super().load(key)
+            stamp, data = self._load_data(self._name(key))
+            return data if stamp == self._stamp(key) else None
         except Exception:
             return None
+
+    def _stamp(self, key: Any) -> tuple[Any, ...]:
+        return self._version, self._source_stamp, key
+
+    def _name(self, key: Any) -> str:
+        signature, processor, _ = key  # and the function's own code, which changes
+        digest = hashlib.sha256(repr((signature, processor)).encode()).hexdigest()[:16]
+        return f"{self._index_name.removesuffix('.nbi')}.{digest}.nbc"
 
 
 def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:

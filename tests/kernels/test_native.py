@@ -1,9 +1,10 @@
 import importlib
 import pickle
 import pkgutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 from numba.core.dispatcher import Dispatcher
@@ -55,19 +56,46 @@ def test_fast_code_may_be_reordered():
 GONE = b"cno_such_module\nGone\n."  # a pickle of a class that an earlier version had
 
 
-@pytest.mark.parametrize(
-    ("kind", "content"),
-    [("nbi", pickle.dumps(numba.__version__) + GONE), ("nbi", b""), ("nbc", GONE), ("nbc", b""), ("nbc", b"\x80")],
-)
-def test_a_cache_that_cannot_be_read_counts_as_absent(kind: str, content: bytes, tmp_path: Path):
+KEY = ("float64", "a processor", "a function's code")  # as Numba's: signature, processor, function
+
+
+@pytest.mark.parametrize("content", [GONE, b"", b"\x80", pickle.dumps(42)])
+def test_a_cache_that_cannot_be_read_counts_as_absent(content: bytes, tmp_path: Path):
     file = _CacheFile(str(tmp_path), "double", "of these sources")
-    file.save("float64", 42)
-    assert file.load("float64") == 42
-    (damaged,) = tmp_path.glob(f"*.{kind}")
+    file.save(KEY, 42)
+    assert file.load(KEY) == 42
+    (damaged,) = tmp_path.iterdir()
     damaged.write_bytes(content)
-    assert file.load("float64") is None
-    file.save("float64", 43)
-    assert file.load("float64") == 43
+    assert file.load(KEY) is None
+    file.save(KEY, 43)
+    assert file.load(KEY) == 43
+
+
+def test_code_of_other_sources_or_of_another_function_is_not_loaded_and_is_replaced(tmp_path: Path):
+    file, changed = (_CacheFile(str(tmp_path), "double", sources) for sources in ("these", "those"))
+    file.save(KEY, 42)
+    assert changed.load(KEY) is None
+    assert file.load((*KEY[:2], "changed")) is None
+    changed.save(KEY, 43)
+    assert changed.load(KEY) == 43
+    assert file.load(KEY) is None
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_those_who_compile_at_the_same_moment_lose_nothing_and_load_nobody_elses_code(tmp_path: Path):
+    keys = [(f"signature {number}", "a processor", "code") for number in range(200)]
+    together = threading.Barrier(8)
+
+    def save(first: int) -> None:
+        file = _CacheFile(str(tmp_path), "double", "of these sources")
+        together.wait()
+        for key in keys[first::8]:
+            file.save(key, key)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(save, range(8)))
+    read = _CacheFile(str(tmp_path), "double", "of these sources")
+    assert [read.load(key) for key in keys] == keys
 
 
 def test_the_compiled_loops_use_this_cache():
