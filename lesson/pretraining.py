@@ -1,4 +1,4 @@
-"""A ResNet-34 trained here, on MNIST's digits 0 to 4, where no weights trained on ImageNet are at hand.
+"""A pretrained ResNet-34: on ImageNet, downloaded, or where there is no network on MNIST's digits 0 to 4, here.
 
 `NewTask` puts such a net, or one from a file of weights, beside images of classes that it does not know.
 """
@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
 import safetensors
 import torch
 from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, hub
 from torch.nn.functional import cross_entropy
 
 from lesson import checks, saving
@@ -33,6 +34,10 @@ from lesson.saving import load_weights, read_weights
 CLASSES = 5  # the digits 0 to 4
 THREADS = 1  # more would round sums in another order, and give other weights
 SIZE, PRETRAINED_SIZE = 32, 224  # pixels: of the digits here, and of the images in ImageNet's trainings
+
+
+# ResNet34_Weights.IMAGENET1K_V1 of torchvision; the digits in the name begin the file's SHA-256.
+IMAGENET = "https://download.pytorch.org/models/resnet34-b627a593.pth"
 
 
 class Recipe(NamedTuple):
@@ -108,6 +113,43 @@ def pretrained_on_digits(folder: str | Path | None = None, recipe: Recipe = RECI
         net = _train(recipe, quiet)
         saving.save(net, path, {"sha256": _digest(net.state_dict())})
     return path
+
+
+def pretrained_on_imagenet(folder: str | Path | None = None, quiet: bool = False) -> Path:
+    """The file of weights that torchvision and fastai use for ResNet-34, downloaded once: 83 MB.
+
+    `create_cnn(data, pretrained=…)` takes it. A file whose checksum differs is downloaded again.
+
+    Args:
+        folder: where the file is, or will be. None: torch's cache, where torchvision and fastai keep it, too.
+        quiet: print nothing.
+
+    Raises:
+        DataError: there is no network, the file there is another one, or the folder cannot be written to.
+
+    >>> learn = create_cnn(data, pretrained=pretrained_on_imagenet())  # doctest: +SKIP
+    """
+    folder = Path(hub.get_dir(), "checkpoints") if folder is None else as_path(folder)
+    path = folder / IMAGENET.rsplit("/", 1)[1]
+    checksum = path.stem.rsplit("-", 1)[1]
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest().startswith(checksum):
+                    return path
+        folder.mkdir(parents=True, exist_ok=True)
+        if not quiet:
+            print(f"{printable(path)} is downloaded, once: 83 MB", flush=True)
+        hub.download_url_to_file(IMAGENET, str(path), checksum, progress=not quiet)
+    except RuntimeError:
+        problem = "the file there is another one: its SHA-256 differs"
+    except (OSError, ValueError, HTTPException) as error:  # ValueError: a zero byte in the name
+        problem = reason(error) or type(error).__name__
+    else:
+        return path
+    raise DataError(
+        f"{IMAGENET}: cannot be downloaded into {printable(folder)} ({problem}); try again, or name a file of weights"
+    )
 
 
 def _cache() -> Path:
@@ -191,7 +233,8 @@ class NewTask:
             pretrained_on_digits(self.folder, self.recipe)
         own = self.weights is None and self.images.citation is None
         advice = (
-            "The net was pretrained on digits; --weights names a file of ResNet-34's weights, such as torchvision's."
+            "The net was pretrained on digits; --weights imagenet downloads torchvision's weights, and --weights FILE "
+            "reads your own."
         )
         return [*self.images.learnable(seeds), *([advice] if own else [])]
 
@@ -243,11 +286,12 @@ def open_images(
     Args:
         path: the folder.
         size: pixels of their sides; None is 32 for the net trained on digits, 224 for others.
-        weights: a file of ResNet-34's weights, as `lesson.saving.load_weights` reads it, such as torchvision's.
+        weights: a file of ResNet-34's weights, as `lesson.saving.load_weights` reads it; "imagenet" downloads
+            torchvision's.
         sha256: the digest that the file must have.
 
     Raises:
-        DataError: the folder or the file cannot be used.
+        DataError: the folder or the file cannot be used, or the weights cannot be downloaded.
     """
     if sha256 is not None and weights is None:
         raise DataError(f"sha256={shown(sha256)}: of no file; name the file of weights, too")
@@ -259,6 +303,8 @@ def open_images(
     if size is None:
         size = SIZE if weights is None else PRETRAINED_SIZE
     images = load_images(path, checks.whole("size", size, least=1))
+    if weights == "imagenet":
+        weights = pretrained_on_imagenet()
     task = NewTask(images, None if weights is None else as_path(weights), sha256)
     if weights is not None:
         task.state  # noqa: B018 - a file that does not fit is an error here

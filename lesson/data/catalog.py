@@ -108,7 +108,8 @@ OWN = {
         "a folder of images, train/cat/… and valid/cat/…, or cat/… alone",
         {
             "size": "pixels of the sides; by default 32, or 224 with --weights",
-            "weights": "a file of ResNet-34's weights, safetensors or torch's; by default it is trained on digits",
+            "weights": "imagenet downloads torchvision's for ResNet-34, FILE is your own, safetensors or torch's; "
+            "by default the net is trained on digits",
             "sha256": "the digest that this file must have",
         },
     ),

@@ -1,5 +1,6 @@
 """A ResNet trained on digits, once for each recipe, and images of classes that it does not know."""
 
+import hashlib
 import multiprocessing
 from functools import partial
 from io import BytesIO
@@ -14,7 +15,15 @@ from lesson.learner import Learner
 from lesson.metrics import accuracy
 from lesson.models import ResNet
 from lesson.optimizers import FUSED
-from lesson.pretraining import CLASSES, NewTask, Recipe, load_new_digits, open_images, pretrained_on_digits
+from lesson.pretraining import (
+    CLASSES,
+    NewTask,
+    Recipe,
+    load_new_digits,
+    open_images,
+    pretrained_on_digits,
+    pretrained_on_imagenet,
+)
 from lesson.saving import read_weights, save
 from lesson.vision import precompute
 
@@ -149,7 +158,8 @@ def test_a_task_is_another_one_with_another_net(cache, tmp_path):
     assert first.net().fc.out_features == 7
     assert task.net().fc.out_features == CLASSES
     assert task.learnable(1) == [
-        "The net was pretrained on digits; --weights names a file of ResNet-34's weights, such as torchvision's."
+        "The net was pretrained on digits; --weights imagenet downloads torchvision's weights, and --weights FILE "
+        "reads your own."
     ]
     assert first.learnable(1) == []
 
@@ -183,6 +193,57 @@ def test_a_file_of_weights_that_does_not_fit_is_refused_when_images_are_opened(f
         open_images(folder, weights=folder / "some.pth", size=32)
     with pytest.raises(DataError, match=r"some\.pth: another file, or a damaged one"):
         open_images(folder, weights=folder / "some.pth", sha256="0" * 64)
+
+
+@pytest.fixture
+def offered(tmp_path, monkeypatch):
+    """A file that is offered for download; its name ends as its SHA-256 begins."""
+    state = ResNet(FEW.layers, 7).state_dict()
+    torch.save(state, tmp_path / "made.pth")
+    checksum = hashlib.sha256((tmp_path / "made.pth").read_bytes()).hexdigest()
+    path = (tmp_path / "made.pth").rename(tmp_path / f"resnet-{checksum[:8]}.pth")
+    monkeypatch.setattr(pretraining, "IMAGENET", path.as_uri())
+    monkeypatch.setattr(pretraining.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    return path
+
+
+def test_weights_of_imagenet_are_downloaded_once(offered, tmp_path, capsys):
+    whole = offered.read_bytes()
+    path = pretrained_on_imagenet(tmp_path / "here")
+    assert path == tmp_path / "here" / offered.name
+    assert "is downloaded, once" in capsys.readouterr().out
+    offered.unlink()
+    assert pretrained_on_imagenet(tmp_path / "here") == path
+    path.write_bytes(whole[:-1])  # damaged: it is downloaded again
+    offered.write_bytes(whole)
+    assert pretrained_on_imagenet(tmp_path / "here", quiet=True).read_bytes() == whole
+    assert capsys.readouterr().out == ""
+    assert [file.name for file in (tmp_path / "here").iterdir()] == [offered.name]
+
+
+def test_weights_imagenet_are_those_of_torchs_cache(offered, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "NewTask", partial(NewTask, recipe=FEW))
+    task = open_images(folder, size=32, weights="imagenet")
+    assert task.weights == tmp_path / "cache" / "checkpoints" / offered.name
+    assert task.net().fc.out_features == 7
+
+
+@pytest.mark.parametrize("cause", ["another", "none", "folder", "zero"])
+def test_weights_that_cannot_be_downloaded_are_one_line_and_leave_no_file(offered, tmp_path, cause):
+    here = tmp_path / "here"
+    if cause == "another":
+        offered.write_bytes(b"something else")
+    if cause == "none":
+        offered.unlink()
+    if cause == "folder":
+        here.write_text("")
+    if cause == "zero":
+        here = f"{here}\0"
+    with pytest.raises(DataError, match=r"cannot be downloaded into .*; try again, or name a file of weights") as error:
+        pretrained_on_imagenet(here)
+    assert "\n" not in str(error.value)
+    assert ("SHA-256 differs" in str(error.value)) == (cause == "another")
+    assert cause in ("folder", "zero") or not list((tmp_path / "here").iterdir())
 
 
 def shapes(folder):
