@@ -32,11 +32,14 @@ POLICIES: dict[str, Policy] = {"constant": constant, "one-cycle": one_cycle}
 def run(job: Run, digits: Digits) -> Outcome:
     """Trainings of growing length, until one reaches both targets."""
     data, losses, seconds = digits.split(seed=job.seed), [], 0.0
-    for length in LENGTHS:
+    lengths = iter(LENGTHS)
+    for length in lengths:
         torch.manual_seed(job.draw)
         opt_func = OPTIMIZERS[job["optimizer"]]
         learn = net_learner(data, Mnist_NN(), cross_entropy, opt_func=opt_func, wd=0.0, seed=job.draw, quiet=True)
-        losses.append(trained(learn, length, job))
+        # At a constant rate, a longer training begins with a shorter one.
+        longer = [length, *lengths] if job["policy"] == "constant" else [length]
+        losses += trained(learn, longer, job)
         seconds += sum(epoch.seconds for epoch in learn.history)
         if losses[-1] <= LOWER:
             break
@@ -49,14 +52,21 @@ def run(job: Run, digits: Digits) -> Outcome:
     return Outcome(found, {"valid_loss": losses}, seconds, len(data.train), len(data.valid))
 
 
-def trained(learn: NetLearner, length: int, job: Run) -> float:
-    """The loss on the validation digits after a training; far from any target if it diverged."""
+def trained(learn: NetLearner, lengths: list[int], job: Run) -> list[float]:
+    """The loss on the validation digits after so many epochs each, until one reaches both targets.
+
+    It is far from any target if the training diverged.
+    """
+    found = []
     try:
-        for _ in learn.epochs(length, job["lr"], POLICIES[job["policy"]]):
-            pass
+        for epoch in learn.epochs(lengths[-1], job["lr"], POLICIES[job["policy"]]):
+            if epoch.epoch in lengths:
+                found.append(epoch.valid_loss)
+                if found[-1] <= LOWER:
+                    return found
     except DivergenceError:
-        return math.log(10) * 10
-    return learn.history[-1].valid_loss
+        found += [math.log(10) * 10] * (len(lengths) - len(found))
+    return found
 
 
 PLAIN, ONE_CYCLE = "SGD, constant", "momentum, one-cycle"
