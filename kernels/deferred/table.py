@@ -120,6 +120,8 @@ class Table:
                 self.rows.step_all(grad.contiguous(), c)
                 return
             grad = grad if grad.is_coalesced() else grad.coalesce()
+            if not grad._nnz():
+                grad = grad.clone()  # torch resizes an empty gradient to add to it, but not one that NumPy has seen
             self._prepare_record(mode, c)
             self.rows.step(grad.indices()[0].contiguous(), grad.values().contiguous(), c)
             if mode == "dense":

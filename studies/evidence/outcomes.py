@@ -11,7 +11,7 @@ the same interval for every form; m > 0 is the margin:
 
 Otherwise it is inconclusive. If seeds re-split one data set, the interval is the corrected t (Nadeau & Bengio 2003),
 which covers similar data; else it is a t or, for skewed numbers, a bootstrap-t interval. If a run diverged or missed
-its target, d is infinite, and the interval is the median's by order statistics.
+its target, d is infinite, and the interval is the median's by order statistics; it, too, is wider for re-splits.
 `python -m studies.calibration` measures how often these rules are wrong.
 """
 
@@ -296,8 +296,8 @@ def deciding_interval(d: Floats, overlap: float | None, scale: float = 0.0, leve
         level: the coverage.
     """
     if not np.isfinite(d).all():
-        low, high = median_intervals(d, level)
-        return Deciding(_median(d), float(low), float(high), "median")
+        low, high = median_intervals(d, overlap, level)
+        return Deciding(_median(d), float(low), float(high), "median" if overlap is None else "corrected median")
     if d.size < 2:
         return Deciding(float(d[0]), -math.inf, math.inf, "one run")
     if np.abs(d).max() <= ROUNDING * scale:

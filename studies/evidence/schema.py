@@ -39,7 +39,7 @@ FEW_SEEDS: Final = 20  # with fewer a verdict is preliminary
 
 Protocol = Literal["as stated", "stand-in"]
 Outcome = Literal["yes", "no", "inconclusive"]
-IntervalKind = Literal["corrected t", "t", "bootstrap t", "median", "counted", "one run", "none"]
+IntervalKind = Literal["corrected t", "t", "bootstrap t", "median", "corrected median", "counted", "one run", "none"]
 Reason = Literal[
     "by more than 0",
     "by less than m",

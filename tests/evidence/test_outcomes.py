@@ -195,6 +195,18 @@ class TestFewOrFailedRuns:
         assert (found.interval, found.n, found.diverged, found.missed) == ("median", 20, 1, 1)
         assert found.outcome == "yes"
 
+    @pytest.mark.parametrize("valid", [0.1, 0.2])
+    def test_a_diverged_run_makes_no_interval_of_overlapping_splits_too_narrow(self, valid):
+        rng, n, misses, repeats = np.random.default_rng(5), 20, 0, 2000
+        for _ in range(repeats):
+            # What the splits share is part of the error: the arms are equally good on such data.
+            d = math.sqrt(valid) * rng.normal() + math.sqrt(1 - valid) * rng.normal(size=n)
+            d[0] = -math.inf
+            found = deciding_interval(d, valid / (1 - valid))
+            assert found.kind == "corrected median"
+            misses += not found.low <= 0 <= found.high
+        assert 0.01 * repeats < misses < 0.08 * repeats  # .036 and .021 are expected; without overlap, .16 and .29
+
     def test_an_arm_that_mostly_fails_is_infinitely_worse(self):
         found = judged(beats("1", "a", "b"), a=[None] * 15 + list(BASE[15:]), b=BASE)
         assert (found.low, found.high, found.estimate) == (None, None, None)

@@ -66,14 +66,14 @@ class TestIntervals:
 
     def test_the_medians_interval_ends_at_order_statistics(self):
         d = np.arange(1.0, 21)
-        assert median_intervals(d) == (6, 15)  # P(at most 5 of 20 heads) = .0207
-        assert median_intervals(np.append(np.full(5, -np.inf), d[5:])) == (6, 15)
-        assert median_intervals(np.append(np.full(6, -np.inf), d[6:]))[0] == -np.inf
-        assert median_intervals(d[:5]) == (-np.inf, np.inf)
+        assert median_intervals(d, None) == (6, 15)  # P(at most 5 of 20 heads) = .0207
+        assert median_intervals(np.append(np.full(5, -np.inf), d[5:]), None) == (6, 15)
+        assert median_intervals(np.append(np.full(6, -np.inf), d[6:]), None)[0] == -np.inf
+        assert median_intervals(d[:5], None) == (-np.inf, np.inf)
 
     @pytest.mark.parametrize("n", [6, 8, 10, 13, 20, 40])
     def test_the_medians_interval_covers_as_binomial_tables_say(self, n):
-        low, _ = median_intervals(np.arange(1.0, n + 1))
+        low, _ = median_intervals(np.arange(1.0, n + 1), None)
         assert stats.binom.cdf(low - 1, n, 0.5) <= 0.025 < stats.binom.cdf(low, n, 0.5)
 
     def test_bootstrap_t_intervals_lean_towards_the_long_tail_and_move_with_their_numbers(self):
