@@ -48,6 +48,7 @@ GIVE_UP = 0.3  # two splits have a p-value of at least ¼
 FRESH = 8  # new splits, and trainings on all rows but the test rows
 SEARCHED, NEW = 1_000, 2_000  # seeds of the splits from here on; the seed of the test rows is --seed itself
 RESAMPLES, LEVEL = 9_999, 0.95
+ADVICE = "Name another folder with --results, or replace it with --fresh."
 FEWEST_USERS = 8  # of the test rows, for an interval
 
 
@@ -139,7 +140,7 @@ def search(ratings: Ratings, seconds: float, trials: int | None, seed: int, say:
         )
         study.enqueue_trial(dataclasses.asdict(LESSON))
         study.optimize(objective, n_trials=1)
-        if study.trials[0].value is None:
+        if study.trials[0].state != optuna.trial.TrialState.COMPLETE:
             raise DataError(f"{ratings.name}: the lesson's settings diverge on these ratings: nothing can be compared")
         began = last = time.monotonic()  # the first trial may have compiled
         try:
@@ -212,6 +213,7 @@ def tune(
         What was found, and the learner.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+    from optuna.trial import TrialState
 
     held_out = split(ratings, seed=seed)
     rest = ratings.take(held_out.train_rows)
@@ -219,7 +221,8 @@ def tune(
     study = search(rest, seconds, trials, seed, say)
     searched = time.monotonic() - began
     best = Settings(**study.best_params)
-    done = [trial for trial in study.trials if trial.value is not None]
+    # Optuna gives a trial that was given up the error on the last of its splits as its value.
+    done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     say(f"{len(study.trials)} trials in {searched:.0f} s; now the best and the lesson's settings on fresh seeds")
     new = [(split(rest, seed=NEW + number), NEW + number) for number in range(FRESH)]
     fresh = [float(np.mean([error(data, kind, draw) for data, draw in new])) for kind in (LESSON, best)]
@@ -248,7 +251,8 @@ def tune(
         },
         trials=[
             Trial(
-                settings=trial.params, rmse=trial.value, splits=len(trial.intermediate_values),
+                settings=trial.params, rmse=trial.value if trial.state == TrialState.COMPLETE else None,
+                splits=len(trial.intermediate_values),
                 seconds=trial.duration.total_seconds() if trial.duration else 0.0,
             )
             for trial in study.trials
@@ -286,33 +290,33 @@ def snippet(found: Tuning, source: Source, folder: Path) -> str:
     )
 
 
-def earlier(path: Path) -> Tuning | None:
-    """The result of an earlier search; None if there is none.
+def earlier(path: Path, checksum: str) -> Tuning | None:
+    """The result of an earlier search on the data with this checksum; None if there is none.
 
     Raises:
-        UsageError: another program wrote the file.
+        UsageError: another program wrote the file, or it is of other data.
     """
     if not path.exists():
         return None
     try:
-        return read_tuning(path)
+        found = read_tuning(path)
     except ResultsError as problem:
-        raise UsageError(f"{problem} Name another folder with --results, or replace it with --fresh.") from None
+        raise UsageError(f"{problem} {ADVICE}") from None
+    if found.checksum != checksum:
+        raise UsageError(f"{path} is of other data, or of these read in another way: it is kept. {ADVICE}")
+    return found
 
 
 def written(found: Tuning, learn: CollabLearner, folder: Path, fresh: bool) -> None:
-    """Write the result and the model, unless the result there has more trials of the same data.
+    """Write the result and the model, unless the result there has more trials, or is of other data.
 
     Raises:
-        UsageError: it has, or another program wrote the file.
+        UsageError: it has or is, or another program wrote the file.
     """
     path = folder / FILE
-    old = None if fresh else earlier(path)
-    if old is not None and old.checksum == found.checksum and len(old.trials) > len(found.trials):
-        raise UsageError(
-            f"{path} has {len(old.trials)} trials, this search {len(found.trials)}: it is kept. Name another "
-            "folder with --results, or replace it with --fresh."
-        )
+    old = None if fresh else earlier(path, found.checksum)
+    if old is not None and len(old.trials) > len(found.trials):
+        raise UsageError(f"{path} has {len(old.trials)} trials, this search {len(found.trials)}: it is kept. {ADVICE}")
     learn.save(folder / MODEL)
     write_text(path, found.model_dump_json(indent=1) + "\n")
 
@@ -327,7 +331,7 @@ def main_of(**given: Any) -> None:
             raise UsageError(f"--seconds {given['seconds']}: it must be a number of seconds from 0 on")
         ratings, notes = open_source(source, 1)
         if not given["fresh"]:
-            earlier(folder / FILE)  # the search takes a minute: what it cannot replace is said before
+            earlier(folder / FILE, ratings.checksum)  # the search takes a minute: what it cannot replace is said before
         folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(1)  # trainings run side by side
         for note in notes:

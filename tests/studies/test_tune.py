@@ -169,6 +169,37 @@ def test_a_result_of_fewer_trials_does_not_replace_one_of_more(found, ratings_fi
     assert ((folder / FILE).read_bytes(), (folder / MODEL).read_bytes()) == before
 
 
+def test_a_result_of_other_data_is_not_replaced(found, ratings_file, tmp_path, monkeypatch):
+    result, folder, _ = found
+    there = tmp_path / "tune" / "planted"
+    there.mkdir(parents=True)
+    before = (folder / FILE).read_text().replace(result.checksum, "0" * 64)
+    (there / FILE).write_text(before)
+    monkeypatch.setattr(tune, "search", lambda *_: pytest.fail("searched"))
+    outcome = CliRunner().invoke(tune.main, ["--ratings", str(ratings_file), "--results", str(tmp_path)])
+    assert outcome.exit_code == 2
+    assert "is of other data, or of these read in another way: it is kept" in outcome.stderr
+    assert (there / FILE).read_text() == before
+
+
+def test_a_trial_that_was_given_up_has_no_error(ratings_file, monkeypatch):
+    def error(data, settings, seed):  # the second split has the lowest errors, which alone would be the best result
+        return (1.6, 1.3, 1.45, 1.45)[seed % 4] + 0.05 * (settings != tune.LESSON)
+
+    monkeypatch.setattr(tune, "error", error)
+    result, _ = tune.tune(open_ratings(ratings_file), 60.0, 8, say=lambda line: None)
+    given_up = [trial for trial in result.trials if trial.splits < tune.SPLITS]
+    assert given_up
+    assert {trial.rmse for trial in given_up} == {None}
+    assert min(trial.rmse for trial in result.trials if trial.rmse is not None) == pytest.approx(1.45)
+
+
+def test_lessons_settings_that_diverge_on_a_later_split_leave_nothing_to_compare(ratings_file, monkeypatch):
+    monkeypatch.setattr(tune, "error", lambda data, settings, seed: 1.0 if seed % 4 < 2 else math.inf)
+    with pytest.raises(tune.DataError, match="the lesson's settings diverge"):
+        tune.search(open_ratings(ratings_file), 60.0, 4, 0, lambda line: None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
