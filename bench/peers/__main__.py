@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import numpy as np
 import typer
 
 from bench.peers import declared
-from bench.peers.conversation import PeerError, Runner, export
+from bench.peers.conversation import PeerError, Runner, export, export_everything
 from bench.peers.environments import NoEnvironmentError, python_of
 from lesson.data import CollabData, DataError
 from studies.evidence import peers as evidence
@@ -21,7 +22,7 @@ from studies.evidence.peers import Splits
 from studies.evidence.schema import DataUsed, ResultsError
 from studies.lab.sweep import shown_progress
 
-NAMES = [peer.name for peer in declared.PEERS]
+NAMES = list(dict.fromkeys(peer.name for one in declared.COMPARISONS.values() for peer in one.peers))
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -30,14 +31,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
     help="dotbias and other libraries on the same split of MovieLens 100k: RMSE against seconds of training.\n\n"
     "--splits one, the default, has one split (80/20) and many seeds. It shows how long each library takes to reach an "
     "RMSE. --splits fresh has five splits (90/10) and --splits fifths has GroupLens’ u1 to u5, with one fit of six "
-    "libraries for each split: they show how far each one goes.\n\n"
+    "libraries for each split: they show how far each one goes. --splits everything has u1 alone, with the times of "
+    "ratings and what is known about users and films, for dotbias and myFM.\n\n"
     "Each library gets its own environment under .tox/peers, kept for the next time; if one cannot be made, its "
     "library is reported and left out. They take turns, epoch by epoch or fit by fit. Imports, compilation, a first "
     "fit and evaluation are not timed. Do not use the machine meanwhile. Stop with Ctrl-C and start again at any time: "
     "finished seeds of a library are kept.\n\n"
-    "Writes DIR/peers.json, peers-fresh.json or peers-fifths.json; `python -m reports` draws one page of them. One "
-    "split takes about a quarter of an hour on two cores, five splits take five minutes; a few minutes more the first "
-    "time, for the environments."
+    "Writes DIR/peers.json, peers-fresh.json, peers-fifths.json or peers-everything.json; `python -m reports` draws "
+    "one page of them. One split takes about a quarter of an hour on two cores, five splits take five minutes, "
+    "everything known takes ten; a few minutes more the first time, for the environments."
 )
 def main(
     seeds: Annotated[
@@ -60,7 +62,7 @@ def main(
     chosen = [peer for peer in comparison.peers if not peers or peer.name in peers.split(",")]
     command = provenance.command("bench.peers", sys.argv[1:])
     try:
-        outcome = measure(chosen, comparison.split, results / comparison.file, command, seeds, splits)
+        outcome = measure(chosen, comparison.split, results / comparison.file, command, seeds, splits, comparison.known)
     except (DataError, ResultsError) as error:
         _fail(str(error))
     except OSError as error:
@@ -86,6 +88,7 @@ def measure(
     command: str,
     seeds: int | None = None,
     splits: Splits = "one",
+    known: Callable[[CollabData], Mapping[str, np.ndarray]] | None = None,
 ) -> evidence.PeerResults:
     """Let `peers` take turns, one round per seed, and write the results after every finished row.
 
@@ -96,6 +99,7 @@ def measure(
         command: for the file.
         seeds: how many, or each peer's own number.
         splits: the name of the splits.
+        known: what is known beside ids and ratings, for the runners that ask for everything.
 
     Raises:
         ResultsError: the file has results that these cannot be added to.
@@ -125,6 +129,8 @@ def measure(
                     stop()  # they have read the ratings of another split
                     data = split(seed)
                     export(data, ratings)
+                    if known:
+                        export_everything(known(data), ratings)
                 for peer in [peer for peer, its in missing if its == seed and peer.name not in runners]:
                     if records[peer.name].failure is None:
                         _warm_up(peer, records[peer.name], runners, ratings, results.threads)

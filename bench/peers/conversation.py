@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,11 @@ def export(data: CollabData, path: Path) -> None:
     np.savez(
         path, **{f"{part}_{name}": column.numpy() for part, rows in parts.items() for name, column in columns(rows)}
     )
+
+
+def export_everything(known: Mapping[str, np.ndarray], ratings: Path) -> None:
+    """Write times, and what is known about users and films, beside the triples: see `bench.peers.known`."""
+    np.savez(ratings.with_name("everything.npz"), **known)
 
 
 def columns(rows: Any) -> list[tuple[str, Any]]:

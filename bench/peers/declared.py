@@ -1,7 +1,8 @@
 """The libraries, with settings, lengths of fits and seeds, and the splits on which they are compared.
 
 Other libraries run with their own defaults and a suitable size. Settings that were chosen were chosen on other splits
-than the measured ones (seeds 1–4 of the split; 42 and 101–105 are measured).
+than the measured ones (seeds 1–4 of the split; 42 and 101–105 are measured), those of everything known on parts of u1's
+training rows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.peers.known import everything_known
 from lesson.data import CollabData, load_movielens, open_movielens
 from lesson.data import split as split_ratings
 from studies.evidence.peers import FILES, Splits
@@ -94,6 +96,39 @@ PEERS = [
          "Like stock, but with TabDataLoader, which draws every row once."),
 ]  # fmt: skip
 
+EVERYTHING = {
+    "n_factors": 20,
+    "models": 12,
+    "levels": 5,
+    "rate": 0.15,
+    "deviation": 0.02,
+    "decay": 0.06,
+    "bias_decay": 2,
+    "implicit_rate": 1.5,
+    "implicit_decay": 0.002,
+    "side_rate": 0.05,
+    "side_decay": 0.03,
+}
+DAY = [86400, 20]  # the width of a window in seconds, and the decay of its bias
+WINDOWS = [[1, 6], [10, 8], [60, 5], [600, 7], DAY]
+
+WITH_EVERYTHING = [
+    Peer("dotbias-everything", "dotbias, everything, to the second", RUNNERS / "everything.py",
+         EVERYTHING | {"windows": WINDOWS}, (8,), 5, None,
+         "Implicit feedback of both sides, side information, biases of a user in windows of 1, 10, 60 and 600 seconds "
+         "and a day; ordinal output; the mean of 12 trainings. Settings found on parts of u1’s training rows."),
+    Peer("dotbias-everything-day", "dotbias, everything, to the day", RUNNERS / "everything.py",
+         EVERYTHING | {"windows": [DAY]}, (8,), 5, None, "The same with the day as the only window."),
+    next(peer for peer in PEERS if peer.name == "dotbias-averaged"),
+    Peer("myfm-everything", "myFM, everything, to the day", RUNNERS / "myfm_everything.py",
+         {"rank": 10, "output": "regression"}, (512,), 3, RUNNERS / "myfm.txt",
+         "Blocks of users and films as in its examples: implicit feedback of both sides, side information, and the "
+         "day as a feature that all users share. Not tuned. Keeps all samples but the first five. One thread."),
+    Peer("myfm-everything-ordinal", "myFM, everything, to the day, ordinal", RUNNERS / "myfm_everything.py",
+         {"rank": 10, "output": "ordered probit"}, (512,), 3, RUNNERS / "myfm.txt",
+         "The same with an ordered probit output; predicts the mean of the probabilities."),
+]  # fmt: skip
+
 ENDS = {"dotbias": 5, "dotbias-averaged": 5, "cornac": 20, "lenskit": 10, "myfm": 200, "myfm-40": 200}
 
 
@@ -105,11 +140,13 @@ class Comparison:
         splits: their name.
         peers: the peers; the rows of a seed are of the split of that number, if there are several.
         split: the data of a seed.
+        known: what is known beside ids and ratings, for the runners that ask for everything.
     """
 
     splits: Splits
     peers: Sequence[Peer]
     split: Callable[[int], CollabData]
+    known: Callable[[CollabData], Mapping[str, np.ndarray]] | None = None
 
     @property
     def file(self) -> str:
@@ -133,6 +170,11 @@ def _fifths(number: int) -> CollabData:
     return split_ratings(ratings, valid_rows=np.arange(number * fifth, (number + 1) * fifth))
 
 
+@cache
+def _u1() -> CollabData:
+    return _fifths(0)
+
+
 # One fit to its end for each split: how a fit goes on is seen on the one split.
 ON_SPLITS = [replace(peer, seeds=5, epochs=(ENDS[peer.name],)) for peer in PEERS if peer.name in ENDS]
 COMPARISONS = {
@@ -141,5 +183,6 @@ COMPARISONS = {
         Comparison("one", PEERS, lambda _: _one()),
         Comparison("fresh", ON_SPLITS, cache(_fresh)),
         Comparison("fifths", ON_SPLITS, cache(_fifths)),
+        Comparison("everything", WITH_EVERYTHING, lambda _: _u1(), everything_known),
     )
 }

@@ -31,12 +31,19 @@ from studies.evidence.schema import (
 )
 from studies.evidence.statistics import Interval, corrected_interval
 
-# One split with many seeds; five fresh ones and GroupLens' own u1 to u5, in which the seed is the number of the split.
-Splits = Literal["one", "fresh", "fifths"]
-FILES: dict[Splits, str] = {"one": "peers.json", "fresh": "peers-fresh.json", "fifths": "peers-fifths.json"}
+# One split with many seeds; five fresh ones and GroupLens' own u1 to u5, in which the seed is the number of the split;
+# u1 alone with everything that is known beside ids, and a few seeds.
+Splits = Literal["one", "fresh", "fifths", "everything"]
+FILES: dict[Splits, str] = {
+    "one": "peers.json",
+    "fresh": "peers-fresh.json",
+    "fifths": "peers-fifths.json",
+    "everything": "peers-everything.json",
+}
 TARGET = 0.896  # RMSE
 OURS = "dotbias"
 AVERAGED = "dotbias-averaged"
+EVERYTHING, EVERYTHING_BY_DAY = "dotbias-everything", "dotbias-everything-day"
 RIVALS = ("cornac", "libmf", "lenskit", "surprise", "myfm")  # other approaches than a net that PyTorch trains
 REFERENCE, REFERENCE_EPOCHS = "cornac", 20  # times to TARGET are ratios to this peer's whole fit
 

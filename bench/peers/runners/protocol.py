@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,15 +26,64 @@ class Ratings(NamedTuple):
     ratings: np.ndarray
 
 
-Predict = Callable[[np.ndarray, np.ndarray], Any]
+class Rows(NamedTuple):
+    """Rows of ratings without the ratings: int64[n] users and films, numbers of rows of `About`, and Unix seconds."""
+
+    users: np.ndarray
+    films: np.ndarray
+    seconds: np.ndarray
+
+
+class About(NamedTuple):
+    """What is known about every user and film, those without a training rating too.
+
+    int64[users] ages, text[users] sexes, occupations and zip codes; bool[films, 18] genres, int64[films] years of
+    release, 0 if unknown.
+    """
+
+    ages: np.ndarray
+    sexes: np.ndarray
+    occupations: np.ndarray
+    zips: np.ndarray
+    genres: np.ndarray
+    years: np.ndarray
+
+
+class Everything(NamedTuple):
+    """The training rows with float32[n] ratings, and what is known about users and films."""
+
+    rows: Rows
+    ratings: np.ndarray
+    about: About
+
+
+Predict = Callable[..., Any]
 AfterEpoch = Callable[[Predict, int], None]
 
 
+def read(path: str, everything: bool = False) -> tuple[Ratings | Everything, tuple[Any, ...]]:
+    """The training ratings, and the validation rows that `Predict` is called with, which never have their ratings.
+
+    Args:
+        path: the file of triples; the one with times and about users and films is beside it.
+        everything: whether both are asked for: `Everything` and `Rows`, or `Ratings`, users and items.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        training = Ratings(*(file[f"train_{name}"] for name in Ratings._fields))
+        valid = file["valid_users"], file["valid_items"]
+    if not everything:
+        return training, valid
+    with np.load(Path(path).with_name("everything.npz"), allow_pickle=False) as file:
+        known, asked = (Rows(*(file[f"{part}_{name}"] for name in Rows._fields)) for part in ("train", "valid"))
+        return Everything(known, training.ratings, About(*(file[name] for name in About._fields))), (asked,)
+
+
 def serve(
-    prepare: Callable[[Ratings, dict[str, Any]], Any],
+    prepare: Callable[[Any, dict[str, Any]], Any],
     train: Callable[[Any, int, int, dict[str, Any], AfterEpoch], None],
     packages: Sequence[str],
     epoch_rows: Callable[[Any], Sequence[Any]] | None = None,
+    everything: bool = False,
 ) -> None:
     """Answer requests until stdin ends.
 
@@ -48,6 +98,7 @@ def serve(
             ratings of users and items, and with the number of epochs done. Timed between those calls.
         packages: the distributions whose versions matter.
         epoch_rows: the rows of one epoch in the order of training, hashable, to see how many are distinct.
+        everything: whether `prepare` gets `Everything` in place of `Ratings`, and predictions are of `Rows`.
     """
     # A library's output must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -58,9 +109,7 @@ def serve(
         answers.flush()
 
     ratings_path, predictions_path, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-    with np.load(ratings_path, allow_pickle=False) as file:
-        training = Ratings(*(file[f"train_{name}"] for name in Ratings._fields))
-        valid = file["valid_users"], file["valid_items"]
+    training, valid = read(ratings_path, everything)
     prepared = prepare(training, settings)
     drawn = None
     if epoch_rows is not None:
