@@ -18,6 +18,7 @@ TITLES = {
     "one": "RMSE on the validation rows against seconds of training",
     "fresh": "RMSE against seconds of training, on fresh splits",
     "fifths": "RMSE against seconds of training, on u1 to u5",
+    "everything": "RMSE against seconds of training, on u1 with everything that is known",
 }
 
 
@@ -38,7 +39,7 @@ def chart(results: PeerResults, words: str) -> Chart | None:
     marks = (
         f"One mark per epoch, or per fit if a library trains in one call; thin lines: each seed. Dotted: {TARGET}."
         if one
-        else "Marks: means over the splits."
+        else f"Marks: means over the {'seeds' if results.splits == 'everything' else 'splits'}."
     )
     return drawing.chart(
         "quality" if one else f"quality-{results.splits}",

@@ -1,6 +1,7 @@
 """The page of the peers: RMSE against seconds of training, dotbias beside other libraries.
 
-It opens with how far each library goes, on several splits. Then it shows how they get there, on one split.
+It opens with how far each library goes, on several splits, and on u1 with everything that is known beside ids. Then it
+shows how they get there, on one split.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from reports.pages import Page
 from reports.read import Inputs
 from studies.evidence.peers import (
     AVERAGED,
+    EVERYTHING,
+    EVERYTHING_BY_DAY,
     FILES,
     REFERENCE,
     REFERENCE_EPOCHS,
@@ -35,7 +38,13 @@ from studies.evidence.peers import (
 from studies.evidence.statistics import t_interval
 
 PLACE = 40
-SPLITS = {"one": "one split", "fresh": "fresh splits", "fifths": "u1 to u5"}
+SPLITS = {
+    "one": "one split",
+    "fresh": "fresh splits",
+    "fifths": "u1 to u5",
+    "everything": "u1, with everything that is known",
+}
+WITH_EVERYTHING = (EVERYTHING, EVERYTHING_BY_DAY)
 OURS, LESSON, FASTAI, DISTINCT = "dotbias-quick", "dotbias", "fastai", "fastai-distinct"
 
 
@@ -43,13 +52,14 @@ def plan(inputs: Inputs) -> list[Page]:
     """One page, if there is a comparison."""
     one = inputs.ledger.peers  # the ledger has read them for claim 1
     several = [results for file in (FILES["fresh"], FILES["fifths"]) if (results := inputs.file(file, read_peers))]
-    found = [*several, *([one] if one else [])]
+    everything = inputs.file(FILES["everything"], read_peers)
+    found = [*several, *([everything] if everything else []), *([one] if one else [])]
     if not found:
         return []
     first = found[0]
     about = {"data": first.data.name, "commit": first.commit, "dirty": first.dirty, "finished": first.finished}
     source = inputs.results / FILES["one" if one else first.splits]
-    context = partial(context_of, one, several)
+    context = partial(context_of, one, several, everything)
     return [Page("peers.html", "Other libraries", "peers.html.j2", source, context, about=about)]
 
 
@@ -138,6 +148,42 @@ def front(results: PeerResults) -> Front:
     return Front(results, quality.chart(results, words), list(zip(found, leads, strict=True)))
 
 
+@dataclass(frozen=True)
+class Fold:
+    """The table of u1 with everything that is known, the best RMSE first.
+
+    `differences` are of each peer's RMSE minus that of dotbias with the day, the mean over seeds.
+    """
+
+    results: PeerResults
+    chart: Any
+    lines: list[Line]
+    differences: list[float | None]
+
+    @property
+    def answer(self) -> str:
+        """What dotbias comes to, to the second and to the day against the best of myFM."""
+        exact, by_day = (next((its for its in self.lines if its.peer.name == name), None) for name in WITH_EVERYTHING)
+        rival = next((line for line in self.lines if not line.peer.name.startswith("dotbias")), None)
+        if exact is None or by_day is None or rival is None:
+            return ""
+        return (
+            f"On u1 alone, with rating times and side information, dotbias comes to {numbers.number(exact.rmse, 4)} in "
+            f"{numbers.seconds(exact.seconds)} if the second of a rating is known, to "
+            f"{numbers.number(by_day.rmse, 4)} in {numbers.seconds(by_day.seconds)} if the day is; {rival.peer.title}, "
+            f"to {numbers.number(rival.rmse, 4)} in {numbers.seconds(rival.seconds)}."
+        )
+
+
+def fold(results: PeerResults) -> Fold:
+    """The table of the fold with everything that is known."""
+    found, by_day = lines(results), results.peer(EVERYTHING_BY_DAY)
+    leads = [lead(by_day, line.peer, results.data) if by_day and line.peer is not by_day else None for line in found]
+    # Without the lead's interval, which is for several splits.
+    differences = [its.difference if its else None for its in leads]
+    return Fold(results, quality.chart(results, drawn_words(found)), found, differences)
+
+
 def drawn_words(found: list[Line]) -> str:
     """The figure in words: each library at its best."""
     return "; ".join(
@@ -205,14 +251,17 @@ def sampling(results: PeerResults) -> dict[str, Any] | None:
     }
 
 
-def context_of(one: PeerResults | None, several: list[PeerResults]) -> dict[str, Any]:
+def context_of(
+    one: PeerResults | None, several: list[PeerResults], everything: PeerResults | None = None
+) -> dict[str, Any]:
     """The variables of the peers page's template."""
-    fronts = [front(results) for results in several]
-    answers = [*(front.answer for front in fronts), answer(one) if one else ""]
-    every = [*several, *([one] if one else [])]
+    fronts, known = [front(results) for results in several], fold(everything) if everything else None
+    answers = [*(front.answer for front in fronts), known.answer if known else "", answer(one) if one else ""]
+    every = [*several, *([everything] if everything else []), *([one] if one else [])]
     return {
         "answer": " ".join(filter(None, answers)) or "No library was measured on the same splits as dotbias.",
         "fronts": fronts,
+        "fold": known,
         "every": every,
         "results": one,
         "commit_ids": commit_ids,

@@ -245,8 +245,10 @@ def test_u1_to_u5_are_the_fifths_of_the_file_in_its_order():
 
 
 def test_every_declared_peer_has_its_runner_and_its_pinned_requirements():
+    every = {one.name: one for comparison in COMPARISONS.values() for one in comparison.peers}
     assert len({one.name for one in PEERS}) == len(PEERS)
-    for one in PEERS:
+    assert len({one.title for one in every.values()}) == len(every)
+    for one in every.values():
         assert one.runner.exists()
         assert one.requirements is None or "==" in one.requirements.read_text()
 
@@ -261,3 +263,6 @@ def test_a_peer_that_has_no_row_in_that_comparison_is_an_error():
     outcome = CliRunner().invoke(command.app, ["--peers", "cornac,fastai", "--splits", "fresh"])
     assert outcome.exit_code == 2
     assert "fastai is not compared with --splits fresh; there are dotbias, " in outcome.output
+    outcome = CliRunner().invoke(command.app, ["--peers", "myfm-everything"])
+    assert outcome.exit_code == 2
+    assert "myfm-everything is not compared with --splits one; there are dotbias, " in outcome.output

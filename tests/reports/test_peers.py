@@ -191,6 +191,53 @@ def test_splits_on_which_the_rival_is_better_are_said_as_plainly(tmp_path):
     assert "myFM minus dotbias: −0.0100" in render(gather(tmp_path)).html["peers.html"]
 
 
+def on_one_fold():
+    """u1 with everything known: dotbias to the second and to the day, and two of myFM."""
+
+    def seeds(name, title, seconds, *rmse):
+        return made_up(name, [[(8, seconds, one)] for one in rmse], title=title, epochs=[8])
+
+    found = results(
+        seeds("dotbias-everything-day", "ours to the day", 2.0, 0.884, 0.885, 0.886),
+        seeds("dotbias-everything", "ours to the second", 3.0, 0.874, 0.875, 0.876),
+        seeds("myfm-everything", "myFM", 30.0, 0.884, 0.887),
+        seeds("myfm-everything-ordinal", "myFM ordinal", 40.0, 0.887, 0.889),
+    )
+    return found.model_copy(update={"splits": "everything"})
+
+
+def test_the_page_compares_on_one_fold_what_knows_the_day_with_what_knows_the_day_and_gives_no_interval(tmp_path):
+    write_peers(on_one_fold(), tmp_path / "peers-everything.json")
+    page = render(gather(tmp_path)).html["peers.html"]
+    assert (
+        "dotbias comes to 0.8750 in 3.0 s if the second of a rating is known, to 0.8850 in 2.0 s if the day is; "
+        "myFM, to 0.8855 in 30 s." in re.sub("[\xa0\u202f]", " ", page)
+    )
+    table = re.search('<table class="sortable">.*?</table>', page, re.DOTALL)[0]
+    rows = [re.findall("<t[hd].*?</t[hd]>", row) for row in re.findall("<tr.*?</tr>", table, re.DOTALL)]
+    assert [[re.sub("<.*?>", "", cell) for cell in row] for row in rows[1:]] == [
+        ["ours to the second", "0.8750 ± 0.0010", "3.0 s", "−0.0100", "3"],
+        ["ours to the day", "0.8850 ± 0.0010", "2.0 s", "", "3"],
+        ["myFM", "0.8855 ± 0.0021", "30 s", "+0.0010", "2"],
+        ["myFM ordinal", "0.8880 ± 0.0014", "40 s", "+0.0035", "2"],
+    ]
+    assert "[" not in re.sub("<.*?>", "", table)
+    for said in ("One fold", "may be later ones", "it is not a forecast", "so there is no interval"):
+        assert said.lower() in page.lower()
+
+
+def test_the_fold_stands_between_the_splits_and_the_one_split(tmp_path):
+    write_peers(on_splits(), tmp_path / "peers-fresh.json")
+    write_peers(on_one_fold(), tmp_path / "peers-everything.json")
+    write_peers(results(CORNAC), tmp_path / "peers.json")
+    page = render(gather(tmp_path)).html["peers.html"]
+    places = [page.index(f"<h2>{words}") for words in ("How far each goes", "With everything", "How each gets there")]
+    assert places == sorted(places)
+    assert "seeds vary initialization and order. So there" in page
+    (tmp_path / "peers-everything.json").unlink()
+    assert "it is not a forecast" not in render(gather(tmp_path)).html["peers.html"]
+
+
 def test_a_comparison_on_several_splits_is_no_evidence_about_one(tmp_path):
     write_peers(on_splits(), tmp_path / "peers.json")
     assert not [c for row in read_ledger(tmp_path).rows for part in row.parts for c in part.conditions]
