@@ -164,14 +164,17 @@ class Fold:
     def answer(self) -> str:
         """What dotbias comes to, to the second and to the day against the best of myFM."""
         exact, by_day = (next((its for its in self.lines if its.peer.name == name), None) for name in WITH_EVERYTHING)
-        rival = next((line for line in self.lines if not line.peer.name.startswith("dotbias")), None)
+        compared = zip(self.lines, self.differences, strict=True)
+        rivals = ((line, its) for line, its in compared if not line.peer.name.startswith("dotbias"))
+        rival, difference = next(rivals, (None, None))
         if exact is None or by_day is None or rival is None:
             return ""
         return (
             f"On u1 alone, with rating times and side information, dotbias comes to {numbers.number(exact.rmse, 4)} in "
             f"{numbers.seconds(exact.seconds)} if the second of a rating is known, to "
-            f"{numbers.number(by_day.rmse, 4)} in {numbers.seconds(by_day.seconds)} if the day is; {rival.peer.title}, "
-            f"to {numbers.number(rival.rmse, 4)} in {numbers.seconds(rival.seconds)}."
+            f"{numbers.number(by_day.rmse, 4)} in {numbers.seconds(by_day.seconds)} if the day is. The best other "
+            f"({rival.peer.title}) comes to {numbers.number(rival.rmse, 4)} in {numbers.seconds(rival.seconds)}; minus "
+            f"dotbias to the day: {numbers.signed(difference, 4)}."
         )
 
 

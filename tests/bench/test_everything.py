@@ -60,13 +60,13 @@ def made_up(moods=0.0, tastes=1.2, seed=0):
     return protocol.Rows(users, films, seconds), ratings, random.random(len(users)) < 0.8, made_about(random)
 
 
-def predictions(runner, rows, ratings, training, about, settings=OURS.settings, asked=None, epochs=8):
+def predictions(runner, rows, ratings, training, about, settings=OURS.settings, asked=None, epochs=8, seed=0):
     settings = {**settings, **GENTLE}
     known = protocol.Rows(*(column[training] for column in rows))
     asked = protocol.Rows(*(column[~training] for column in rows)) if asked is None else asked
     prepared = runner.prepare(protocol.Everything(known, ratings[training], about), settings)
     found = []
-    runner.train(prepared, 0, epochs, settings, lambda predict, done: found.append((predict(asked), done)))
+    runner.train(prepared, seed, epochs, settings, lambda predict, done: found.append((predict(asked), done)))
     ((predicted, done),) = found
     assert done == epochs
     return predicted
@@ -173,6 +173,16 @@ def test_a_prediction_is_the_mean_of_the_probabilities_of_stars(loops):
     loops.mean_stars(np.array([0]), np.array([0]), windows, user, film, biases, thresholds, found)
     at_most = 1 / (1 + np.exp(0.6 - thresholds))
     assert found[0] == pytest.approx(np.diff([0, *at_most, 1]) @ [1, 2, 3, 4, 5], rel=1e-5)
+
+
+def test_predictions_are_the_mean_over_trainings_and_depend_on_the_seed_alone(runner, monkeypatch):
+    rows, ratings, training, about = made_up()
+    first = predictions(runner, rows, ratings, training, about)
+    assert np.array_equal(predictions(runner, rows, ratings, training, about), first)
+    assert not np.array_equal(predictions(runner, rows, ratings, training, about, seed=1), first)
+    numbers = iter((1, 4))
+    monkeypatch.setattr(runner, "mean_stars", lambda *arguments: arguments[-1].fill(next(numbers)))
+    assert set(predictions(runner, rows, ratings, training, about).tolist()) == {2.5}
 
 
 def test_whom_and_what_training_never_saw_is_predicted_from_its_side_information(runner):

@@ -210,8 +210,9 @@ def test_the_page_compares_on_one_fold_what_knows_the_day_with_what_knows_the_da
     write_peers(on_one_fold(), tmp_path / "peers-everything.json")
     page = render(gather(tmp_path)).html["peers.html"]
     assert (
-        "dotbias comes to 0.8750 in 3.0 s if the second of a rating is known, to 0.8850 in 2.0 s if the day is; "
-        "myFM, to 0.8855 in 30 s." in re.sub("[\xa0\u202f]", " ", page)
+        "dotbias comes to 0.8750 in 3.0 s if the second of a rating is known, to 0.8850 in 2.0 s if the day is. "
+        "The best other (myFM) comes to 0.8855 in 30 s; minus dotbias to the day: +0.0010."
+        in re.sub("[\xa0\u202f]", " ", page)
     )
     table = re.search('<table class="sortable">.*?</table>', page, re.DOTALL)[0]
     rows = [re.findall("<t[hd].*?</t[hd]>", row) for row in re.findall("<tr.*?</tr>", table, re.DOTALL)]
