@@ -150,7 +150,7 @@ class CollabLearner(Learner):
         self, optimizer: torch.optim.Optimizer, schedule: Schedule
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         rule = self._rule(optimizer) if self.backend == "native" else None
-        if rule is not None:
+        if rule is not None and not (rule.optimizer == "momentum" and _zero_at_times(schedule.momentum)):
             return self._fused_training(rule, optimizer, schedule)
         if self.mode is not None:
             raise DataError(f"mode={self.mode!r}: only the fused trainer has modes, and it cannot train this model")
@@ -474,6 +474,11 @@ class CollabLearner(Learner):
             "n_factors": str(self.model.u_weight.embedding_dim),
             "y_range": json.dumps(self.model.y_range),
         }
+
+
+def _zero_at_times(momentum: np.ndarray | None) -> bool:
+    """Whether it is 0 in some steps and not in others: torch leaves its buffer alone at 0, and the trainer does not."""
+    return momentum is not None and 0 < np.count_nonzero(momentum) < len(momentum)
 
 
 def _share(layers: Sequence[nn.Embedding], trainer: Trainer) -> None:

@@ -1122,16 +1122,37 @@ def updated(state):
 @pytest.mark.parametrize("change", [zeroed, replaced, set_back, updated])
 @pytest.mark.parametrize("mode", ["folded", "replay"])
 def test_changes_of_the_optimizers_state_take_effect(change, mode):
+    """Also through a dictionary that was kept from early on."""
     found = []
     for how in (None, mode):
         net, optimizer = models("adamw", torch.float64, how)
         for step, (users, items, y) in enumerate(batches(60)):
-            if step == 45:
-                change(optimizer.state[net.users.weight])
+            if step == 5:
+                kept = optimizer.state[net.users.weight]
+            if step in (30, 45):
+                change(kept)
             optimizer.zero_grad()
             functional.mse_loss(net(users, items), y).backward()
             optimizer.step()
         found.append(net.flat())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["folded", "replay", "dense"])
+@pytest.mark.parametrize("rule", ["adamw", "adam", "rmsprop", "sgd"])
+def test_an_infinite_weight_stays_as_it_is_as_a_mask_does(rule, mode):
+    found = []
+    for how in (None, mode):
+        net, optimizer = models(rule, torch.float64, how)
+        with torch.no_grad():
+            net.users.weight[:3] = -math.inf
+        for users, _, _ in batches(60):
+            optimizer.zero_grad()
+            net.users(users).clamp(min=-9).square().mean().backward()  # the gradient of a masked weight is 0
+            optimizer.step()
+        found.append(net.users.weight.detach().clone())
+    assert found[0][:3].isinf().all()
+    assert not found[0].isnan().any()
     torch.testing.assert_close(*found, rtol=0, atol=1e-6)
 
 
