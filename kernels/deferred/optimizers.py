@@ -195,6 +195,11 @@ def _tables_due(group: dict[str, Any]) -> list[tuple[DeferredParameter, Tensor]]
         if grad is None:
             continue
         if isinstance(param, DeferredParameter):
+            if grad.is_sparse and grad.sparse_dim() != 1:
+                raise ValueError(
+                    f"a sparse gradient {list(grad.shape)} of single numbers: a table needs one of rows, as "
+                    "to_sparse(1) makes it"
+                )
             due.append((param, grad))
         elif grad.is_sparse:
             raise ValueError(
