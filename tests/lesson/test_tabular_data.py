@@ -369,8 +369,9 @@ def test_new_rows_are_encoded_as_the_files_are(tmp_path):
 def test_a_boolean_is_the_same_however_the_file_spells_it(tmp_path, spelling):
     table = frame()
     data = load_table(written(tmp_path, table.assign(paid=[spelling(str(paid)) for paid in table["paid"]])), "price")
-    x_cat, _ = data.encoded(table)  # booleans
-    assert torch.equal(x_cat[data.train_rows], data.train.tensors[0])
+    for change in (bool, str, lambda paid: str(paid).lower(), lambda paid: str(paid).upper()):
+        x_cat, _ = data.encoded(table.assign(paid=table["paid"].map(change)))
+        assert torch.equal(x_cat[data.train_rows], data.train.tensors[0])
     assert column(data, "paid").unique().tolist() == [1, 2]
 
 
