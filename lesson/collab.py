@@ -200,8 +200,8 @@ class CollabLearner(Learner):
         group, *others = optimizer.param_groups
         whole = {table for table in tables if table.requires_grad} <= {*group["params"]} <= {*tables} and not others
         kind, decay = optimizers.named(optimizer) or ("sign", "none")
-        known = kind != "sign" and self.loss_func is mse_loss and not watched(self.model, optimizer)
-        if not (known and apart and trains and whole):
+        plain = self.loss_func is mse_loss and not watched(self.model, optimizer)
+        if kind == "sign" or not (plain and apart and trains and whole):
             return None
         beta1, beta2 = group.get("betas", FASTAI[:2])
         beta1 = group["momentum"] if kind == "momentum" else beta1
@@ -478,7 +478,7 @@ class CollabLearner(Learner):
 
 def _zero_at_times(momentum: np.ndarray | None) -> bool:
     """Whether it is 0 in some steps and not in others: torch leaves its buffer alone at 0, and the trainer does not."""
-    return momentum is not None and 0 < np.count_nonzero(momentum) < len(momentum)
+    return momentum is not None and bool(0 < np.count_nonzero(momentum) < len(momentum))
 
 
 def _share(layers: Sequence[nn.Embedding], trainer: Trainer) -> None:
