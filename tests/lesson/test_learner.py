@@ -145,6 +145,13 @@ def test_a_model_that_computes_something_else_is_trained_as_what_it_is(small, ot
         assert (table - start[name]).abs().max() > 1e-3, name
 
 
+def test_a_momentum_that_ends_at_zero_is_the_loops(small):
+    ours, theirs = (learner(small, opt_func=Momentum, backend=backend) for backend in ("native", "reference"))
+    for learn in (ours, theirs):
+        learn.fit_one_cycle(2, 1e-2, moms=(0.5, 0.0))
+    assert ours.history[-1].valid_loss == pytest.approx(theirs.history[-1].valid_loss, rel=1e-4)
+
+
 def test_changes_between_epochs_count_or_are_refused(small):
     others = replace(small, train=replace(small.train, ratings=torch.full_like(small.train.ratings, 3.0)))
     ours, theirs = learner(small), learner(small, backend="reference")
