@@ -119,7 +119,7 @@ class CollabLearner(Learner):
 
     On a CPU the fused trainer does whole epochs for the optimizers it knows: the lesson's SGD, Momentum, RMSprop, Adam
     and AdamW, over all four tables, or without biases that are frozen at zero. Other optimizers, other frozen tables,
-    hooks and `bn_wd=False` use the learner's loop, which takes many times as long.
+    hooks, models of a subclass and `bn_wd=False` use the learner's loop, which takes many times as long.
 
     Args:
         data: ratings, split.
@@ -150,7 +150,7 @@ class CollabLearner(Learner):
         self, optimizer: torch.optim.Optimizer, schedule: Schedule
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         rule = self._rule(optimizer) if self.backend == "native" else None
-        if rule is not None:
+        if rule is not None and not (rule.optimizer == "momentum" and _zero_at_times(schedule.momentum)):
             return self._fused_training(rule, optimizer, schedule)
         if self.mode is not None:
             raise DataError(f"mode={self.mode!r}: only the fused trainer has modes, and it cannot train this model")
@@ -161,15 +161,17 @@ class CollabLearner(Learner):
         self, rule: Rule, optimizer: torch.optim.Optimizer, schedule: Schedule
     ) -> Iterator[Callable[[Tensor], Tensor]]:
         trainer = fused_trainer(self.model, schedule, mode=self.mode, **rule._asdict())
-        layers, rows = self.model.layers(), self.data.train
-        stars = rows.ratings.to(layers[0].weight.dtype)
+        layers, y_range = self.model.layers(), self.model.y_range
 
         def train(order: Tensor) -> Tensor:
-            if self._rule(optimizer) != rule:  # the trainer has the averages, so the learner's loop cannot go on
+            # The trainer has the averages, so the learner's loop cannot go on.
+            if self._rule(optimizer) != rule or self.model.y_range != y_range:
                 raise DataError(
-                    "what is frozen, the loss, a hook or the optimizer's settings have changed between epochs: start a "
-                    "new training"
+                    "what is frozen, the loss, y_range, a layer, a hook or the optimizer's settings have changed "
+                    "between epochs: start a new training"
                 )
+            rows = self.data.train
+            stars = rows.ratings.to(layers[0].weight.dtype)
             for layer, table in zip(layers, trainer.weights(), strict=True):
                 if layer.weight.data_ptr() != table.data_ptr():  # the caller changed the model's numbers
                     table.copy_(layer.weight.detach().view_as(table))
@@ -187,13 +189,20 @@ class CollabLearner(Learner):
 
     def _rule(self, optimizer: torch.optim.Optimizer) -> Rule | None:
         """The optimizer's settings for the fused trainer; None if the trainer cannot compute its steps."""
-        users, items, *biases = (layer.weight for layer in self.model.layers())
+        if type(self.model) is not EmbeddingDotBias or any(
+            type(layer) is not nn.Embedding for layer in self.model.layers()
+        ):
+            return None  # a subclass or a parametrization computes something else
+        tables = [layer.weight for layer in self.model.layers()]
+        users, items, *biases = tables
+        apart = len({table.data_ptr() for table in tables}) == 4  # no weights used twice
         trains = users.requires_grad and items.requires_grad and all(b.requires_grad or not b.any() for b in biases)
-        whole = len(optimizer.param_groups) == 1 and trains
+        group, *others = optimizer.param_groups
+        whole = {table for table in tables if table.requires_grad} <= {*group["params"]} <= {*tables} and not others
         kind, decay = optimizers.named(optimizer) or ("sign", "none")
-        if kind == "sign" or not whole or self.loss_func is not mse_loss or watched(self.model, optimizer):
+        plain = self.loss_func is mse_loss and not watched(self.model, optimizer)
+        if kind == "sign" or not (plain and apart and trains and whole):
             return None
-        group = optimizer.param_groups[0]
         beta1, beta2 = group.get("betas", FASTAI[:2])
         beta1 = group["momentum"] if kind == "momentum" else beta1
         learned = biases[0].requires_grad, biases[1].requires_grad
@@ -465,6 +474,11 @@ class CollabLearner(Learner):
             "n_factors": str(self.model.u_weight.embedding_dim),
             "y_range": json.dumps(self.model.y_range),
         }
+
+
+def _zero_at_times(momentum: np.ndarray | None) -> bool:
+    """Whether it is 0 in some steps and not in others: torch leaves its buffer alone at 0, and the trainer does not."""
+    return momentum is not None and bool(0 < np.count_nonzero(momentum) < len(momentum))
 
 
 def _share(layers: Sequence[nn.Embedding], trainer: Trainer) -> None:

@@ -490,8 +490,8 @@ def _is_bias(name: str) -> bool:
 def _momentum(optimizer: torch.optim.Optimizer) -> float | None:
     """The optimizer's own momentum; None if it has none, so that a schedule gives it none either."""
     group = optimizer.param_groups[0]
-    momentum: float | None = group["betas"][0] if "betas" in group else group.get("momentum") or None
-    return momentum
+    momentum: float | None = group["betas"][0] if "betas" in group else group.get("momentum")
+    return momentum or None
 
 
 def _set_hypers(optimizer: torch.optim.Optimizer, lr: float, momentum: float | None) -> None:

@@ -110,7 +110,7 @@ def _candidates(learn: CollabLearner, users: Tensor) -> Iterator[tuple[Tensor, T
     data, items = learn.data, torch.arange(len(learn.data.items))
     order = data.train.users.argsort(stable=True)
     rated = torch.stack([data.train.users[order], data.train.items[order]])
-    for part in users.split(max(1, AT_A_TIME // len(items))):
+    for part in users.split(max(1, AT_A_TIME // len(items))) if len(users) else ():
         with torch.no_grad():
             pairs = part.repeat_interleave(len(items)), items.repeat(len(part))
             scores = learn.model(*(ids.to(learn.device) for ids in pairs)).cpu().view(len(part), len(items))

@@ -59,7 +59,8 @@ class NetLearner(Learner):
     layers and torch's, under cross-entropy or the mean squared error, by the steps of `lesson.optimizers`. The
     learner's loop trains everything else, several times as slowly: also models, parameters or optimizers with hooks.
     It trains wide nets too, where it is faster. Both give the same numbers within rounding. The learner chooses before
-    each epoch, so changes of the model, the data or the loss between epochs count.
+    each epoch, so changes of the model, the data or the loss between epochs count, if torch counts them as changes: of
+    the rows, those through NumPy's memory or `.data` begin with the next training.
 
     Args:
         data: as for `Learner`; native code needs a `TensorDataset` of inputs [rows, inputs] and targets.

@@ -169,7 +169,10 @@ def interval(found: Found, write: Write) -> str:
     if found.interval in NO_INTERVAL:
         return numbers.MISSING
     if found.low is None and found.high is None and found.estimate is None and found.outcome != "inconclusive":
-        return "[∞, ∞]" if found.outcome == "yes" else "[−∞, −∞]"  # an arm that failed in most seeds
+        # An arm failed in most seeds. What "differs" may do so in either direction.
+        if found.reason.startswith("differs"):
+            return "infinite"
+        return "[∞, ∞]" if found.outcome == "yes" or found.reason == "by more than m" else "[−∞, −∞]"
     return numbers.range_of(found.low, found.high, write)
 
 

@@ -142,7 +142,7 @@ def run(job: Run, ratings: Ratings) -> Outcome:
     seconds = time.perf_counter() - began
     some, every = places(model, data, torch.Generator().manual_seed(job.draw))
     metrics = {"ndcg": gain(some), "hits": hits(some), "ndcg_all": gain(every), "hits_all": hits(every)}
-    return Outcome(metrics, {"train_loss": losses}, seconds, len(data.users), len(some))
+    return Outcome(metrics, {"train_loss": losses}, seconds, len(data.users), len(every))
 
 
 @torch.no_grad()
@@ -150,7 +150,7 @@ def places(model: NeuMF, data: Implicit, draw: torch.Generator) -> tuple[Tensor,
     """The place, from 0, of each user's held-out film among RIVALS drawn films, and among all not rated in training.
 
     Half of the films with the same score come before it. Users without a held-out film, or who have rated all others,
-    are left out.
+    are left out, and of the first places those who have fewer than RIVALS films to draw from.
     """
     some, every = [], []
     for user in torch.nonzero(data.held_out >= 0)[:, 0].tolist():
@@ -164,7 +164,8 @@ def places(model: NeuMF, data: Implicit, draw: torch.Generator) -> tuple[Tensor,
         scores = model(torch.full((len(films),), user), films)
         before = (scores[1:] > scores[0]).double() + (scores[1:] == scores[0]).double() / 2
         chosen = torch.randperm(len(rivals), generator=draw)[:RIVALS]
-        some.append(before[chosen].sum().item())
+        if len(rivals) >= RIVALS:
+            some.append(before[chosen].sum().item())
         every.append(before.sum().item())
     return torch.tensor(some, dtype=torch.float64), torch.tensor(every, dtype=torch.float64)
 
@@ -211,6 +212,7 @@ STUDY = Study(
     limits=(
         f"NeuMF with {FACTORS} factors and a net of {', '.join(map(str, TOWER))}; {EPOCHS} epochs, batches of {BATCH}, "
         f"{DRAWN} drawn films for each rated one, no weight decay, no pretraining.",
+        f"“One of 100” leaves out users with fewer than {RIVALS} films to draw from.",
         "“lazy” is torch's SparseAdam on the tables, as TensorFlow's LazyAdam, and AdamW on the net.",
     ),
     cpu_only=True,

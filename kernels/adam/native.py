@@ -22,7 +22,8 @@ def step_flat(param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, constants: A
     """One step of flat arrays. `constants` are those of `kernels.steps`, in the arrays' dtype."""
     keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = constants
     for n in range(param.shape[0]):
-        g = grad[n] + l2 * param[n]
+        pull = l2 * param[n] if l2 != 0 else l2  # an infinite weight, such as a mask's, stays as it is
+        g = grad[n] + pull
         m = beta1 * exp_avg[n] + rest1 * g
         v = beta2 * exp_avg_sq[n] + rest2 * g * g
         exp_avg[n] = m

@@ -54,6 +54,8 @@ class RowGradient(Tensor):
             grads = args[0]
             if _values_are_enough(func, args[1:], kwargs):
                 values = [_values(grad) for grad in grads] if isinstance(grads, list | tuple) else _values(grads)
+                if func in NORMS:
+                    values = [_or_zero(v) for v in values] if isinstance(values, list) else _or_zero(values)
                 found = func(values, *args[1:], **kwargs)
                 if func in IN_PLACE:
                     return grads
@@ -87,6 +89,11 @@ def _values_are_enough(func: Callable[..., Any], args: tuple[Any, ...], kwargs: 
 
 def _values(grad: Tensor) -> Tensor:
     return grad._values() if grad.is_sparse else grad
+
+
+def _or_zero(values: Tensor) -> Tensor:
+    """Values whose norm is 0 if there are none: torch refuses to take the largest of none."""
+    return values if values.numel() else values.new_zeros(1)
 
 
 def _sparse(grad: Tensor, values: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ def _step_row(planes: Any, r: Any, grads: Any, q: Any, kind: Any, steps: Any, t:
     rest2, scale, eps, rate = steps[t, 5], steps[t, 6], steps[t, 7], steps[t, 8]
     for k in range(w.shape[1]):
         x = w[r, k]
-        g = l2 * x if grads is None else grads[q, k] + l2 * x
+        pull = l2 * x if l2 != 0 else l2  # an infinite weight, such as a mask's, stays as it is
+        g = pull if grads is None else grads[q, k] + pull
         moved = g
         if kind.mean is not None:
             moved = beta1 * m[r, k] + rest1 * g

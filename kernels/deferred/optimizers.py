@@ -136,13 +136,17 @@ class _Deferred(EagerOptimizer):
 
     def _new_table(self, param: DeferredParameter, group: dict[str, Any], kind: Kind) -> Table:
         param.drop_table()
-        state = dict(self.state[param])
+        kept, state = self.state[param], dict(self.state[param])
         if kind in (RMSPROP, ADAM):
             state["step"] = torch.tensor(
                 float(state.get("step", 0.0))
             )  # SparseAdam's is an int, a fused one's on a GPU
         table = Table(param, kind, PLANES[kind], state, group["backend"])
-        self.state[param] = table.state = TableState(state, param)
+        if isinstance(kept, TableState):  # as in torch, the dictionary of a parameter stays the same one
+            kept.update(state)
+        else:
+            kept = TableState(state, param)
+        self.state[param] = table.state = kept
         param.table = table
         return table
 
@@ -191,6 +195,11 @@ def _tables_due(group: dict[str, Any]) -> list[tuple[DeferredParameter, Tensor]]
         if grad is None:
             continue
         if isinstance(param, DeferredParameter):
+            if grad.is_sparse and grad.sparse_dim() != 1:
+                raise ValueError(
+                    f"a sparse gradient {list(grad.shape)} of single numbers: a table needs one of rows, as "
+                    "to_sparse(1) makes it"
+                )
             due.append((param, grad))
         elif grad.is_sparse:
             raise ValueError(

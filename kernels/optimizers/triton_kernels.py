@@ -42,7 +42,7 @@ def update(
     optimizer: tl.constexpr,
 ):  # fmt: skip
     """Weight, mean and mean square after a step. Those that the optimizer does not have come back unchanged."""
-    g = g + l2 * w
+    g = g + tl.where(l2 != 0, l2 * w, 0.0)  # an infinite weight, such as a mask's, stays as it is
     moved = g
     if (optimizer == "momentum") | (optimizer == "adam"):
         m = beta1 * m + rest1 * g

@@ -218,19 +218,26 @@ def _dates(table: Table, name: str, na_values: frozenset[str]) -> Column:
     if not _is_text(values):
         if not _is_date(values):
             raise DataError(f"{table.path}, column {name!r}: {values.type} values are not dates")
-        dates = values.cast(pyarrow.timestamp("us"), safe=False).to_numpy()
-        return Column(name, "date", dates.astype("datetime64[us]"))
-    import pandas as pd  # pandas takes half a second to import, only needed here
-
+        dates = values.cast(pyarrow.timestamp("us"), safe=False).to_numpy().astype("datetime64[us]")
+        missing = _parsed(list(na_values))
+        dates[np.isin(dates, missing[~np.isnat(missing)])] = np.datetime64("NaT")
+        return Column(name, "date", dates)
     codes, distinct = table.distinct(name)
     texts = _texts(distinct, na_values)
     days = np.full(len(distinct) + 1, "NaT", "datetime64[us]")  # the last is for −1
     written = pc.utf8_trim_whitespace(distinct).filter(pyarrow.array(texts.date)).to_pylist()
-    parsed = pd.to_datetime(pd.Series(written, dtype=object), errors="coerce", format="ISO8601", utc=True)
-    days[:-1][texts.date] = parsed.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+    days[:-1][texts.date] = _parsed(written)
     wrong = np.isnat(days[:-1]) & ~(texts.gap | texts.mark)
     _refuse(table, name, codes, distinct, wrong, "is not a date such as 2026-11-27")
     return Column(name, "date", days[codes])
+
+
+def _parsed(texts: list[str]) -> np.ndarray:
+    """Dates such as 2026-11-27 datetime64[us][n] in UTC; NaT for other texts."""
+    import pandas as pd  # pandas takes half a second to import, only needed here
+
+    found = pd.to_datetime(pd.Series(texts, dtype=object), errors="coerce", format="ISO8601", utc=True)
+    return np.asarray(found.dt.tz_localize(None).to_numpy().astype("datetime64[us]"))
 
 
 def _is_text(values: pyarrow.ChunkedArray) -> bool:

@@ -9,7 +9,6 @@ import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.csv
@@ -31,9 +30,13 @@ UCI_TERMS = "Creative Commons Attribution 4.0; https://doi.org/10.24432/C50P49"
 UCI_CITATION = (
     "E. Alpaydin and C. Kaynak (1998). Optical Recognition of Handwritten Digits. UCI Machine Learning Repository."
 )
-# The count of each digit, which identifies MNIST's files among others of their size, such as Fashion-MNIST's.
-MNIST_TRAIN = np.array([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])
-MNIST_TEST = np.array([980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009])
+# sha256 of the decompressed files, which identifies MNIST's among others that have its labels, such as MNIST-C's.
+MNIST_CONTENTS = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
 PIXELS = 784
 IDX = ("train", "t10k")  # the two parts of MNIST; the second may be missing
 
@@ -157,23 +160,26 @@ def _idx_folder(folder: Path) -> Digits:
         names = {file.name for file in folder.iterdir()}
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise DataError(f"{printable(folder)}: cannot be read ({reason(error)})") from error
-    parts, digest = [], hashlib.sha256()
+    parts, digest, is_mnist = [], hashlib.sha256(), True
     for part in IDX:
-        images, labels = (_file(names, f"{part}-{kind}") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+        wanted = [f"{part}-{kind}" for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+        images, labels = (_file(names, name) for name in wanted)
         if part == IDX[1] and images is None and labels is None:
             continue
         if images is None or labels is None:
-            missing = f"{part}-images-idx3-ubyte" if images is None else f"{part}-labels-idx1-ubyte"
+            missing = wanted[0] if images is None else wanted[1]
             raise DataError(f"{printable(folder)}: no {missing} there, with or without .gz")
-        x, y = _idx(folder / images, (28, 28), digest), _idx(folder / labels, (), digest)
+        contents = [_plain(_read(file), file) for file in (folder / images, folder / labels)]
+        for name, raw in zip(wanted, contents, strict=True):
+            digest.update(raw)
+            is_mnist &= hashlib.sha256(raw).hexdigest() == MNIST_CONTENTS[name]
+        x, y = _idx(folder / images, contents[0], (28, 28)), _idx(folder / labels, contents[1], ())
         if len(x) != len(y):
             raise DataError(f"{printable(folder)}: {len(x)} images in {images} and {len(y)} digits in {labels}")
         if y.max() > 9:
             raise DataError(f"{printable(folder / labels)}: a label is {y.max()}; digits go from 0 to 9")
         parts.append((x.reshape(-1, PIXELS), y))
     x, y = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    counts = np.bincount(y, minlength=10)
-    is_mnist = any((counts == known).all() for known in (MNIST_TRAIN, MNIST_TRAIN + MNIST_TEST))
     name = MNIST if is_mnist else data_name(folder.resolve())
     return _mnist(name, digest.hexdigest(), x, y, "mnist" if is_mnist else None)
 
@@ -184,10 +190,8 @@ def _file(names: set[str], name: str) -> str | None:
     return next((found for known in spellings for found in (known, f"{known}.gz") if found in names), None)
 
 
-def _idx(file: Path, shape: tuple[int, ...], digest: Any) -> np.ndarray:
+def _idx(file: Path, raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """The bytes of an IDX file uint8[n, *shape]."""
-    raw = _plain(_read(file), file)
-    digest.update(raw)
     magic, start = bytes([0, 0, 8, 1 + len(shape)]), 8 + 4 * len(shape)
     sizes = np.frombuffer(raw[4:start], ">i4") if raw[:4] == magic and len(raw) >= start else np.zeros(1, ">i4")
     if tuple(sizes[1:]) != shape or sizes[0] < 1 or len(raw) != start + int(sizes[0]) * math.prod(shape):

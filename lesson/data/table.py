@@ -258,10 +258,12 @@ class TextTable(Table):
         except pyarrow.ArrowInvalid as error:
             complaint = self._complaint() or reason(error)
             raise DataError(f"{self.path}, {complaint}") from error
-        # Arrow accepts an open last quote and makes one value of all that follows.
+        # Arrow accepts a quote that never closes, and one that closes lines below with text after it: it makes one
+        # value of all the lines between.
         last = cells.column(self.width - 1)[-1].as_py()
         ends_in_it = self.text.endswith(b'"' + last.replace('"', '""').encode())
-        if self.quoted and ends_in_it and (complaint := self._complaint()):
+        lines = self.text.count(b"\n") or self.text.count(b"\r")
+        if self.quoted and (ends_in_it or lines != len(cells)) and (complaint := self._complaint()):
             raise DataError(f"{self.path}, {complaint}")
         return cells
 
@@ -347,7 +349,7 @@ def read_table(path: str | Path, *, sep: str | None = None, encoding: str | None
         raise DataError(f"{file.path}: sep and encoding are for text; Parquet has neither")
     try:
         # Unlike `read_table`, this accepts columns with equal names.
-        columns = _with_index(pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.content)).read())
+        columns = _as_pandas_shows(pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.content)).read())
     except (
         pyarrow.ArrowException,
         OSError,
@@ -359,12 +361,14 @@ def read_table(path: str | Path, *, sep: str | None = None, encoding: str | None
     return Table(file.path, file.checksum, columns.column_names, columns)
 
 
-def _with_index(columns: pyarrow.Table) -> pyarrow.Table:
-    """The columns, with a named index that pandas stores as a range."""
+def _as_pandas_shows(columns: pyarrow.Table) -> pyarrow.Table:
+    """The columns with a named index that pandas stores as a range, and without an unnamed one, which numbers rows."""
     for index in (columns.schema.pandas_metadata or {}).get("index_columns", []):
         if isinstance(index, dict) and index.get("name"):
             numbers = index["start"] + index["step"] * np.arange(len(columns))
             columns = columns.append_column(index["name"], pyarrow.array(numbers))
+        elif isinstance(index, str) and re.fullmatch(r"__index_level_\d+__", index):
+            columns = columns.drop_columns(index)
     return columns
 
 

@@ -49,12 +49,19 @@ class Category(NamedTuple):
 
     def rows(self, column: Column) -> np.ndarray:
         """The rows of a table's column, int64[rows]."""
-        rows = np.append(self.vocab.rows(column.ids), 0)  # the last is for −1
-        for place, key in enumerate(column.ids):
-            if rows[place] == 0 and key in ("True", "False"):  # Python's and pandas'; files may have true or TRUE
-                rows[place] = self.vocab.rows([key.lower(), key.upper()]).max()
-        found: np.ndarray = rows[column.cells]
+        found: np.ndarray = np.append(self._rows_of_ids(column), 0)[column.cells]  # the last is for −1
         return found
+
+    def unseen(self, column: Column) -> list[Any]:
+        """The categories of a table's column that training has not seen."""
+        return [column.ids[place] for place in np.flatnonzero(self._rows_of_ids(column) == 0)]
+
+    def _rows_of_ids(self, column: Column) -> np.ndarray:
+        rows = self.vocab.rows(column.ids)
+        for place, key in enumerate(column.ids):
+            if rows[place] == 0 and str(key).lower() in ("true", "false"):  # Python writes True, files true or TRUE
+                rows[place] = self.vocab.rows([str(key).lower(), str(key).upper(), str(key).title()]).max()
+        return rows
 
 
 class Number(NamedTuple):
@@ -355,6 +362,9 @@ class TabularData:
 
         Raises:
             DataError: a column is missing, or a value is of another kind than the file's.
+
+        Warns:
+            TableWarning: training has not seen some of the categories; of dates, none is said to be new.
         """
         table = as_table(rows)
         used = {category.name for category in self.categories} | {number.name for number in self.numbers}
@@ -363,6 +373,18 @@ class TabularData:
         if lacking:
             raise DataError(f"{table.path}: no column {listing(lacking)}; the columns are {listing(table.names)}")
         read = [read_column(table, column.name, column.kind, self.source.na_values) for column in needed]
+        texts = {column.name: column for column in read if column.kind == "category"}  # not a date's parts
+        known = [category for category in self.categories if category.name in texts]
+        unseen = [
+            f"{category.name} {shown(key)}" for category in known for key in category.unseen(texts[category.name])
+        ]
+        if unseen:
+            some = ", ".join(unseen[:3]) + (" …" if len(unseen) > 3 else "")
+            warnings.warn(
+                f"{table.path}: training has not seen {some} ({len(unseen):,} in all); row 0 of the embedding answers",
+                TableWarning,
+                stacklevel=3,
+            )
         return self.source._encoded(self.categories, self.numbers, read)
 
     def show_batch(self, n: int = 10) -> pd.DataFrame:

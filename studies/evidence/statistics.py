@@ -331,7 +331,7 @@ def _median_rank(n: int, overlap: float, level: float) -> int:
     # What splits share moves the chance of being below the median, for all numbers at once: Φ(√overlap·z), z normal.
     z = stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
     below = stats.norm.cdf(math.sqrt(overlap) * z) if overlap else np.array([0.5])
-    fewer = stats.binom.cdf(np.arange(n // 2)[:, None], n, below).mean(1)  # at most so many are below
+    fewer = np.mean(stats.binom.cdf(np.arange(n // 2)[:, None], n, below), axis=1)  # at most so many are below
     return int((fewer < (1 - level) / 2).sum())
 
 

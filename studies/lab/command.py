@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import typer
 
 from lesson import DataError
+from lesson.data import Ratings
 from lesson.data.catalog import OWN
 from studies.evidence import provenance
 from studies.evidence.outside import printable, storage_name, without_password
@@ -28,7 +29,7 @@ from studies.evidence.schema import (
 from studies.evidence.usage import Command
 from studies.lab import stopping
 from studies.lab.arguments import UsageError, checked_device, checked_path, checked_sources, chosen_profile, with_values
-from studies.lab.source import Source, open_source, own_options, prepare, reading_options
+from studies.lab.source import Source, open_source, own_options, prepare, reading_options, unlearnt
 from studies.lab.spec import TUNING_SEEDS_FROM, Run, Study, counted
 
 THREADS = 1  # a run's: many small runs side by side beat one on many threads
@@ -246,6 +247,8 @@ def _opened(study: Study, asked: Any, place: Place) -> tuple[Any, Place, Any]:
         raise UsageError(f"--export: there are no runs to export in {place.folder}")
     data, notes = open_source(asked.source, asked.seeds)
     notes += study.check(data) if study.check else []
+    if asked.source.path is not None and isinstance(data, Ratings) and not study.own_split:
+        notes += unlearnt(data)
     if not place.fresh:
         extent = Extent(asked.profile, asked.seeds, asked.trials, frozenset(study.arms))
         require_replaceable(place.folder / asked.profile, study, data.origin.checksum, extent, place.advice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -13,9 +14,13 @@ from typing import Any
 import torch
 
 from lesson import DataError, DivergenceError
+from lesson.data import Ratings
 from lesson.data.catalog import CATALOG, OWN
 from lesson.data.table import data_name
 from studies.lab.spec import Outcome, OutcomeError, Run, Study
+
+FEWEST, MOST = 1_000, 2_000_000  # ratings
+DECAYS = (0.1, 0.3, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +85,37 @@ def open_source(source: Source, seeds: int) -> tuple[Any, list[str]]:
         data = source.open()
     notes = [str(warning.message) for warning in caught]
     return data, [*notes, *data.learnable(seeds)]
+
+
+def unlearnt(ratings: Ratings) -> list[str]:
+    """A note if the lesson's model is not shown to predict one's own ratings better than their mean does.
+
+    Three weight decays are tried on the first split, and the best is compared with the mean, with 97.5 % confidence.
+    There is no note on fewer than 1,000 ratings, which say too little, or on more than 2 million, which take too long.
+    """
+    from lesson import collab_learner  # it loads the kernels, which most commands leave to their workers
+    from lesson.data import split
+
+    if not FEWEST <= len(ratings) <= MOST:
+        return []
+    data = split(ratings, seed=0)
+    valid = data.valid.ratings.double()
+    constant = (valid - data.train.ratings.double().mean()).square()
+    tried = []
+    for wd in DECAYS:
+        learn = collab_learner(data, 40, data.y_range, wd, quiet=True)
+        with contextlib.suppress(DivergenceError):
+            learn.fit_one_cycle(5, 5e-3)
+            tried.append((learn.get_preds()[0].double() - valid).square())
+    best = min(tried, key=torch.mean, default=torch.full_like(constant, torch.inf))
+    gained = constant - best
+    if gained.mean() > 2 * gained.std() / len(gained) ** 0.5:
+        return []
+    return [
+        "The lesson's model is not shown to predict these ratings better than their mean does (RMSE on the first "
+        f"split: {best.mean().sqrt():.4f}, of the mean {constant.mean().sqrt():.4f}). Where nothing can be learnt, "
+        "arms differ in how much noise they learn, and “not worse” says little."
+    ]
 
 
 def prepare(

@@ -1027,9 +1027,9 @@ def test_weights_assigned_by_load_state_dict_are_deferred_too():
 def clipped(clip, deferred):
     embedding = (DeferredEmbedding if deferred else nn.Embedding).from_pretrained(torch.ones(5, 2), freeze=False)
     optimizer = (DeferredSGD if deferred else torch.optim.SGD)(embedding.parameters(), lr=1.0)
-    for _ in range(3):
+    for rows in (3, 0, 3, 3):  # an empty batch, too
         optimizer.zero_grad()
-        (embedding(torch.tensor([0, 1, 1])) * torch.tensor([[-9.0], [1.0], [4.0]])).sum().backward()
+        (embedding(torch.tensor([0, 1, 1])[:rows]) * torch.tensor([[-9.0], [1.0], [4.0]])[:rows]).sum().backward()
         clip(embedding)
         optimizer.step()
     return embedding.weight.detach().clone()
@@ -1050,6 +1050,15 @@ CLIPS = {
 @pytest.mark.parametrize("clip", CLIPS)
 def test_gradients_are_clipped_as_dense_ones(clip):
     torch.testing.assert_close(clipped(CLIPS[clip], True), clipped(CLIPS[clip], False))
+
+
+def test_a_sparse_gradient_of_single_numbers_is_refused_and_nothing_moves():
+    embedding = DeferredEmbedding.from_pretrained(torch.ones(4, 2), freeze=False)
+    optimizer = DeferredAdamW(embedding.parameters())
+    embedding.weight.grad = torch.ones(4, 2).to_sparse()
+    with pytest.raises(ValueError, match=r"a sparse gradient \[4, 2\] of single numbers"):
+        optimizer.step()
+    assert torch.equal(embedding.weight.detach(), torch.ones(4, 2))
 
 
 def test_a_hook_on_the_accumulated_gradient_may_step():
@@ -1122,16 +1131,37 @@ def updated(state):
 @pytest.mark.parametrize("change", [zeroed, replaced, set_back, updated])
 @pytest.mark.parametrize("mode", ["folded", "replay"])
 def test_changes_of_the_optimizers_state_take_effect(change, mode):
+    """Also through a dictionary that was kept from early on."""
     found = []
     for how in (None, mode):
         net, optimizer = models("adamw", torch.float64, how)
         for step, (users, items, y) in enumerate(batches(60)):
-            if step == 45:
-                change(optimizer.state[net.users.weight])
+            if step == 5:
+                kept = optimizer.state[net.users.weight]
+            if step in (30, 45):
+                change(kept)
             optimizer.zero_grad()
             functional.mse_loss(net(users, items), y).backward()
             optimizer.step()
         found.append(net.flat())
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["folded", "replay", "dense"])
+@pytest.mark.parametrize("rule", ["adamw", "adam", "rmsprop", "sgd"])
+def test_an_infinite_weight_stays_as_it_is_as_a_mask_does(rule, mode):
+    found = []
+    for how in (None, mode):
+        net, optimizer = models(rule, torch.float64, how)
+        with torch.no_grad():
+            net.users.weight[:3] = -math.inf
+        for users, _, _ in batches(60):
+            optimizer.zero_grad()
+            net.users(users).clamp(min=-9).square().mean().backward()  # the gradient of a masked weight is 0
+            optimizer.step()
+        found.append(net.users.weight.detach().clone())
+    assert found[0][:3].isinf().all()
+    assert not found[0].isnan().any()
     torch.testing.assert_close(*found, rtol=0, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from lesson import DataError, load_digits, load_uci_digits
 from lesson.data import fetch
-from lesson.data.digits import MNIST_TEST, MNIST_TRAIN, Digits
+from lesson.data.digits import MNIST_CONTENTS, Digits
 
 
 @pytest.fixture(scope="module")
@@ -158,17 +158,25 @@ def test_digits_are_shown_on_one_line():
     assert repr(Digits("few", "", torch.zeros(3, 784), torch.zeros(3).long())) == "<few: 3 digits>"
 
 
-def test_mnist_is_known_by_how_many_it_has_of_each_digit_and_not_by_its_size(tmp_path, monkeypatch):
-    write(tmp_path / "all", n=12)
-    write(tmp_path / "all", "t10k", n=3)
-    assert load_digits(tmp_path / "all").origin.key is None
-    counts = {n: np.bincount(np.arange(n) % 10, minlength=10) for n in (12, 3)}
-    monkeypatch.setattr("lesson.data.digits.MNIST_TRAIN", counts[12])
-    monkeypatch.setattr("lesson.data.digits.MNIST_TEST", counts[3])
-    known = load_digits(tmp_path / "all").origin
+def test_mnist_is_known_by_its_contents_and_not_by_its_labels(tmp_path, monkeypatch):
+    folder = tmp_path / "all"
+    write(folder, n=12)
+    write(folder, "t10k", n=3)
+    assert load_digits(folder).origin.key is None
+    sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+    assert sums.keys() == MNIST_CONTENTS.keys()
+    monkeypatch.setattr("lesson.data.digits.MNIST_CONTENTS", sums)
+    known = load_digits(folder).origin
     assert (known.name, known.key) == ("MNIST", "mnist")
-    assert MNIST_TRAIN.sum() == 60_000
-    assert MNIST_TEST.sum() == 10_000
+    for file in folder.iterdir():
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    assert load_digits(folder).origin.key == "mnist"
+    images = folder / "t10k-images-idx3-ubyte.gz"
+    pixels = bytearray(gzip.decompress(images.read_bytes()))
+    pixels[-1] ^= 1  # the labels stay
+    images.write_bytes(gzip.compress(bytes(pixels)))
+    assert load_digits(folder).origin.key is None
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -6,7 +7,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn.functional import l1_loss
+from torch.nn.utils.parametrize import register_parametrization
 
 from kernels import FASTAI, TORCH, BackendError
 from lesson import (
@@ -18,6 +21,7 @@ from lesson import (
     load_ratings,
     sigmoid_range,
 )
+from lesson.collab import CollabLearner
 from lesson.models import EmbeddingDotBias
 from lesson.optimizers import (
     ADAM_STEPS,
@@ -95,6 +99,74 @@ def test_the_model_scores_by_dot_product_and_biases(small):
     u, i, ub, ib = model.tables()
     expected = sigmoid_range((u[users] * i[items]).sum(1) + ub[users] + ib[items], -5, 11)
     torch.testing.assert_close(model(users, items), expected)
+
+
+class WithMean(EmbeddingDotBias):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.mean = nn.Parameter(torch.zeros(1))
+
+    def forward(self, users, items):
+        return super().forward(users, items) + self.mean
+
+
+class Twice(nn.Module):
+    def forward(self, table):
+        return 2 * table
+
+
+def with_mean(learn):
+    model = WithMean(4, len(learn.data.users), len(learn.data.items), (-5, 11))
+    model.load_state_dict(learn.model.state_dict(), strict=False)
+    return CollabLearner(learn.data, model, wd=0.01, bs=8, quiet=True)
+
+
+def tied(learn):
+    learn.model.i_weight.weight = learn.model.u_weight.weight
+    learn.model.i_bias.weight = nn.Parameter(torch.zeros(len(learn.data.users), 1))  # as many rows
+    return learn
+
+
+def parametrized(learn):
+    register_parametrization(learn.model.u_weight, "weight", Twice())
+    return learn
+
+
+@pytest.mark.parametrize("other", [with_mean, tied, parametrized])
+def test_a_model_that_computes_something_else_is_trained_as_what_it_is(small, other):
+    ours, theirs = other(learner(small)), other(learner(small))
+    start = {name: table.detach().clone() for name, table in ours.model.named_parameters()}
+    ours.fit(3, 1e-2)
+    theirs.model.backend = "reference"
+    theirs.fit(3, 1e-2)
+    found, wanted = ([epoch.train_loss for epoch in learn.history] for learn in (ours, theirs))
+    assert found == pytest.approx(wanted, rel=1e-4)
+    for name, table in ours.model.named_parameters():
+        assert (table - start[name]).abs().max() > 1e-3, name
+
+
+def test_a_momentum_that_ends_at_zero_is_the_loops(small):
+    ours, theirs = (learner(small, opt_func=Momentum, backend=backend) for backend in ("native", "reference"))
+    for learn in (ours, theirs):
+        learn.fit_one_cycle(2, 1e-2, moms=(0.5, 0.0))
+    assert ours.history[-1].valid_loss == pytest.approx(theirs.history[-1].valid_loss, rel=1e-4)
+
+
+def test_changes_between_epochs_count_or_are_refused(small):
+    others = replace(small, train=replace(small.train, ratings=torch.full_like(small.train.ratings, 3.0)))
+    ours, theirs = learner(small), learner(small, backend="reference")
+    for learn in (ours, theirs):
+        for _ in learn.epochs(3, 1e-2):
+            learn.data = others
+    assert ours.history[-1].train_loss == pytest.approx(theirs.history[-1].train_loss, rel=1e-3)
+    for change in ({"y_range": (0.0, 6.0)}, {"u_bias": nn.Embedding(len(small.users), 1)}):
+        learn = learner(small)
+        training = learn.epochs(3, 1e-2)
+        next(training)
+        for name, value in change.items():
+            setattr(learn.model, name, value)
+        with pytest.raises(DataError, match=r"y_range, a layer, .* have changed between epochs"):
+            next(training)
 
 
 def test_the_reference_backend_walks_with_the_native_one(small):

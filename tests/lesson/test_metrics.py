@@ -101,8 +101,11 @@ def test_where_nothing_can_be_found_it_is_said(tmp_path):
     path = tmp_path / "r.csv"
     path.write_text("user,item,rating\n1,1,1\n1,2,2\n2,1,3\n2,2,1\n")
     learn = collab_learner(load_ratings(path, valid_rows=[3]), 2, quiet=True)
-    with pytest.raises(DataError, match="no user of the training has a validation rating above the lowest"):
-        ndcg(learn)
+    path.write_text("user,item,rating\n" + "".join(f"{k % 15},{k % 4},{k % 3}\n" for k in range(60)))
+    apart = collab_learner(load_ratings(path, split="user"), 2, quiet=True)  # no user of training validates
+    for unjudged in (learn, apart):
+        with pytest.raises(DataError, match="no user of the training has a validation rating above the lowest"):
+            ndcg(unjudged)
     for k in (0, 1.5, None):
         for metric in (ndcg, coverage):
             with pytest.raises(DataError, match="k="):

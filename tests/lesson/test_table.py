@@ -125,6 +125,17 @@ def test_an_invalid_separator_is_refused(tmp_path, sep):
         read_table(write(tmp_path, GOOD), sep=sep)
 
 
+def test_what_pandas_shows_of_a_parquet_file_is_read(tmp_path):
+    frame = pd.DataFrame({"a": [1, 2, 3], "y": [4, 5, 6]})
+    frame.sample(frac=1, random_state=0).to_parquet(tmp_path / "drawn.parquet")  # with the numbers of rows as an index
+    assert read_table(tmp_path / "drawn.parquet").names == ["a", "y"]
+    for index in (frame.index, frame.index[::-1] * 3):
+        frame.set_index(index.rename("user")).to_parquet(tmp_path / "named.parquet")
+        table = read_table(tmp_path / "named.parquet")
+        assert sorted(table.names) == ["a", "user", "y"]
+        assert table.numbers("user").tolist() == index.tolist()
+
+
 def test_a_field_of_any_length_is_read_and_its_line_is_counted(tmp_path):
     limit = csv.field_size_limit()
     table = read_table(write(tmp_path, f'a,b\n"{"x" * 300_000}\n",1\n2,3\n'))
@@ -147,6 +158,7 @@ def test_a_field_of_any_length_is_read_and_its_line_is_counted(tmp_path):
         ('user,"item,rating\n1,2,3\n', "t.csv", "line 1, column 2: a quote opens and never closes"),
         (GOOD + 'bob,4,"', "t.csv", "line 5, column 3: a quote opens and never closes"),
         (GOOD + '"al"ien,4\n', "t.csv", "line 5: text after a closing quote"),
+        (GOOD + 'bob,"alien,4\n' + "x,y,3\n" * 50 + 'ann,"heat",2\nx,y,3\n', "t.csv", "line 56: text after a closing"),
         (GOOD.encode() + b"bob,caf\xe9,3\n", "t.csv", "line 5, column 2: byte 0xe9 is not valid utf-8; set"),
         (GOOD.replace("bob", "b\0b"), "t.csv", "line 3: a zero byte"),
         ("a::b\n1::2::3\n", "t.dat", "line 2, column 3: 3 fields instead of 2 ('3' is the last)"),

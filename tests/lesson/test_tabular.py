@@ -1,6 +1,7 @@
 """The net on entity embeddings: what it computes, what it learns, and what it refuses."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -212,7 +213,11 @@ def test_a_prediction_is_the_label_of_the_largest_output(data, learned):
 
 def test_an_unseen_category_is_predicted_by_row_0(learned):
     row = {"shop": "s1", "kind": "k2", "size": 5.0}
-    chances = [learned.probabilities(row | {"shop": shop}) for shop in ("elsewhere", None, "")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chances = [learned.probabilities(row | {"shop": shop}) for shop in (None, "")]
+    with pytest.warns(UserWarning, match=r"training has not seen shop 'elsewhere' \(1 in all\); row 0"):
+        chances.append(learned.probabilities(row | {"shop": "elsewhere"}))
     assert chances[0].equals(chances[1])
     assert chances[1].equals(chances[2])
 

@@ -240,6 +240,16 @@ def test_a_number_may_mean_missing_however_it_is_written(tmp_path, name):
     assert source.columns[2].missing.nonzero()[0].tolist() == [0]
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_a_date_may_mean_missing(tmp_path, name):
+    days = pd.to_datetime(["1900-01-01", "2020-01-02", "1900-01-01", "2020-01-04"])
+    source = open_table(
+        written(tmp_path, pd.DataFrame({"day": days, "y": list("abab")}), name), "y", na_values=["1900-01-01", "?"]
+    )
+    assert source.columns[0].kind == "date"
+    assert source.columns[0].missing.tolist() == [True, False, True, False]
+
+
 def test_leading_zeros_make_codes_not_numbers(tmp_path):
     rows = [f"0{k % 4}139,{k / 3}" for k in range(20)]
     data = load_table(written(tmp_path, lines("zip,y", *rows)), "y")
@@ -359,8 +369,9 @@ def test_new_rows_are_encoded_as_the_files_are(tmp_path):
 def test_a_boolean_is_the_same_however_the_file_spells_it(tmp_path, spelling):
     table = frame()
     data = load_table(written(tmp_path, table.assign(paid=[spelling(str(paid)) for paid in table["paid"]])), "price")
-    x_cat, _ = data.encoded(table)  # booleans
-    assert torch.equal(x_cat[data.train_rows], data.train.tensors[0])
+    for change in (bool, str, lambda paid: str(paid).lower(), lambda paid: str(paid).upper()):
+        x_cat, _ = data.encoded(table.assign(paid=table["paid"].map(change)))
+        assert torch.equal(x_cat[data.train_rows], data.train.tensors[0])
     assert column(data, "paid").unique().tolist() == [1, 2]
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from lesson import DataBunch, DataError, DivergenceError, Learner
 from lesson.learner import group_rates, stream
 from lesson.metrics import accuracy, rmse
-from lesson.optimizers import SGD, AdamW, Momentum
+from lesson.optimizers import SGD, AdamW, Momentum, RMSprop
 from lesson.schedules import Schedule, constant, one_cycle
 
 
@@ -149,11 +149,14 @@ def test_momentum_that_a_schedule_starts_at_zero_grows(data, make):
     assert made[0].param_groups[0]["momentum"] == learn.recorder.moms[-1] > 0
 
 
-@pytest.mark.parametrize("make", [torch.optim.SGD, partial(Momentum, momentum=0.0)])
-def test_plain_sgd_stays_plain(data, make):
+@pytest.mark.parametrize(
+    "make", [torch.optim.SGD, partial(Momentum, momentum=0.0), RMSprop, partial(AdamW, betas=(0.0, 0.99))]
+)
+def test_a_momentum_of_zero_stays_zero(data, make):
     learn, made = noting(data, make)
     learn.fit_one_cycle(1, 0.01)
-    assert made[0].param_groups[0]["momentum"] == 0
+    group = made[0].param_groups[0]
+    assert group.get("momentum", 0) == group.get("betas", (0,))[0] == 0
     assert learn.recorder.moms == [0] * 6
 
 

@@ -151,6 +151,9 @@ def test_an_interval_of_an_arm_that_failed_in_most_seeds_is_infinite_at_both_end
     lost = {"estimate": None, "low": None, "high": None, "interval": "median"}
     part = optimizers.summary.parts[0].model_copy(update=lost | {"outcome": "no"})
     assert words.interval(part, str) == "[−∞, −∞]"
+    assert words.interval(part.model_copy(update={"reason": "by more than m"}), str) == "[∞, ∞]"
+    apart = {"outcome": "yes", "reason": "differs by more than m"}
+    assert words.interval(part.model_copy(update=apart), str) == "infinite"
     assert words.interval(part.model_copy(update={"outcome": "inconclusive"}), str) == "(−∞, ∞)"
 
 

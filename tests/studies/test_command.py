@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -30,7 +31,7 @@ from studies.lab import storage
 from studies.lab.command import command
 from studies.lab.replacing import Extent
 from studies.lab.results import covered
-from studies.lab.source import Source, open_source, outcome_of, own_options, prepare
+from studies.lab.source import Source, open_source, outcome_of, own_options, prepare, unlearnt
 from studies.lab.spec import TUNING_SEEDS_FROM, Metric, Outcome, Profile, Range, Run, Study, beats, exceeds
 from studies.lab.workers import Finished
 from tests.studies import toy
@@ -383,7 +384,7 @@ def test_a_missed_target_and_a_divergence_are_distinguished(sweep: Command) -> N
     arm = sweep.summary("quick").arms["x=1"]
     assert (arm.n, arm.diverged, arm.missed, arm.metrics["rmse"].n) == (10, 2, 3, 5)
     (part,) = sweep.summary("quick").parts
-    assert (part.n, part.diverged, part.missed, part.interval, part.outcome) == (10, 2, 3, "median", "no")
+    assert (part.n, part.diverged, part.missed, part.interval) == (10, 2, 3, "corrected median")
     assert one_line(result.stdout, "x=1  ").endswith("n = 10, 2 diverged, 3 missed")
     runs = sweep.runs("quick").query("arm == 'x=1'")
     assert runs.loc[runs["metric.rmse"].isna(), "diverged"].tolist() == [True] * 2 + [False] * 3
@@ -1253,3 +1254,15 @@ def test_runs_of_an_earlier_version_of_the_file_are_used_and_a_note_says_so(
 def test_a_study_of_unknown_data_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(ValueError, match=r"study toy: unknown data 'cifar'; there are movielens, "):
         own_options(dataclasses.replace(toy.STUDY, data=("cifar",)))
+
+
+@pytest.mark.parametrize("planted", [0.0, 0.5])
+def test_ratings_from_which_nothing_can_be_learnt_are_told(tmp_path: Path, planted: float) -> None:
+    rng = np.random.default_rng(0)
+    user, item = np.divmod(rng.choice(40 * 60, 2000, replace=False), 60)
+    means = 3 + rng.normal(0, planted, 40)[user] + rng.normal(0, planted, 60)[item]
+    stars = np.clip(np.round(means + rng.normal(0, 1, 2000)), 1, 5)
+    rows = [f"{u},{i},{star:g}" for u, i, star in zip(user, item, stars, strict=True)]
+    (tmp_path / "r.csv").write_text("\n".join(["user,item,rating", *rows]))
+    told = unlearnt(open_ratings(tmp_path / "r.csv"))
+    assert ["is not shown to predict these ratings better" in note for note in told] == [True] * (planted == 0)

@@ -58,7 +58,17 @@ class Scores(torch.nn.Module):
         return self.table[users, items]
 
 
-def test_a_place_is_the_number_of_better_films_and_of_half_the_equal_ones(ratings: Ratings) -> None:
+def test_of_few_films_none_is_among_the_first_of_a_hundred(ratings: Ratings) -> None:
+    data = held_out(ratings)
+    some, every = ncf.places(Scores(data.rated.shape), data, torch.Generator())
+    assert len(every) > 10
+    assert ncf.hits(some) is None
+
+
+def test_a_place_is_the_number_of_better_films_and_of_half_the_equal_ones(
+    ratings: Ratings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ncf, "RIVALS", 5)
     data, expected = held_out(ratings), []
     model = Scores(data.rated.shape)
     for user, film in enumerate(data.held_out.tolist()):
