@@ -134,7 +134,9 @@ def check_accuracy(checks: Mapping[str, Check]) -> str:
 
 
 def check_again(check: Callable[[], Mapping[str, Check]], inputs: Sequence[Tensor], given: Sequence[Tensor]) -> None:
-    """Check results again with every floating input negated, and compare the inputs with what was given.
+    """Check results again on other inputs, and compare the inputs with what was given.
+
+    The numbers of each input, ids among them, change places, and those that are not ids their signs.
 
     Raises:
         InaccurateError: an input has changed, a result is outside its bound, or a call overwrites an earlier result.
@@ -144,14 +146,17 @@ def check_again(check: Callable[[], Mapping[str, Check]], inputs: Sequence[Tenso
             raise InaccurateError(f"a call changes its input {number}, {list(tensor.shape)}")
     first = check()
     kept = {name: result.actual.detach().clone() for name, result in first.items()}
-    floating = [tensor for tensor in inputs if tensor.is_floating_point()]
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        torch._foreach_neg_(floating)
+        for tensor, before in zip(inputs, given, strict=True):
+            others = before.flatten()[torch.randperm(before.numel(), generator=generator).to(before.device)]
+            tensor.copy_((-others if tensor.is_floating_point() else others).view_as(tensor))
     try:
         check_accuracy(check())
     finally:
         with torch.no_grad():
-            torch._foreach_neg_(floating)
+            for tensor, before in zip(inputs, given, strict=True):
+                tensor.copy_(before)
     for name, before in kept.items():
         if not torch.equal(first[name].actual.detach(), before):
             raise InaccurateError(f"a later call overwrites {name} of an earlier one")
@@ -352,6 +357,7 @@ def compare(
     clock: Clock | None = CLOCK,
     steps: tuple[int, int] = (1, 1),
     inputs: Sequence[Tensor] = (),
+    moves: Sequence[Tensor] = (),
 ) -> None:
     """Check `run`'s results, then time it against `baseline`, and put the outcome into `benchmark.extra_info`.
 
@@ -368,6 +374,7 @@ def compare(
         steps: how many steps a call of `run` and one of `baseline` do, if the row is about one step.
         inputs: what `run` reads and must not change. After the timing its results are checked again, on other numbers:
             so it does not help to remember answers, or to compute right ones only at first.
+        moves: what every call of `run` changes, also one after the timing.
 
     Raises:
         InaccurateError: the results are outside their bound. Then nothing is timed; or it was, and the time is void.
@@ -392,6 +399,13 @@ def compare(
         except InaccurateError as error:
             info.update(accuracy=f"after the timing: {error}", accurate=False)
             raise
+    before = [tensor.detach().clone() for tensor in moves]
+    if moves:
+        run()
+    for number, (tensor, was) in enumerate(zip(moves, before, strict=True)):
+        if torch.equal(tensor.detach(), was):
+            info.update(accuracy=f"after the timing: a call does not move tensor {number}", accurate=False)
+            raise InaccurateError(f"a call after the timing does not move tensor {number}, {list(tensor.shape)}")
     ratio, low, high, pairs = median_ratio(seconds, baseline_seconds)
     info.update(ratio=ratio, ratio_low=low, ratio_high=high, ratio_pairs=pairs, first_call_s=first_call)
     info.update(baseline_s=median(baseline_seconds), steps=steps[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ class Limit(NamedTuple):
             ValueError: it is neither, or the measure is unknown.
         """
         found = re.fullmatch(rf"\s*(\w+)\s*([<>])\s*({NUMBER})\s*", text)
-        if found is None or found[1] not in MEASURES:
+        if found is None or found[1] not in MEASURES or not math.isfinite(float(found[3])):
             raise ValueError(f"{text!r}: write it as ratio>1.05, with one of {', '.join(MEASURES)}, and < or >")
         return cls(found[1], found[2], float(found[3]))
 

@@ -45,12 +45,14 @@ def test_adam(case, compare):
     if reason := why_not_timed(case.implementation):
         pytest.skip(reason)
     states = table_states(case.params)
+    stepped, step = adam_on(case.implementation, states)
     compare(
-        adam_on(case.implementation, states)[1],
+        step,
         adam_on(case.baseline, states)[1],
         lambda: accuracy(one_step(case.implementation, states), states),
         bytes_=28 * case.params,
         flops=15 * case.params,
+        moves=[param for param, *_ in stepped],
     )
 
 

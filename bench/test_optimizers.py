@@ -65,11 +65,13 @@ def test_optimizers(case, compare, benchmark):
     if reason := why_not(case):
         pytest.skip(reason)
     tables, grads = drawn_tables()
+    params, step = optimizer_on(case.op, case.implementation, tables, grads)
     compare(
-        optimizer_on(case.op, case.implementation, tables, grads)[1],
+        step,
         optimizer_on(*BASELINE, tables, grads)[1],
         lambda: accuracy(case, tables, grads),
         bytes_=4 * NUMBERS[case.op] * case.params,
+        moves=params,
     )
     if case.implementation != "triton":  # it has no optimizer of torch's kind around it
         optimizer, loss = trained(case.op, case.implementation, BEST_LR[case.op])

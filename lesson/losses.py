@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lesson.checks import DataError
+
 
 def softmax(scores: Tensor) -> Tensor:
     """Each row's exponentials over their sum: float[…, classes], from 0 to 1, each row adding up to 1 (claim 83).
@@ -40,9 +42,14 @@ def cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
         scores: float[rows, classes], before the softmax.
         target: int64[rows], the true classes.
 
+    Raises:
+        DataError: the rows are not as many.
+
     >>> cross_entropy(torch.zeros(3, 10), torch.tensor([0, 5, 9]))  # log 10
     tensor(2.3026)
     """
+    if target.shape != scores.shape[:1]:
+        raise DataError(f"scores {list(scores.shape)} and targets {list(target.shape)}: one target a row is needed")
     return -log_softmax(scores).gather(1, target[:, None]).mean()
 
 
@@ -56,7 +63,12 @@ def binary_cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
         scores: float[rows], before the sigmoid.
         target: float[rows], 1 or 0.
 
+    Raises:
+        DataError: the target has another shape.
+
     >>> binary_cross_entropy(torch.tensor([0.0, 1000.0]), torch.tensor([1.0, 1.0]))  # half of log 2
     tensor(0.3466)
     """
+    if target.shape != scores.shape:
+        raise DataError(f"scores {list(scores.shape)} and targets {list(target.shape)}: the same shape is needed")
     return (scores.clamp(min=0) - target * scores + torch.log1p(torch.exp(-scores.abs()))).mean()

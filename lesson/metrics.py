@@ -27,16 +27,29 @@ def accuracy(out: Tensor, target: Tensor) -> Tensor:
 
     Args:
         out: [rows, classes].
-        target: int64[rows].
+        target: int64[rows], or [rows, 1].
+
+    Raises:
+        DataError: the rows are not as many.
 
     >>> accuracy(torch.tensor([[0.1, 2.0], [3.0, 1.0]]), torch.tensor([1, 1])).item()
     0.5
     """
-    return (out.argmax(1) == target).float().mean()
+    if out.ndim != 2 or target.shape not in ((len(out),), (len(out), 1)):
+        raise DataError(f"accuracy of outputs {list(out.shape)} and targets {list(target.shape)}: one target a row")
+    return (out.argmax(1) == target.view(-1)).float().mean()
 
 
 def rmse(out: Tensor, target: Tensor) -> Tensor:
-    """The root of the mean squared error of predictions [rows]."""
+    """The root of the mean squared error of predictions [rows].
+
+    Raises:
+        DataError: the target has another shape.
+    """
+    if out.shape != target.shape:
+        raise DataError(
+            f"RMSE of predictions {list(out.shape)} and targets {list(target.shape)}: the same shape is needed"
+        )
     return mse_loss(out, target).sqrt()
 
 

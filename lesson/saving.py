@@ -39,7 +39,13 @@ def save(model: nn.Module, path: str | Path, identity: Mapping[str, str]) -> Non
         DataError: the folder does not exist or cannot be written to, or the path is a folder.
     """
     with aside(path) as unfinished:
-        state = {name: table.detach().cpu().contiguous() for name, table in model.state_dict().items()}
+        state, stored = {}, set()
+        for name, table in model.state_dict().items():
+            state[name] = table.detach().cpu().contiguous()
+            memory = state[name].untyped_storage().data_ptr()
+            if memory in stored:  # tied weights: safetensors wants memory of their own
+                state[name] = state[name].clone()
+            stored.add(memory)
         safetensors.torch.save_file(state, unfinished, metadata=dict(identity))
 
 

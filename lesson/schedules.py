@@ -31,7 +31,7 @@ def epochs_for(steps: int, rows: int, bs: int = 64) -> int:
     >>> epochs_for(2_000, rows=4_000), epochs_for(2_000, rows=1_000_000)
     (32, 1)
     """
-    return max(1, round(steps * bs / rows))
+    return max(1, round(steps / -(-rows // bs)))
 
 
 def cosine(start: float, end: float, steps: int) -> np.ndarray:
@@ -71,11 +71,11 @@ def one_cycle(
     div_factor = checks.number("div_factor", div_factor, above=0)
     pct_start = checks.number("pct_start", pct_start, above=0, below=1)
     up = int(steps * pct_start)
-    down = steps - up
+    up, down = max(1, up), max(1, steps - up)  # as in fastai, also where there are too few steps for both parts
     low, final = lr_max / div_factor, lr_max / (div_factor * 1e4)
     return Schedule(
-        np.concatenate([cosine(low, lr_max, up), cosine(lr_max, final, down)]),
-        np.concatenate([cosine(outer, inner, up), cosine(inner, outer, down)]),
+        np.concatenate([cosine(low, lr_max, up), cosine(lr_max, final, down)])[:steps],
+        np.concatenate([cosine(outer, inner, up), cosine(inner, outer, down)])[:steps],
     )
 
 
@@ -111,7 +111,7 @@ def warmed_up(
     array([0.004, 0.052, 0.1  , 0.1  ])
     """
     cycle = one_cycle(steps, lr, moms, div_factor, pct_start)
-    up = int(steps * pct_start)
+    up = max(1, int(steps * pct_start))
     assert cycle.momentum is not None
     rise, fall = (np.full(steps - up, float(value)) for value in (lr, moms[1]))
     return Schedule(np.concatenate([cycle.lr[:up], rise]), np.concatenate([cycle.momentum[:up], fall]))

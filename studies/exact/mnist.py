@@ -130,11 +130,14 @@ def moving_a_model_moves_all_its_parameters() -> Found:
 def update_steps_down_the_gradient_of_loss_and_penalty() -> Found:
     """update() steps to w − lr·(gradient + 2·wd·w), and leaves the gradients at zero (float64)."""
     model, (x, y) = Mnist_Logistic().double(), _digits().tensors
-    weight = model.lin.weight
-    (gradient,) = torch.autograd.grad(F.cross_entropy(model(x.double()), y), weight)
-    wanted = weight.detach() - 2e-2 * (gradient + 2 * 0.1 * weight.detach())
+    params = list(model.parameters())
+    gradients = torch.autograd.grad(F.cross_entropy(model(x.double()), y), params)
+    wanted = torch.cat(
+        [(p - 2e-2 * (g + 2 * 0.1 * p)).detach().ravel() for p, g in zip(params, gradients, strict=True)]
+    )
     update(model, x.double(), y, lr=2e-2, wd=0.1)
-    agree = close(weight.detach(), wanted, "7840 weights", tolerance=1e-15)
+    found = torch.cat([p.detach().ravel() for p in params])
+    agree = close(found, wanted, "7850 weights and biases", tolerance=1e-15)
     zero = all(p.grad is not None and not p.grad.any() for p in model.parameters())
     return Found(agree.holds and zero, f"{agree.figure}; gradients {'are' if zero else 'are not'} zero")
 

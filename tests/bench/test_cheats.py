@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -21,6 +22,11 @@ def cached(x, answers):
     if "known" not in answers:
         answers["known"] = 2 * x
     return answers["known"]
+
+
+def signed(x, answers):
+    answers.setdefault("known", 2 * x)
+    return answers["known"].abs() * x.sign()
 
 
 def drifting(x, state):
@@ -72,7 +78,8 @@ def gated(cheat):
 @pytest.mark.parametrize(
     ("cheat", "said"),
     [
-        (cached, r"out\[0\] is 2 and should be -2"),
+        (cached, r"out\[\d\] is .* and should be -"),
+        (signed, r"out\[\d\] is .* and should be -"),
         (drifting, r"out\[\d\] is .* and should be"),
         (mutating, "a call changes its input 0"),
         (reusing, "a later call overwrites out of an earlier one"),
@@ -82,6 +89,46 @@ def gated(cheat):
 def test_a_cheat_is_refused(cheat, said):
     with pytest.raises(InaccurateError, match=said):
         gated(cheat)
+
+
+def test_remembered_ids_are_refused():
+    machine, benchmark, known = Machine(), Benchmark(), {}
+    ids, table = torch.tensor([0, 2, 1]), torch.eye(3)
+
+    def run():
+        machine.now += 1e-4
+        return table[known.setdefault(ids.data_ptr(), ids.clone())]
+
+    def check():
+        exact = table.double()[ids]
+        return {"rows": Check(run(), exact, rounding_bound(1, exact.abs()))}
+
+    with pytest.raises(InaccurateError, match="rows"):
+        compare(benchmark, SMOKE, FLOOR, run, run, check, clock=machine.clock, inputs=[ids, table])
+    assert ids.tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize("calls", [3, 10**9])
+def test_steps_that_stop_after_some_calls_are_refused(calls):
+    machine, benchmark, table, made = Machine(), Benchmark(), torch.zeros(3), []
+
+    def run():
+        machine.now += 1e-4
+        made.append(1)
+        if len(made) <= calls:
+            table.add_(1)
+
+    def check():
+        return {"out": Check(torch.ones(3), torch.ones(3, dtype=torch.float64), torch.zeros(3))}
+
+    timed = partial(compare, benchmark, SMOKE, FLOOR, run, run, check, clock=machine.clock, moves=[table])
+    if calls == 3:
+        with pytest.raises(InaccurateError, match="a call after the timing does not move tensor 0"):
+            timed()
+        assert "ratio" not in benchmark.extra_info
+    else:
+        timed()
+        assert benchmark.extra_info["ratio"] == 1
 
 
 def test_what_is_refused_after_the_timing_says_so_and_has_no_ratio():

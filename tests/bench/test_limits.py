@@ -31,7 +31,7 @@ def test_a_row_breaks_a_limit_with_its_whole_interval(text, info, broken):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ratio", "ratio>", "ratio=1", "speed>1", "ratio>1.05 or 1", "ratio>nan", "ratio>-1"]
+    "text", ["", "ratio", "ratio>", "ratio=1", "speed>1", "ratio>1.05 or 1", "ratio>nan", "ratio>-1", "ratio>1e400"]
 )
 def test_another_text_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match=r"write it as ratio>1\.05, with one of ratio, seconds"):

@@ -568,6 +568,13 @@ def test_who_has_rated_everything_gets_no_recommendation(tmp_path):
     assert (best.columns.tolist(), len(best)) == (["item", "title", "prediction"], 0)
 
 
+def test_a_model_of_tied_tables_is_saved_and_loaded(small, tmp_path):
+    first, again = tied(learner(small)), tied(learner(small, seed=3))
+    first.save(tmp_path / "m")
+    assert again.validate() != first.validate()
+    assert again.load(tmp_path / "m").validate() == first.validate()
+
+
 def test_a_saved_model_predicts_the_same_after_loading(learned, tmp_path):
     path = tmp_path / "model.safetensors"
     learned.save(path)

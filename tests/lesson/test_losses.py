@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
-from lesson import losses
+from lesson import DataError, losses
+from lesson.losses import binary_cross_entropy, cross_entropy
 
 SCORES = arrays.arrays(np.float64, (4, 3), elements=st.floats(-1e4, 1e4))
 CLASSES = arrays.arrays(np.int64, 4, elements=st.integers(0, 2))
@@ -60,3 +61,17 @@ def test_gradients_are_torchs_and_finite_even_where_exponentials_would_overflow(
         mine, theirs = (torch.autograd.grad(loss(x, y), scores, retain_graph=True)[0] for loss in (ours, torchs))
         assert mine.isfinite().all()
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("loss", "scores", "target"),
+    [
+        (cross_entropy, torch.zeros(2, 3), torch.tensor([1])),
+        (cross_entropy, torch.zeros(2, 3), torch.tensor([[1], [2]])),
+        (binary_cross_entropy, torch.zeros(2, 1), torch.ones(2)),
+        (binary_cross_entropy, torch.zeros(2), torch.ones(1)),
+    ],
+)
+def test_targets_of_another_shape_are_refused(loss, scores, target):
+    with pytest.raises(DataError, match="is needed"):
+        loss(scores, target)

@@ -9,7 +9,7 @@ import torch
 from lesson import DataError, collab_learner, load_ratings
 from lesson import metrics as lesson_metrics
 from lesson.data import open_ratings, split
-from lesson.metrics import coverage, ndcg
+from lesson.metrics import accuracy, coverage, ndcg, rmse
 
 
 def made_up(folder, seed, users=12, items=9, rows=70, repeats=True, levels=(1, 2, 3, 4, 5)):
@@ -116,3 +116,12 @@ def test_training_makes_lists_better_than_chance(learned):
     fresh = collab_learner(learned.data, 40, (0, 5.5), seed=1, quiet=True)
     assert ndcg(learned) > 3 * ndcg(fresh)
     assert 0.02 < coverage(learned) < 0.9
+
+
+def test_a_target_of_another_shape_is_no_target():
+    assert accuracy(torch.eye(3), torch.tensor([[0], [1], [1]])) == pytest.approx(2 / 3)
+    for target in (torch.tensor([0]), torch.tensor([[0, 1, 2]])):
+        with pytest.raises(DataError, match="one target a row"):
+            accuracy(torch.eye(3), target)
+    with pytest.raises(DataError, match="the same shape is needed"):
+        rmse(torch.ones(2, 1), torch.ones(2))
