@@ -65,7 +65,7 @@ def test_lookup(case, compare, benchmark):
         bytes_=moved,
         flops=batch * width if learns else 0,
         # The one-hot vectors that were built before belong to these ids.
-        inputs=operands[1:] if case.implementation.startswith("prebuilt") else operands,
+        inputs=operands[1:] if case.implementation in PREBUILT else operands,
     )
     benchmark.extra_info["memory_bytes"] = allocated_bytes(run) + stored_bytes(case.implementation, classes, batch)
 
