@@ -30,7 +30,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "lookup": {"BATCHES": (4, 8)},
     "mnist": {"STEPS": 20},
     "mnist_tuned": {"STEPS": 20},
-    "ncf": {"EPOCHS": 1},
+    "ncf": {"EPOCHS": 1, "RIVALS": 5},
     "planted_factors": {"EPOCHS": 1},
     "pruning": {"STEPS": 20},
     "regularizers": {"STEPS": 20},
