@@ -162,6 +162,19 @@ def check_again(check: Callable[[], Mapping[str, Check]], inputs: Sequence[Tenso
             raise InaccurateError(f"a later call overwrites {name} of an earlier one")
 
 
+def check_moves(run: Callable[[], object], moves: Sequence[Tensor]) -> None:
+    """Check that one more call still changes each of the tensors.
+
+    Raises:
+        InaccurateError: one stays as it is.
+    """
+    before = [tensor.detach().clone() for tensor in moves]
+    run()
+    for number, (tensor, was) in enumerate(zip(moves, before, strict=True)):
+        if torch.equal(tensor.detach(), was):
+            raise InaccurateError(f"a call after the timing does not move tensor {number}, {list(tensor.shape)}")
+
+
 class Ratio(NamedTuple):
     """Time over the baseline's time: below 1 is faster. `low` and `high` are its 95 % interval."""
 
@@ -393,19 +406,14 @@ def compare(
         return
     baseline()
     seconds, baseline_seconds = time_pairs(benchmark, run, baseline, profile, clock, steps)
-    if inputs:
-        try:
+    try:
+        if inputs:
             check_again(check, inputs, given)
-        except InaccurateError as error:
-            info.update(accuracy=f"after the timing: {error}", accurate=False)
-            raise
-    before = [tensor.detach().clone() for tensor in moves]
-    if moves:
-        run()
-    for number, (tensor, was) in enumerate(zip(moves, before, strict=True)):
-        if torch.equal(tensor.detach(), was):
-            info.update(accuracy=f"after the timing: a call does not move tensor {number}", accurate=False)
-            raise InaccurateError(f"a call after the timing does not move tensor {number}, {list(tensor.shape)}")
+        if moves:
+            check_moves(run, moves)
+    except InaccurateError as error:
+        info.update(accuracy=f"after the timing: {error}", accurate=False)
+        raise
     ratio, low, high, pairs = median_ratio(seconds, baseline_seconds)
     info.update(ratio=ratio, ratio_low=low, ratio_high=high, ratio_pairs=pairs, first_call_s=first_call)
     info.update(baseline_s=median(baseline_seconds), steps=steps[0])

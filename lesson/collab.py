@@ -189,11 +189,10 @@ class CollabLearner(Learner):
 
     def _rule(self, optimizer: torch.optim.Optimizer) -> Rule | None:
         """The optimizer's settings for the fused trainer; None if the trainer cannot compute its steps."""
-        if type(self.model) is not EmbeddingDotBias or any(
-            type(layer) is not nn.Embedding for layer in self.model.layers()
-        ):
+        layers = self.model.layers()
+        if type(self.model) is not EmbeddingDotBias or any(type(layer) is not nn.Embedding for layer in layers):
             return None  # a subclass or a parametrization computes something else
-        tables = [layer.weight for layer in self.model.layers()]
+        tables = [layer.weight for layer in layers]
         users, items, *biases = tables
         apart = len({table.data_ptr() for table in tables}) == 4  # no weights used twice
         trains = users.requires_grad and items.requires_grad and all(b.requires_grad or not b.any() for b in biases)

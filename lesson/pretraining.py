@@ -34,8 +34,6 @@ from lesson.saving import load_weights, read_weights
 CLASSES = 5  # the digits 0 to 4
 THREADS = 1  # more would round sums in another order, and give other weights
 SIZE, PRETRAINED_SIZE = 32, 224  # pixels: of the digits here, and of the images in ImageNet's trainings
-
-
 # ResNet34_Weights.IMAGENET1K_V1 of torchvision; the digits in the name begin the file's SHA-256.
 IMAGENET = "https://download.pytorch.org/models/resnet34-b627a593.pth"
 

@@ -163,8 +163,8 @@ def places(model: NeuMF, data: Implicit, draw: torch.Generator) -> tuple[Tensor,
         films = torch.cat([torch.tensor([film]), rivals])
         scores = model(torch.full((len(films),), user), films)
         before = (scores[1:] > scores[0]).double() + (scores[1:] == scores[0]).double() / 2
-        chosen = torch.randperm(len(rivals), generator=draw)[:RIVALS]
         if len(rivals) >= RIVALS:
+            chosen = torch.randperm(len(rivals), generator=draw)[:RIVALS]
             some.append(before[chosen].sum().item())
         every.append(before.sum().item())
     return torch.tensor(some, dtype=torch.float64), torch.tensor(every, dtype=torch.float64)

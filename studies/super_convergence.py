@@ -32,14 +32,13 @@ POLICIES: dict[str, Policy] = {"constant": constant, "one-cycle": one_cycle}
 def run(job: Run, digits: Digits) -> Outcome:
     """Trainings of growing length, until one reaches both targets."""
     data, losses, seconds = digits.split(seed=job.seed), [], 0.0
-    lengths = iter(LENGTHS)
-    for length in lengths:
+    # At a constant rate, a longer training begins with a shorter one: one is enough.
+    trainings = [LENGTHS] if job["policy"] == "constant" else [(length,) for length in LENGTHS]
+    for lengths in trainings:
         torch.manual_seed(job.draw)
         opt_func = OPTIMIZERS[job["optimizer"]]
         learn = net_learner(data, Mnist_NN(), cross_entropy, opt_func=opt_func, wd=0.0, seed=job.draw, quiet=True)
-        # At a constant rate, a longer training begins with a shorter one.
-        longer = [length, *lengths] if job["policy"] == "constant" else [length]
-        losses += trained(learn, longer, job)
+        losses += trained(learn, lengths, job)
         seconds += sum(epoch.seconds for epoch in learn.history)
         if losses[-1] <= LOWER:
             break
@@ -52,7 +51,7 @@ def run(job: Run, digits: Digits) -> Outcome:
     return Outcome(found, {"valid_loss": losses}, seconds, len(data.train), len(data.valid))
 
 
-def trained(learn: NetLearner, lengths: list[int], job: Run) -> list[float]:
+def trained(learn: NetLearner, lengths: tuple[int, ...], job: Run) -> list[float]:
     """The loss on the validation digits after so many epochs each, until one reaches both targets.
 
     It is far from any target if the training diverged.

@@ -159,20 +159,17 @@ def _one() -> CollabData:
     return load_movielens()
 
 
+@cache
 def _fresh(number: int) -> CollabData:
     return load_movielens(valid_pct=0.1, seed=101 + number)
 
 
+@cache
 def _fifths(number: int) -> CollabData:
     """u1 to u5 as GroupLens makes them: each fifth of u.data, in its order, validates once."""
     ratings = open_movielens()
     fifth = len(ratings) // 5
     return split_ratings(ratings, valid_rows=np.arange(number * fifth, (number + 1) * fifth))
-
-
-@cache
-def _u1() -> CollabData:
-    return _fifths(0)
 
 
 # One fit to its end for each split: how a fit goes on is seen on the one split.
@@ -181,8 +178,8 @@ COMPARISONS = {
     one.splits: one
     for one in (
         Comparison("one", PEERS, lambda _: _one()),
-        Comparison("fresh", ON_SPLITS, cache(_fresh)),
-        Comparison("fifths", ON_SPLITS, cache(_fifths)),
-        Comparison("everything", WITH_EVERYTHING, lambda _: _u1(), everything_known),
+        Comparison("fresh", ON_SPLITS, _fresh),
+        Comparison("fifths", ON_SPLITS, _fifths),
+        Comparison("everything", WITH_EVERYTHING, lambda _: _fifths(0), everything_known),
     )
 }

@@ -142,7 +142,8 @@ class _Deferred(EagerOptimizer):
                 float(state.get("step", 0.0))
             )  # SparseAdam's is an int, a fused one's on a GPU
         table = Table(param, kind, PLANES[kind], state, group["backend"])
-        if isinstance(kept, TableState):  # as in torch, the dictionary of a parameter stays the same one
+        # As in torch, the dictionary of a parameter stays the same one; that of another parameter stays the other's.
+        if isinstance(kept, TableState) and kept._param is param:
             kept.update(state)
         else:
             kept = TableState(state, param)

@@ -219,8 +219,9 @@ def _dates(table: Table, name: str, na_values: frozenset[str]) -> Column:
         if not _is_date(values):
             raise DataError(f"{table.path}, column {name!r}: {values.type} values are not dates")
         dates = values.cast(pyarrow.timestamp("us"), safe=False).to_numpy().astype("datetime64[us]")
-        missing = _parsed(list(na_values))
-        dates[np.isin(dates, missing[~np.isnat(missing)])] = np.datetime64("NaT")
+        if na_values:
+            missing = _parsed(list(na_values))
+            dates[np.isin(dates, missing[~np.isnat(missing)])] = np.datetime64("NaT")
         return Column(name, "date", dates)
     codes, distinct = table.distinct(name)
     texts = _texts(distinct, na_values)

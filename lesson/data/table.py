@@ -367,7 +367,7 @@ def _as_pandas_shows(columns: pyarrow.Table) -> pyarrow.Table:
         if isinstance(index, dict) and index.get("name"):
             numbers = index["start"] + index["step"] * np.arange(len(columns))
             columns = columns.append_column(index["name"], pyarrow.array(numbers))
-        elif isinstance(index, str) and re.fullmatch(r"__index_level_\d+__", index):
+        elif index in columns.column_names and re.fullmatch(r"__index_level_\d+__", index):
             columns = columns.drop_columns(index)
     return columns
 

@@ -127,8 +127,7 @@ class Front:
     def answer(self) -> str:
         """The averaged trainings against the library with the lowest RMSE."""
         ours = next((line for line, _ in self.lines if line.peer.name == AVERAGED), None)
-        rivals = ((line, ahead) for line, ahead in self.lines if not line.peer.name.startswith("dotbias"))
-        line, ahead = next(rivals, (None, None))
+        line, ahead = best_other(self.lines)
         if ours is None or line is None or ahead is None:
             return ""
         interval = f" {numbers.interval(ahead.interval, 4)}" if ahead.interval else ""
@@ -142,49 +141,57 @@ class Front:
 
 def front(results: PeerResults) -> Front:
     """The table of a comparison on several splits."""
-    found, ours = lines(results), results.peer(AVERAGED)
-    leads = [lead(ours, line.peer, results.data) if ours and line.peer is not ours else None for line in found]
-    words = drawn_words(found)
-    return Front(results, quality.chart(results, words), list(zip(found, leads, strict=True)))
+    found = compared(results, AVERAGED)
+    return Front(results, quality.chart(results, drawn_words([line for line, _ in found])), found)
+
+
+def compared(results: PeerResults, name: str) -> list[tuple[Line, Lead | None]]:
+    """The lines, the best RMSE first, each with how far the peer of this name is ahead."""
+    ours = results.peer(name)
+    return [
+        (line, lead(ours, line.peer, results.data) if ours and line.peer is not ours else None)
+        for line in lines(results)
+    ]
+
+
+def best_other(lines: list[tuple[Line, Lead | None]]) -> tuple[Line, Lead | None] | tuple[None, None]:
+    """The first line that is not dotbias'."""
+    return next((pair for pair in lines if not pair[0].peer.name.startswith("dotbias")), (None, None))
 
 
 @dataclass(frozen=True)
 class Fold:
     """The table of u1 with everything that is known, the best RMSE first.
 
-    `differences` are of each peer's RMSE minus that of dotbias with the day, the mean over seeds.
+    The leads are of dotbias with the day. Their intervals, which are for several splits, are not shown.
     """
 
     results: PeerResults
     chart: Any
-    lines: list[Line]
-    differences: list[float | None]
+    lines: list[tuple[Line, Lead | None]]
 
     @property
     def answer(self) -> str:
         """What dotbias comes to, to the second and to the day against the best of myFM."""
-        exact, by_day = (next((its for its in self.lines if its.peer.name == name), None) for name in WITH_EVERYTHING)
-        compared = zip(self.lines, self.differences, strict=True)
-        rivals = ((line, its) for line, its in compared if not line.peer.name.startswith("dotbias"))
-        rival, difference = next(rivals, (None, None))
-        if exact is None or by_day is None or rival is None:
+        exact, by_day = (
+            next((line for line, _ in self.lines if line.peer.name == name), None) for name in WITH_EVERYTHING
+        )
+        rival, ahead = best_other(self.lines)
+        if exact is None or by_day is None or rival is None or ahead is None:
             return ""
         return (
             f"On u1 alone, with rating times and side information, dotbias comes to {numbers.number(exact.rmse, 4)} in "
             f"{numbers.seconds(exact.seconds)} if the second of a rating is known, to "
             f"{numbers.number(by_day.rmse, 4)} in {numbers.seconds(by_day.seconds)} if the day is. The best other "
             f"({rival.peer.title}) comes to {numbers.number(rival.rmse, 4)} in {numbers.seconds(rival.seconds)}; minus "
-            f"dotbias to the day: {numbers.signed(difference, 4)}."
+            f"dotbias to the day: {numbers.signed(ahead.difference, 4)}."
         )
 
 
 def fold(results: PeerResults) -> Fold:
     """The table of the fold with everything that is known."""
-    found, by_day = lines(results), results.peer(EVERYTHING_BY_DAY)
-    leads = [lead(by_day, line.peer, results.data) if by_day and line.peer is not by_day else None for line in found]
-    # Without the lead's interval, which is for several splits.
-    differences = [its.difference if its else None for its in leads]
-    return Fold(results, quality.chart(results, drawn_words(found)), found, differences)
+    found = compared(results, EVERYTHING_BY_DAY)
+    return Fold(results, quality.chart(results, drawn_words([line for line, _ in found])), found)
 
 
 def drawn_words(found: list[Line]) -> str:

@@ -247,11 +247,11 @@ def _opened(study: Study, asked: Any, place: Place) -> tuple[Any, Place, Any]:
         raise UsageError(f"--export: there are no runs to export in {place.folder}")
     data, notes = open_source(asked.source, asked.seeds)
     notes += study.check(data) if study.check else []
-    if asked.source.path is not None and isinstance(data, Ratings) and not study.own_split:
-        notes += unlearnt(data)
     if not place.fresh:
         extent = Extent(asked.profile, asked.seeds, asked.trials, frozenset(study.arms))
         require_replaceable(place.folder / asked.profile, study, data.origin.checksum, extent, place.advice)
+    if asked.source.path is not None and isinstance(data, Ratings) and not study.own_split:
+        notes += unlearnt(data)
     return dataclasses.replace(asked, notes=tuple(notes)), place, data
 
 

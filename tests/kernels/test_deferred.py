@@ -1147,6 +1147,27 @@ def test_changes_of_the_optimizers_state_take_effect(change, mode):
     torch.testing.assert_close(*found, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["folded", "replay"])
+def test_a_state_that_is_moved_to_another_parameter_is_that_ones(mode):
+    found = []
+    for how in (None, mode):
+        net, optimizer = models("adamw", torch.float64, how)
+        for step, (users, items, y) in enumerate(batches(60)):
+            if step == 30:  # as people do who replace a table
+                old = net.users.weight
+                net.users.weight = type(old)(old.detach().clone())
+                optimizer.state[net.users.weight] = optimizer.state.pop(old)
+                for group in optimizer.param_groups:
+                    group["params"] = [net.users.weight if param is old else param for param in group["params"]]
+            optimizer.zero_grad()
+            functional.mse_loss(net(users, items), y).backward()
+            optimizer.step()
+        found.append(optimizer.state[net.users.weight]["exp_avg"].detach().clone())
+        found.append(net.flat())
+    for dense, deferred in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(deferred, dense, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("mode", ["folded", "replay", "dense"])
 @pytest.mark.parametrize("rule", ["adamw", "adam", "rmsprop", "sgd"])
 def test_an_infinite_weight_stays_as_it_is_as_a_mask_does(rule, mode):
