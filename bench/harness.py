@@ -162,15 +162,15 @@ def check_again(check: Callable[[], Mapping[str, Check]], inputs: Sequence[Tenso
             raise InaccurateError(f"a later call overwrites {name} of an earlier one")
 
 
-def check_moves(run: Callable[[], object], moves: Sequence[Tensor]) -> None:
-    """Check that one more call still changes each of the tensors.
+def check_moves(run: Callable[[], object], moves: Callable[[], Sequence[Tensor]]) -> None:
+    """Check that one more call still changes each of the tensors that `moves` reads.
 
     Raises:
         InaccurateError: one stays as it is.
     """
-    before = [tensor.detach().clone() for tensor in moves]
+    before = [tensor.detach().clone() for tensor in moves()]
     run()
-    for number, (tensor, was) in enumerate(zip(moves, before, strict=True)):
+    for number, (tensor, was) in enumerate(zip(moves(), before, strict=True)):
         if torch.equal(tensor.detach(), was):
             raise InaccurateError(f"a call after the timing does not move tensor {number}, {list(tensor.shape)}")
 
@@ -370,7 +370,7 @@ def compare(
     clock: Clock | None = CLOCK,
     steps: tuple[int, int] = (1, 1),
     inputs: Sequence[Tensor] = (),
-    moves: Sequence[Tensor] = (),
+    moves: Callable[[], Sequence[Tensor]] | None = None,
 ) -> None:
     """Check `run`'s results, then time it against `baseline`, and put the outcome into `benchmark.extra_info`.
 
@@ -387,7 +387,7 @@ def compare(
         steps: how many steps a call of `run` and one of `baseline` do, if the row is about one step.
         inputs: what `run` reads and must not change. After the timing its results are checked again, on other numbers:
             so it does not help to remember answers, or to compute right ones only at first.
-        moves: what every call of `run` changes, also one after the timing.
+        moves: reads what every call of `run` changes, also one after the timing.
 
     Raises:
         InaccurateError: the results are outside their bound. Then nothing is timed; or it was, and the time is void.
@@ -409,7 +409,7 @@ def compare(
     try:
         if inputs:
             check_again(check, inputs, given)
-        if moves:
+        if moves is not None:
             check_moves(run, moves)
     except InaccurateError as error:
         info.update(accuracy=f"after the timing: {error}", accurate=False)

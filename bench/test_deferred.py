@@ -48,8 +48,8 @@ def test_deferred(case, compare):
     on_gpu = case.implementation == "triton folded"
     device, steps = (DEVICE, STEPS) if on_gpu else (torch.device("cpu"), 1)
 
-    def steps_of(implementation: str) -> Callable[[], None]:
-        step = step_of(implementation, case.classes, device=device)[1]
+    def steps_of(implementation: str) -> tuple[Callable[[], Tensor], Callable[[], None]]:
+        weight, step = step_of(implementation, case.classes, device=device)
         for _ in range(FOLDING):
             step()
 
@@ -59,14 +59,16 @@ def test_deferred(case, compare):
             if on_gpu:
                 torch.cuda.synchronize()
 
-        return run
+        return weight, run
 
+    weight, run = steps_of(case.implementation)
     compare(
-        steps_of(case.implementation),
-        steps_of(case.baseline),
+        run,
+        steps_of(case.baseline)[1],
         lambda: accuracy(case.implementation, device),
         clock=time.perf_counter,
         steps=(steps, steps),
+        moves=lambda: [weight()],
     )
 
 

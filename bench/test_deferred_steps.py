@@ -38,11 +38,13 @@ def test_deferred_steps(case, compare):
     if reason := why_not_timed(case.implementation):
         pytest.skip(reason)
     tables, read, missed = problem(case.params // WIDTH, READ)
+    stepped, step = step_of(case.implementation, tables, read, missed)
     compare(
-        step_of(case.implementation, tables, read, missed)[1],
+        step,
         step_of(case.baseline, tables, read, missed)[1],
         lambda: accuracy(case.implementation, tables, read, missed),
         bytes_=28 * (case.params if case.implementation == "triton dense" else READ * WIDTH),
+        moves=lambda: stepped[:1],  # the averages come to a standstill: each call has the same gradient
     )
 
 

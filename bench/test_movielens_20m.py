@@ -38,12 +38,12 @@ def cases(profile: str) -> list[Case]:
 
 
 def test_movielens_20m(case, compare, benchmark):
-    run, baseline = (
+    (weights, run), (_, baseline) = (
         warm_epoch(name, case.batch, TABLES, steps)
         for name, steps in zip((case.implementation, case.baseline), STEPS, strict=True)
     )
     check = partial(small_accuracy, case.implementation)
-    compare(run, baseline, check, clock=time.perf_counter, steps=STEPS)
+    compare(run, baseline, check, clock=time.perf_counter, steps=STEPS, moves=weights)
     if benchmark.disabled:
         return
     whole = in_a_fresh_process(case.implementation, case.batch)

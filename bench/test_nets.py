@@ -61,7 +61,7 @@ def test_nets(case, compare):
         lambda: accuracy(net, rows, case.batch),
         clock=time.perf_counter,
         steps=(EPOCHS, 1),
-        moves=list(learn.model.parameters()),
+        moves=lambda: list(learn.model.parameters()),
     )
 
 

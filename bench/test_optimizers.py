@@ -71,7 +71,7 @@ def test_optimizers(case, compare, benchmark):
         optimizer_on(*BASELINE, tables, grads)[1],
         lambda: accuracy(case, tables, grads),
         bytes_=4 * NUMBERS[case.op] * case.params,
-        moves=params,
+        moves=lambda: params,
     )
     if case.implementation != "triton":  # it has no optimizer of torch's kind around it
         optimizer, loss = trained(case.op, case.implementation, BEST_LR[case.op])

@@ -46,12 +46,13 @@ def test_scale(case, compare):
     users = round(case.rows * MOVIELENS[0] / sum(MOVIELENS))
     tables = (users, case.rows - users)
     steps = tuple(steps_a_call(name, case.rows) for name in (case.implementation, case.baseline))
-    run, baseline = (
+    (weights, run), (_, baseline) = (
         warm_epoch(name, case.batch, tables, epoch_steps)
         for name, epoch_steps in zip((case.implementation, case.baseline), steps, strict=True)
     )
     check = partial(small_accuracy, case.implementation)
-    compare(run, baseline, check, clock=time.perf_counter, steps=steps)  # on the CPU, even if there is a GPU
+    clock = time.perf_counter  # on the CPU, even if there is a GPU
+    compare(run, baseline, check, clock=clock, steps=steps, moves=weights)
 
 
 def steps_a_call(implementation: str, rows: int) -> int:

@@ -41,13 +41,15 @@ def cases(profile: str) -> list[Case]:
 
 
 def test_tables(case, compare):
-    def warm(implementation: str) -> Callable[[], None]:
-        step = step_of(implementation, case.rows)[1]
+    def warm(implementation: str) -> tuple[Callable[[], Tensor], Callable[[], None]]:
+        parameters, step = step_of(implementation, case.rows)
         for _ in range(ALREADY):
             step()
-        return step
+        return parameters, step
 
-    compare(warm("deferred"), warm("torch fused"), accuracy, clock=time.perf_counter)
+    parameters, step = warm("deferred")
+    _, baseline = warm("torch fused")
+    compare(step, baseline, accuracy, clock=time.perf_counter, moves=lambda: [parameters()])
 
 
 def step_of(

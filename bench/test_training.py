@@ -11,10 +11,11 @@ lesson. `bench/test_scale.py` has tables in which every row has been read.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
+from torch import Tensor
 
 from bench.eager import WIDTH
 from bench.harness import Case
@@ -60,19 +61,21 @@ def test_training(case, compare):
     ratings = drawn_ratings(RATINGS, tables)
     # In larger tables an epoch finds the caches as the previous epoch left them, not as eager did: so time a few.
     epochs = 1 if tables == MOVIELENS else EPOCHS
+    weights, run = epochs_of(case.implementation, case.batch, tables, ratings, epochs)
     compare(
-        epochs_of(case.implementation, case.batch, tables, ratings, epochs),
-        epochs_of(case.baseline, case.batch, tables, ratings, 1),
+        run,
+        epochs_of(case.baseline, case.batch, tables, ratings, 1)[1],
         # As in `small_accuracy`, a float64 trajectory in the larger tables would take longer than all timings.
         partial(accuracy, case.implementation.removesuffix(" flushed"), case.batch, drawn_ratings(RATINGS)),
         clock=time.perf_counter,  # on the CPU, even if there is a GPU
         steps=(epochs, 1),
+        moves=weights,
     )
 
 
 def epochs_of(
     implementation: str, batch: int, tables: Tables, ratings: Ratings, epochs: int
-) -> Callable[[], object]:  # fmt: skip
+) -> tuple[Callable[[], Sequence[Tensor]], Callable[[], object]]:
     name = implementation.removesuffix(" flushed")
     schedule = constant(CALLS * epochs * -(-RATINGS // batch), LR, FASTAI.beta1)
     weights, epoch = training(name, batch, schedule, tables)
@@ -83,4 +86,4 @@ def epochs_of(
             if name != implementation:
                 weights()
 
-    return run
+    return weights, run

@@ -136,14 +136,19 @@ def small_accuracy(implementation: str) -> dict[str, Check]:
     return accuracy(implementation, 64, drawn_ratings(300 * 64))
 
 
-def warm_epoch(implementation: str, batch: int, tables: Tables, steps: int) -> partial[object]:
-    """An epoch of `steps` steps; for deferred steps, of a model that has read every row and folds."""
+def warm_epoch(
+    implementation: str, batch: int, tables: Tables, steps: int
+) -> tuple[Callable[[], Sequence[Tensor]], partial[object]]:
+    """A call that reads a model's tables, and an epoch of `steps` steps.
+
+    For deferred steps the model has read every row, and folds.
+    """
     warm = every_row(tables, least=150 * batch)
     schedule = constant(CALLS * steps + -(-len(warm[2]) // batch), LR, FASTAI.beta1)
-    epoch = training(implementation, batch, schedule, tables)[1]
+    weights, epoch = training(implementation, batch, schedule, tables)
     if implementation == "native deferred":
         epoch(warm)
-    return partial(epoch, drawn_ratings(steps * batch, tables))
+    return weights, partial(epoch, drawn_ratings(steps * batch, tables))
 
 
 def every_row(tables: Tables, least: int) -> Ratings:

@@ -121,7 +121,7 @@ def test_steps_that_stop_after_some_calls_are_refused(calls):
     def check():
         return {"out": Check(torch.ones(3), torch.ones(3, dtype=torch.float64), torch.zeros(3))}
 
-    timed = partial(compare, benchmark, SMOKE, FLOOR, run, run, check, clock=machine.clock, moves=[table])
+    timed = partial(compare, benchmark, SMOKE, FLOOR, run, run, check, clock=machine.clock, moves=lambda: [table])
     if calls == 3:
         with pytest.raises(InaccurateError, match="a call after the timing does not move tensor 0"):
             timed()

@@ -40,7 +40,7 @@ def test_a_warm_epoch_is_in_the_steps_that_fold(monkeypatch):
     monkeypatch.setattr(
         training, "fused_trainer", lambda *args, **kwargs: made.append(right(*args, **kwargs)) or made[-1]
     )
-    epoch = training.warm_epoch("native deferred", 16, (90, 50), steps=7)
+    _, epoch = training.warm_epoch("native deferred", 16, (90, 50), steps=7)
     (trainer,) = made
     assert trainer.foldable_from <= trainer.steps_done
     done = trainer.steps_done
