@@ -71,38 +71,33 @@ class NeuMF(nn.Module):
 
     def __init__(self, n_users: int, n_items: int, draw: torch.Generator) -> None:
         super().__init__()
-        widths = (FACTORS, TOWER[0] // 2)
-        self.users = nn.ModuleList([embedding(n_users, width, draw) for width in widths])
-        self.items = nn.ModuleList([embedding(n_items, width, draw) for width in widths])
+        width = FACTORS + TOWER[0] // 2  # both vectors, side by side
+        self.users, self.items = embedding(n_users, width, draw), embedding(n_items, width, draw)
         self.net = nn.Sequential(Net(TOWER, generator=draw), nn.ReLU())
         self.last = Net((FACTORS + TOWER[-1], 1), generator=draw)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores [rows] of pairs (users int64[rows], items int64[rows])."""
-        user, long_user = (table(users) for table in self.users)
-        item, long_item = (table(items) for table in self.items)
-        scores: Tensor = self.last(torch.cat([user * item, self.net(torch.cat([long_user, long_item], 1))], 1))
+        user, item = self.users(users), self.items(items)
+        both = torch.cat([user[:, FACTORS:], item[:, FACTORS:]], 1)
+        scores: Tensor = self.last(torch.cat([user[:, :FACTORS] * item[:, :FACTORS], self.net(both)], 1))
         return scores[:, 0]
-
-    @property
-    def tables(self) -> list[nn.Embedding]:
-        """The four tables."""
-        return [table for side in (self.users, self.items) for table in side if isinstance(table, nn.Embedding)]
 
 
 def optimizers(model: NeuMF, how: str, lr: float) -> list[torch.optim.Optimizer]:
     """The optimizers of a model; "lazy" and "deferred" change how its tables are read."""
+    tables = (model.users, model.items)
     if how == "deferred":
-        for table in model.tables:
+        for table in tables:
             attach(table)
         return [DeferredAdamW(model.parameters(), lr, weight_decay=0.0)]
     if how == "dense":
         return [torch.optim.AdamW(model.parameters(), lr, weight_decay=0.0, fused=True)]
-    for table in model.tables:
+    for table in tables:
         table.sparse = True
     rest = [*model.net.parameters(), *model.last.parameters()]
     return [
-        torch.optim.SparseAdam([table.weight for table in model.tables], lr),
+        torch.optim.SparseAdam([table.weight for table in tables], lr),
         torch.optim.AdamW(rest, lr, weight_decay=0.0, fused=True),
     ]
 

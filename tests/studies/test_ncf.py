@@ -96,8 +96,8 @@ def test_deferred_steps_are_dense_ones_and_lazy_ones_leave_unread_rows_alone() -
                 optimizer.step()
                 optimizer.zero_grad()
             if users == [0, 1]:
-                early = model.tables[0](torch.tensor([0])).detach().clone()
-        found[how] = model.tables[0](torch.arange(6)).detach()
+                early = model.users(torch.tensor([0])).detach().clone()
+        found[how] = model.users(torch.arange(6)).detach()
         moved = not torch.equal(found[how][:1], early)
         assert moved == (how != "lazy")
     torch.testing.assert_close(found["deferred"], found["dense"], rtol=0, atol=1e-12)
