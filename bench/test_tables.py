@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import cycle
 
 import pytest
@@ -61,10 +60,8 @@ def step_of(
     if implementation == "deferred":
         for table in [module for module in model.modules() if isinstance(module, nn.Embedding)]:
             attach(table)
-        steps: Callable[..., torch.optim.Optimizer] = DeferredAdamW
-    else:
-        steps = partial(torch.optim.AdamW, fused=True)
-    optimizer = steps(model.parameters(), LR, betas=FASTAI[:2], eps=FASTAI.eps, weight_decay=WD)
+    steps = DeferredAdamW if implementation == "deferred" else torch.optim.AdamW
+    optimizer = steps(model.parameters(), LR, betas=FASTAI[:2], eps=FASTAI.eps, weight_decay=WD, fused=True)
     large = torch.randperm(rows, generator=generator)[popular(rows, BATCH * BATCHES, generator)]
     small = [torch.randint(n, (BATCH * BATCHES,), generator=generator) for n, _ in SMALL]
     categories = torch.stack([large, *small], 1).split(BATCH)

@@ -224,8 +224,8 @@ def tabular_learner(
             if isinstance(table, nn.Embedding):
                 attach(table)
     if opt_func is None:
-        steps = DeferredAdamW if deferred else partial(torch.optim.AdamW, fused=True)
-        opt_func = partial(steps, betas=FASTAI[:2], eps=FASTAI.eps)
+        steps = DeferredAdamW if deferred else torch.optim.AdamW
+        opt_func = partial(steps, betas=FASTAI[:2], eps=FASTAI.eps, fused=True)
     how = {"opt_func": opt_func, "metrics": metrics, "wd": wd, "bn_wd": bn_wd, "train_bn": train_bn}
     return TabularLearner(data, model, **how, bs=checks.whole("bs", bs, least=1), seed=seed, quiet=quiet)
 

@@ -69,6 +69,9 @@ class _Deferred(EagerOptimizer):
     def __init__(self, mode: Mode, backend: str | None, *args: Any, **kwargs: Any) -> None:
         self._mode, self._backend = mode, backend
         super().__init__(*args, **kwargs)
+        # torch's fused steps take a GradScaler's factor and its finding of an overflow. A table's step does not, so the
+        # scaler must divide the gradients, and leave out steps, itself.
+        self._step_supports_amp_scaling = False
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_mode": self._mode, "_backend": self._backend}
@@ -262,6 +265,7 @@ class DeferredAdam(_Deferred, torch.optim.Adam):
             flushes the tables.
         eps: positive.
         weight_decay: L2.
+        fused: whether all other parameters get torch's fused step, which is faster; None chooses as torch does.
         mode: "folded" folds a row's missed steps into one operation if `quadrature.fold_error` is at most `TOLERANCE`
             steps, and replays them if not. "replay" runs them one by one, with the same bits as "dense", which moves
             every row at every step.
@@ -281,10 +285,11 @@ class DeferredAdam(_Deferred, torch.optim.Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
+        fused: bool | None = None,
         mode: Mode = "folded",
         backend: str | None = None,
     ) -> None:
-        super().__init__(mode, backend, params, lr, betas, eps, weight_decay)
+        super().__init__(mode, backend, params, lr, betas, eps, weight_decay, fused=fused)
 
     def _rule(self, group: dict[str, Any], step: int) -> tuple[Optimizer, dict[str, Any]]:
         beta1, beta2 = map(float, group["betas"])
@@ -316,6 +321,7 @@ class DeferredAdamW(DeferredAdam, torch.optim.AdamW):
             flushes the tables.
         eps: positive.
         weight_decay: decoupled: every step multiplies weights by 1 − lr·weight_decay.
+        fused: as for `DeferredAdam`.
         mode: as for `DeferredAdam`.
         backend: likewise.
 
@@ -331,10 +337,11 @@ class DeferredAdamW(DeferredAdam, torch.optim.AdamW):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         *,
+        fused: bool | None = None,
         mode: Mode = "folded",
         backend: str | None = None,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, mode=mode, backend=backend)
+        super().__init__(params, lr, betas, eps, weight_decay, fused=fused, mode=mode, backend=backend)
 
 
 class DeferredSGD(_Deferred, torch.optim.SGD):
@@ -354,6 +361,7 @@ class DeferredSGD(_Deferred, torch.optim.SGD):
         lr: learning rate; may change from step to step.
         momentum: may change from step to step.
         weight_decay: L2.
+        fused: as for `DeferredAdam`.
         mode: "folded" multiplies the maps of a row's missed steps. "replay" runs them one by one, with the same bits as
             "dense", which moves every row at every step.
         backend: as for `DeferredAdam`.
@@ -371,10 +379,11 @@ class DeferredSGD(_Deferred, torch.optim.SGD):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         *,
+        fused: bool | None = None,
         mode: Mode = "folded",
         backend: str | None = None,
     ) -> None:
-        super().__init__(mode, backend, params, lr, momentum, weight_decay=weight_decay)
+        super().__init__(mode, backend, params, lr, momentum, weight_decay=weight_decay, fused=fused)
 
     def _rule(self, group: dict[str, Any], step: int) -> tuple[Optimizer, dict[str, Any]]:  # noqa: ARG002
         return "momentum" if group["momentum"] else "sgd", {

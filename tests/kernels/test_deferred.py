@@ -387,6 +387,17 @@ def skipped_steps(net, optimizer):
         scaler.update()
 
 
+def scaled_gradients(net, optimizer):
+    """Gradients reach the step scaled, unless the scaler divides them: torch's fused steps do that themselves."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=10)
+    for step, (users, items, y) in enumerate(batches(60)):
+        optimizer.zero_grad()
+        loss = functional.mse_loss(net(users, items), y)
+        scaler.scale(loss * (math.inf if step % 7 == 6 else 1)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+
 def kept_gradients(net, optimizer):
     for users, items, y in batches(60):
         optimizer.zero_grad(set_to_none=False)
@@ -464,17 +475,17 @@ def other_ids(net, optimizer):
 
 
 LOOPS = [
-    accumulation, two_forwards, clipping, skipped_steps, kept_gradients, late_gradients, unused_tables, tied_weights,
-    closures, rewritten_weights, empty_batches, other_ids,
+    accumulation, two_forwards, clipping, skipped_steps, scaled_gradients, kept_gradients, late_gradients, unused_tables,
+    tied_weights, closures, rewritten_weights, empty_batches, other_ids,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
-@pytest.mark.parametrize("rule", ["adamw", "momentum l2"])
-def test_training_loops_give_the_results_of_torchs_dense_optimizer(loop, rule):
+@pytest.mark.parametrize(("rule", "fused"), [("adamw", None), ("adamw", True), ("momentum l2", None)])
+def test_training_loops_give_the_results_of_torchs_dense_optimizer(loop, rule, fused):
     found = []
     for mode in (None, "folded"):
-        net, optimizer = models(rule, torch.float64, mode, lr=1e-2)
+        net, optimizer = models(rule, torch.float64, mode, lr=1e-2, fused=fused)
         before = net.flat()
         loop(net, optimizer)
         assert 0.01 < (net.flat() - before).norm() < 100
@@ -498,16 +509,43 @@ def test_momentum_may_start_later_and_any_gradient_may_be_dense():
     torch.testing.assert_close(*found, rtol=0, atol=1e-10)
 
 
-def test_dense_parameters_get_torchs_own_step():
-    nets = [nn.Linear(3, 3) for _ in range(2)]
-    nets[1].load_state_dict(nets[0].state_dict())
-    for net, optimizer in zip(nets, (torch.optim.AdamW, DeferredAdamW), strict=True):
-        opt = optimizer(net.parameters(), lr=1e-2)
+@pytest.mark.parametrize("fused", [None, True])
+@pytest.mark.parametrize("rule", ["adamw", "adam", "momentum"])
+def test_dense_parameters_get_torchs_own_step(rule, fused):
+    ours, torchs, how = RULES[rule]
+    found = []
+    for kind in (ours, torchs):
+        net = nn.Linear(3, 3, bias=False)
+        nn.init.ones_(net.weight)
+        optimizer = kind(net.parameters(), **how, fused=fused)
         for _ in range(3):
+            optimizer.zero_grad()
+            net(torch.tensor([[1.0, 0.1, -3.0]])).square().sum().backward()
+            optimizer.step()
+        found.append(net.weight)
+    assert torch.equal(*found)
+
+
+def test_a_fused_run_goes_on_from_its_checkpoint_and_from_torchs():
+    net, optimizer = models("adamw", torch.float64, "replay", fused=True)
+    tail = list(batches(20, seed=1))
+    for users, items, y in batches(20):
+        optimizer.zero_grad()
+        functional.mse_loss(net(users, items), y).backward()
+        optimizer.step()
+    copies = []
+    for mode in ("replay", None):
+        other, resumed = models("adamw", torch.float64, mode, fused=True)
+        other.load_state_dict(net.state_dict())
+        resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        copies.append((other, resumed))
+    for model, opt in [(net, optimizer), *copies]:
+        for users, items, y in tail:
             opt.zero_grad()
-            net(torch.ones(1, 3)).sum().backward()
+            functional.mse_loss(model(users, items), y).backward()
             opt.step()
-    assert torch.equal(nets[0].weight, nets[1].weight)
+    assert torch.equal(copies[0][0].flat(), net.flat())
+    torch.testing.assert_close(copies[1][0].flat(), net.flat(), rtol=0, atol=1e-12)
 
 
 def test_hooks_on_steps_are_called_once():
