@@ -36,16 +36,19 @@ def save(model: nn.Module, path: str | Path, identity: Mapping[str, str]) -> Non
         identity: texts by name, which `load` compares.
 
     Raises:
-        DataError: the folder does not exist or cannot be written to, or the path is a folder.
+        DataError: the folder does not exist or cannot be written to, or the path is a folder; or the model holds
+            numbers that are not finite, so that the file could not be loaded.
     """
     with aside(path) as unfinished:
-        state, stored = {}, set()
+        state: dict[str, Tensor] = {}
+        stored: set[int] = set()
         for name, table in model.state_dict().items():
             state[name] = table.detach().cpu().contiguous()
             memory = state[name].untyped_storage().data_ptr()
             if memory in stored:  # tied weights: safetensors wants memory of their own
                 state[name] = state[name].clone()
             stored.add(memory)
+            _check_finite(printable(as_path(path)), name, table)
         safetensors.torch.save_file(state, unfinished, metadata=dict(identity))
 
 
@@ -204,8 +207,12 @@ def _check_fits(shown_path: str, tables: Mapping[str, Tensor], state: Mapping[st
             saved_as, needed = (getattr(table[name], what) for table in (state, tables))
             if saved_as != needed:
                 raise DataError(f"{shown_path}: {name} has {what} {_plain(saved_as)}, not {_plain(needed)}")
-        if not state[name].isfinite().all():
-            raise DataError(f"{shown_path}: {name} holds numbers that are not finite")
+        _check_finite(shown_path, name, state[name])
+
+
+def _check_finite(shown_path: str, name: str, table: Tensor) -> None:
+    if not table.isfinite().all():
+        raise DataError(f"{shown_path}: {name} holds numbers that are not finite")
 
 
 def _plain(value: Any) -> str:

@@ -475,8 +475,8 @@ def other_ids(net, optimizer):
 
 
 LOOPS = [
-    accumulation, two_forwards, clipping, skipped_steps, scaled_gradients, kept_gradients, late_gradients, unused_tables,
-    tied_weights, closures, rewritten_weights, empty_batches, other_ids,
+    accumulation, two_forwards, clipping, skipped_steps, scaled_gradients, kept_gradients, late_gradients,
+    unused_tables, tied_weights, closures, rewritten_weights, empty_batches, other_ids,
 ]  # fmt: skip
 
 

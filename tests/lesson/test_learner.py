@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -601,6 +602,17 @@ def test_a_model_that_does_not_fit_is_refused_and_nothing_changes(learned, small
             learned.load(path)
     with pytest.raises(DataError, match="none"):
         learned.load(tmp_path / "none")
+
+
+def test_a_model_that_could_not_be_loaded_is_not_saved(small, tmp_path):
+    learn = learner(small)
+    learn.save(tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+    learn.model.register_buffer("offset", torch.tensor([1.0, math.nan]))
+    with pytest.raises(DataError, match="offset holds numbers that are not finite"):
+        learn.save(tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 TABLES = ["i_bias.weight", "i_weight.weight", "u_bias.weight", "u_weight.weight"]
