@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from bench import distance, training
 from bench.harness import InaccurateError
@@ -22,8 +23,19 @@ def test_native_code_is_as_near_the_float64_trajectory_as_eager():
     assert (table["distance"] > 0).all()
 
 
-def test_nothing_is_shown_where_the_float64_trajectories_are_two(monkeypatch):
-    right = training.fused_trainer
-    monkeypatch.setattr(training, "fused_trainer", lambda *args, **kwargs: right(*args, **(kwargs | {"eps": 1.1e-5})))
-    with pytest.raises(InaccurateError, match=r"eager float64 is .* from native float64"):
-        distance.distances(training.drawn_ratings(160, TABLES), TABLES, batch=16)
+@pytest.mark.parametrize(("apart", "shown"), [(1e-9, True), (1e-8, False)])
+def test_nothing_is_shown_where_the_float64_trajectories_are_two(monkeypatch, apart, shown):
+    def trained(implementation, *, dtype=torch.float32, **_):
+        error = {"native": 2e-6, "native replay": 4e-6, "eager": 4e-6, "native dense": 0.0}[implementation]
+        if implementation == "eager" and dtype == torch.float64:
+            error = apart
+        return torch.tensor([1 + error], dtype=torch.float64)
+
+    monkeypatch.setattr(distance, "trained", trained)
+    ratings = training.drawn_ratings(160, TABLES)
+    if shown:
+        table = distance.distances(ratings, TABLES, batch=16)
+        assert table["of eager"].tolist() == pytest.approx([0.5, 1, 1, 2.5e-4])
+        return
+    with pytest.raises(InaccurateError, match=r"eager float64 is 1e-08 from native float64"):
+        distance.distances(ratings, TABLES, batch=16)
