@@ -160,8 +160,12 @@ def _run_all(found: Sequence[Study], profile: str, folder: Path) -> None:
     for study in found:
         if profile not in study.profiles:
             _fail(f"--profile {without_password(profile)}: {study.name} has {', '.join(study.profiles)}")
+    failed = []
     with stopping.by_signals():
-        failed = [study.name for study in found if _run(study, profile, folder)]
+        for number, study in enumerate(found, 1):
+            typer.echo(f"study {number} of {len(found)}: {study.name}, {study.profiles[profile].cost} alone", err=True)
+            if _run(study, profile, folder):
+                failed.append(study.name)
     if failed:
         typer.echo(f"error: not finished: {', '.join(failed)}", err=True)
         raise typer.Exit(1)

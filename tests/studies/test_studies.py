@@ -174,7 +174,10 @@ def test_all_runs_one_after_the_other_and_a_failure_stops_no_other(
     result = list_studies("--all", "--results", str(tmp_path))
     assert order == [f"toy quick {tmp_path}", f"wd_sweep quick {tmp_path}"]
     assert result.exit_code == 1
-    assert result.stderr == "error: not finished: toy\n"
+    first, second, error = result.stderr.splitlines()
+    assert first == f"study 1 of 2: toy, {toy.STUDY.profiles['quick'].cost} alone"
+    assert second.startswith("study 2 of 2: wd_sweep, ")
+    assert error == "error: not finished: toy"
 
 
 def test_all_runs_each_study_by_its_own_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
