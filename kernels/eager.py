@@ -48,3 +48,9 @@ class EagerOptimizer(torch.optim.Optimizer):
     zero_grad = eager(unwrap(torch.optim.Optimizer.zero_grad))
     state_dict = eager(unwrap(torch.optim.Optimizer.state_dict))
     load_state_dict = eager(unwrap(torch.optim.Optimizer.load_state_dict))
+
+
+class AdamW(EagerOptimizer, torch.optim.AdamW):
+    """torch.optim.AdamW. The step of torch's own also loads the compiler, to tell it that it is not compiled."""
+
+    step = eager(torch.no_grad()(unwrap(torch.optim.AdamW.step)))

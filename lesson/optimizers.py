@@ -22,8 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kernels import FASTAI, steps
-from kernels.eager import EagerOptimizer
+from kernels import FASTAI, eager, steps
 from lesson import checks
 from lesson.checks import DataError
 
@@ -120,7 +119,7 @@ def _zeros(state: State, name: str, param: Tensor) -> Tensor:
     return mean
 
 
-class Optimizer(EagerOptimizer):
+class Optimizer(eager.EagerOptimizer):
     """Runs a list of steps over parameters.
 
     Args:
@@ -216,7 +215,7 @@ SHEET_RMSPROP_STEPS: list[Step] = [rms_prop_step_one_row_late, average_sqr_grad]
 SHEET_ADAM_STEPS: list[Step] = [average_grad, average_sqr_grad, adam_step_uncorrected]
 
 # For models that only the learner's loop trains: torch's fused AdamW, with fastai's constants.
-FUSED = partial(torch.optim.AdamW, betas=FASTAI[:2], eps=FASTAI.eps, fused=True)
+FUSED = partial(eager.AdamW, betas=FASTAI[:2], eps=FASTAI.eps, fused=True)
 
 Kind = Literal[steps.Optimizer, "sign"]
 

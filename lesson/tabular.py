@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from kernels import (
-    FASTAI,
     DeferredAdam,
     DeferredAdamW,
     DeferredEmbedding,
@@ -28,6 +27,7 @@ from lesson.checks import DataError, shown
 from lesson.data import Tabular, TabularData
 from lesson.learner import Learner, Metric, OptFunc, stream
 from lesson.models import TabularModel, emb_sz_rule
+from lesson.optimizers import FUSED
 from lesson.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -224,8 +224,7 @@ def tabular_learner(
             if isinstance(table, nn.Embedding):
                 attach(table)
     if opt_func is None:
-        steps = DeferredAdamW if deferred else torch.optim.AdamW
-        opt_func = partial(steps, betas=FASTAI[:2], eps=FASTAI.eps, fused=True)
+        opt_func = partial(DeferredAdamW, **FUSED.keywords) if deferred else FUSED
     how = {"opt_func": opt_func, "metrics": metrics, "wd": wd, "bn_wd": bn_wd, "train_bn": train_bn}
     return TabularLearner(data, model, **how, bs=checks.whole("bs", bs, least=1), seed=seed, quiet=quiet)
 

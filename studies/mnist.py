@@ -13,10 +13,12 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
+from kernels import TORCH
 from lesson.data import Digits
 from lesson.learner import stream
 from lesson.metrics import accuracy
 from lesson.models import Mnist_Logistic, Mnist_NN
+from lesson.optimizers import Adam
 from lesson.schedules import epochs_for
 from lesson.update import update, update_with
 from studies.lab.command import command
@@ -50,8 +52,8 @@ def stepper(name: str, model: nn.Module, lr: float) -> Callable[[Tensor, Tensor]
     if name == "update":
         return lambda x, y: update(model, x, y, lr)
     if name == "Adam re-created":
-        return lambda x, y: update_with(torch.optim.Adam(params, lr), model, x, y)
-    kept = torch.optim.Adam(params, lr)
+        return lambda x, y: update_with(Adam(params, lr, TORCH[:2], TORCH.eps), model, x, y)
+    kept = Adam(params, lr, TORCH[:2], TORCH.eps)
     return lambda x, y: update_with(kept, model, x, y)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from kernels import DeferredAdamW, attach
+from kernels.eager import AdamW
 from lesson import DivergenceError
 from lesson.data import Ratings
 from lesson.learner import stream
@@ -90,15 +91,15 @@ def optimizers(model: NeuMF, how: str, lr: float) -> list[torch.optim.Optimizer]
     if how == "deferred":
         for table in tables:
             attach(table)
-        return [DeferredAdamW(model.parameters(), lr, weight_decay=0.0)]
+        return [DeferredAdamW(model.parameters(), lr, weight_decay=0.0, fused=True)]
     if how == "dense":
-        return [torch.optim.AdamW(model.parameters(), lr, weight_decay=0.0, fused=True)]
+        return [AdamW(model.parameters(), lr, weight_decay=0.0, fused=True)]
     for table in tables:
         table.sparse = True
     rest = [*model.net.parameters(), *model.last.parameters()]
     return [
         torch.optim.SparseAdam([table.weight for table in tables], lr),
-        torch.optim.AdamW(rest, lr, weight_decay=0.0, fused=True),
+        AdamW(rest, lr, weight_decay=0.0, fused=True),
     ]
 
 

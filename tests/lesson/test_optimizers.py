@@ -1,13 +1,15 @@
 import copy
 import io
 import pickle
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
-from kernels import TORCH
+from kernels import FASTAI, TORCH
 from lesson import DataError, optimizers
-from lesson.optimizers import MOMENTUM_STEPS, RMSPROP_STEPS, AdamW, Optimizer, l2_reg
+from lesson.optimizers import FUSED, MOMENTUM_STEPS, RMSPROP_STEPS, AdamW, Optimizer, l2_reg
 
 START, *GRADIENTS = torch.randn(101, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -198,3 +200,28 @@ def test_a_closure_is_called_with_gradients_on():
 
     assert optimizers.SGD([param], 0.1).step(closure).item() == 1
     assert param.item() == pytest.approx(0.8)
+
+
+def test_fused_is_torchs_fused_adamw_bit_for_bit():
+    found = []
+    for optimizer in (FUSED, partial(torch.optim.AdamW, betas=FASTAI[:2], eps=FASTAI.eps, fused=True)):
+        torch.manual_seed(0)
+        net = nn.Linear(3, 3)
+        opt = optimizer([{"params": [net.weight]}, {"params": [net.bias], "weight_decay": 0.0}], lr=0.1)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, total_steps=6)
+        for _ in range(5):
+
+            def closure(net=net, opt=opt):
+                opt.zero_grad()
+                loss = net(torch.ones(2, 3)).square().sum()
+                loss.backward()
+                return loss
+
+            assert opt.step(closure).requires_grad
+            scheduler.step()
+        found.append((net.weight, net.bias, opt.state_dict()))
+    (weight, bias, state), (torchs_weight, torchs_bias, torchs_state) = found
+    assert torch.equal(weight, torchs_weight)
+    assert torch.equal(bias, torchs_bias)
+    assert state["param_groups"] == torchs_state["param_groups"]
+    assert all(torch.equal(state["state"][0][name], value) for name, value in torchs_state["state"][0].items())
