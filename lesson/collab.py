@@ -162,16 +162,18 @@ class CollabLearner(Learner):
     ) -> Iterator[Callable[[Tensor], Tensor]]:
         trainer = fused_trainer(self.model, schedule, mode=self.mode, **rule._asdict())
         layers, y_range = self.model.layers(), self.model.y_range
+        dtype = layers[0].weight.dtype
 
         def train(order: Tensor) -> Tensor:
             # The trainer has the averages, so the learner's loop cannot go on.
-            if self._rule(optimizer) != rule or self.model.y_range != y_range:
+            same = self.model.y_range == y_range and all(layer.weight.dtype == dtype for layer in layers)
+            if self._rule(optimizer) != rule or not same:
                 raise DataError(
-                    "what is frozen, the loss, y_range, a layer, a hook or the optimizer's settings have changed "
-                    "between epochs: start a new training"
+                    "what is frozen, the loss, y_range, a layer, a dtype, a hook or the optimizer's settings have "
+                    "changed between epochs: start a new training"
                 )
             rows = self.data.train
-            stars = rows.ratings.to(layers[0].weight.dtype)
+            stars = rows.ratings.to(dtype)
             for layer, table in zip(layers, trainer.weights(), strict=True):
                 if layer.weight.data_ptr() != table.data_ptr():  # the caller changed the model's numbers
                     table.copy_(layer.weight.detach().view_as(table))

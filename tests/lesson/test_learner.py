@@ -160,12 +160,16 @@ def test_changes_between_epochs_count_or_are_refused(small):
         for _ in learn.epochs(3, 1e-2):
             learn.data = others
     assert ours.history[-1].train_loss == pytest.approx(theirs.history[-1].train_loss, rel=1e-3)
-    for change in ({"y_range": (0.0, 6.0)}, {"u_bias": nn.Embedding(len(small.users), 1)}):
+    for change in (
+        lambda model: setattr(model, "y_range", (0.0, 6.0)),
+        lambda model: setattr(model, "u_bias", nn.Embedding(len(small.users), 1)),
+        lambda model: model.double(),
+        lambda model: model.i_bias.double(),
+    ):
         learn = learner(small)
         training = learn.epochs(3, 1e-2)
         next(training)
-        for name, value in change.items():
-            setattr(learn.model, name, value)
+        change(learn.model)
         with pytest.raises(DataError, match=r"y_range, a layer, .* have changed between epochs"):
             next(training)
 
