@@ -245,7 +245,7 @@ def _opened(study: Study, asked: Any, place: Place) -> tuple[Any, Place, Any]:
 
     if place.export and not (place.storage or (place.folder / JOURNAL).exists()):
         raise UsageError(f"--export: there are no runs to export in {place.folder}")
-    data, notes = open_source(asked.source, asked.seeds)
+    data, notes = open_source(asked.source, asked.seeds, study.own_split)
     notes += study.check(data) if study.check else []
     if not place.fresh:
         extent = Extent(asked.profile, asked.seeds, asked.trials, frozenset(study.arms))

@@ -74,8 +74,13 @@ def reading_options(option: str) -> dict[str, str]:
     return OWN[f"--{option}"].reading
 
 
-def open_source(source: Source, seeds: int) -> tuple[Any, list[str]]:
+def open_source(source: Source, seeds: int, own_split: bool = False) -> tuple[Any, list[str]]:
     """The data, and notes to print before the first run.
+
+    Args:
+        source: of the data.
+        seeds: how many splits are trained on.
+        own_split: whether the study splits the data in its own way; then nothing is said about the usual splits.
 
     Raises:
         DataError: it cannot be read, or nothing can be learnt from it in the splits of these seeds.
@@ -84,7 +89,7 @@ def open_source(source: Source, seeds: int) -> tuple[Any, list[str]]:
         warnings.simplefilter("always")
         data = source.open()
     notes = [str(warning.message) for warning in caught]
-    return data, [*notes, *data.learnable(seeds)]
+    return data, notes if own_split else [*notes, *data.learnable(seeds)]
 
 
 def unlearnt(ratings: Ratings) -> list[str]:

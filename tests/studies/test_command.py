@@ -939,6 +939,15 @@ def test_a_result_says_of_how_many_validation_rows_something_can_be_learnt(sweep
     assert told in sweep.summary(data="some").notes
 
 
+def test_of_a_study_that_splits_in_its_own_way_nothing_is_said_about_the_usual_splits(tmp_path: Path) -> None:
+    strangers = tmp_path / "strangers.csv"  # in the usual split training has never seen a validation row's user
+    strangers.write_text("user,item,rating\n" + "".join(f"u{k},i{k},{1 + k % 5}\n" for k in range(50)))
+    source = Source("movielens", strangers)
+    assert open_source(source, 1, own_split=True)[1] == []
+    with pytest.raises(DataError, match="training has seen both user and item of 0 of 5 validation rows"):
+        open_source(source, 1)
+
+
 def test_seeds_that_validate_on_the_same_rows_speak_of_training_alone(sweep: Command, tmp_path: Path) -> None:
     """No interval for similar data, and a word on tuning with the same rows."""
     timed = tmp_path / "timed.csv"
