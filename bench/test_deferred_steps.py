@@ -23,7 +23,8 @@ IMPLEMENTATIONS = ["triton dense", "triton replay", "triton fold"]
 READ = 1_024  # rows a batch reads
 ROWS = {"smoke": [27_000], "default": [27_000, 165_000], "full": [27_000, 165_000, 1_650_000]}
 T, LONGEST = 250, 50  # the batch's step, and the largest number of missed steps
-SETTINGS = {"lr": 5e-3, **FASTAI._asdict(), "weight_decay": 0.1}
+# At a higher rate, one gradient brings the weights to a standstill in some 20,000 calls.
+SETTINGS = {"lr": 5e-4, **FASTAI._asdict(), "weight_decay": 0.1}
 
 
 def cases(profile: str) -> list[Case]:

@@ -23,7 +23,7 @@ from lesson.schedules import Schedule, constant
 
 LR, WD = 5e-3, 0.1
 EPOCHS = 5  # of the lesson's training
-CALLS = 200  # more than any profile times: the native trainer needs all rates beforehand
+CALLS = 400  # more than any profile times: the native trainer needs all rates beforehand
 # Not the same steps: what other optimizers do with the rows that a batch does not read.
 APPROXIMATE: dict[str, Mode | None] = {"native skip": "skip", "native hugectr": "hugectr", "native caffe2": "caffe2"}
 MODES: dict[str, Mode | None] = {

@@ -51,6 +51,6 @@ class EagerOptimizer(torch.optim.Optimizer):
 
 
 class AdamW(EagerOptimizer, torch.optim.AdamW):
-    """torch.optim.AdamW. The step of torch's own also loads the compiler, to tell it that it is not compiled."""
+    """torch.optim.AdamW without `differentiable`. Each step of torch's own would load the compiler, to keep it out."""
 
     step = eager(torch.no_grad()(unwrap(torch.optim.AdamW.step)))

@@ -419,7 +419,8 @@ class Learner:
         """Save the model as a safetensors file; the whole file or none of it.
 
         Raises:
-            DataError: the folder does not exist or cannot be written to, or the path is a folder.
+            DataError: the folder does not exist or cannot be written to, the path is a folder, or the model holds
+                numbers that are not finite.
         """
         saving.save(self.model, path, self._identity())
 

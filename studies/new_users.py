@@ -16,6 +16,7 @@ import torch
 from lesson import CollabLearner, collab_learner
 from lesson.data import CollabData, Ratings, split
 from studies.lab.command import command
+from studies.lab.source import shared
 from studies.lab.spec import Metric, Outcome, Profile, Run, Study, beats, not_worse, sweep
 
 EPOCHS, WD, LR = 5, 0.1, 5e-3
@@ -111,6 +112,7 @@ STUDY = Study(
         beats("", "damped mean", "random", says="the films of highest damped mean suit them better than at random"),
     ),
     own_split=True,
+    check=shared,
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="twenty seconds"),
         "regular": Profile(seeds=20, trials=0, cost="half a minute"),

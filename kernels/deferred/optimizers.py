@@ -385,6 +385,12 @@ class DeferredSGD(_Deferred, torch.optim.SGD):
     ) -> None:
         super().__init__(mode, backend, params, lr, momentum, weight_decay=weight_decay, fused=fused)
 
+    def _init_group(self, group: dict[str, Any], params: list[Tensor], grads: Any, means: list[Any]) -> Any:
+        found = super()._init_group(group, params, grads, means)
+        if group["fused"] and any(mean is not None for mean in means):  # torch's fused step wants all or none
+            means[:] = [torch.zeros_like(p) if mean is None else mean for p, mean in zip(params, means, strict=True)]
+        return found
+
     def _rule(self, group: dict[str, Any], step: int) -> tuple[Optimizer, dict[str, Any]]:  # noqa: ARG002
         return "momentum" if group["momentum"] else "sgd", {
             "lr": float(group["lr"]),

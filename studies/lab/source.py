@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lesson import DataError, DivergenceError
@@ -90,6 +91,21 @@ def open_source(source: Source, seeds: int, own_split: bool = False) -> tuple[An
         data = source.open()
     notes = [str(warning.message) for warning in caught]
     return data, notes if own_split else [*notes, *data.learnable(seeds)]
+
+
+def shared(ratings: Ratings) -> list[str]:
+    """No notes: ratings of which a study that splits them in its own way can learn something.
+
+    Raises:
+        DataError: nobody has rated two items, or no two users have rated the same one.
+    """
+    user, item = np.unique(np.stack([ratings.user, ratings.item]), axis=1)
+    if np.bincount(user).max() < 2 or np.bincount(item).max() < 2:
+        raise DataError(
+            f"{ratings.name}: nobody has rated two items, or no two users have rated the same one, so nothing can be "
+            "learnt and no verdict given; use ratings that share users and items"
+        )
+    return []
 
 
 def unlearnt(ratings: Ratings) -> list[str]:

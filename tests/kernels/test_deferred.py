@@ -486,6 +486,7 @@ def test_training_loops_give_the_results_of_torchs_dense_optimizer(loop, rule, f
     found = []
     for mode in (None, "folded"):
         net, optimizer = models(rule, torch.float64, mode, lr=1e-2, fused=fused)
+        assert all(group["fused"] is fused for group in optimizer.param_groups)
         before = net.flat()
         loop(net, optimizer)
         assert 0.01 < (net.flat() - before).norm() < 100
@@ -515,15 +516,29 @@ def test_dense_parameters_get_torchs_own_step(rule, fused):
     ours, torchs, how = RULES[rule]
     found = []
     for kind in (ours, torchs):
-        net = nn.Linear(3, 3, bias=False)
-        nn.init.ones_(net.weight)
+        torch.manual_seed(0)
+        net, x = nn.Linear(30, 30), torch.randn(9, 30)
         optimizer = kind(net.parameters(), **how, fused=fused)
-        for _ in range(3):
+        assert optimizer.param_groups[0]["fused"] is fused
+        for _ in range(5):
             optimizer.zero_grad()
-            net(torch.tensor([[1.0, 0.1, -3.0]])).square().sum().backward()
+            net(x).square().mean().backward()
             optimizer.step()
         found.append(net.weight)
     assert torch.equal(*found)
+
+
+def test_with_momentum_a_fused_step_takes_a_parameter_whose_first_gradient_comes_late():
+    found = []
+    for kind, fused in ((DeferredSGD, True), (torch.optim.SGD, None)):  # torch's own fused step raises TypeError
+        early, late = nn.Parameter(torch.ones(40)), nn.Parameter(torch.ones(40))
+        optimizer = kind([early, late], lr=0.1, momentum=0.9, fused=fused)
+        for step in range(5):
+            optimizer.zero_grad()
+            (early.square().sum() + (late.square().sum() if step > 1 else 0)).backward()
+            optimizer.step()
+        found.append(torch.cat([early, late]))
+    torch.testing.assert_close(*found)
 
 
 def test_a_fused_run_goes_on_from_its_checkpoint_and_from_torchs():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib
 import json
 import math
 import os
@@ -946,6 +947,19 @@ def test_of_a_study_that_splits_in_its_own_way_nothing_is_said_about_the_usual_s
     assert open_source(source, 1, own_split=True)[1] == []
     with pytest.raises(DataError, match="training has seen both user and item of 0 of 5 validation rows"):
         open_source(source, 1)
+
+
+@pytest.mark.parametrize("name", ["ncf", "new_users"])
+@pytest.mark.parametrize(("users", "items"), [(50, 50), (50, 1), (5, 50)])
+def test_studies_that_split_in_their_own_way_refuse_ratings_that_share_nothing(
+    tmp_path: Path, name: str, users: int, items: int
+) -> None:
+    apart = tmp_path / "apart.csv"
+    apart.write_text("user,item,rating\n" + "".join(f"u{k % users},i{k % items},{1 + k % 5}\n" for k in range(50)))
+    study = importlib.import_module(f"studies.{name}").STUDY
+    assert study.own_split
+    with pytest.raises(DataError, match="nobody has rated two items, or no two users have rated the same one"):
+        study.check(open_source(Source("movielens", apart), 1, own_split=True)[0])
 
 
 def test_seeds_that_validate_on_the_same_rows_speak_of_training_alone(sweep: Command, tmp_path: Path) -> None:
