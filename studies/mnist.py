@@ -79,7 +79,7 @@ STUDY = Study(
     ),
     x="batch",
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="ten seconds"),
+        "quick": Profile(seeds=10, trials=0, cost="half a minute"),
         "regular": Profile(seeds=20, trials=0, cost="twenty seconds"),
         "full": Profile(seeds=40, trials=0, cost="half a minute"),
     },

@@ -78,7 +78,7 @@ STUDY = Study(
     ),
     tuned={"lr": Range(1e-4, 1.0)},
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="ten seconds"),
+        "quick": Profile(seeds=10, trials=0, cost="half a minute"),
         "regular": Profile(seeds=20, trials=8, cost="a minute"),
         "full": Profile(seeds=40, trials=16, cost="four minutes"),
     },

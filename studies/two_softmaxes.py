@@ -52,7 +52,7 @@ STUDY = Study(
     parts=(beats("84b", "one softmax", "two softmaxes", says="a net with one softmax reads more", by=True),),
     tuned={"lr": Range(1e-3, 1.0)},
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="ten seconds"),
+        "quick": Profile(seeds=10, trials=0, cost="twenty seconds"),
         "regular": Profile(seeds=20, trials=12, cost="two minutes"),
         "full": Profile(seeds=40, trials=24, cost="eight minutes"),
     },
