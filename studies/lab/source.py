@@ -94,7 +94,7 @@ def open_source(source: Source, seeds: int, own_split: bool = False) -> tuple[An
 
 
 def shared(ratings: Ratings) -> list[str]:
-    """No notes: ratings of which a study that splits them in its own way can learn something.
+    """Refuse ratings that share nothing, for a study that splits them in its own way; there are no notes.
 
     Raises:
         DataError: nobody has rated two items, or no two users have rated the same one.

@@ -375,27 +375,22 @@ def clipping(net, optimizer):
         optimizer.step()
 
 
-def skipped_steps(net, optimizer):
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=10)
-    for step, (users, items, y) in enumerate(batches(60)):
-        optimizer.zero_grad()
-        loss = functional.mse_loss(net(users, items), y)
-        scaler.scale(loss * (math.inf if step % 7 == 6 else 1)).backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(net.parameters(), 0.3)
-        scaler.step(optimizer)
-        scaler.update()
-
-
-def scaled_gradients(net, optimizer):
+def scaled_gradients(net, optimizer, clipped=False):
     """Gradients reach the step scaled, unless the scaler divides them: torch's fused steps do that themselves."""
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=10)
     for step, (users, items, y) in enumerate(batches(60)):
         optimizer.zero_grad()
         loss = functional.mse_loss(net(users, items), y)
         scaler.scale(loss * (math.inf if step % 7 == 6 else 1)).backward()
+        if clipped:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(net.parameters(), 0.3)
         scaler.step(optimizer)
         scaler.update()
+
+
+def skipped_steps(net, optimizer):
+    scaled_gradients(net, optimizer, clipped=True)
 
 
 def kept_gradients(net, optimizer):
