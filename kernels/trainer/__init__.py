@@ -66,12 +66,12 @@ class Trainer:
     The same inputs give the same bits, on any number of threads.
 
     >>> tables = [torch.zeros(shape) for shape in ((3, 2), (4, 2), (3,), (4,))]
-    >>> trainer = Trainer(*tables, lr=[0.5], optimizer="sgd")
+    >>> trainer = Trainer(*tables, lr=[0.5], momentum=[0.9])
     >>> ids = torch.tensor([0, 1])
     >>> trainer.epoch(ids, ids, torch.tensor([1.0, 2.0]), torch.arange(2), batch_size=2)
     tensor([2.5000], dtype=torch.float64)
-    >>> trainer.scores(ids, ids)  # the two biases of a rating each move by half of its error
-    tensor([1., 2.])
+    >>> trainer.scores(ids, ids)  # Adam's first step moves each bias by the rate
+    tensor([1.0000, 1.0000])
 
     Args:
         user_weight: [n_users, n_factors], float32 or float64; copied.

@@ -196,6 +196,7 @@ def test_a_native_epoch_is_as_near_the_float64_trajectory_as_eager(implementatio
     check_accuracy(training.accuracy(implementation, 16, training.drawn_ratings(3200)))
 
 
+@pytest.mark.slow
 def test_an_approximation_of_adam_is_refused_where_dense_adam_is_promised(monkeypatch):
     monkeypatch.setitem(training.MODES, "native", "caffe2")
     with pytest.raises(InaccurateError):

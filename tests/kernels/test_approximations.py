@@ -122,6 +122,7 @@ def test_with_missed_steps_no_rule_is_dense_adam(mode):
     assert (trained(mode, *columns) - dense).norm() / dense.norm() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", RULES)
 def test_float32_equals_float64_up_to_rounding(mode):
     columns = problem(**GAPS)

@@ -107,7 +107,8 @@ def test_under_any_schedule_the_table_equals_that_of_torchs_dense_optimizer(opti
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_under_any_schedule_replay_gives_the_bits_of_dense(optimizer, data, seed):
     plan = data.draw(plans(optimizer))
-    dense, replay = (trained(optimizer, plan, seed, mode, torch.float32) for mode in ("dense", "replay"))
+    dtype = torch.float32 if "Adam" in optimizer else torch.float64  # other tests compile these
+    dense, replay = (trained(optimizer, plan, seed, mode, dtype) for mode in ("dense", "replay"))
     assert torch.equal(dense[0], replay[0])
     for one, other in zip(dense[1], replay[1], strict=True):
         assert torch.equal(one, other)

@@ -64,10 +64,7 @@ def processes(tmp_path: Path, ratings_csv: Path) -> Iterator[Processes]:
 
 def test_after_a_kill_or_interrupt_the_same_command_continues_and_no_run_is_lost(processes: Processes) -> None:
     first = processes.start(0.1)
-    worker = processes.wait_for(3)[-1][1]
-    os.kill(int(worker), signal.SIGKILL)
-    processes.wait_for(8)
-
+    processes.wait_for(3)
     with pytest.raises(SweepError, match="another sweep is writing to"):
         open_storage(processes.folder / "toy" / "small", None).__enter__()
     first.kill()
@@ -89,8 +86,8 @@ def test_after_a_kill_or_interrupt_the_same_command_continues_and_no_run_is_lost
     assert summary.provenance.trials["COMPLETE"] == len(runs) == runs["key"].nunique() == 40
     trainings = Counter(key for key, _ in processes.trained())
     assert set(trainings) == set(runs["key"])
-    # One more for each that was cut off; and when the sweep stopped, its worker may have ended one and begun the next.
-    assert sum(trainings.values()) <= 40 + 1 + 2 + 2
+    # One more for each that was cut off; and when a sweep stopped, its worker may have ended one and begun the next.
+    assert sum(trainings.values()) <= 40 + 2 + 2
 
 
 @pytest.mark.parametrize("seconds", [0.4, 1.2])
