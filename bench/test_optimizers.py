@@ -47,7 +47,7 @@ NUMBERS = {"SGD": 3, "momentum": 5, "RMSprop": 5, "Adam": 7, "AdamW": 7}
 
 RATINGS, BATCH, STEPS = 40_000, 4_096, 100
 # The best of 1, 3, 10, 30 … for STEPS steps of torch's loop; tests/bench/test_gates.py compares them with their
-# neighbours.
+# neighbors.
 BEST_LR = {"SGD": 30.0, "momentum": 10.0, "RMSprop": 0.03, "Adam": 0.03, "AdamW": 0.03}
 
 
@@ -201,7 +201,7 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
 def accuracy(case: Case, tables: list[Tensor], grads: list[Tensor]) -> dict[str, Check]:
     """Compare three steps with torch's plain loop in float64; from the second on, the averages count.
 
-    Where an element's averages are small beside its neighbours', eight bits hold little of them. So for
+    Where an element's averages are small beside its neighbors', eight bits hold little of them. So for
     bitsandbytes the distance of a whole table is checked: at most a tenth of the way it has come.
     """
     params, step = optimizer_on(case.op, case.implementation, tables, grads)

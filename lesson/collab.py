@@ -299,7 +299,7 @@ class CollabLearner(Learner):
         where predictions go through the sigmoid's range, σ² is the mean squared error on the training's ratings, and μ
         and Σᵤ are the mean and the covariance of the training's users. So u is the most likely user, if users are like
         those of the training and ratings err as they did there (Salakhutdinov & Mnih 2007, with a full covariance).
-        Weight decay comes in through Σᵤ: the harder it pulled the training's users towards zero, the harder this pulls.
+        Weight decay comes in through Σᵤ: the harder it pulled the training's users toward zero, the harder this pulls.
         Gauss-Newton steps find the minimum. In large trainings σ, μ and Σᵤ come from 1,024 users and ratings.
 
         Args:
@@ -428,7 +428,7 @@ class CollabLearner(Learner):
         return others.sort_values("similarity", ascending=False, kind="stable").head(n).reset_index(drop=True)
 
     def export(self, path: str | Path) -> None:
-        """Write what training learnt about the items to a Parquet file, best first; the whole file or nothing.
+        """Write what training learned about the items to a Parquet file, best first; the whole file or nothing.
 
         One row per item that training has seen, with columns item (the id as text), title, bias, factors
         (float[n_factors]), mean and count of all its ratings, genres (if known), and components: up to three principal

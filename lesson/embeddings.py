@@ -1,4 +1,4 @@
-"""What a net for tables has learnt about categories, as a Parquet file that other programs and `reports` can read."""
+"""What a net for tables has learned about categories, as a Parquet file that other programs and `reports` can read."""
 
 from __future__ import annotations
 

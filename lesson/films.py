@@ -1,4 +1,4 @@
-"""What a model has learnt about the items, as a Parquet file that other programs and `reports` can read."""
+"""What a model has learned about the items, as a Parquet file that other programs and `reports` can read."""
 
 from __future__ import annotations
 

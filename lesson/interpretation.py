@@ -35,10 +35,10 @@ def pca(x: Tensor, k: int = 2) -> Tensor:
         raise DataError(f"x={shown(x)}: a table [rows, columns] of finite numbers is needed")
     if checks.whole("k", k, least=1) > min(x.shape):
         raise DataError(f"k={shown(k)}: {x.shape[0]} rows of {x.shape[1]} numbers have {min(x.shape)} components")
-    centred = x.detach().double() - x.detach().double().mean(0)
-    directions = torch.linalg.svd(centred, full_matrices=False).Vh[: int(k)]
+    centered = x.detach().double() - x.detach().double().mean(0)
+    directions = torch.linalg.svd(centered, full_matrices=False).Vh[: int(k)]
     heaviest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-    return (centred @ (directions * heaviest.sign()).T).to(x.dtype)
+    return (centered @ (directions * heaviest.sign()).T).to(x.dtype)
 
 
 class Factors(Tensor):

@@ -142,12 +142,12 @@ class TabularLearner(Learner):
         return torch.cat([self.model(*(column.to(self.device) for column in part)).cpu() for part in parts]), single
 
     def _identity(self) -> dict[str, str]:
-        learnt = {
+        learned = {
             "target": [self.data.source.target.name, self.data.classes],
             "categories": [[category.name, category.vocab.ids.tolist()] for category in self.data.categories],
             "numbers": [list(number) for number in self.data.numbers],
         }
-        said = {name: json.dumps(value) for name, value in learnt.items()}
+        said = {name: json.dumps(value) for name, value in learned.items()}
         said["categories"] = hashlib.sha256(said["categories"].encode()).hexdigest()  # they may be many
         return said | {"y_range": json.dumps(self.model.y_range)}
 

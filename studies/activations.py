@@ -45,9 +45,9 @@ STUDY = Study(
     ),
     tuned={"lr": Range(3e-4, 0.3)},
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="a minute and a half"),
-        "regular": Profile(seeds=20, trials=8, cost="four minutes"),
-        "full": Profile(seeds=40, trials=16, cost="a quarter of an hour"),
+        "quick": Profile(seeds=10, trials=0, cost="a minute"),
+        "regular": Profile(seeds=20, trials=8, cost="a quarter of an hour"),
+        "full": Profile(seeds=40, trials=16, cost="an hour"),
     },
     names={"relu": "ReLU", "gelu": "GELU", "none": "no activation", "lr": "learning rate"},
     limits=(

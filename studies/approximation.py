@@ -86,8 +86,8 @@ STUDY = Study(
     tuned={"lr": Range(1e-3, 0.3)},
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="a minute and a half"),
-        "regular": Profile(seeds=20, trials=8, cost="twenty minutes"),
-        "full": Profile(seeds=40, trials=16, cost="an hour and a half"),
+        "regular": Profile(seeds=20, trials=8, cost="half an hour"),
+        "full": Profile(seeds=40, trials=16, cost="two hours"),
     },
     names={"lr": "learning rate"},
     limits=(

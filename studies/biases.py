@@ -94,8 +94,8 @@ STUDY = Study(
     tuned={"wd": Range(0.02, 0.5), "lr": Range(1e-3, 2e-2)},
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="half a minute"),
-        "regular": Profile(seeds=20, trials=16, cost="five minutes"),
-        "full": Profile(seeds=40, trials=32, cost="twenty minutes"),
+        "regular": Profile(seeds=20, trials=16, cost="seven minutes"),
+        "full": Profile(seeds=40, trials=32, cost="half an hour"),
     },
     names={
         "both": "both biases",

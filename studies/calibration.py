@@ -1,7 +1,7 @@
 """`python -m studies.calibration`: how often the rules that judge studies are wrong, on simulated studies.
 
 A study's numbers are drawn with a known mean, at which a form's "yes" or "no" is only just false: 0 or the margin.
-Every shape is drawn as it is and mirrored. The file has all cells, including the bad ones. 20,000 studies take a few
+Every shape is drawn as it is and mirrored. The file has all cells, including the bad ones. 20,000 studies take ten
 minutes.
 """
 

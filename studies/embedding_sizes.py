@@ -82,8 +82,8 @@ STUDY = Study(
     tuned={"wd": Range(0.01, 1), "lr": Range(1e-3, 2e-2)},
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="a minute and a half"),
-        "regular": Profile(seeds=20, trials=8, cost="a quarter of an hour"),
-        "full": Profile(seeds=40, trials=16, cost="an hour"),
+        "regular": Profile(seeds=20, trials=8, cost="an hour"),
+        "full": Profile(seeds=40, trials=16, cost="four hours"),
     },
     names={"wd": "weight decay", "lr": "learning rate"},
     limits=(

@@ -182,7 +182,7 @@ def check(table: Adult | Tabular) -> list[str]:
 
     Raises:
         DataError: the target does not have two classes, a column alone tells it, there are too many categories, or
-            nothing can be learnt.
+            nothing can be learned.
     """
     source = people(table)
     target, where = source.target, f"{source.path}, target {source.target.name!r}"
@@ -206,7 +206,7 @@ def check(table: Adult | Tabular) -> list[str]:
     if not shown:
         raise DataError(
             f"{where}: boosted trees and a logistic regression take {max(share, 0):.1%} off the log loss of constant "
-            f"probabilities, which does not show that {LEAST:.0%} can be learnt; models that have learnt nothing "
+            f"probabilities, which does not show that {LEAST:.0%} can be learned; models that have learned nothing "
             "cannot be compared, so no verdict is given"
         )
     return [f"There is something to learn: untuned models take {share:.0%} off the log loss of constant probabilities."]
@@ -296,8 +296,8 @@ STUDY = Study(
         f"Trees read a column of more than {CATEGORIES - 1} categories as numbers.",
         "Claims 1 and 44 ask for the same comparison here; a logistic regression may be better than both.",
         "No category of the census and the flights is large enough for `deferred=True` to save time: with 103 values, "
-        "as the largest has, a training step takes 1.32 [1.30, 1.33] of the time of torch’s. With 100,000 it takes "
-        "0.84 [0.82, 0.84], with a million 0.10 [0.10, 0.11], on two cores of an AMD EPYC, 2026-11-28 "
+        "as the largest has, a training step takes 1.24 [1.24, 1.25] of the time of torch’s. With 100,000 it takes "
+        "0.84 [0.81, 0.86], with a million 0.086 [0.083, 0.095], on two cores of an AMD EPYC, 2026-11-28 "
         "(`pytest bench/test_tables.py --benchmark-only --bench-profile full`).",
     ),
 )

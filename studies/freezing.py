@@ -1,7 +1,7 @@
 """Claim 15: does freezing make training faster, and does it need less memory?
 
 ResNet-34 with a new head on digits, frozen in one of four ways, and unfrozen, train in turns, epoch by epoch: the ratio
-of their times is free of what else the machine does. Memory is measured twice, and the less favourable ratio counts:
+of their times is free of what else the machine does. Memory is measured twice, and the less favorable ratio counts:
 the bytes that a forward pass saves for the backward pass, and the growth of a fresh process's peak in two steps.
 
 In fastai a frozen body still trains its BatchNorm. Then the gradient has to go back to the first layer, through
@@ -123,8 +123,8 @@ STUDY = Study(
     exploratory=transfer.EXPLORATORY,
     profiles={
         "quick": Profile(seeds=1, trials=0, cost="two minutes"),
-        "regular": Profile(seeds=8, trials=0, cost="a quarter of an hour"),
-        "full": Profile(seeds=16, trials=0, cost="half an hour"),
+        "regular": Profile(seeds=8, trials=0, cost="twenty minutes"),
+        "full": Profile(seeds=16, trials=0, cost="forty minutes"),
     },
     names={FROZEN: "all but the head frozen", FIXED: "all but the head frozen, BatchNorm too"},
     limits=(

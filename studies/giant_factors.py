@@ -86,8 +86,8 @@ STUDY = Study(
     tuned={"lr": Range(3e-4, 2e-2)},
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="forty seconds"),
-        "regular": Profile(seeds=20, trials=8, cost="ten minutes"),
-        "full": Profile(seeds=40, trials=16, cost="half an hour"),
+        "regular": Profile(seeds=20, trials=8, cost="twenty minutes"),
+        "full": Profile(seeds=40, trials=16, cost="an hour"),
     },
     names={"wd": "weight decay", "lr": "learning rate", "share": "share of the rows"},
     limits=(

@@ -50,8 +50,8 @@ STUDY = Study(
     tuned={"wd": Range(1e-6, 1.0), "lr": Range(5e-4, 5e-2)},
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="twenty seconds"),
-        "regular": Profile(seeds=20, trials=48, cost="six minutes"),
-        "full": Profile(seeds=40, trials=96, cost="twenty minutes"),
+        "regular": Profile(seeds=20, trials=48, cost="nine minutes"),
+        "full": Profile(seeds=40, trials=96, cost="half an hour"),
     },
     names={"wd": "strength", "lr": "learning rate"},
     limits=(

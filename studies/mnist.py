@@ -1,4 +1,4 @@
-"""Claims 64 and 65: what the lesson's update() learns from MNIST in one epoch, and what a hidden layer and Adam add.
+"""Claims 64 and 65: what update() learns from MNIST in the steps of one epoch, and what a hidden layer and Adam add.
 
 Each seed draws its own split and batch order, the same for every arm, and its own initialization, the same for arms
 with the same model. "Adam re-created" follows the notes: a new Adam for every batch, without memory, so each step is
@@ -60,7 +60,7 @@ def stepper(name: str, model: nn.Module, lr: float) -> Callable[[Tensor, Tensor]
 STUDY = Study(
     name="mnist",
     title="MNIST from scratch",
-    question="Does the lesson's first loop learn to read digits in one epoch?",
+    question="Does the lesson's first loop learn to read digits in the steps of one epoch?",
     run=run,
     data=("digits",),
     stand_in={"digits": "5,000 of MNIST's 70,000 digits"},
@@ -79,9 +79,9 @@ STUDY = Study(
     ),
     x="batch",
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="half a minute"),
-        "regular": Profile(seeds=20, trials=0, cost="twenty seconds"),
-        "full": Profile(seeds=40, trials=0, cost="half a minute"),
+        "quick": Profile(seeds=10, trials=0, cost="three quarters of a minute"),
+        "regular": Profile(seeds=20, trials=0, cost="a minute and a half"),
+        "full": Profile(seeds=40, trials=0, cost="three minutes"),
     },
     names={"lr": "learning rate"},
     limits=(

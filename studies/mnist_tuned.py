@@ -79,8 +79,8 @@ STUDY = Study(
     tuned={"lr": Range(1e-4, 1.0)},
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="half a minute"),
-        "regular": Profile(seeds=20, trials=8, cost="a minute"),
-        "full": Profile(seeds=40, trials=16, cost="four minutes"),
+        "regular": Profile(seeds=20, trials=8, cost="two minutes"),
+        "full": Profile(seeds=40, trials=16, cost="eight minutes"),
     },
     names={"lr": "learning rate"},
     limits=(

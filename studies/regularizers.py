@@ -60,9 +60,9 @@ STUDY = Study(
     ),
     tuned={"lr": Range(3e-4, 0.1)},
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="two minutes"),
-        "regular": Profile(seeds=20, trials=6, cost="twenty minutes"),
-        "full": Profile(seeds=40, trials=16, cost="an hour and a half"),
+        "quick": Profile(seeds=10, trials=0, cost="a minute and a quarter"),
+        "regular": Profile(seeds=20, trials=6, cost="forty minutes"),
+        "full": Profile(seeds=40, trials=16, cost="three hours"),
     },
     names={"wd": "weight decay", "bn": "batch normalization", "lr": "learning rate"},
     limits=(
@@ -70,7 +70,7 @@ STUDY = Study(
         "Weight decay is 0.1 and dropout 0.25; neither is tuned.",
         "Main effects are averages over the four combinations of the other two.",
         "The training is 32 epochs on the digits and 3 on the adult census.",
-        "A net that has learnt its rows by heart is overconfident, which raises the loss more than the error.",
+        "A net that has learned its rows by heart is overconfident, which raises the loss more than the error.",
         "The rate is tuned for the loss; the error is measured at the same rate.",
     ),
 )

@@ -103,9 +103,9 @@ STUDY = Study(
     tuned={"lr": Range(1e-3, 3.0)},
     x="length",
     profiles={
-        "quick": Profile(seeds=10, trials=0, cost="two and a half minutes"),
-        "regular": Profile(seeds=20, trials=6, cost="a quarter of an hour"),
-        "full": Profile(seeds=40, trials=16, cost="an hour"),
+        "quick": Profile(seeds=10, trials=0, cost="a minute and a half"),
+        "regular": Profile(seeds=20, trials=6, cost="forty minutes"),
+        "full": Profile(seeds=40, trials=16, cost="two and a half hours"),
     },
     names={"lr": "learning rate"},
     limits=(

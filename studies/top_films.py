@@ -130,8 +130,8 @@ STUDY = Study(
     ),
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="ten seconds"),
-        "regular": Profile(seeds=20, trials=0, cost="twenty seconds"),
-        "full": Profile(seeds=40, trials=0, cost="twenty seconds"),
+        "regular": Profile(seeds=20, trials=0, cost="a minute and a half"),
+        "full": Profile(seeds=40, trials=0, cost="three minutes"),
     },
     names={"lesson": "the lesson's model"},
     limits=(

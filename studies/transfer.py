@@ -9,7 +9,7 @@ Claim 13 says that the later a layer, the less its pretraining is worth to anoth
 themselves do not show that:
 
 - Nets cut short: a head on the first stages alone. A deeper cut makes a larger net, so accuracy may rise with depth
-  whatever the layers have learnt.
+  whatever the layers have learned.
 - Pretrained against random frozen layers. Random layers that stay random lose more of the image the deeper they go, so
   the difference may rise with depth however specific the pretrained layers are. It is measured here, and belongs to no
   claim.
@@ -17,7 +17,7 @@ themselves do not show that:
 
 Claim 13 is decided by the main effects of a factorial: first two stages pretrained or random × last two pretrained or
 random, all layers trained. Each half is added before the other as often as after it, and the difference of the main
-effects is the error with the last two minus the error with the first two. One doubt stays, and it favours the claim:
+effects is the error with the last two minus the error with the first two. One doubt stays, and it favors the claim:
 late layers that were trained together with early ones now read those of a random net. A yes may be due to that; a no is
 not. That later layers need more training is a part of its own: what freezing costs after the fourth stage, against
 after the first.
@@ -186,7 +186,7 @@ STUDY = Study(
         "BatchNorm in frozen stages has the statistics of the training rows and is frozen too, so what they give is "
         "computed once; fastai trains it.",
         SETTLED,
-        "That late pretrained stages read random early ones favours claim 13: a yes may be due to that, a no is not.",
+        "That late pretrained stages read random early ones favors claim 13: a yes may be due to that, a no is not.",
     ),
 )
 

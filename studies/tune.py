@@ -7,8 +7,8 @@
 3. The choice and the lesson's settings train with fresh seeds on new splits, which says how much of the gain was
    selection, and on all rows but the test rows. There the gain's interval comes from resampling the test's users.
 
-On ratings that cannot be learnt, strong decay still beats the lesson's settings: it predicts the mean. So a gain counts
-only if the choice also beats the training's mean rating.
+On ratings that cannot be learned, strong decay still beats the lesson's settings: it predicts the mean. So a gain
+counts only if the choice also beats the training's mean rating.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ GIVE_UP = 0.3  # two splits have a p-value of at least ¼
 FRESH = 8  # new splits, and trainings on all rows but the test rows
 SEARCHED, NEW = 1_000, 2_000  # seeds of the splits from here on; the seed of the test rows is --seed itself
 RESAMPLES, LEVEL = 9_999, 0.95
-ADVICE = "Name another folder with --results, or replace it with --fresh."
+ADVICE = "Name another folder with --results, or set it aside with --fresh."
 FEWEST_USERS = 8  # of the test rows, for an interval
 
 
@@ -310,11 +310,21 @@ def earlier(path: Path, checksum: str) -> Tuning | None:
 def written(found: Tuning, learn: CollabLearner, folder: Path, fresh: bool) -> None:
     """Write the result and the model, unless the result there has more trials, or is of other data.
 
+    Args:
+        found: the result.
+        learn: the model.
+        folder: where they go.
+        fresh: whether what is there is set aside before.
+
     Raises:
         UsageError: it has or is, or another program wrote the file.
     """
     path = folder / FILE
-    old = None if fresh else earlier(path, found.checksum)
+    if fresh:
+        from studies.lab.storage import set_aside
+
+        set_aside([path, folder / MODEL])
+    old = earlier(path, found.checksum)
     if old is not None and len(old.trials) > len(found.trials):
         raise UsageError(f"{path} has {len(old.trials)} trials, this search {len(found.trials)}: it is kept. {ADVICE}")
     learn.save(folder / MODEL)
@@ -385,7 +395,7 @@ def _options() -> list[inspect.Parameter]:
         option("trials", int, None, "At most so many trials.", min=1),
         option("seed", int, 0, "Of the test rows and of the search.", min=0),
         option("results", str, "results", "The folder for results.", metavar="DIR"),
-        option("fresh", bool, False, "Replace an earlier result, even if it has more trials."),
+        option("fresh", bool, False, "Set an earlier result aside, even if it has more trials."),
     ]
 
 
@@ -394,7 +404,7 @@ HELP = f"""Find settings for the lesson's model on these ratings: learning rate,
 A tenth of the ratings is set aside. On {SPLITS} splits of the others, Optuna's TPE sampler searches for the given time;
 Ctrl-C ends the search early. Then the choice and the lesson's settings are compared on the ratings set aside, with an
 interval over their users, and both with predicting the mean rating, which nothing beats on ratings that cannot be
-learnt.
+learned.
 
 Writes DIR/tune/DATA/{FILE} and {MODEL}, the trained model, and prints Python that uses the choice; `python -m reports`
 draws the page. A result of more trials is never replaced by one of fewer."""

@@ -1,7 +1,7 @@
 """Claims 17 and 24: what the learning rate does to pretrained layers once they are unfrozen.
 
 As in the lesson, a new head is trained first, on a frozen body; then all layers, at one rate or at rates that fall
-towards the first layers. The body is pretrained on MNIST's digits 0 to 4, or random; the task is UCI's digits 5 to 9.
+toward the first layers. The body is pretrained on MNIST's digits 0 to 4, or random; the task is UCI's digits 5 to 9.
 Each seed draws its own split, rows, head and order, the same for every rate.
 
 That layers moved less at a smaller rate proves nothing. What the body still knows is measured by a probe: a linear
@@ -130,8 +130,8 @@ STUDY = Study(
     x="layer",
     profiles={
         "quick": Profile(seeds=1, trials=0, cost="two minutes"),
-        "regular": Profile(seeds=8, trials=0, cost="a quarter of an hour"),
-        "full": Profile(seeds=16, trials=0, cost="half an hour"),
+        "regular": Profile(seeds=8, trials=0, cost="half an hour"),
+        "full": Profile(seeds=16, trials=0, cost="an hour"),
     },
     names={"lr": "rate of the head", "pretrained": "pretrained body", "slice": f"first layers at 1/{RATIO}"},
     limits=(

@@ -124,8 +124,8 @@ STUDY = Study(
     ),
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="one minute"),
-        "regular": Profile(seeds=20, trials=0, cost="two minutes"),
-        "full": Profile(seeds=40, trials=0, cost="four minutes"),
+        "regular": Profile(seeds=20, trials=0, cost="a quarter of an hour"),
+        "full": Profile(seeds=40, trials=0, cost="half an hour"),
     },
     recipe=4,
     cpu_only=True,

@@ -30,15 +30,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(
     help="dotbias and other libraries on the same split of MovieLens 100k: RMSE against seconds of training.\n\n"
     "--splits one, the default, has one split (80/20) and many seeds. It shows how long each library takes to reach an "
-    "RMSE. --splits fresh has five splits (90/10) and --splits fifths has GroupLens’ u1 to u5, with one fit of six "
-    "libraries for each split: they show how far each one goes. --splits everything has u1 alone, with the times of "
-    "ratings and what is known about users and films, for dotbias and myFM.\n\n"
+    "RMSE. --splits fresh has five splits (90/10) and --splits fifths has GroupLens’ u1 to u5, with one fit for each "
+    "split of dotbias, cornac, LensKit and myFM: they show how far each one goes. --splits everything has u1 alone, "
+    "with the times of ratings and what is known about users and films, for dotbias and myFM.\n\n"
     "Each library gets its own environment under .tox/peers, kept for the next time; if one cannot be made, its "
     "library is reported and left out. They take turns, epoch by epoch or fit by fit. Imports, compilation, a first "
     "fit and evaluation are not timed. Do not use the machine meanwhile. Stop with Ctrl-C and start again at any time: "
     "finished seeds of a library are kept.\n\n"
     "Writes DIR/peers.json, peers-fresh.json, peers-fifths.json or peers-everything.json; `python -m reports` draws "
-    "one page of them. One split takes about a quarter of an hour on two cores, five splits take five minutes, "
+    "one page of them. One split takes about a quarter of an hour on two cores, five splits take eight minutes, "
     "everything known takes ten; a few minutes more the first time, for the environments."
 )
 def main(

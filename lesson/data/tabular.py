@@ -1,4 +1,4 @@
-"""Tables of anything: a target to predict from categories, numbers and dates; split, and learnt from training rows."""
+"""Tables of anything: a target to predict from categories, numbers and dates; split, and learned from training rows."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Category(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A column of numbers, standardised.
+    """A column of numbers, standardized.
 
     Attributes:
         name: of the column.
@@ -79,7 +79,7 @@ class Number(NamedTuple):
     mean: float
     deviation: float
 
-    def standardised(self, column: Column) -> np.ndarray:
+    def standardized(self, column: Column) -> np.ndarray:
         """A table's column as float32[rows]: mean 0 and deviation 1 on the training rows."""
         filled = np.where(column.missing, self.median, column.cells)
         return ((filled - self.mean) / self.deviation).astype(np.float32)
@@ -162,7 +162,7 @@ class Tabular:
         valid_rows: Sequence[int] | np.ndarray | None = None,
         at_most: tuple[int, int] | None = None,
     ) -> TabularData:
-        """Split into training and validation rows; everything that is learnt comes from the training rows.
+        """Split into training and validation rows; everything that is learned comes from the training rows.
 
         Args:
             seed: the split's seed; a split by time is the same for all.
@@ -288,10 +288,10 @@ class Tabular:
         by_name = {part.name: part for column in columns for part in derived(column)}
         rows = len(columns[0].cells)
         ids = [category.rows(by_name[category.name]) for category in categories]
-        standardised = [number.standardised(by_name[number.name]) for number in numbers]
+        standardized = [number.standardized(by_name[number.name]) for number in numbers]
         return (
             torch.from_numpy(np.column_stack(ids) if ids else np.zeros((rows, 0), np.int64)),
-            torch.from_numpy(np.column_stack(standardised) if standardised else np.zeros((rows, 0), np.float32)),
+            torch.from_numpy(np.column_stack(standardized) if standardized else np.zeros((rows, 0), np.float32)),
         )
 
     def _warn(self, names: Iterable[str], complaint: str) -> None:
@@ -428,7 +428,7 @@ def load_table(
 
     Each column is of one kind, found by its values or told:
 
-    - Numbers are standardised by the training rows. The training's median stands for a missing one, and a category
+    - Numbers are standardized by the training rows. The training's median stands for a missing one, and a category
       NAME_na says that it was missing.
     - Categories are text, true and false, and columns named in `cat_names`. A missing category, and one that no
       training row has, is "#na#", row 0 of the embedding.

@@ -59,7 +59,7 @@ def charts(study: Study) -> list[Chart]:
     wider = " thin bar: for similar data;" if contrasts["lowest"].notna().any() else ""
     caption = f"Thick bar: 95 % interval for this data set;{wider} dots: seeds."
     if margin is not None:
-        caption += f" Grey band: differences below the margin, ±{numbers.setting(margin, 3)}."
+        caption += f" Gray band: differences below the margin, ±{numbers.setting(margin, 3)}."
     if floor is not None:
         caption += (
             f" Last row, the noise floor: {name_of(summary, floor.arm)} run twice on the same splits with another "

@@ -47,7 +47,7 @@ def charts(study: Study) -> list[Chart]:
             "parts",
             "Every part with its interval, in margins",
             "; ".join(lines),
-            "The unit is a part’s own margin, the smallest effect worth knowing; the grey band reaches one margin to "
+            "The unit is a part’s own margin, the smallest effect worth knowing; the gray band reaches one margin to "
             "either side. Right of 0 supports the part. Circles: yes; crosses: no; diamonds: inconclusive. The scale "
             f"is logarithmic beyond {LINEAR:g} margins.",
             found.astype(object),

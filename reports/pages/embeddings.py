@@ -103,7 +103,7 @@ def context_of(found: Embeddings) -> dict[str, Any]:
     ]
     left = [category for category in found.categories if category not in {one.name for one in shown}]
     return {
-        "answer": f"The net has learnt {counted(len(found.categories), 'embedding')}.",
+        "answer": f"The net has learned {counted(len(found.categories), 'embedding')}.",
         "found": found,
         "shown": shown,
         "left": left,

@@ -521,7 +521,7 @@ def read_bytes(path: Path) -> bytes:
     """The bytes of a file.
 
     Raises:
-        OSError: it cannot be read, or is not a file: reading a pipe would block for ever.
+        OSError: it cannot be read, or is not a file: reading a pipe would block forever.
     """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is not a file", str(path))

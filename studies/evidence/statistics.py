@@ -115,7 +115,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def expected_best_of_k(values: ArrayLike, better: Better) -> list[float]:
     """The expected best of k trials drawn without replacement, for k = 1 … n.
 
-    The unbiased estimator; drawing with replacement (Dodge et al. 2019, Show your work) is biased towards worse
+    The unbiased estimator; drawing with replacement (Dodge et al. 2019, Show your work) is biased toward worse
     (Tang et al. 2020, Showing your work doesn't always work).
 
     Args:

@@ -29,7 +29,7 @@ from studies.evidence.schema import (
 from studies.evidence.usage import Command
 from studies.lab import stopping
 from studies.lab.arguments import UsageError, checked_device, checked_path, checked_sources, chosen_profile, with_values
-from studies.lab.source import Source, open_source, own_options, prepare, reading_options, unlearnt
+from studies.lab.source import Source, open_source, own_options, prepare, reading_options, unlearnable
 from studies.lab.spec import TUNING_SEEDS_FROM, Run, Study, counted
 
 THREADS = 1  # a run's: many small runs side by side beat one on many threads
@@ -251,7 +251,7 @@ def _opened(study: Study, asked: Any, place: Place) -> tuple[Any, Place, Any]:
         extent = Extent(asked.profile, asked.seeds, asked.trials, frozenset(study.arms))
         require_replaceable(place.folder / asked.profile, study, data.origin.checksum, extent, place.advice)
     if asked.source.path is not None and isinstance(data, Ratings) and not study.own_split:
-        notes += unlearnt(data)
+        notes += unlearnable(data)
     return dataclasses.replace(asked, notes=tuple(notes)), place, data
 
 

@@ -103,7 +103,7 @@ def require_replaceable(folder: Path, study: Study, checksum: str, extent: Exten
 
 def _is_our_table(path: Path) -> bool:
     try:
-        if not path.is_file():  # opening a pipe would block for ever
+        if not path.is_file():  # opening a pipe would block forever
             return False
         with path.open("rb") as file:
             return set(pyarrow.parquet.read_schema(file).names) >= OUR_COLUMNS

@@ -84,7 +84,7 @@ def open_source(source: Source, seeds: int, own_split: bool = False) -> tuple[An
         own_split: whether the study splits the data in its own way; then nothing is said about the usual splits.
 
     Raises:
-        DataError: it cannot be read, or nothing can be learnt from it in the splits of these seeds.
+        DataError: it cannot be read, or nothing can be learned from it in the splits of these seeds.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -103,12 +103,12 @@ def shared(ratings: Ratings) -> list[str]:
     if np.bincount(user).max() < 2 or np.bincount(item).max() < 2:
         raise DataError(
             f"{ratings.name}: nobody has rated two items, or no two users have rated the same one, so nothing can be "
-            "learnt and no verdict given; use ratings that share users and items"
+            "learned and no verdict given; use ratings that share users and items"
         )
     return []
 
 
-def unlearnt(ratings: Ratings) -> list[str]:
+def unlearnable(ratings: Ratings) -> list[str]:
     """A note if the lesson's model is not shown to predict one's own ratings better than their mean does.
 
     Three weight decays are tried on the first split, and the best is compared with the mean, with 97.5 % confidence.
@@ -134,7 +134,7 @@ def unlearnt(ratings: Ratings) -> list[str]:
         return []
     return [
         "The lesson's model is not shown to predict these ratings better than their mean does (RMSE on the first "
-        f"split: {best.mean().sqrt():.4f}, of the mean {constant.mean().sqrt():.4f}). Where nothing can be learnt, "
+        f"split: {best.mean().sqrt():.4f}, of the mean {constant.mean().sqrt():.4f}). Where nothing can be learned, "
         "arms differ in how much noise they learn, and “not worse” says little."
     ]
 

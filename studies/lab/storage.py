@@ -192,7 +192,7 @@ WHY_NOT_OPENED = {  # by what servers and drivers say, in lower case
 def _why_not_opened(error: Exception) -> str:
     """In our own words: a driver's text may hold the password."""
     return _known_reason(error) or (
-        f"cannot be opened ({type(error).__name__}); check the URL (such as postgresql+psycopg://user:password@host/"
+        f"cannot be opened ({type(error).__name__}); check the URL (such as postgresql://user:password@host/"
         "database), the server, the database and the password"
     )
 
@@ -220,7 +220,7 @@ def _tables(url: str) -> RDBStorage:
 def _opened(url: str) -> RDBStorage:
     parsed = sqlalchemy.engine.make_url(url)
     driver = parsed.get_driver_name()
-    if driver in ("psycopg", "psycopg2"):  # a server that vanishes without a word would be waited for, for ever
+    if driver in ("psycopg", "psycopg2"):  # a server that vanishes without a word would be waited for, forever
         arguments = {"connect_timeout": ANSWER, "tcp_user_timeout": ANSWER * 1000, "keepalives_idle": ANSWER}
     elif driver == "pysqlite":
         arguments = {"timeout": ANSWER}
@@ -260,7 +260,7 @@ def _file(folder: Path, fresh: bool, results: Path | None) -> Iterator[BaseStora
     lock = folder / ".lock"
     with locked(lock, busy):
         if fresh:
-            _set_aside([folder / JOURNAL, *((results or folder) / name for name in (SUMMARY, RUNS, CURVES))])
+            set_aside([folder / JOURNAL, *((results or folder) / name for name in (SUMMARY, RUNS, CURVES))])
         journal = folder / JOURNAL
         _mend(journal, lock)
         yield _read(journal, lock)
@@ -292,7 +292,7 @@ def locked(path: Path, busy: str | None = None) -> Iterator[None]:
         lock.release()
 
 
-def _set_aside(paths: Sequence[Path]) -> None:
+def set_aside(paths: Sequence[Path]) -> None:
     """Rename the files of earlier sweeps, so that nothing is lost and the names are free."""
     for path in paths:
         if os.path.lexists(path):
@@ -307,7 +307,7 @@ def _mend(journal: Path, lock: Path) -> None:
             torn.unlink()
     if not os.path.lexists(journal):
         return
-    if not journal.is_file():  # a pipe would be waited for, for ever
+    if not journal.is_file():  # a pipe would be waited for, forever
         raise SweepError(f"{journal}: not a file; --fresh sets it aside and starts anew")
     if journal.is_symlink() or journal.stat().st_nlink > 1:
         raise SweepError(

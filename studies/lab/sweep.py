@@ -242,7 +242,7 @@ class Sweep:
             self._enqueue(plan, max(0, min(given + 1, STOCK - len(plan.ours) - plan.unread)))
 
     def _drop_duplicates(self, trials: Sequence[FrozenTrial], current: Mapping[str, FrozenTrial]) -> None:
-        """Drop waiting trials of runs for which another trial counts, so that none waits for ever."""
+        """Drop waiting trials of runs for which another trial counts, so that none waits forever."""
         for trial in trials:
             if trial.state == TrialState.WAITING and current[key_of(trial)] is not trial:
                 self._drop(trial._trial_id)

@@ -1,7 +1,7 @@
 """Processes that do runs. Only the sweep writes to the storage, so a killed worker corrupts nothing.
 
 A worker ends with its parent, however that ends. A thread of the worker waits for the parent's end. That works on every
-system, also while compiled code computes that releases Python's lock. Code that hangs may hold the lock for ever, so on
+system, also while compiled code computes that releases Python's lock. Code that hangs may hold the lock forever, so on
 Linux the kernel kills the worker as well.
 """
 

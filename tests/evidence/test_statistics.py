@@ -48,8 +48,8 @@ class TestIntervals:
 
     def test_the_t_interval_covers_as_often_as_it_says(self, rng):
         repeats = 2000
-        centred = rng.normal(0, 1, (repeats, 10))
-        covered = sum(low <= 0 <= high for low, high in map(t_interval, centred))
+        centered = rng.normal(0, 1, (repeats, 10))
+        covered = sum(low <= 0 <= high for low, high in map(t_interval, centered))
         low, high = stats.binom.ppf([2.5e-5, 1 - 2.5e-5], repeats, 0.95)  # a false alarm in 20,000 other seeds
         assert low <= covered <= high
 

@@ -31,7 +31,7 @@ class Bags(nn.Module):
         self.means = kind.from_pretrained(
             start[1].clone(), freeze=False, mode="mean", include_last_offset=last_offset, padding_idx=padding
         )
-        self.weigh = nn.Parameter(torch.ones(ROWS, dtype=dtype))  # of ids, learnt through per_sample_weights
+        self.weigh = nn.Parameter(torch.ones(ROWS, dtype=dtype))  # of ids, learned through per_sample_weights
         self.last_offset = last_offset
 
     def forward(self, ids, offsets):

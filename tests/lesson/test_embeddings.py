@@ -1,4 +1,4 @@
-"""The file of what a net for tables has learnt about categories."""
+"""The file of what a net for tables has learned about categories."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The file of what a model has learnt about the items."""
+"""The file of what a model has learned about the items."""
 
 import json
 

@@ -22,13 +22,13 @@ def frames():
     return pd.read_csv(folder / "flights.csv.zip"), pd.read_csv(folder / "weather.csv")
 
 
-def test_a_flight_is_late_a_quarter_of_an_hour_after_its_time_and_cancelled_ones_are_counted(flights, frames):
+def test_a_flight_is_late_a_quarter_of_an_hour_after_its_time_and_canceled_ones_are_counted(flights, frames):
     frame, _ = frames
     arrived = frame[frame["arr_delay"].notna()]
     np.testing.assert_array_equal(flights.rows, arrived.index)
     np.testing.assert_array_equal(flights.target.shown(), np.where(arrived["arr_delay"] >= 15, "late", "in time"))
     assert (len(frame), frame["dep_time"].isna().sum(), len(frame) - len(arrived)) == (336_776, 8_255, 9_430)
-    assert "9,430 of 336,776 flights have no arrival delay: 8,255 cancelled" in flights.notes[0]
+    assert "9,430 of 336,776 flights have no arrival delay: 8,255 canceled" in flights.notes[0]
 
 
 def test_a_model_reads_only_what_is_known_before_departure(flights, frames):

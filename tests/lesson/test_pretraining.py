@@ -247,7 +247,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line_and_leave_no_file(offere
 
 
 def shapes(folder):
-    """60 images of three shapes in sizes, places and colours of their own: grey, RGBA, turned by EXIF; one broken."""
+    """60 images of three shapes in sizes, places and colours of their own: gray, RGBA, turned by EXIF; one broken."""
     rng = np.random.default_rng(0)
     for kind in ("disc", "ring", "stripes"):
         (folder / kind).mkdir()

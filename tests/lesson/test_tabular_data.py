@@ -1,4 +1,4 @@
-"""Any table as a net reads it: kinds of columns, what is learnt from training rows, and what is odd."""
+"""Any table as a net reads it: kinds of columns, what is learned from training rows, and what is odd."""
 
 import datetime
 
@@ -88,7 +88,7 @@ def test_numbers_have_mean_zero_and_deviation_one_on_the_training_rows(tmp_path)
     assert data.valid.tensors[1].mean(0).abs().max() > 1e-2
 
 
-def test_nothing_is_learnt_from_validation_rows(tmp_path):
+def test_nothing_is_learned_from_validation_rows(tmp_path):
     """Whatever they hold, the training rows are encoded alike."""
     first, valid = frame(), np.arange(0, N, 4)
     first.loc[[1, 2], "size"] = np.nan

@@ -38,7 +38,7 @@ def page(folder):
 def test_each_category_of_three_values_or_more_has_a_map(tmp_path):
     put(tmp_path, {"name": "Sales", "target": "sold", "citation": "Cite me", "terms": "be kind"})
     html = page(tmp_path)
-    for text in ("learnt 3 embeddings", "Sales, to predict sold", "A map of shop", "Cite me", "be kind", "kind, one"):
+    for text in ("learned 3 embeddings", "Sales, to predict sold", "A map of shop", "Cite me", "be kind", "kind, one"):
         assert text in html
     assert "A map of kind" not in html
 

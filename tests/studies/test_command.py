@@ -32,7 +32,7 @@ from studies.lab import storage
 from studies.lab.command import command
 from studies.lab.replacing import Extent
 from studies.lab.results import covered
-from studies.lab.source import Source, open_source, outcome_of, own_options, prepare, unlearnt
+from studies.lab.source import Source, open_source, outcome_of, own_options, prepare, unlearnable
 from studies.lab.spec import TUNING_SEEDS_FROM, Metric, Outcome, Profile, Range, Run, Study, beats, exceeds
 from studies.lab.workers import Finished
 from tests.studies import toy
@@ -907,7 +907,7 @@ def test_strays_of_killed_commands_are_removed_and_nothing_else(sweep: Command) 
     assert not (sweep.folder / "trials.log.torn-1").exists()
 
 
-def test_where_nothing_can_be_learnt_of_a_validation_row_there_are_no_runs_and_no_verdict(
+def test_where_nothing_can_be_learned_of_a_validation_row_there_are_no_runs_and_no_verdict(
     sweep: Command, trained: Trained, tmp_path: Path
 ) -> None:
     once = tmp_path / "once.csv"
@@ -926,7 +926,7 @@ def test_ratings_that_are_all_the_same_are_refused(sweep: Command, trained: Trai
     assert trained() == []
 
 
-def test_a_result_says_of_how_many_validation_rows_something_can_be_learnt(sweep: Command, tmp_path: Path) -> None:
+def test_a_result_says_of_how_many_validation_rows_something_can_be_learned(sweep: Command, tmp_path: Path) -> None:
     some = tmp_path / "some.csv"
     rows = [f"u{k},i{k},{1 + k % 5}" for k in range(400)] + [f"a{k % 10},b{k // 10},{1 + k % 5}" for k in range(100)]
     some.write_text("\n".join(["user,item,rating", *rows, ""]))
@@ -1280,12 +1280,12 @@ def test_a_study_of_unknown_data_is_refused_with_the_names_there_are() -> None:
 
 
 @pytest.mark.parametrize("planted", [0.0, 0.5])
-def test_ratings_from_which_nothing_can_be_learnt_are_told(tmp_path: Path, planted: float) -> None:
+def test_ratings_from_which_nothing_can_be_learned_are_told(tmp_path: Path, planted: float) -> None:
     rng = np.random.default_rng(0)
     user, item = np.divmod(rng.choice(40 * 60, 2000, replace=False), 60)
     means = 3 + rng.normal(0, planted, 40)[user] + rng.normal(0, planted, 60)[item]
     stars = np.clip(np.round(means + rng.normal(0, 1, 2000)), 1, 5)
     rows = [f"{u},{i},{star:g}" for u, i, star in zip(user, item, stars, strict=True)]
     (tmp_path / "r.csv").write_text("\n".join(["user,item,rating", *rows]))
-    told = unlearnt(open_ratings(tmp_path / "r.csv"))
+    told = unlearnable(open_ratings(tmp_path / "r.csv"))
     assert ["is not shown to predict these ratings better" in note for note in told] == [True] * (planted == 0)

@@ -147,12 +147,12 @@ def test_tuning_never_sees_the_rows_that_all_seeds_validate_on(tmp_path: Path, m
 def test_a_random_target_gets_no_verdict(seed: int, tmp_path: Path) -> None:
     frame = sales(seed=seed)
     frame["sold"] = np.random.default_rng(seed).permutation(frame["sold"])
-    with pytest.raises(DataError, match=r"does not show that 2% can be learnt.*no verdict is given") as error:
+    with pytest.raises(DataError, match=r"does not show that 2% can be learned.*no verdict is given") as error:
         study.check(opened(tmp_path, frame))
     assert "\n" not in str(error.value)
 
 
-def test_what_can_be_learnt_is_said(tmp_path: Path) -> None:
+def test_what_can_be_learned_is_said(tmp_path: Path) -> None:
     (said,) = study.check(opened(tmp_path, sales()))
     assert said.startswith("There is something to learn: untuned models take ")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,19 @@ def test_a_result_of_fewer_trials_does_not_replace_one_of_more(found, ratings_fi
     with pytest.raises(tune.UsageError, match="has 4 trials, this search 2: it is kept"):
         tune.written(fewer, learn, folder, fresh=False)
     assert ((folder / FILE).read_bytes(), (folder / MODEL).read_bytes()) == before
+
+
+def test_fresh_sets_a_result_of_more_trials_aside(found, ratings_file, tmp_path):
+    result, folder, _ = found
+    for file in (FILE, MODEL):
+        shutil.copy(folder / file, tmp_path)
+    before = (tmp_path / FILE).read_bytes(), (tmp_path / MODEL).read_bytes()
+    learn = tune.trained(split(open_ratings(ratings_file), seed=0), tune.LESSON, 1)
+    fewer = result.model_copy(update={"trials": result.trials[:2]})
+    tune.written(fewer, learn, tmp_path, fresh=True)
+    assert len(read_tuning(tmp_path / FILE).trials) == 2
+    aside = [next(tmp_path.glob(f"{file}.until-*")).read_bytes() for file in (FILE, MODEL)]
+    assert tuple(aside) == before
 
 
 def test_a_result_of_other_data_is_not_replaced(found, ratings_file, tmp_path, monkeypatch):

@@ -95,7 +95,7 @@ def prepare_to_die() -> Any:
 
 
 def prepare_to_sleep() -> Any:
-    """Start for ever."""
+    """Start forever."""
     time.sleep(3600)
 
 

@@ -175,8 +175,8 @@ def train(prepared, seed, epochs, settings, after_epoch):
     def predict(rows: Rows) -> np.ndarray:
         places = windows_of(rows, settings["windows"], windows)
         means = np.zeros((len(trained), len(rows.users)), np.float32)
-        for learnt, its_means in zip(trained, means, strict=True):
-            mean_stars(rows.users, rows.films, places, *learnt, its_means)
+        for learned, its_means in zip(trained, means, strict=True):
+            mean_stars(rows.users, rows.films, places, *learned, its_means)
         return means.mean(0)
 
     after_epoch(predict, epochs)
