@@ -15,7 +15,7 @@ import typer
 
 import studies
 from studies.evidence.claims import N_CLAIMS
-from studies.evidence.ledger import Condition, Evidence, LedgerRow, PartRow, make_ledger, read_ledger
+from studies.evidence.ledger import BENCHES, Condition, Evidence, LedgerRow, PartRow, make_ledger, read_ledger
 from studies.evidence.outside import printable, without_password
 from studies.evidence.schema import ResultsError, find_summaries, in_words, read_summary
 from studies.evidence.usage import Command
@@ -103,6 +103,7 @@ def _part(row: PartRow, found: Sequence[Study]) -> list[str]:
         lines.append("     run: python -m studies.exact")
     elif part.kind == "measured":
         commands = [f"python -m studies.{study.name} --profile regular" for study in found]
+        commands += [BENCHES[part.id]] if part.id in BENCHES else []
         lines.append(f"     run: {' ; '.join(commands) or 'no study has this part yet'}")
     return [*lines, ""]
 

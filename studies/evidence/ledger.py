@@ -33,6 +33,8 @@ from studies.evidence.schema import (
 )
 
 EXACT, BENCHMARKS, PEERS = "exact.json", "benchmarks.json", FILES["one"]
+# The commands that measure parts without a study.
+BENCHES = {"1a": "python -m bench.peers"} | dict.fromkeys(("26a", "26b"), "pytest --benchmark-only")
 ALPHA: Final = 0.05
 
 Verdict = Literal[

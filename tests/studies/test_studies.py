@@ -50,7 +50,7 @@ def test_a_claim_shows_its_parts_what_is_missing_and_how_to_run_it(tmp_path: Pat
     assert "missing: movielens" in told
     assert "run: python -m studies.overfitting --profile regular" in told
     assert "run: python -m studies.exact" in list_studies("--claim", "79", "--results", str(tmp_path)).stdout
-    assert "no study has this part yet" in list_studies("--claim", "1", "--results", str(tmp_path)).stdout
+    assert "run: python -m bench.peers\n" in list_studies("--claim", "1", "--results", str(tmp_path)).stdout
 
 
 def test_a_claim_shows_its_results(tmp_path: Path) -> None:
