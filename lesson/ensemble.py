@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lesson.checks import DataError, shown
+from lesson.collab import CollabLearner
 from lesson.learner import Learner
 
 
@@ -82,6 +83,14 @@ class Ensemble:
         return float(self.learners[0].loss_func(*self.get_preds()).item())
 
     def predict(self, *pair: Any) -> Any:
-        """The mean of what each learner predicts, for `CollabLearner.predict`'s arguments."""
-        found = [learn.predict(*pair) for learn in self.learners]  # type: ignore[attr-defined]
+        """The mean of what each learner predicts, for `CollabLearner.predict`'s arguments.
+
+        Raises:
+            DataError: a learner is of another kind, whose predictions may be labels, which have no mean.
+        """
+        found = []
+        for learn in self.learners:
+            if not isinstance(learn, CollabLearner):
+                raise DataError(f"predict: {type(learn).__name__} is no CollabLearner; average its `get_preds()`")
+            found.append(learn.predict(*pair))
         return torch.stack(found).mean(0) if isinstance(found[0], Tensor) else sum(found) / len(found)

@@ -62,7 +62,8 @@ def cosines(weights: Tensor, row: int) -> Tensor:
         row: the row.
     """
     lengths = weights.norm(dim=1)
-    return torch.nan_to_num(weights @ weights[row] / (lengths * lengths[row]))
+    both = lengths * lengths[row]
+    return torch.where(both == 0, 0, weights @ weights[row] / both)
 
 
 def taken_apart(

@@ -285,7 +285,7 @@ class Learner:
 
         Raises:
             DataError: an argument is wrong, or all layers are frozen.
-                (While training) bs or the number of rows has changed, or everything has been frozen.
+                (While training) bs or the number of rows has changed, or what is frozen.
             DivergenceError: (while training) the loss is not finite.
         """
         epochs = checks.whole("epochs", epochs, least=1)
@@ -303,6 +303,7 @@ class Learner:
             schedule = schedule._replace(momentum=None)
         lrs = schedule.lr.tolist()
         moms = [own or 0.0] * len(lrs) if schedule.momentum is None else schedule.momentum.tolist()
+        trained = {param for param in self.model.parameters() if param.requires_grad}
         with self._training(optimizer, schedule) as train:
             for epoch in range(epochs):
                 if -(-len(self.data.train) // self.bs) * epochs != len(lrs):
@@ -312,6 +313,11 @@ class Learner:
                     )
                 if not any(param.requires_grad for group in optimizer.param_groups for param in group["params"]):
                     raise DataError(FROZEN)
+                if not trained.issuperset(param for param in self.model.parameters() if param.requires_grad):
+                    raise DataError(
+                        "a layer was unfrozen, added or replaced since this training began, and the optimizer does "
+                        "not have it: start a new training"
+                    )
                 order = torch.randperm(len(self.data.train), generator=self._order)
                 began = time.perf_counter()
                 losses = train(order)

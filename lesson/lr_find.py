@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -57,13 +58,19 @@ class FoundRates:
 def smoothed(losses: np.ndarray, beta: float = BETA) -> np.ndarray:
     """Exponentially weighted means of losses float64[steps], corrected for their start at zero (claim 68).
 
+    A loss that is not finite has no mean, and later means leave it out.
+
     >>> smoothed(np.array([3.0, 3.0, 3.0])).round(12)
     array([3., 3., 3.])
     """
-    mean, means = 0.0, []
-    for step, loss in enumerate(losses, start=1):
+    mean, known, means = 0.0, 0, []
+    for loss in losses:
+        if not math.isfinite(loss):
+            means.append(math.nan)
+            continue
+        known += 1
         mean = beta * mean + (1 - beta) * loss
-        means.append(mean / (1 - beta**step))
+        means.append(mean / (1 - beta**known))
     return np.array(means)
 
 

@@ -25,19 +25,27 @@ AT_A_TIME = 1 << 22  # predictions, to limit the memory for many users
 def accuracy(out: Tensor, target: Tensor) -> Tensor:
     """The share of rows whose largest output is the target's.
 
+    A row with an output that is NaN is wrong.
+
     Args:
-        out: [rows, classes].
+        out: [rows, classes], two classes or more.
         target: int64[rows], or [rows, 1].
 
     Raises:
-        DataError: the rows are not as many.
+        DataError: the rows are not as many, or there are no classes.
 
     >>> accuracy(torch.tensor([[0.1, 2.0], [3.0, 1.0]]), torch.tensor([1, 1])).item()
     0.5
     """
     if out.ndim != 2 or target.shape not in ((len(out),), (len(out), 1)):
         raise DataError(f"accuracy of outputs {list(out.shape)} and targets {list(target.shape)}: one target a row")
-    return (out.argmax(1) == target.view(-1)).float().mean()
+    if out.shape[1] < 2 or target.is_floating_point():
+        raise DataError(
+            f"accuracy of outputs {list(out.shape)} and {target.dtype} targets: it is of two classes or more, as whole "
+            "numbers from 0; for numbers use rmse"
+        )
+    right = (out.argmax(1) == target.view(-1)) & ~out.isnan().any(1)
+    return right.float().mean()
 
 
 def rmse(out: Tensor, target: Tensor) -> Tensor:

@@ -150,7 +150,13 @@ class Optimizer(eager.EagerOptimizer):
             DataError: a number is wrong, or a hyper-parameter of a step is missing.
         """
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
+        try:
+            self._check(self.param_groups[-1])
+        except DataError:
+            self.param_groups.pop()
+            raise
+
+    def _check(self, group: dict[str, Any]) -> None:
         for name in CHECKS.keys() & group.keys():
             CHECKS[name](name, group[name])
         for step in self.steps:

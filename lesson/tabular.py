@@ -68,7 +68,7 @@ class TabularLearner(Learner):
     def _training(
         self, optimizer: torch.optim.Optimizer, schedule: Schedule
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
-        if len(self.data.train) % self.bs == 1:
+        if len(self.data.train) % self.bs == 1 or self.bs == 1:
             raise DataError(
                 f"bs={self.bs}: BatchNorm needs two rows or more, but the last of {len(self.data.train):,} is alone; "
                 f"try bs={self.bs + 1}"
@@ -136,10 +136,19 @@ class TabularLearner(Learner):
         if getattr(rows, "ndim", 2) == 1 and hasattr(rows, "to_dict"):
             values = values.to_dict()  # a Series
         single = isinstance(values, Mapping) and not any(map(_is_list, values.values()))
-        inputs = self.data.encoded({name: [value] for name, value in values.items()} if single else values)
+        if single:
+            values = {name: [None if _is_missing(value) else value] for name, value in values.items()}
+        inputs = self.data.encoded(values)
         self.model.eval()
         parts = zip(*(column.split(self.valid_bs) for column in inputs), strict=True)
-        return torch.cat([self.model(*(column.to(self.device) for column in part)).cpu() for part in parts]), single
+        out = torch.cat([self.model(*(column.to(self.device) for column in part)).cpu() for part in parts])
+        if not out.isfinite().all():
+            row = int((~out.isfinite()).any(1).nonzero()[0])
+            raise DataError(
+                f"the rows, row {row + 1}: the net gives no finite numbers. A value is too far from those of "
+                "training, or the training diverged"
+            )
+        return out, single
 
     def _identity(self) -> dict[str, str]:
         learned = {
@@ -256,6 +265,14 @@ def _check_range(data: TabularData, y_range: tuple[float, float] | None) -> None
         warnings.warn(
             f"{about}, and a net starts near 0: pass y_range=data.y_range, or predict its logarithm", stacklevel=3
         )
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is NaN, NaT or pandas' NA."""
+    try:
+        return bool(value != value)
+    except TypeError:  # NA is neither equal nor unequal
+        return True
 
 
 def _is_list(values: Any) -> bool:

@@ -273,6 +273,7 @@ def precompute(learn: CnnLearner, cut: int | None = None) -> CnnLearner:
     body, head = (list(part.children()) for part in learn.model)
     cut = checks.whole("cut", len(body) if cut is None else cut, most=len(body))
     frozen, rest = nn.Sequential(*body[:cut]), nn.Sequential(*body[cut:], *head)
+    rest.requires_grad_(True)  # a pretrained body starts frozen
     measure_norms(learn, frozen)
     frozen.eval()
     train, valid = (_given(frozen, rows, learn) for rows in (learn.data.train, learn.data.valid))

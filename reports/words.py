@@ -103,6 +103,7 @@ DOUBTS: dict[Doubt, str] = {
     "not retuned": "The settings were not tuned for each arm; tuning may reverse the result.",
     "preliminary": "A quick run, or one with fewer than 20 seeds: the regular profile may give another result.",
     "declared after looking": "The part was declared, or changed, after results had been seen.",
+    "seeds or values of nobody's declaration": "The seeds, trials or values were chosen for this run alone.",
 }
 
 
@@ -345,7 +346,8 @@ def limits(summary: Summary) -> list[str]:
     said.append(f"{profile}.")
     if part is not None and (expected := expectation(summary, part)):
         said.append(expected)
-    if summary.seeds > 3 and not any(arm.diverged or arm.missed for arm in summary.arms.values()):
+    lost = any(arm.diverged or arm.missed for arm in summary.arms.values())
+    if summary.seeds > 3 and not lost and summary.provenance.trials.keys() <= {"COMPLETE"}:
         said.append(f"No run failed; a failure in up to {numbers.percent(3 / summary.seeds)} of seeds could go unseen.")
     return said + list(summary.limits)
 

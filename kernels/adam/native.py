@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -32,7 +33,7 @@ def step_flat(param: Any, grad: Any, exp_avg: Any, exp_avg_sq: Any, constants: A
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process has no threads
     return ThreadPoolExecutor(threads, thread_name_prefix="adam")
 
 
@@ -64,4 +65,4 @@ def step_(
         return
     cuts = [size * share // threads for share in range(threads + 1)]
     parts = [[array[low:high] for array in arrays] for low, high in pairwise(cuts)]
-    list(_pool(threads).map(lambda part: step_flat(*part, c), parts))
+    list(_pool(threads, os.getpid()).map(lambda part: step_flat(*part, c), parts))

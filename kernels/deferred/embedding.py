@@ -52,6 +52,10 @@ class RowGradient(Tensor):
             if func not in MULTIPLIES | CLAMPS | NORMS | TESTS:
                 return func(*args, **kwargs)
             grads = args[0]
+            if func not in IN_PLACE:
+                grads = [_coalesced(grad) for grad in grads] if isinstance(grads, list | tuple) else _coalesced(grads)
+            elif func in CLAMPS and not all(map(_is_coalesced, grads if isinstance(grads, list | tuple) else [grads])):
+                return func(*args, **kwargs)  # parts of a sum cannot be limited: torch raises its own error
             if _values_are_enough(func, args[1:], kwargs):
                 values = [_values(grad) for grad in grads] if isinstance(grads, list | tuple) else _values(grads)
                 if func in NORMS:
@@ -87,6 +91,15 @@ def _values_are_enough(func: Callable[..., Any], args: tuple[Any, ...], kwargs: 
     return False
 
 
+def _is_coalesced(grad: Tensor) -> bool:
+    return not grad.is_sparse or grad.is_coalesced()
+
+
+def _coalesced(grad: Tensor) -> Tensor:
+    """A gradient that has each row once."""
+    return grad if _is_coalesced(grad) else grad.coalesce()
+
+
 def _values(grad: Tensor) -> Tensor:
     return grad._values() if grad.is_sparse else grad
 
@@ -114,8 +127,7 @@ class DeferredParameter(nn.Parameter):
         kwargs = kwargs or {}
         if func in LOOKUPS:
             weight, ids = (args[place] for place in LOOKUPS[func])
-            if weight.table is not None:
-                weight.table.catch_up(ids)
+            weight.look_up(ids)
         else:
             _flush_all(args, kwargs)
         with torch._C._DisableTorchDispatch():
@@ -133,13 +145,22 @@ class DeferredParameter(nn.Parameter):
 
     def flush(self) -> None:
         """Bring every row up to date."""
-        if self.table is not None:
-            self.table.flush()
+        if (table := self.table) is not None:  # another thread may drop the table meanwhile
+            table.flush()
+
+    def look_up(self, ids: Tensor) -> None:
+        """Bring the rows `ids` up to date; all rows while torch.jit traces, because a trace keeps the whole table."""
+        if (table := self.table) is None:
+            return
+        if torch._C._is_tracing():
+            table.flush()
+        else:
+            table.catch_up(ids)
 
     def drop_table(self) -> None:
         """Bring every row up to date and forget the table: the optimizer's next step makes a new one from its state."""
-        self.flush()
-        self.table = None
+        if (table := self.table) is not None:
+            table.leave(self)
 
     @property
     def grad(self) -> Tensor | None:
@@ -210,8 +231,7 @@ class _Deferred(nn.Module):
         if not plain or not self._looks_up:
             return super().forward(input, *args, **kwargs)
         # The same as `DeferredParameter.__torch_dispatch__`, without the cost of the dispatch.
-        if weight.table is not None:
-            weight.table.catch_up(input)
+        weight.look_up(input)
         with torch._C.DisableTorchFunctionSubclass(), torch._C._DisableTorchDispatch():
             return super().forward(input, *args, **kwargs)
 
@@ -353,8 +373,8 @@ def attach(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
             `DeferredEmbeddingBag`.
 
     Raises:
-        ValueError: another module; one that is deferred already; bags of the largest; or an embedding that changes rows
-            or gradients when it reads them (`max_norm`, `scale_grad_by_freq`).
+        ValueError: another module; one that is deferred already; bags of the largest; an embedding that changes rows
+            or gradients when it reads them (`max_norm`, `scale_grad_by_freq`); or a weight that has hooks.
     """
     if not isinstance(embedding, nn.Embedding | nn.EmbeddingBag) or isinstance(embedding, _Deferred):
         raise ValueError(
@@ -369,9 +389,13 @@ def attach(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
     if isinstance(embedding, nn.EmbeddingBag):
         _check_mode(embedding.mode)
     weight = embedding.weight
+    if weight._backward_hooks or weight._post_accumulate_grad_hooks:
+        raise ValueError("its weight has hooks, which would be lost: attach first, then register them")
     grad, weight.grad = weight.grad, None
+    deferred = DeferredParameter(weight.data, weight.requires_grad)
+    deferred.__dict__.update(weight.__dict__)
     # The parameter stays the same object, so that tied weights and optimizers still refer to it.
-    torch.utils.swap_tensors(weight, DeferredParameter(weight.data, weight.requires_grad))
+    torch.utils.swap_tensors(weight, deferred)
     weight.grad = grad
     embedding.__class__ = _deferred(type(embedding))  # type: ignore[arg-type, assignment]
     embedding.sparse = True

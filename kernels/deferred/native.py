@@ -52,7 +52,7 @@ def _step_row(planes: Any, r: Any, grads: Any, q: Any, kind: Any, steps: Any, t:
             moved = beta1 * m[r, k] + rest1 * g
             m[r, k] = moved
         if kind.square is not None:
-            square = beta2 * v[r, k] + rest2 * (g * g)
+            square = beta2 * v[r, k] + rest2 * g * g
             v[r, k] = square
             moved = moved / (np.sqrt(square) * scale + eps)
         w[r, k] = x * keep - rate * moved
@@ -101,7 +101,7 @@ def _apply_map(w: Any, m: Any, r: Any, kind: Any, f: Any) -> None:
         for k in range(w.shape[1]):
             x, mean = w[r, k], m[r, k]
             w[r, k] = a * x + b * mean
-            m[r, k] = c * x + d * mean
+            m[r, k] = (c * x if c != 0 else c) + d * mean  # an infinite weight, such as a mask's, stays as it is
     elif a != 1:
         for k in range(w.shape[1]):
             w[r, k] *= a

@@ -56,7 +56,7 @@ def _watched(name: str) -> Callable[..., Any]:
 
 for _name in (
     "__getitem__", "__iter__", "__setitem__", "__delitem__", "__ior__", "__or__",
-    "clear", "copy", "get", "items", "pop", "popitem", "setdefault", "update", "values",
+    "__eq__", "__repr__", "clear", "copy", "get", "items", "pop", "popitem", "setdefault", "update", "values",
 ):  # fmt: skip
     setattr(TableState, _name, _watched(_name))
 
@@ -118,8 +118,11 @@ class _Deferred(EagerOptimizer):
         due = [(group, param, grad) for group in self.param_groups for param, grad in _tables_due(group)]
         with torch.no_grad():
             with torch._C.DisableTorchFunctionSubclass():
-                for group, param, grad in due:
-                    self._step_table(param, group, grad)
+                tables = [self._table_of(param, group) for group, param, _ in due]  # any error comes before any step
+                for table, (group, param, grad) in zip(tables, due, strict=True):
+                    optimizer, settings = self._rule(group, table.steps + 1)
+                    table.step(group["mode"], np.array(constants(optimizer, **settings)), grad, param)
+                    torch.autograd.graph.increment_version(param)
             type(self)._dense_step(self)
         return loss
 
@@ -128,22 +131,20 @@ class _Deferred(EagerOptimizer):
         dense = [param for param in group["params"] if not isinstance(param, DeferredParameter)]
         return super()._init_group({**group, "params": dense}, *args, **kwargs)  # type: ignore[misc]
 
-    def _step_table(self, param: DeferredParameter, group: dict[str, Any], grad: Tensor) -> None:
+    def _table_of(self, param: DeferredParameter, group: dict[str, Any]) -> Table:
         kind = KINDS[self._rule(group, 1)[0]]
         table = param.table
         if table is None or not table.belongs_to(self.state[param], param, kind):
             table = self._new_table(param, group, kind)
-        optimizer, settings = self._rule(group, table.steps + 1)
-        table.step(group["mode"], np.array(constants(optimizer, **settings)), grad)
-        torch.autograd.graph.increment_version(param)
+        return table
 
     def _new_table(self, param: DeferredParameter, group: dict[str, Any], kind: Kind) -> Table:
         param.drop_table()
         kept, state = self.state[param], dict(self.state[param])
         if kind in (RMSPROP, ADAM):
-            state["step"] = torch.tensor(
-                float(state.get("step", 0.0))
-            )  # SparseAdam's is an int, a fused one's on a GPU
+            # As torch's own. SparseAdam's is an int, a fused one's on a GPU.
+            dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+            state["step"] = torch.as_tensor(state.get("step", 0.0), dtype=dtype, device="cpu")
         table = Table(param, kind, PLANES[kind], state, group["backend"])
         # As in torch, the dictionary of a parameter stays the same one; that of another parameter stays the other's.
         if isinstance(kept, TableState) and kept._param is param:
@@ -156,8 +157,12 @@ class _Deferred(EagerOptimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with every row up to date. A run that loads it gives the same bits as the run that continues."""
-        self._drop_tables()
-        return super().state_dict()
+        # The next step begins a new record, as in an optimizer that loads this state: so both give the same bits.
+        for param in self._tables():
+            param.drop_table()
+        found = super().state_dict()
+        states = found["state"].items()
+        return found | {"state": {at: dict(state) if isinstance(state, TableState) else state for at, state in states}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's. It also loads the checkpoints of torch's optimizers, including SparseAdam.
@@ -175,16 +180,10 @@ class _Deferred(EagerOptimizer):
                     _check({**group, "params": own["params"]})
                     _check_state(state_dict["state"].get(number, {}), PLANES[KINDS[self._rule(group, 1)[0]]])
             groups.append(group)
-        self._drop_tables()
-        # If the number of groups differs, torch raises an error.
-        super().load_state_dict(state_dict | {"param_groups": groups + state_dict["param_groups"][len(groups) :]})
-
-    def _drop_tables(self) -> None:
-        # The next step begins a new record, as in an optimizer that loads this state: so both give the same bits.
         for param in self._tables():
             param.drop_table()
-            if param in self.state:
-                self.state[param] = dict(self.state[param])
+        # If the number of groups differs, torch raises an error.
+        super().load_state_dict(state_dict | {"param_groups": groups + state_dict["param_groups"][len(groups) :]})
 
 
 def _tables_due(group: dict[str, Any]) -> list[tuple[DeferredParameter, Tensor]]:
@@ -226,7 +225,7 @@ def _check(group: dict[str, Any]) -> None:
         if isinstance(param, DeferredParameter) and param.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"deferred steps need a float32 or float64 table, not {param.dtype}: use nn.Embedding")
     tiny = max(torch.finfo(param.dtype).tiny for param in group["params"] if isinstance(param, DeferredParameter))
-    if not group.get("eps", 1) >= tiny:  # a denormal number counts as zero
+    if not tiny <= group.get("eps", 1) < math.inf:  # a denormal number counts as zero
         wrong.append(f"eps={group['eps']}")
     if wrong:
         raise ValueError(f"steps with {', '.join(wrong)} cannot be deferred: leave that out, or use nn.Embedding")
@@ -387,7 +386,8 @@ class DeferredSGD(_Deferred, torch.optim.SGD):
 
     def _init_group(self, group: dict[str, Any], params: list[Tensor], grads: Any, means: list[Any]) -> Any:
         found = super()._init_group(group, params, grads, means)
-        if group["fused"] and any(mean is not None for mean in means):  # torch's fused step wants all or none
+        # torch's fused step wants all buffers or none. Without dampening, a first step from zeros is torch's own.
+        if group["fused"] and not group["dampening"] and any(mean is not None for mean in means):
             means[:] = [torch.zeros_like(p) if mean is None else mean for p, mean in zip(params, means, strict=True)]
         return found
 

@@ -40,6 +40,7 @@ class NativeRows:
         w = weight.numpy()
         self.kind = kind
         self.planes = (w, *(w if plane is None else plane.numpy() for plane in (mean, square)))
+        self.has = (mean is not None, square is not None)
         self.last = np.zeros(len(w), np.int32)
         self.touched = np.zeros(len(w), np.uint8)
         for plane in self.planes[1:]:
@@ -50,6 +51,11 @@ class NativeRows:
         self.record = (np.zeros((capacity + 1, 9), w.dtype), np.zeros((capacity + 1, 9)), np.ones(capacity + 1), folds)
         self.many_points: int | None = None
         self.work = self._new_work(1, capacity)
+
+    def follow(self, weight: Tensor, *others: Tensor) -> None:
+        """Use the memory that these tensors, the weight and those of mean and mean square that it has, have now."""
+        w, given = weight.numpy(), iter(others)
+        self.planes = (w, *(next(given).numpy() if has else w for has in self.has))
 
     def _new_work(self, threads: int, steps: int) -> tuple[np.ndarray, ...]:
         of_each = (threads, steps + 1)
@@ -146,6 +152,9 @@ class TritonRows:
         self.method = Method(native.REPLAY, 0)
         self.eps = 0.0
         self.stream: torch.cuda.Stream | None = None
+
+    def follow(self, *tensors: Tensor) -> None:
+        """As `NativeRows`; the kernels take addresses from the tensors at each launch."""
 
     @property
     def done(self) -> int:

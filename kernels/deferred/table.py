@@ -26,7 +26,8 @@ class Table:
     """A parameter [rows, width] whose rows are brought up to date when they are read.
 
     Steps are counted from the last flush. One `Method` applies all steps on record; a step that needs another one
-    begins a new record. A lock makes threads that read rows take turns.
+    begins a new record. A lock makes threads that read rows take turns. A signal handler that reads rows in the middle
+    of a step cannot wait for its own thread: it gets an error.
 
     Args:
         param: the parameter.
@@ -47,7 +48,7 @@ class Table:
     ) -> None:  # fmt: skip
         with torch._C._DisableTorchDispatch():
             self.weight = param.detach()
-        self.kind, self.state, self.address = kind, state, self.weight.data_ptr()
+        self.kind, self.state = kind, state
         if not self.weight.is_contiguous() or self.weight.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"deferred steps need a contiguous float32 or float64 table, not {self.weight.dtype} with strides "
@@ -69,6 +70,8 @@ class Table:
                 )
             state[name] = state[name].contiguous()
         mean, square = (None if name is None else state[name] for name in planes)
+        self.tensors = [tensor for tensor in (self.weight, mean, square) if tensor is not None]
+        self.addresses = [tensor.data_ptr() for tensor in self.tensors]
         # A NumPy view, because torch.compile may flush a table while torch's operations run on fake tensors.
         self.steps_taken = state["step"].numpy() if "step" in state else None
         done = 0 if self.steps_taken is None else int(self.steps_taken)
@@ -80,7 +83,9 @@ class Table:
 
     def belongs_to(self, state: dict[str, Any], param: Tensor, kind: Kind) -> bool:
         """Whether this table is still made for this state, this memory and this kind of steps."""
-        return self.state is state and self.kind == kind and Tensor.data_ptr(param) == self.address
+        same = Tensor.data_ptr(param) == self.addresses[0]
+        same = same and param.shape == self.weight.shape and param.stride() == self.weight.stride()
+        return same and self.state is state and self.kind == kind
 
     @property
     def steps(self) -> int:
@@ -94,29 +99,40 @@ class Table:
 
     def catch_up(self, ids: Tensor) -> None:
         """Bring the rows `ids` (int, any shape; may repeat) up to date."""
+        self._refuse_to_nest()
         with self.lock:
+            self._follow_memory()
             if self.rows.pending:
                 self.rows.catch_up(ids.detach())
 
     def flush(self) -> None:
         """Bring every row up to date, and begin a new record."""
+        self._refuse_to_nest()
         with self.lock:
-            if self.rows.pending:
-                self.rows.catch_up_all()
-            if self.steps_taken is not None:
-                self.steps_taken[...] = self.steps
+            self._flush()
 
-    def step(self, mode: Mode, c: np.ndarray, grad: Tensor) -> None:
+    def leave(self, param: Any) -> None:
+        """Bring every row up to date, and let the parameter forget this table."""
+        self._refuse_to_nest()
+        with self.lock:
+            self._flush()
+            if param.table is self:
+                param.table = None
+
+    def step(self, mode: Mode, c: np.ndarray, grad: Tensor, param: Any) -> None:
         """Take the next step. The rows of a sparse gradient move now, the others when they are read.
 
         Args:
             mode: of the parameter's group.
             c: float64[9], the constants of this step, see `kernels.steps`.
             grad: the gradient; a dense one steps every row now.
+            param: the parameter. If it has forgotten this table since the step began, all rows move now.
         """
+        self._refuse_to_nest()
         with self.lock:
+            self._follow_memory()
             if not grad.is_sparse:
-                self.flush()
+                self._flush()
                 self.rows.step_all(grad.contiguous(), c)
                 return
             grad = grad if grad.is_coalesced() else grad.coalesce()
@@ -124,14 +140,35 @@ class Table:
                 grad = grad.clone()  # torch resizes an empty gradient to add to it, but not one that NumPy has seen
             self._prepare_record(mode, c)
             self.rows.step(grad.indices()[0].contiguous(), grad.values().contiguous(), c)
-            if mode == "dense":
-                self.flush()
+            if mode == "dense" or param.table is not self:
+                self._flush()
+
+    def _flush(self) -> None:
+        self._follow_memory()
+        if self.rows.pending:
+            self.rows.catch_up_all()
+        if self.steps_taken is not None:
+            self.steps_taken[...] = self.steps
+
+    def _refuse_to_nest(self) -> None:
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(
+                "a signal handler reads a deferred table in the middle of its step: let it set a flag, and read or save "
+                "after optimizer.step()"
+            )
+
+    def _follow_memory(self) -> None:
+        """Find the numbers again if torch has moved them to shared memory, through a tensor that shares them."""
+        addresses = [tensor.data_ptr() for tensor in self.tensors]
+        if addresses != self.addresses:
+            self.rows.follow(*self.tensors)
+            self.addresses = addresses
 
     def _prepare_record(self, mode: Mode, c: np.ndarray) -> None:
         """Begin a new record if there is none, or if step c does not fit on it."""
         method = self._choose_method(mode, c)
         if self.rows.pending and not self._fits(method, c):
-            self.flush()
+            self._flush()
             method = self._choose_method(mode, c)  # fewer points may be enough for a new record
         if not self.rows.pending:
             self.method = method

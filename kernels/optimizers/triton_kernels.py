@@ -48,7 +48,7 @@ def update(
         m = beta1 * m + rest1 * g
         moved = m
     if (optimizer == "rmsprop") | (optimizer == "adam"):
-        v = beta2 * v + rest2 * (g * g)
+        v = beta2 * v + rest2 * g * g
         moved = divide(moved, sqrt(v) * scale + eps)
     return w * keep - rate * moved, m, v
 

@@ -73,7 +73,7 @@ def _step_row(
             moved = beta1 * table[r, width + k] + rest1 * g
             table[r, width + k] = moved
         if kind.square is not None:
-            v = beta2 * table[r, squares + k] + rest2 * (g * g)
+            v = beta2 * table[r, squares + k] + rest2 * g * g
             table[r, squares + k] = v
             moved = moved / (np.sqrt(v) * scale + eps)
         table[r, k] = w * keep - rate * moved

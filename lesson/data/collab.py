@@ -166,7 +166,8 @@ def split(
         ratings: the table.
         valid_pct: the share of validation rows, between 0 and 1.
         seed: the split's seed.
-        valid_rows: row numbers (0-based, in file order) of the validation rows, instead of the two above.
+        valid_rows: row numbers (0-based, in file order) of the validation rows, instead of the two above. Rows that
+            `none` leaves out count, but do not validate.
 
     Raises:
         DataError: a row number does not exist or repeats, or a part would be empty.
@@ -174,7 +175,7 @@ def split(
     if not isinstance(ratings, Ratings):
         raise DataError(f"ratings={shown(ratings)}: pass the result of open_ratings or read_ratings")
     n = len(ratings)
-    chosen = _chosen(ratings, seed, valid_pct) if valid_rows is None else given_rows(valid_rows, n)
+    chosen = _chosen(ratings, seed, valid_pct) if valid_rows is None else _given(ratings, valid_rows)
     is_valid = np.zeros(n, dtype=bool)
     is_valid[chosen] = True
     train_rows = np.flatnonzero(~is_valid)
@@ -204,6 +205,14 @@ def split(
         ratings,
         chosen.astype(np.int64),
     )
+
+
+def _given(ratings: Ratings, valid_rows: Any) -> np.ndarray:
+    """The ratings of these rows of the file."""
+    if ratings.kept is None:
+        return given_rows(valid_rows, len(ratings))
+    chosen = given_rows(valid_rows, len(ratings.kept))
+    return (np.cumsum(ratings.kept) - 1)[chosen[ratings.kept[chosen]]]
 
 
 def _chosen(ratings: Ratings, seed: int, valid_pct: float) -> np.ndarray:

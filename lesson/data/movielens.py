@@ -11,6 +11,7 @@ import numpy as np
 
 from lesson import checks
 from lesson.checks import DataError, printable, shown
+from lesson.data.ids import spelled
 from lesson.data.origin import carried, with_options
 from lesson.data.ratings import (
     GROUPLENS_COLUMNS,
@@ -131,8 +132,11 @@ def _movielens(table: TextTable, films: TextTable, item: str, titles: list[str],
     if len(ids) < len(codes):
         row = int(np.argmax(repeats(np.zeros_like(codes), codes)))
         films.fail(row, item, f"{shown(ids[codes[row]])} occurs twice; each film has one line")
-    title_of = dict(zip(ids[codes].tolist(), titles, strict=True))
-    genres_of = dict(zip(ids[codes].tolist(), _genres(films), strict=True))
+    # One id of text makes all of a file text, so the two files may have the same ids as numbers and as text.
+    asked = {spelled(film): film for film in ratings.item_ids.tolist()}
+    keys = [asked.get(spelled(film), film) for film in ids[codes].tolist()]
+    title_of = dict(zip(keys, titles, strict=True))
+    genres_of = dict(zip(keys, _genres(films), strict=True))
     unknown = np.array([film not in title_of for film in ratings.item_ids.tolist()])
     if unknown.any():
         row = int(np.argmax(unknown[ratings.item]))

@@ -51,6 +51,7 @@ class Ratings:
         notes: sentences about how the file was read.
         by: how `split` splits them: "random", "time" or "user".
         time: float64[rows], when each was given; read only for a split by time.
+        kept: bool[rows of the file], which of them these are; None if all.
     """
 
     user: np.ndarray
@@ -70,6 +71,7 @@ class Ratings:
     notes: tuple[str, ...] = ()
     by: str = "random"
     time: np.ndarray | None = None
+    kept: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rating)
@@ -150,7 +152,7 @@ def read_ratings(
     if isinstance(table, TextTable) and table.headless and table.suffix in (".data", ".dat"):
         table.name_columns(GROUPLENS_COLUMNS)
     columns = find_columns(table, {"user": user, "item": item, "rating": rating})
-    ratings = split_by(by, ratings_of(table, columns, data_name(path), none), table, time, none)
+    ratings = split_by(by, ratings_of(table, columns, data_name(path), none), table, time)
     columns = ratings.columns
     said = "; ".join(f"{role}s are column {column!r}" for role, column in columns.items())
     unused = [name for name in table.names if name not in columns.values()]
@@ -171,7 +173,7 @@ def checked_split(split: str | None) -> str:
     return by
 
 
-def split_by(by: str, ratings: Ratings, table: Table, time: str | None = None, none: float | None = None) -> Ratings:
+def split_by(by: str, ratings: Ratings, table: Table, time: str | None = None) -> Ratings:
     """Ratings that `split` splits in this way, with their times if it needs them.
 
     Args:
@@ -179,7 +181,6 @@ def split_by(by: str, ratings: Ratings, table: Table, time: str | None = None, n
         ratings: of the table.
         table: where the times are.
         time: the name of their column; None finds it by its usual names.
-        none: the rating whose rows were left out.
 
     Raises:
         DataError: there is no column of times, or a value is no time.
@@ -189,8 +190,8 @@ def split_by(by: str, ratings: Ratings, table: Table, time: str | None = None, n
     if by == "time":
         columns = find_columns(table, {**ratings.columns, "time": time})
         times = table.times(columns["time"])
-        if none is not None:
-            times = times[table.numbers(columns["rating"]) != np.float32(none)]
+        if ratings.kept is not None:
+            times = times[ratings.kept]
         ratings = replace(ratings, time=times, columns=columns)
     return replace(ratings, by=by, checksum=with_options(ratings.checksum, {"split": by}))
 
@@ -240,9 +241,10 @@ def ratings_of(table: Table, columns: dict[str, str], name: str, none: float | N
     user, user_ids = table.ids(columns["user"])
     item, item_ids = table.ids(columns["item"])
     notes: tuple[str, ...] = ()
-    rows = np.arange(len(rating))
+    rows, kept = np.arange(len(rating)), None
     if none is not None:
-        rows = np.flatnonzero(rating != np.float32(none))
+        kept = rating != np.float32(none)
+        rows = np.flatnonzero(kept)
         notes = (f"{len(rating) - len(rows):,} of {len(rating):,} ratings are {none:g}, meaning no rating: left out",)
         if not len(rows):
             raise DataError(f"{table.path}, column {columns['rating']!r}: every rating is {none:g}, meaning no rating")
@@ -283,6 +285,7 @@ def ratings_of(table: Table, columns: dict[str, str], name: str, none: float | N
         (low - margin, high + margin),
         columns=columns,
         notes=notes,
+        kept=kept,
     )
 
 

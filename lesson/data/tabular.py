@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 from lesson import checks
 from lesson.checks import DataError, shown
 from lesson.data.bunch import given_rows, split_rows
-from lesson.data.columns import Column, Kind, derived, find_kind, read_column
+from lesson.data.columns import LARGEST, Column, Kind, derived, find_kind, read_column
 from lesson.data.ids import Vocab, spelled
 from lesson.data.origin import Origin, with_options
 from lesson.data.table import Table, data_name, listing, read_table, reason
@@ -80,9 +80,20 @@ class Number(NamedTuple):
     deviation: float
 
     def standardized(self, column: Column) -> np.ndarray:
-        """A table's column as float32[rows]: mean 0 and deviation 1 on the training rows."""
+        """A table's column as float32[rows]: mean 0 and deviation 1 on the training rows.
+
+        Raises:
+            DataError: a value is so far away that float32 does not hold it.
+        """
         filled = np.where(column.missing, self.median, column.cells)
-        return ((filled - self.mean) / self.deviation).astype(np.float32)
+        found = (filled - self.mean) / self.deviation
+        far = np.abs(found) > LARGEST
+        if far.any():
+            raise DataError(
+                f"column {self.name!r}: {filled[far][0]:g} is too far from the training rows, whose mean is "
+                f"{self.mean:g} and standard deviation {self.deviation:g}"
+            )
+        return found.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -405,7 +416,13 @@ class TabularData:
         import pandas as pd  # pandas takes half a second to import, only needed here
 
         columns = [*self.source.columns, self.source.target]
-        return pd.DataFrame({column.name: column.of(rows).shown() for column in columns})
+        # Categories stay as they are: pandas would make floats of whole numbers with a gap among them.
+        return pd.DataFrame(
+            {
+                column.name: pd.Series(column.of(rows).shown(), dtype=object if column.kind == "category" else None)
+                for column in columns
+            }
+        )
 
 
 def load_table(
@@ -632,10 +649,15 @@ def as_table(rows: NewRows) -> Table:
     try:
         if isinstance(rows, Mapping):
             lists = {str(name): values.tolist() if torch.is_tensor(values) else values for name, values in rows.items()}
+            for name, values in lists.items():
+                if isinstance(values, str | bytes):  # its letters would be the rows
+                    raise DataError(f"rows, column {name!r}: {shown(values)} beside lists; pass a list for each column")
             columns = pyarrow.table(lists)
         else:
             columns = pyarrow.Table.from_pandas(rows, preserve_index=False)
-    except (pyarrow.ArrowException, AttributeError, TypeError, ValueError) as error:
+    except (pyarrow.ArrowException, AttributeError, OverflowError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"rows: a DataFrame or a dictionary of lists by column is needed ({reason(error)})") from error
     return Table("the rows", "", columns.column_names, columns)
 

@@ -69,7 +69,8 @@ def chance(inputs: Inputs) -> str | None:
     expected = numbers.number(ledger.expected_false, 1 if ledger.expected_false >= 0.1 else 2)
     parts = numbers.counted(ledger.judged, "part")
     was = "was" if ledger.judged == 1 else "were"
-    return f"{parts} of claims {was} decided by measurement; by chance alone, at most {expected} of them are wrong."
+    tests = numbers.counted(ledger.tests, "test")
+    return f"{parts} of claims {was} decided by measurement, in {tests}; by chance alone, at most {expected} err."
 
 
 def count_verdicts(inputs: Inputs) -> dict[Verdict, int]:

@@ -159,6 +159,8 @@ def commit_note(summary: Summary) -> str | None:
     notes = []
     if len(set(provenance.commits)) > 1:
         notes.append(f"The runs come from {len(set(provenance.commits))} commits")
+    elif provenance.commits and provenance.commit not in (None, *provenance.commits):
+        notes.append(f"The runs come from commit {provenance.commits[0]}, this summary from {provenance.commit}")
     if provenance.dirty:
         notes.append("the working tree had uncommitted changes" if notes else "Run with uncommitted changes")
     if provenance.commit is None:

@@ -62,6 +62,7 @@ Doubt = Literal[
     "not retuned",
     "preliminary",
     "declared after looking",
+    "seeds or values of nobody's declaration",
 ]
 Level = Literal["high", "moderate", "low", "very low"]
 LEVELS: tuple[Level, ...] = ("high", "moderate", "low", "very low")
@@ -127,16 +128,20 @@ class Evidence:
     timed: bool = False
     path: Path | None = None
     need: Need | None = None
+    recipe: int = 0
+    finished: str = ""
 
     @property
-    def strength(self) -> tuple[bool, bool, bool, int, int]:
-        """Sorts evidence, stronger is larger: has a verdict, declared profile, tuned, the profile's rank, seeds."""
+    def strength(self) -> tuple[bool, bool, bool, int, int, int, str]:
+        """Sorts evidence, stronger is larger: has a verdict, declared profile, tuned, the profile's rank, seeds, age."""
         return (
             self.found.reason not in _WITHOUT_VERDICT,
             self.profile != CUSTOM,
             self.tuned,
             _PROFILES.get(self.profile, 0),
             self.found.n,
+            self.recipe,
+            self.finished,
         )
 
 
@@ -232,6 +237,7 @@ class Ledger:
         benchmarks: the benchmarks file; None if it is missing or a problem.
         peers: the file of other libraries' runs; likewise.
         judged: measured parts with some evidence that says yes or no.
+        tests: conditions with enough seeds for a verdict, of all measured parts.
     """
 
     rows: list[LedgerRow]
@@ -241,11 +247,12 @@ class Ledger:
     benchmarks: Benchmarks | None = None
     peers: PeerResults | None = None
     judged: int = 0
+    tests: int = 0
 
     @property
     def expected_false(self) -> float:
-        """How many of the judged parts are wrong by chance, at most."""
-        return self.judged * ALPHA
+        """How many of the tests are wrong by chance, on average, at most: any of a part's data sets may decide it."""
+        return self.tests * ALPHA
 
 
 def read_ledger(results: Path) -> Ledger:
@@ -362,7 +369,14 @@ def make_ledger(
         for row in rows
         for part in row.parts
     )
-    return Ledger(rows, sentences, dict(summaries or {}), of_slips, benchmarks, peers, judged)
+    tests = sum(
+        condition.used.found.reason not in _WITHOUT_VERDICT
+        for row in rows
+        for part in row.parts
+        if part.part.kind == "measured"
+        for condition in part.conditions
+    )
+    return Ledger(rows, sentences, dict(summaries or {}), of_slips, benchmarks, peers, judged, tests)
 
 
 def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
@@ -382,6 +396,8 @@ def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
             timed=summary.timed,
             path=path,
             need=need_of(found, summary.overlap(found)),
+            recipe=summary.provenance.recipe,
+            finished=summary.provenance.finished or "",
         )
         for found in summary.parts
         if found.part
@@ -459,7 +475,8 @@ def over_parts(core: Sequence[PartRow]) -> tuple[Verdict, str]:
     open_parts = [row for row in core if row.verdict in OPEN]
     if found & NO:
         word: Verdict = "false" if "false" in found else "fails"
-        return word, core[0].words if len(core) == 1 else word
+        so_far = word == "fails" and all("so far" in row.words for row in core if row.verdict in NO)
+        return word, core[0].words if len(core) == 1 else f"{word} so far" if so_far else word
     if "depends" in found:
         return "depends", next(row.words for row in core if row.verdict == "depends")
     if "not seen on a stand-in" in found:
@@ -507,6 +524,7 @@ def _doubts(evidence: Evidence) -> list[Doubt]:
         "not retuned": not evidence.tuned,
         "preliminary": evidence.preliminary,
         "declared after looking": evidence.found.changed,
+        "seeds or values of nobody's declaration": evidence.profile == CUSTOM,
     }
     return [doubt for doubt, is_so in found.items() if is_so]
 

@@ -107,7 +107,7 @@ def tried(study: Study, runs: pd.DataFrame) -> pd.Series[Any]:
     """Means of the first metric by choice, signed so that low is good, in the order in which choices were tried."""
     name, metric = next(iter(study.metrics.items()))
     score = runs[f"metric.{name}"] * (-1 if metric.better == "higher" else 1)
-    score = score.mask(runs["diverged"] | score.isna(), math.inf)
+    score = score.mask(runs["diverged"] | ~np.isfinite(score), math.inf)  # a missed target is inf, whatever is better
     choices = [tuple(row) for row in runs[[f"setting.{setting}" for setting in study.tuned]].itertuples(index=False)]
     return score.groupby(pd.Series(choices, index=runs.index, dtype=object), sort=False).mean()
 
@@ -215,7 +215,7 @@ def summarize(
         tuning=tuning,
         tunable=list(study.tuned),
         timed=study.alone,
-        preliminary=asked.profile == "quick" or asked.seeds < schema.FEW_SEEDS,
+        preliminary=asked.profile == "quick" or min([asked.seeds, *(part.n for part in parts)]) < schema.FEW_SEEDS,
         limits=limits(study, origin, asked),
         notes=[
             *asked.notes,

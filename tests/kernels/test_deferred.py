@@ -904,6 +904,7 @@ WRONG = [
     (DeferredSGD, {"momentum": 0.9, "nesterov": True}, "steps with nesterov cannot be deferred"),
     (DeferredSGD, {"momentum": 0.9, "dampening": 0.1}, "steps with dampening cannot be deferred"),
     (DeferredSGD, {"momentum": math.inf}, "momentum: inf"),
+    (DeferredAdamW, {"eps": math.inf}, "eps=inf"),
     (DeferredRMSprop, {"centered": True}, "steps with centered cannot be deferred"),
     (DeferredRMSprop, {"momentum": 0.9}, "steps with momentum cannot be deferred"),
     (DeferredRMSprop, {"maximize": True}, "steps with maximize cannot be deferred"),
@@ -1218,7 +1219,7 @@ def test_a_state_that_is_moved_to_another_parameter_is_that_ones(mode):
 
 
 @pytest.mark.parametrize("mode", ["folded", "replay", "dense"])
-@pytest.mark.parametrize("rule", ["adamw", "adam", "rmsprop", "sgd"])
+@pytest.mark.parametrize("rule", ["adamw", "adam", "rmsprop", "sgd", "momentum"])
 def test_an_infinite_weight_stays_as_it_is_as_a_mask_does(rule, mode):
     found = []
     for how in (None, mode):
