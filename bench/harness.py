@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from scipy.stats import quantile_test
 from torch import Tensor

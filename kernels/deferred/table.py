@@ -153,8 +153,8 @@ class Table:
     def _refuse_to_nest(self) -> None:
         if self.lock._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError(
-                "a signal handler reads a deferred table in the middle of its step: let it set a flag, and read or save "
-                "after optimizer.step()"
+                "a signal handler reads a deferred table in the middle of its step: let it set a flag, and read or "
+                "save after optimizer.step()"
             )
 
     def _follow_memory(self) -> None:

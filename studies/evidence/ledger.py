@@ -133,7 +133,7 @@ class Evidence:
 
     @property
     def strength(self) -> tuple[bool, bool, bool, int, int, int, str]:
-        """Sorts evidence, stronger is larger: has a verdict, declared profile, tuned, the profile's rank, seeds, age."""
+        """Sorts evidence, stronger is larger: has a verdict, declared profile, tuned, rank of profile, seeds, newer."""
         return (
             self.found.reason not in _WITHOUT_VERDICT,
             self.profile != CUSTOM,

@@ -43,7 +43,7 @@ class Extent:
         by_default = {by_default_name(str(summary.baseline), tuned.chosen) for tuned in summary.tuning}
         return cls(
             profile=summary.profile,
-            seeds=len(summary.provenance.seeds),
+            seeds=summary.seeds,  # of the arm with the fewest: runs may have failed
             trials=min((len(tuning.trials) for tuning in summary.tuning), default=0),
             arms=frozenset(summary.arms.keys() - by_default),
         )

@@ -287,3 +287,11 @@ def test_asked_for_no_timing_it_only_checks():
     compare(benchmark, SMOKE, FLOOR, run, run, accurate, clock=machine.clock)
     assert machine.calls == 2  # one to warm up, one for pytest-benchmark
     assert "ratio" not in benchmark.extra_info
+
+
+@pytest.mark.parametrize("pairs", [39, 79, 80, 100, 119, 120, 161, 400])
+def test_of_skewed_ratios_the_interval_covers_the_median_at_any_number_of_pairs(pairs):
+    skewed = 1 + scipy.stats.expon(scale=0.1).rvs(size=(400, pairs), random_state=0)
+    intervals = [median_ratio(list(sample), [1.0] * pairs) for sample in skewed]
+    covered = np.mean([i.low <= 1 + 0.1 * np.log(2) <= i.high for i in intervals])
+    assert covered >= 0.95 - 4 * (0.95 * 0.05 / 400) ** 0.5

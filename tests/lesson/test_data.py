@@ -286,3 +286,10 @@ def test_the_command_says_from_where_and_under_which_terms_and_import_waits_for_
     assert "100,000 ratings, 943 users, 1,682 items" in told.stdout
     assert "no redistribution" in told.stdout
     assert told.stderr == ""
+
+
+def test_films_and_ratings_may_spell_the_same_ids_as_numbers_and_as_text(tmp_path):
+    films = FILMS + "tt3,C (1997),z\n"
+    ratings = open_movielens(films_and_ratings(tmp_path, films, "userId,movieId,rating\n1,1,5\n2,2,3\n"))
+    assert [ratings.titles[film] for film in ratings.item_ids.tolist()] == ["A (1995)", "B (1996)"]
+    assert [ratings.genres[film] for film in ratings.item_ids.tolist()] == [("x",), ("y",)]

@@ -6,8 +6,11 @@ import doctest
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
 
-from lesson import DataError, DivergenceError, Ensemble, collab_learner, ensemble, load_ratings
+from lesson import DataBunch, DataError, DivergenceError, Ensemble, Learner, collab_learner, ensemble, load_ratings
 from lesson.data import split
 
 
@@ -72,3 +75,13 @@ def test_learners_of_other_rows_or_none_are_refused(small):
 
 def test_its_example_runs():
     assert doctest.testmod(ensemble).failed == 0
+
+
+def test_labels_have_no_mean():
+    learners = [Learner(DataBunch(rows, rows), nn.Linear(1, 2), cross_entropy) for rows in [two_rows()] * 2]
+    with pytest.raises(DataError, match="Learner is no CollabLearner"):
+        Ensemble(learners).predict({"a": 1})
+
+
+def two_rows():
+    return TensorDataset(torch.ones(2, 1), torch.tensor([0, 1]))

@@ -10,7 +10,7 @@ from scipy.optimize import least_squares
 
 from lesson import DataError, UnknownIdsWarning, collab_learner, load_ratings
 from lesson.data import open_movielens, split
-from lesson.fold_in import prior
+from lesson.fold_in import EPS, prior
 
 MINE = {"Star Wars (1977)": 5, "Striptease (1996)": 1, 1: 2.5, "483": 4}
 
@@ -29,6 +29,7 @@ def parts_of_the_objective(learn, ratings):
     """The numbers whose squares the docstring's objective adds up, in float64 by hand: of a user's factors and bias."""
     model = learn.model
     mean, root, error = prior(model, learn.data)
+    error = max(error, EPS**0.5)  # a training without any error would leave the prior no weight
     rows = learn.data.items.rows(list(ratings))
     stars = np.array(list(ratings.values()), float)
     weight, bias = (t.detach().double().numpy()[rows] for t in (model.i_weight.weight, model.i_bias.weight[:, 0]))

@@ -1,5 +1,7 @@
 """Looking into a trained model: components, nearest items, predictions taken apart."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lesson import DataError, collab_learner, load_ratings
-from lesson.interpretation import Factors, pca
+from lesson.interpretation import Factors, cosines, pca
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +166,9 @@ def test_a_prediction_is_taken_apart_for_known_ids_alone(learned):
 def test_tables_are_ordinary_frames(learned):
     assert isinstance(learned.explain(196, 242), pd.DataFrame)
     assert learned.nearest(50, 3).columns.tolist() == ["item", "title", "similarity"]
+
+
+def test_a_cosine_of_nan_is_nan_and_of_no_length_0():
+    weights = torch.tensor([[1.0, 0.0], [0.0, 0.0], [math.nan, 1.0]])
+    assert cosines(weights, 0)[:2].tolist() == [1, 0]
+    assert cosines(weights, 0)[2].isnan()

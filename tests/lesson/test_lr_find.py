@@ -167,3 +167,9 @@ def test_a_loss_that_is_no_number_from_the_start_is_one_line():
         learn.model.weight.fill_(torch.nan)
     with pytest.raises(DataError, match="the first loss is nan"):
         learn.lr_find()
+
+
+def test_a_loss_that_is_not_finite_is_left_out_of_later_means():
+    found = smoothed(np.array([1.0, np.inf, np.nan, 1.0, 3.0]))
+    np.testing.assert_allclose(found[[0, 3, 4]], smoothed(np.array([1.0, 1.0, 3.0])))
+    assert np.isnan(found[1:3]).all()

@@ -125,3 +125,16 @@ def test_a_target_of_another_shape_is_no_target():
             accuracy(torch.eye(3), target)
     with pytest.raises(DataError, match="the same shape is needed"):
         rmse(torch.ones(2, 1), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("out", "target"), [(torch.zeros(3, 1), torch.zeros(3, 1).long()), (torch.zeros(3, 2), torch.zeros(3))]
+)
+def test_numbers_have_no_accuracy(out, target):
+    with pytest.raises(DataError, match="of two classes or more"):
+        accuracy(out, target)
+
+
+def test_outputs_that_are_nan_are_wrong():
+    out = torch.tensor([[math.nan, math.nan], [1.0, 0.0]])
+    assert accuracy(out, torch.tensor([0, 0])) == 0.5

@@ -225,3 +225,11 @@ def test_fused_is_torchs_fused_adamw_bit_for_bit():
     assert torch.equal(bias, torchs_bias)
     assert state["param_groups"] == torchs_state["param_groups"]
     assert all(torch.equal(state["state"][0][name], value) for name, value in torchs_state["state"][0].items())
+
+
+def test_a_group_that_is_refused_does_not_stay():
+    first, second = (nn.Parameter(torch.ones(1)) for _ in range(2))
+    optimizer = AdamW([first])
+    with pytest.raises(DataError):
+        optimizer.add_param_group({"params": [second], "lr": -1.0})
+    assert len(optimizer.param_groups) == 1

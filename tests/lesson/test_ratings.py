@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lesson import load_ratings
 from lesson.data import DataError, RepeatedRatingsWarning, read_ratings
 from lesson.data.ratings import repeats
 
@@ -290,3 +291,12 @@ def test_only_later_rows_of_a_pair_are_repeats():
     user, item = np.array([1, 0, 1, 0, 1]), np.array([0, 1, 0, 0, 0])
     assert repeats(user, item).tolist() == [False, False, True, False, True]
     assert repeats(user[:2], item[:2]).tolist() == [False, False]
+
+
+def test_validation_rows_are_those_of_the_file_where_rows_mean_no_rating(tmp_path):
+    text = "user,item,rating\n1,7,0\n1,8,2\n2,7,0\n2,8,4\n3,8,5\n3,7,3\n"
+    data = load_ratings(write(tmp_path, text), none=0, valid_rows=[0, 1, 4])  # row 0 is no rating
+    assert data.valid.ratings.tolist() == [2, 5]
+    assert data.train.ratings.tolist() == [4, 3]
+    with pytest.raises(DataError, match="there is no row 6; rows go from 0 to 5"):
+        load_ratings(write(tmp_path, text), none=0, valid_rows=[6])

@@ -382,3 +382,12 @@ def test_any_bytes_are_ratings_or_one_line(tmp_path_factory, junk, before, suffi
         told = str(error)
     assert "\n" not in told
     assert "CSV" not in told  # Arrow's words, which name no line
+
+
+def test_an_index_that_numbers_other_rows_is_left_out_as_pandas_does(tmp_path):
+    frame = pd.DataFrame({"a": range(30)}, index=pd.RangeIndex(30, name="user"))
+    whole = pyarrow.Table.from_pandas(frame)
+    for table in (whole, whole.slice(10)):
+        pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+        shown = pd.read_parquet(tmp_path / "t.parquet").reset_index()
+        assert ("user" in read_table(tmp_path / "t.parquet").names) == ("user" in shown.columns)

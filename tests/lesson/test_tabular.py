@@ -319,3 +319,42 @@ def test_wrong_arguments_are_refused(data, how, complaint):
 def test_other_data_are_refused():
     with pytest.raises(DataError, match="pass the result of load_table"):
         tabular_learner([1, 2])
+
+
+def test_a_row_without_finite_outputs_is_refused(data):
+    learn = tabular_learner(data, layers=[5], quiet=True)
+    with torch.no_grad():
+        learn.model.layers[-1].bias.fill_(torch.nan)
+    for predict in (learn.predict, learn.probabilities):
+        with pytest.raises(DataError, match="row 1: the net gives no finite numbers"):
+            predict({"shop": "s1", "kind": "k2", "size": 5.0})
+
+
+def test_a_number_too_far_from_training_is_named(data, tmp_path):
+    table = pd.DataFrame({"size": [1e-3, 2e-3, 3e-3, 4e-3] * 3, "y": ["a", "b"] * 6})
+    learn = tabular_learner(loaded(tmp_path, table, "y"), layers=[5], quiet=True)
+    with pytest.raises(DataError, match=r"column 'size': 3e\+38 is too far from the training rows"):
+        learn.predict({"size": 3e38})
+
+
+def test_a_batch_of_one_row_is_refused(data):
+    with pytest.raises(DataError, match="bs=1: BatchNorm needs two rows"):
+        tabular_learner(data, bs=1, quiet=True).fit(1)
+
+
+def test_a_single_row_may_lack_a_date_and_text_beside_lists_is_no_list(tmp_path):
+    days = pd.Series(pd.to_datetime(["2026-01-01", "2026-02-03", None, "2026-03-05"] * 5))
+    table = pd.DataFrame({"day": days, "size": [1.0, 2, 3, 4] * 5, "y": ["a", "b"] * 10})
+    learn = tabular_learner(loaded(tmp_path, table, "y"), layers=[5], quiet=True)
+    row = learn.data.source.columns and {"day": pd.NaT, "size": 1.0}
+    assert learn.predict(row) == learn.predict(pd.DataFrame([{"day": None, "size": 1.0}]))[0]
+    assert learn.predict({"day": None, "size": pd.NA}) in ("a", "b")
+    with pytest.raises(DataError, match="rows, column 'day': '2026-01-01' beside lists"):
+        learn.predict({"day": "2026-01-01", "size": [1.0, 2.0]})
+
+
+def test_whole_numbers_of_a_category_are_shown_as_they_are(tmp_path):
+    ids = [2**53 + 1, 2**53 + 2, None, 2**53 + 4]
+    table = pd.DataFrame({"who": pd.array(ids * 10, "Int64"), "y": ["a", "b", "a", "b"] * 10})
+    data = loaded(tmp_path, table, "y", cat_names=["who"])
+    assert set(data.show_batch(40)["who"]) == {*ids}

@@ -1,5 +1,6 @@
 """The learner of any model: rates, freezing, decay, epochs one by one."""
 
+import copy
 import pickle
 from functools import partial
 
@@ -372,3 +373,24 @@ def test_inputs_may_be_several():
     learn = Learner(DataBunch.create(rows, rows), Sum(), mse_loss, wd=0.0, bs=8, quiet=True)
     learn.fit_one_cycle(20, 0.1)
     torch.testing.assert_close(learn.model.w.detach(), torch.tensor([2.0, -1.0]), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("how", ["unfrozen", "replaced", "added"])
+def test_what_the_optimizer_does_not_have_is_refused_between_epochs(data, how):
+    learn = learner(data)
+    learn.model[0].requires_grad_(False)
+    epochs = learn.epochs(3, 0.01)
+    next(epochs)
+    if how == "unfrozen":
+        learn.model[0].requires_grad_(True)
+    elif how == "replaced":
+        learn.model[-1] = copy.deepcopy(learn.model[-1])
+    else:
+        learn.model.append(nn.Linear(10, 10))
+    with pytest.raises(DataError, match="unfrozen, added or replaced since this training began"):
+        next(epochs)
+
+
+def test_an_optimizer_may_leave_parameters_out(data):
+    learn = learner(data, opt_func=lambda groups: SGD(groups[-1:], lr=0.1))
+    learn.fit(2, 0.01)

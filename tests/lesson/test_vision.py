@@ -312,3 +312,16 @@ def test_the_statistics_of_precomputed_layers_are_those_of_the_training_rows():
 def test_more_layers_than_there_are_cannot_be_precomputed():
     with pytest.raises(DataError, match="cut=9"):
         precompute(learner(), 9)
+
+
+@pytest.mark.parametrize("cut", [None, 6])
+def test_what_follows_precomputed_layers_trains_though_a_pretrained_body_starts_frozen(cut):
+    learn = learner()
+    learn.freeze()
+    before = tables(learn)
+    precompute(learn, cut).fit(1, 0.01)
+    early = len(learn.model[0]) if cut is None else cut
+    for name, param in learn.model.named_parameters():
+        part, place = name.split(".")[:2]
+        assert (name in changed(learn, before)) == (part == "1" or int(place) >= early), name
+        del param

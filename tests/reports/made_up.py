@@ -158,7 +158,7 @@ def made_up(
             "threads": 1,
             "workers": 2,
             "seeds": list(range(seeds)),
-            "trials": {"complete": len(runs)},
+            "trials": {"COMPLETE": len(runs)},
             "seconds": 23.4,
             "wall_seconds": 12.5,
             "started": "2026-11-22T02:00:00+00:00",

@@ -202,3 +202,10 @@ def test_there_are_words_for_all_that_can_be_found():
         (Doubt, words.DOUBTS),
     ):
         assert set(table) == set(literal.__args__)
+
+
+def test_where_a_run_failed_it_is_not_said_that_none_did(sweep):
+    failed = {"COMPLETE": 39, "FAIL": 1}
+    provenance = sweep.summary.provenance.model_copy(update={"trials": failed})
+    told = " ".join(words.limits(sweep.summary.model_copy(update={"provenance": provenance})))
+    assert "No run failed" not in told
