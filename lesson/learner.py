@@ -295,6 +295,10 @@ class Learner:
         for name, values in (("rates", schedule.lr), ("momenta", schedule.momentum)):
             if values is not None and np.shape(values) != (steps,):
                 raise DataError(f"policy={shown(policy)}: {name} of shape {list(np.shape(values))} for {steps} steps")
+            wrong = [] if values is None else [v for v in values if not 0 <= v < (math.inf if name == "rates" else 1)]
+            if wrong:
+                bound = "0 or more" if name == "rates" else "from 0 to below 1"
+                raise DataError(f"policy={shown(policy)}: {wrong[0]} among the {name}, which must be {bound}")
         return self._epochs(epochs, self.opt_func(self._param_groups(rates)), schedule)
 
     def _epochs(self, epochs: int, optimizer: torch.optim.Optimizer, schedule: Schedule) -> Iterator[Epoch]:

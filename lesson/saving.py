@@ -49,7 +49,10 @@ def save(model: nn.Module, path: str | Path, identity: Mapping[str, str]) -> Non
                 state[name] = state[name].clone()
             stored.add(memory)
             _check_finite(f"{printable(as_path(path))}: not saved", name, table)
-        safetensors.torch.save_file(state, unfinished, metadata=dict(identity))
+        try:
+            safetensors.torch.save_file(state, unfinished, metadata=dict(identity))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise DataError(f"{printable(as_path(path))}: cannot be written ({reason(error)})") from error
 
 
 def write_parquet(table: pyarrow.Table, path: str | Path, about: Mapping[str, Any]) -> None:
@@ -76,7 +79,9 @@ def aside(path: str | Path) -> Iterator[Path]:
     try:
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name[:40]}."
+        )  # the whole name may be as long as a name may be
         os.close(handle)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise DataError(f"{printable(path)}: cannot be written ({reason(error)})") from error

@@ -60,6 +60,17 @@ class Column:
         return [None if gone else cell for gone, cell in zip(self.missing, cells.tolist(), strict=True)]
 
 
+# Decimal commas, thousands' separators, percentages; and days before months, or months before days.
+LIKE_NUMBERS = (
+    r"^\s*[-+]?(\d{1,3}([.,' ]\d{3})+([.,]\d+)?|\d+,\d+|\d+([.,]\d+)?\s*%)\s*$"
+    r"|^\s*\d{1,2}([./])\d{1,2}[./](\d{4}|\d{2})\s*$"
+)
+
+
+def _look_like_numbers(texts: pyarrow.Array) -> bool:
+    return bool(pc.all(pc.match_substring_regex(texts, LIKE_NUMBERS)).as_py())
+
+
 class Texts(NamedTuple):
     """Which of some texts are what, bool[texts] each; blank or told to be missing is `gap`."""
 
@@ -94,7 +105,8 @@ def find_kind(table: Table, name: str, na_values: Collection[str] = ()) -> tuple
     """The kind of a column, and what is odd about it ("" if nothing).
 
     Text is numbers if every text is one, and dates if every text is one as in 2026-11-27; otherwise categories, which
-    is odd if some are numbers or dates. Numbers with leading zeros are categories, as are true and false.
+    is odd if some are numbers or dates, or all look like 1,5 or 7 % or 3.11.2026. Numbers with leading zeros are
+    categories, as are true and false.
 
     Raises:
         DataError: the values are of a type that a net cannot read.
@@ -125,7 +137,14 @@ def find_kind(table: Table, name: str, na_values: Collection[str] = ()) -> tuple
     if not (other | texts.number).any():
         return "date", ""
     if not (plain | texts.date).any():
-        return "category", ""
+        likely = np.flatnonzero(other)
+        if not len(likely) or (texts.code & texts.number).any() or not _look_like_numbers(distinct.take(likely)):
+            return "category", ""
+        row = int(np.argmax(codes == likely[0]))
+        return "category", (
+            f"column {name!r} has only text such as {shown(distinct[int(likely[0])].as_py())} at {table.place(row)}, "
+            "which may be numbers or dates (write 1234.5 and 2026-11-27)"
+        )
     kinds = {"numbers": plain, "dates": texts.date, "numbers with leading zeros": texts.code, "other text": other}
     counts = {what: np.isin(codes, np.flatnonzero(which)) for what, which in kinds.items() if which.any()}
     rarest = min(counts, key=lambda what: counts[what].sum())

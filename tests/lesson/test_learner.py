@@ -674,7 +674,7 @@ def test_a_failed_save_leaves_the_earlier_file(learned, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match=r"model.safetensors: cannot be written .*disk full"):
         learned.save(path)
     assert path.read_bytes() == b"earlier"
     assert len(list(tmp_path.iterdir())) == 1
@@ -717,3 +717,8 @@ def test_the_fused_trainer_refuses_to_go_on_under_another_rule(small, change):
     with pytest.raises(DataError, match="start a new training"):
         next(epochs)
     assert torch.equal(biases, before)
+
+
+def test_a_model_with_a_name_as_long_as_names_may_be_is_saved(small, tmp_path):
+    learner(small).save(tmp_path / ("m" * 243 + ".safetensors"))
+    assert len(list(tmp_path.iterdir())) == 1

@@ -450,3 +450,25 @@ def test_only_a_split_by_time_has_earlier_rows(tmp_path):
     data, earlier = table.split(), table.earlier()
     np.testing.assert_array_equal(earlier.rows, table.rows[data.train_rows])
     np.testing.assert_array_equal(earlier.time, table.time[data.train_rows])
+
+
+def odd_texts(folder, texts):
+    lines = [f'"{text}";{size}' for text, size in zip(texts * 10, [3, 1, 4, 1, 5] * 4, strict=True)]
+    (folder / "t.csv").write_text("\n".join(["odd;size", *lines]))
+    return folder / "t.csv"
+
+
+@pytest.mark.parametrize(
+    "texts", [["1,5", "2,25"], ["7%", "12.5 %"], ["1,500", "2,000,000.5"], ["03.11.2026", "4/1/26"]]
+)
+def test_text_that_looks_like_numbers_or_dates_is_odd_and_no_target(tmp_path, texts):
+    with pytest.raises(DataError, match=r"target column 'odd' has only text such as .* may be numbers or dates"):
+        load_table(odd_texts(tmp_path, texts), "odd", sep=";")
+    with pytest.warns(TableWarning, match="may be numbers or dates"):
+        load_table(odd_texts(tmp_path, texts), "size", sep=";")
+
+
+@pytest.mark.parametrize("texts", [["1.2.3", "10.0.0.1"], ["a,5", "7%"], ["00501", "1,5"], ["12:30", "1,5"]])
+def test_other_text_is_categories(tmp_path, texts, recwarn):
+    load_table(odd_texts(tmp_path, texts), "size", sep=";")
+    assert not [warning for warning in recwarn if "may be numbers" in str(warning.message)]

@@ -394,3 +394,15 @@ def test_what_the_optimizer_does_not_have_is_refused_between_epochs(data, how):
 def test_an_optimizer_may_leave_parameters_out(data):
     learn = learner(data, opt_func=lambda groups: SGD(groups[-1:], lr=0.1))
     learn.fit(2, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("lr", "momentum", "complaint"),
+    [(-0.01, 0.9, "-0.01 among the rates"), (0.01, 1.0, "1.0 among the momenta"), (np.nan, 0.9, "nan among the rates")],
+)
+def test_a_schedule_of_rates_and_momenta_that_cannot_be_is_refused(data, lr, momentum, complaint):
+    def policy(steps, _):
+        return Schedule(np.full(steps, lr), np.full(steps, momentum))
+
+    with pytest.raises(DataError, match=complaint):
+        learner(data).epochs(1, 0.01, policy)
