@@ -189,8 +189,8 @@ def median_ratio(seconds: list[float], baseline_seconds: list[float]) -> Ratio:
     Timings are skewed and have outliers: this interval assumes no distribution, covers at least 95 % at any
     number of pairs, and draws no random numbers. It assumes independent ratios. Pairing timings that are close in
     time removes most of the drift that would make them dependent; what is left lasts for many short pairs. So many
-    pairs are divided into BLOCKS or a few more, in their order, and each block's median counts as one ratio. Blocks are
-    odd: the median of two or four is a mean, which of skewed ratios has another median. What does not fill a block is
+    pairs are divided into about BLOCKS, in their order, and each block's median counts as one ratio. A block has an odd
+    size: the median of two or four is a mean, which of skewed ratios has another median. What does not fill a block is
     left out of the interval.
 
     Raises:
@@ -199,7 +199,7 @@ def median_ratio(seconds: list[float], baseline_seconds: list[float]) -> Ratio:
     if len(seconds) < MIN_PAIRS:
         raise ValueError(f"{len(seconds)} pairs of timings: a 95 % interval needs at least {MIN_PAIRS}")
     ratios = [ours / theirs for ours, theirs in zip(seconds, baseline_seconds, strict=True)]
-    size = (len(ratios) // BLOCKS - 1) // 2 * 2 + 1 if len(ratios) >= BLOCKS else 1
+    size = len(ratios) // BLOCKS | 1
     blocks = [median(ratios[end - size : end]) for end in range(size, len(ratios) + 1, size)]
     interval = quantile_test(blocks, p=0.5).confidence_interval(0.95)
     return Ratio(median(ratios), float(interval.low), float(interval.high), len(seconds))

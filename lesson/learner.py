@@ -285,7 +285,8 @@ class Learner:
 
         Raises:
             DataError: an argument is wrong, or all layers are frozen.
-                (While training) bs or the number of rows has changed, or what is frozen.
+                (While training) bs or the number of rows has changed, a layer was unfrozen, added or replaced, or
+                everything has been frozen.
             DivergenceError: (while training) the loss is not finite.
         """
         epochs = checks.whole("epochs", epochs, least=1)
@@ -299,15 +300,17 @@ class Learner:
             if wrong:
                 bound = "0 or more" if name == "rates" else "from 0 to below 1"
                 raise DataError(f"policy={shown(policy)}: {wrong[0]} among the {name}, which must be {bound}")
-        return self._epochs(epochs, self.opt_func(self._param_groups(rates)), schedule)
+        trained = {param for param in self.model.parameters() if param.requires_grad}
+        return self._epochs(epochs, self.opt_func(self._param_groups(rates)), schedule, trained)
 
-    def _epochs(self, epochs: int, optimizer: torch.optim.Optimizer, schedule: Schedule) -> Iterator[Epoch]:
+    def _epochs(
+        self, epochs: int, optimizer: torch.optim.Optimizer, schedule: Schedule, trained: set[nn.Parameter]
+    ) -> Iterator[Epoch]:
         own = _momentum(optimizer)
         if own is None:
             schedule = schedule._replace(momentum=None)
         lrs = schedule.lr.tolist()
         moms = [own or 0.0] * len(lrs) if schedule.momentum is None else schedule.momentum.tolist()
-        trained = {param for param in self.model.parameters() if param.requires_grad}
         with self._training(optimizer, schedule) as train:
             for epoch in range(epochs):
                 if -(-len(self.data.train) // self.bs) * epochs != len(lrs):

@@ -257,7 +257,7 @@ def precompute(learn: CnnLearner, cut: int | None = None) -> CnnLearner:
     trains, so that what the layers give changes at each step (fastai 0.7 had `precompute=True`).
 
     Args:
-        learn: trains all rows alike, without augmentation; the new learner trains its last layers, in place.
+        learn: trains all rows alike, without augmentation; the new learner trains all its last layers, in place.
         cut: how many children of the body are frozen; None is all of them, which leaves the head.
 
     Raises:

@@ -103,7 +103,7 @@ DOUBTS: dict[Doubt, str] = {
     "not retuned": "The settings were not tuned for each arm; tuning may reverse the result.",
     "preliminary": "A quick run, or one with fewer than 20 seeds: the regular profile may give another result.",
     "declared after looking": "The part was declared, or changed, after results had been seen.",
-    "seeds or values of nobody's declaration": "The seeds, trials or values were chosen for this run alone.",
+    "undeclared seeds or values": "The seeds, trials or values were chosen for this run alone.",
 }
 
 

@@ -41,7 +41,7 @@ IN_PLACE: set[Callable[..., Any]] = {
 
 
 class RowGradient(Tensor):
-    """A coalesced sparse gradient that torch's functions can clip, scale and take the norm of."""
+    """A sparse gradient of rows that torch's functions can clip, scale and take the norm of."""
 
     @classmethod
     def __torch_function__(

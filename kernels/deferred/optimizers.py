@@ -56,7 +56,7 @@ def _watched(name: str) -> Callable[..., Any]:
 
 for _name in (
     "__getitem__", "__iter__", "__setitem__", "__delitem__", "__ior__", "__or__",
-    "__eq__", "__repr__", "clear", "copy", "get", "items", "pop", "popitem", "setdefault", "update", "values",
+    "__eq__", "__ne__", "__repr__", "clear", "copy", "get", "items", "pop", "popitem", "setdefault", "update", "values",
 ):  # fmt: skip
     setattr(TableState, _name, _watched(_name))
 
@@ -108,8 +108,9 @@ class _Deferred(EagerOptimizer):
         An exception during the step, such as Ctrl-C, leaves each table as it was before the step or after it.
 
         Raises:
-            ValueError: a group with deferred tables has settings that cannot be deferred, or a parameter that is no
-                deferred table has a sparse gradient. Nothing has moved.
+            ValueError: a group with deferred tables has settings that cannot be deferred, a table's state has another
+                dtype or shape, or a parameter that is no deferred table has a sparse gradient. Nothing has moved.
+            BackendError: the backend cannot run here. Nothing has moved.
         """
         loss = None
         if closure is not None:
@@ -118,7 +119,8 @@ class _Deferred(EagerOptimizer):
         due = [(group, param, grad) for group in self.param_groups for param, grad in _tables_due(group)]
         with torch.no_grad():
             with torch._C.DisableTorchFunctionSubclass():
-                tables = [self._table_of(param, group) for group, param, _ in due]  # any error comes before any step
+                # A table's error comes before any step.
+                tables = [self._table_of(param, group) for group, param, _ in due]
                 for table, (group, param, grad) in zip(tables, due, strict=True):
                     optimizer, settings = self._rule(group, table.steps + 1)
                     table.step(group["mode"], np.array(constants(optimizer, **settings)), grad, param)
@@ -144,7 +146,7 @@ class _Deferred(EagerOptimizer):
         if kind in (RMSPROP, ADAM):
             # As torch's own. SparseAdam's is an int, a fused one's on a GPU.
             dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-            state["step"] = torch.as_tensor(state.get("step", 0.0), dtype=dtype, device="cpu")
+            state["step"] = torch.as_tensor(state.get("step", 0.0), dtype=dtype, device="cpu").reshape(())
         table = Table(param, kind, PLANES[kind], state, group["backend"])
         # As in torch, the dictionary of a parameter stays the same one; that of another parameter stays the other's.
         if isinstance(kept, TableState) and kept._param is param:

@@ -26,8 +26,8 @@ class Table:
     """A parameter [rows, width] whose rows are brought up to date when they are read.
 
     Steps are counted from the last flush. One `Method` applies all steps on record; a step that needs another one
-    begins a new record. A lock makes threads that read rows take turns. A signal handler that reads rows in the middle
-    of a step cannot wait for its own thread: it gets an error.
+    begins a new record. A lock makes threads that read rows take turns. A signal handler that reads rows while they are
+    moved cannot wait for its own thread: it gets an error.
 
     Args:
         param: the parameter.
@@ -71,7 +71,8 @@ class Table:
             state[name] = state[name].contiguous()
         mean, square = (None if name is None else state[name] for name in planes)
         self.tensors = [tensor for tensor in (self.weight, mean, square) if tensor is not None]
-        self.addresses = [tensor.data_ptr() for tensor in self.tensors]
+        self.counter = [state["step"]] if "step" in state else []
+        self.addresses = [tensor.data_ptr() for tensor in (*self.tensors, *self.counter)]
         # A NumPy view, because torch.compile may flush a table while torch's operations run on fake tensors.
         self.steps_taken = state["step"].numpy() if "step" in state else None
         done = 0 if self.steps_taken is None else int(self.steps_taken)
@@ -153,15 +154,17 @@ class Table:
     def _refuse_to_nest(self) -> None:
         if self.lock._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError(
-                "a signal handler reads a deferred table in the middle of its step: let it set a flag, and read or "
-                "save after optimizer.step()"
+                "a signal handler reads a deferred table whose rows are being moved: let it set a flag, and read or "
+                "save between steps"
             )
 
     def _follow_memory(self) -> None:
         """Find the numbers again if torch has moved them to shared memory, through a tensor that shares them."""
-        addresses = [tensor.data_ptr() for tensor in self.tensors]
+        addresses = [tensor.data_ptr() for tensor in (*self.tensors, *self.counter)]
         if addresses != self.addresses:
             self.rows.follow(*self.tensors)
+            if self.counter:
+                self.steps_taken = self.counter[0].numpy()
             self.addresses = addresses
 
     def _prepare_record(self, mode: Mode, c: np.ndarray) -> None:

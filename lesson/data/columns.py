@@ -62,7 +62,7 @@ class Column:
 
 # Decimal commas, thousands' separators, percentages; and days before months, or months before days.
 LIKE_NUMBERS = (
-    r"^\s*[-+]?(\d{1,3}([.,' ]\d{3})+([.,]\d+)?|\d+,\d+|\d+([.,]\d+)?\s*%)\s*$"
+    r"^\s*[-+]?(\d{1,3}([.,' \x{A0}\x{202F}]\d{3})+([.,]\d+)?|\d+,\d+|\d+([.,]\d+)?\s*%)\s*$"
     r"|^\s*\d{1,2}([./])\d{1,2}[./](\d{4}|\d{2})\s*$"
 )
 

@@ -91,7 +91,7 @@ class Ratings:
         """The ratings in these rows, int[n], alone. Users and items keep their numbers."""
         user, item, time = self.user[rows], self.item[rows], None if self.time is None else self.time[rows]
         repeated = int(repeats(user, item).sum())
-        return replace(self, user=user, item=item, rating=self.rating[rows], time=time, repeated=repeated)
+        return replace(self, user=user, item=item, rating=self.rating[rows], time=time, repeated=repeated, kept=None)
 
     def learnable(self, seeds: int) -> list[str]:
         """Notes before the first run: the number of validation rows with a user and an item that training has seen.

@@ -365,9 +365,9 @@ def _as_pandas_shows(columns: pyarrow.Table) -> pyarrow.Table:
     """The columns with a named index that pandas stores as a range, and without an unnamed one, which numbers rows."""
     for index in (columns.schema.pandas_metadata or {}).get("index_columns", []):
         if isinstance(index, dict) and index.get("name"):
-            numbers = range(index["start"], index["stop"], index["step"])
+            numbers = np.arange(index["start"], index["stop"], index["step"])
             if len(numbers) == len(columns):  # else rows were taken out since, and their numbers are lost
-                columns = columns.append_column(index["name"], pyarrow.array(numbers, pyarrow.int64()))
+                columns = columns.append_column(index["name"], pyarrow.array(numbers))
         elif index in columns.column_names and re.fullmatch(r"__index_level_\d+__", index):
             columns = columns.drop_columns(index)
     return columns

@@ -86,7 +86,8 @@ class Number(NamedTuple):
             DataError: a value is so far away that float32 does not hold it.
         """
         filled = np.where(column.missing, self.median, column.cells)
-        found = (filled - self.mean) / self.deviation
+        with np.errstate(over="ignore"):
+            found = (filled - self.mean) / self.deviation
         far = np.abs(found) > LARGEST
         if far.any():
             raise DataError(
@@ -646,18 +647,17 @@ def as_table(rows: NewRows) -> Table:
     """
     if isinstance(rows, Table):
         return rows
+    if isinstance(rows, Mapping):
+        for name, values in rows.items():
+            if isinstance(values, str | bytes):  # its letters would be the rows
+                raise DataError(f"rows, column {name!r}: {shown(values)} is text, not a list of values")
     try:
         if isinstance(rows, Mapping):
             lists = {str(name): values.tolist() if torch.is_tensor(values) else values for name, values in rows.items()}
-            for name, values in lists.items():
-                if isinstance(values, str | bytes):  # its letters would be the rows
-                    raise DataError(f"rows, column {name!r}: {shown(values)} beside lists; pass a list for each column")
             columns = pyarrow.table(lists)
         else:
             columns = pyarrow.Table.from_pandas(rows, preserve_index=False)
     except (pyarrow.ArrowException, AttributeError, OverflowError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"rows: a DataFrame or a dictionary of lists by column is needed ({reason(error)})") from error
     return Table("the rows", "", columns.column_names, columns)
 

@@ -70,7 +70,10 @@ def chance(inputs: Inputs) -> str | None:
     parts = numbers.counted(ledger.judged, "part")
     was = "was" if ledger.judged == 1 else "were"
     tests = numbers.counted(ledger.tests, "test")
-    return f"{parts} of claims {was} decided by measurement, in {tests}; by chance alone, at most {expected} err."
+    return (
+        f"{parts} of claims {was} decided by measurement. Of {tests} in all, at most {expected} are wrong by "
+        "chance alone, on average."
+    )
 
 
 def count_verdicts(inputs: Inputs) -> dict[Verdict, int]:

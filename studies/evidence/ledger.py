@@ -62,7 +62,7 @@ Doubt = Literal[
     "not retuned",
     "preliminary",
     "declared after looking",
-    "seeds or values of nobody's declaration",
+    "undeclared seeds or values",
 ]
 Level = Literal["high", "moderate", "low", "very low"]
 LEVELS: tuple[Level, ...] = ("high", "moderate", "low", "very low")
@@ -392,7 +392,7 @@ def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
             own=summary.own,
             profile=summary.profile,
             tuned=found.weights.keys() <= tuned or (len(found.weights) < 2 and not summary.tunable),
-            preliminary=summary.preliminary,
+            preliminary=summary.preliminary or found.n < FEW_SEEDS,
             timed=summary.timed,
             path=path,
             need=need_of(found, summary.overlap(found)),
@@ -524,7 +524,7 @@ def _doubts(evidence: Evidence) -> list[Doubt]:
         "not retuned": not evidence.tuned,
         "preliminary": evidence.preliminary,
         "declared after looking": evidence.found.changed,
-        "seeds or values of nobody's declaration": evidence.profile == CUSTOM,
+        "undeclared seeds or values": evidence.profile == CUSTOM,
     }
     return [doubt for doubt, is_so in found.items() if is_so]
 

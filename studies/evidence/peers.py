@@ -163,10 +163,13 @@ def rival_finding(results: PeerResults) -> PartFound | None:
 
     Rivals have the settings of `bench.peers`, of which only the number of epochs is tuned. All seeds share one split,
     so the interval is for that split alone.
+
+    Returns:
+        None unless every one of RIVALS has rows: the best may be the one that is not there.
     """
     ours = results.peer(OURS) if results.splits == "one" else None
     rivals = [rival for name in RIVALS if (rival := results.peer(name))]
-    if ours is None or len(rivals) < len(RIVALS):  # the best of those that could be installed may not be the best
+    if ours is None or len(rivals) < len(RIVALS):
         return None
     name, metric = "validation RMSE", Metric("validation RMSE", better="lower", smallest="0.2 %")
     part = best(

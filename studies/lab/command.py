@@ -248,7 +248,7 @@ def _opened(study: Study, asked: Any, place: Place) -> tuple[Any, Place, Any]:
     data, notes = open_source(asked.source, asked.seeds, study.own_split)
     notes += study.check(data) if study.check else []
     if not place.fresh:
-        extent = Extent(asked.profile, asked.seeds, asked.trials, frozenset(study.arms))
+        extent = Extent(asked.profile, asked.seeds, asked.trials, frozenset(study.arms), asked.seeds)
         require_replaceable(place.folder / asked.profile, study, data.origin.checksum, extent, place.advice)
     if asked.source.path is not None and isinstance(data, Ratings) and not study.own_split:
         notes += unlearnable(data)

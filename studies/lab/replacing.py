@@ -27,15 +27,17 @@ class Extent:
 
     Attributes:
         profile: the profile's name.
-        seeds: per arm.
+        seeds: that its arms trained on.
         trials: choices of the tuned settings tried for each arm; 0 if nothing was tuned.
         arms: their names, without the untuned copy of the baseline.
+        fewest: seeds of the arm that has the fewest, because some of its runs failed.
     """
 
     profile: str
     seeds: int
     trials: int
     arms: frozenset[str]
+    fewest: int
 
     @classmethod
     def of(cls, summary: Summary) -> Extent:
@@ -43,9 +45,10 @@ class Extent:
         by_default = {by_default_name(str(summary.baseline), tuned.chosen) for tuned in summary.tuning}
         return cls(
             profile=summary.profile,
-            seeds=summary.seeds,  # of the arm with the fewest: runs may have failed
+            seeds=len(summary.provenance.seeds),
             trials=min((len(tuning.trials) for tuning in summary.tuning), default=0),
             arms=frozenset(summary.arms.keys() - by_default),
+            fewest=summary.seeds,
         )
 
     def exceeds(self, other: Extent) -> bool:
@@ -55,7 +58,8 @@ class Extent:
         """
         if self.seeds < MIN_SEEDS <= other.seeds:
             return False
-        return self.seeds > other.seeds or self.trials > other.trials or not self.arms <= other.arms
+        more = self.seeds > other.seeds or self.fewest > other.fewest or self.trials > other.trials
+        return more or not self.arms <= other.arms
 
     def __str__(self) -> str:
         tuned = f"tuned by {counted(self.trials, 'trial')} per arm" if self.trials else "nothing tuned"

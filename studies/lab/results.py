@@ -215,7 +215,7 @@ def summarize(
         tuning=tuning,
         tunable=list(study.tuned),
         timed=study.alone,
-        preliminary=asked.profile == "quick" or min([asked.seeds, *(part.n for part in parts)]) < schema.FEW_SEEDS,
+        preliminary=asked.profile == "quick" or asked.seeds < schema.FEW_SEEDS,
         limits=limits(study, origin, asked),
         notes=[
             *asked.notes,

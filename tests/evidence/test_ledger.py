@@ -440,7 +440,7 @@ class TestEqualEvidence:
         doubts = [
             row(part(), evidence=[evidence("yes", "1", profile=name)]).certainty.doubts for name in ("full", "custom")
         ]
-        assert set(doubts[1]) - set(doubts[0]) == {"seeds or values of nobody's declaration"}
+        assert set(doubts[1]) - set(doubts[0]) == {"undeclared seeds or values"}
 
     def test_a_claim_fails_so_far_as_its_part_does(self):
         two = part("1a", conditions=("d1", "d2")), part("1b", conditions=("d1",))

@@ -346,10 +346,10 @@ def test_a_single_row_may_lack_a_date_and_text_beside_lists_is_no_list(tmp_path)
     days = pd.Series(pd.to_datetime(["2026-01-01", "2026-02-03", None, "2026-03-05"] * 5))
     table = pd.DataFrame({"day": days, "size": [1.0, 2, 3, 4] * 5, "y": ["a", "b"] * 10})
     learn = tabular_learner(loaded(tmp_path, table, "y"), layers=[5], quiet=True)
-    row = learn.data.source.columns and {"day": pd.NaT, "size": 1.0}
+    row = {"day": pd.NaT, "size": 1.0}
     assert learn.predict(row) == learn.predict(pd.DataFrame([{"day": None, "size": 1.0}]))[0]
     assert learn.predict({"day": None, "size": pd.NA}) in ("a", "b")
-    with pytest.raises(DataError, match="rows, column 'day': '2026-01-01' beside lists"):
+    with pytest.raises(DataError, match="rows, column 'day': '2026-01-01' is text, not a list"):
         learn.predict({"day": "2026-01-01", "size": [1.0, 2.0]})
 
 

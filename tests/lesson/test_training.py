@@ -376,11 +376,13 @@ def test_inputs_may_be_several():
 
 
 @pytest.mark.parametrize("how", ["unfrozen", "replaced", "added"])
-def test_what_the_optimizer_does_not_have_is_refused_between_epochs(data, how):
+@pytest.mark.parametrize("trained", [0, 1])
+def test_what_the_optimizer_does_not_have_is_refused_between_epochs(data, how, trained):
     learn = learner(data)
     learn.model[0].requires_grad_(False)
     epochs = learn.epochs(3, 0.01)
-    next(epochs)
+    for _ in range(trained):
+        next(epochs)
     if how == "unfrozen":
         learn.model[0].requires_grad_(True)
     elif how == "replaced":

@@ -37,7 +37,7 @@ def test_it_opens_with_what_was_found_and_what_is_wrong_by_chance(inputs, index)
     assert re.match(r"\d+ of the lesson’s 85 claims tested: 1 holds so far, ", ledger.answer(inputs))
     assert inputs.ledger.judged > 0
     expected = f"{inputs.ledger.expected_false:.1f}"
-    assert f"by chance alone, at most {expected} err" in index
+    assert f"at most {expected} are wrong by chance alone" in index
 
 
 def test_the_counts_are_of_claims_that_were_tested(inputs):

@@ -723,18 +723,20 @@ def test_a_result_that_holds_more_is_not_replaced(sweep: Command, trained: Train
         ({}, False),
         ({"seeds": 11}, True),
         ({"trials": 5}, True),
+        ({"fewest": 11}, True),
+        ({"fewest": 9}, False),
         ({"arms": frozenset("abc")}, True),
         ({"arms": frozenset("a")}, False),
         ({"seeds": 7, "trials": 5, "arms": frozenset("abc")}, False),  # a preview has no verdict
     ],
 )
 def test_a_result_is_greater_that_holds_anything_another_lacks(change: dict[str, Any], is_greater: bool) -> None:
-    one = Extent(profile="quick", seeds=10, trials=4, arms=frozenset("ab"))
+    one = Extent(profile="quick", seeds=10, trials=4, arms=frozenset("ab"), fewest=10)
     assert dataclasses.replace(one, **change).exceeds(one) is is_greater
 
 
 def test_of_two_previews_the_greater_stays() -> None:
-    one = Extent(profile="quick", seeds=2, trials=0, arms=frozenset("ab"))
+    one = Extent(profile="quick", seeds=2, trials=0, arms=frozenset("ab"), fewest=2)
     assert dataclasses.replace(one, seeds=3).exceeds(one)
     assert not one.exceeds(dataclasses.replace(one, seeds=3))
 
