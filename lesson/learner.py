@@ -293,13 +293,13 @@ class Learner:
         rates = group_rates(lr, len(self.layer_groups), self.divisor)
         steps = epochs * -(-len(self.data.train) // self.bs)
         schedule = policy(steps, rates[-1])
-        for name, values in (("rates", schedule.lr), ("momenta", schedule.momentum)):
+        for name, values, end in (("rates", schedule.lr, math.inf), ("momenta", schedule.momentum, 1)):
             if values is not None and np.shape(values) != (steps,):
                 raise DataError(f"policy={shown(policy)}: {name} of shape {list(np.shape(values))} for {steps} steps")
-            wrong = [] if values is None else [v for v in values if not 0 <= v < (math.inf if name == "rates" else 1)]
-            if wrong:
-                bound = "0 or more" if name == "rates" else "from 0 to below 1"
-                raise DataError(f"policy={shown(policy)}: {wrong[0]} among the {name}, which must be {bound}")
+            if values is not None and (wrong := ~((values >= 0) & (values < end))).any():
+                raise DataError(
+                    f"policy={shown(policy)}: {values[wrong.argmax()]} among the {name}, which must lie in [0, {end})"
+                )
         trained = {param for param in self.model.parameters() if param.requires_grad}
         return self._epochs(epochs, self.opt_func(self._param_groups(rates)), schedule, trained)
 

@@ -79,9 +79,8 @@ def aside(path: str | Path) -> Iterator[Path]:
     try:
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name[:40]}."
-        )  # the whole name may be as long as a name may be
+        # Only the start of the name, which may be as long as names may be.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         os.close(handle)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise DataError(f"{printable(path)}: cannot be written ({reason(error)})") from error

@@ -136,9 +136,7 @@ class TabularLearner(Learner):
         if getattr(rows, "ndim", 2) == 1 and hasattr(rows, "to_dict"):
             values = values.to_dict()  # a Series
         single = isinstance(values, Mapping) and not any(map(_is_list, values.values()))
-        if single:
-            values = {name: [None if _is_missing(value) else value] for name, value in values.items()}
-        inputs = self.data.encoded(values)
+        inputs = self.data.encoded({name: [value] for name, value in values.items()} if single else values)
         self.model.eval()
         parts = zip(*(column.split(self.valid_bs) for column in inputs), strict=True)
         out = torch.cat([self.model(*(column.to(self.device) for column in part)).cpu() for part in parts])
@@ -265,14 +263,6 @@ def _check_range(data: TabularData, y_range: tuple[float, float] | None) -> None
         warnings.warn(
             f"{about}, and a net starts near 0: pass y_range=data.y_range, or predict its logarithm", stacklevel=3
         )
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether a value is NaN, NaT or pandas' NA."""
-    try:
-        return bool(value != value)
-    except TypeError:  # NA is neither equal nor unequal
-        return True
 
 
 def _is_list(values: Any) -> bool:

@@ -654,7 +654,15 @@ def as_table(rows: NewRows) -> Table:
     try:
         if isinstance(rows, Mapping):
             lists = {str(name): values.tolist() if torch.is_tensor(values) else values for name, values in rows.items()}
-            columns = pyarrow.table(lists)
+            columns = pyarrow.table(
+                {
+                    name: values
+                    if isinstance(values, pyarrow.Array | pyarrow.ChunkedArray)
+                    # NaN, NaT and NA are missing
+                    else pyarrow.array(values, from_pandas=True)
+                    for name, values in lists.items()
+                }
+            )
         else:
             columns = pyarrow.Table.from_pandas(rows, preserve_index=False)
     except (pyarrow.ArrowException, AttributeError, OverflowError, TypeError, ValueError) as error:

@@ -397,7 +397,7 @@ def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
             path=path,
             need=need_of(found, summary.overlap(found)),
             recipe=summary.provenance.recipe,
-            finished=summary.provenance.finished or "",
+            finished=summary.provenance.finished,
         )
         for found in summary.parts
         if found.part

@@ -357,6 +357,11 @@ class TestReadLedger:
         assert [e.tuned for e in ledger.evidence_of(summary())] == [True]
         assert [e.tuned for e in ledger.evidence_of(summary(tuned=("a",)))] == [False]
 
+    def test_a_part_of_few_seeds_is_preliminary_whatever_its_study_is(self):
+        for n in (19, 20):
+            (one,) = ledger.evidence_of(summary(parts=[found(n=n)]))
+            assert one.preliminary == (n < 20)
+
     def test_a_study_that_measures_times_speaks_of_one_machine(self):
         for timed in (True, False):
             (one,) = ledger.evidence_of(summary(timed=timed))

@@ -419,6 +419,7 @@ def test_missing_runs_are_named_by_arm_and_seed(tmp_path, write_study):
         ({"dirty": True}, "Run with uncommitted changes"),
         ({"commits": ["a", "b"]}, "The runs come from 2 commits"),
         ({"commit": None}, "The commit is not known"),
+        ({"commit": "b", "commits": ["a"]}, "The runs come from commit a, this summary from b"),
     ],
 )
 def test_code_that_was_not_one_clean_commit_is_said(changes, note):

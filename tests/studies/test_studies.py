@@ -3,13 +3,16 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import os
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -17,7 +20,8 @@ import studies
 import studies.__main__ as listing
 from studies.evidence.claims import N_CLAIMS
 from studies.evidence.outside import printable
-from studies.lab.spec import Study
+from studies.lab.results import best, tried
+from studies.lab.spec import Metric, Study
 from tests.studies import toy
 
 
@@ -189,3 +193,9 @@ def test_all_runs_each_study_by_its_own_command(tmp_path: Path, monkeypatch: pyt
     assert listing._run(toy.STUDY, "regular", Path("here")) == 2
     assert argv.read_text().split() == ["-m", "studies.toy", "--profile", "regular", "--results", "here"]
     assert os.access(script, os.X_OK)
+
+
+def test_a_run_that_missed_its_target_is_no_best_choice_where_higher_is_better() -> None:
+    study = SimpleNamespace(metrics={"m": Metric("share", better="higher")}, tuned={"lr": None})
+    runs = pd.DataFrame({"metric.m": [0.5, math.inf, 0.7], "diverged": False, "setting.lr": [0.1, 0.2, 0.3]})
+    assert best(tried(study, runs)) == (0.3,)  # type: ignore[arg-type]
