@@ -479,15 +479,26 @@ def since(summary: Summary, earlier: Iterable[Summary]) -> Summary:
         earlier: summaries of the same study on the same data, of any profile.
     """
     before = sorted((other for other in earlier if other.study == summary.study), key=lambda other: other.looks)
-    first = {_name(part): part for other in reversed(before) for part in other.parts}
+    first = {_name(part): (part, other) for other in reversed(before) for part in other.parts}
     parts = []
     for part in summary.parts:
-        was = first.get(_name(part))
-        changed = bool(before) and (was is None or was.changed or was.declared != part.declared)
+        was, then = first.get(_name(part), (None, summary))
+        changed = bool(before) and (
+            was is None or was.changed or was.declared != part.declared or _other_settings(part, summary, then)
+        )
         parts.append(part.model_copy(update={"declared": was.declared if was else part.declared, "changed": changed}))
     again = [other.looks for other in before if _spent(other) == _spent(summary)]
     looks = again[0] if again else 1 + max((other.looks for other in before), default=0)
     return summary.model_copy(update={"parts": parts, "looks": looks})
+
+
+def _other_settings(part: PartFound, now: Summary, then: Summary) -> bool:
+    """Whether an arm of the part has other settings now. A setting that one of the two has tuned is not compared."""
+    for name in {*part.weights, *(rival.arm for rival in part.rivals)} & now.arms.keys() & then.arms.keys():
+        one, other = now.arms[name].settings, then.arms[name].settings
+        if any(one[key] != other[key] for key in one.keys() & other.keys()):
+            return True
+    return False
 
 
 def _name(part: PartFound) -> str:

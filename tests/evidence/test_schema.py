@@ -121,6 +121,14 @@ class TestSince:
         assert [part.changed for part in again.parts] == [True, True]
         assert not since(summary(seeds=20), [quick]).parts[0].changed
 
+    def test_an_arm_with_other_settings_changes_its_parts_but_a_tuned_setting_does_not(self) -> None:
+        def with_arm(seeds: int, settings: dict[str, Any]) -> Summary:
+            return summary(seeds=seeds, arms={**WHOLE["arms"], "a": ARM | {"settings": settings}})
+
+        quick = since(with_arm(10, {"wd": 0.1, "lr": 5e-3}), [])
+        assert since(with_arm(20, {"wd": 0.2, "lr": 5e-3}), [quick]).parts[0].changed
+        assert not since(with_arm(20, {"wd": 0.1}), [quick]).parts[0].changed
+
 
 def test_summaries_are_found_by_study_data_and_profile_and_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     places = ["wd_sweep/movielens/quick", "mine/wd_sweep/ratings/quick", ".", "a/b/c/d/e"]

@@ -233,6 +233,8 @@ def test_quick_and_regular_both_stay_and_every_look_is_counted(sweep: Command) -
     assert (sweep.summary("regular").looks, sweep.summary("quick").looks) == (2, 1)
     sweep.done("--seeds", "4")
     assert sweep.summary().looks == 3
+    sweep.done("--seeds", "5", "--fresh")  # which sets aside what was seen, but nobody forgets it
+    assert sweep.summary().looks == 4
 
 
 def test_a_part_that_is_changed_after_a_look_is_marked_and_keeps_its_first_digest(sweep: Command) -> None:
@@ -243,6 +245,8 @@ def test_a_part_that_is_changed_after_a_look_is_marked_and_keeps_its_first_diges
     found = sweep.summary().parts
     assert [part.changed for part in (first, *found)] == [False, True, True]
     assert found[0].declared == first.declared
+    sweep.done("--fresh")
+    assert [part.changed for part in sweep.summary("quick").parts] == [True, True]
 
 
 def test_the_quick_profile_says_how_wide_the_regular_ones_interval_will_be(sweep: Command) -> None:
