@@ -46,6 +46,17 @@ def whole(name: str, value: Any, least: int = 0, most: int = 2**63 - 1) -> int:
     return int(value)
 
 
+def seed(value: Any) -> int:
+    """A seed for torch's generator, from 0 to 2³² − 1: it ignores the higher bits, so two seeds would be the same.
+
+    Raises:
+        DataError: it is not.
+    """
+    if whole("seed", value) >= 1 << 32:
+        raise DataError(f"seed={shown(value)}: a whole number below 2**32 is needed")
+    return int(value)
+
+
 def number(
     name: str, value: Any, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
 ) -> float:

@@ -119,7 +119,8 @@ class CollabLearner(Learner):
 
     On a CPU the fused trainer does whole epochs for the optimizers it knows: the lesson's SGD, Momentum, RMSprop, Adam
     and AdamW, over all four tables, or without biases that are frozen at zero. Other optimizers, other frozen tables,
-    hooks, models of a subclass and `bn_wd=False` use the learner's loop, which takes many times as long.
+    hooks, models of a subclass and `bn_wd=False` use the learner's loop, which takes many times as long. The fused
+    trainer keeps the optimizer's averages to itself: a state that is loaded between epochs is refused.
 
     Args:
         data: ratings, split.
@@ -162,16 +163,17 @@ class CollabLearner(Learner):
     ) -> Iterator[Callable[[Tensor], Tensor]]:
         trainer = fused_trainer(self.model, schedule, mode=self.mode, **rule._asdict())
         layers, y_range = self.model.layers(), self.model.y_range
-        dtype = layers[0].weight.dtype
+        before, dtype = [layer.weight.data for layer in layers], layers[0].weight.dtype
 
         def train(order: Tensor) -> Tensor:
             # The trainer has the averages, so the learner's loop cannot go on.
             same = self.model.y_range == y_range and all(layer.weight.dtype == dtype for layer in layers)
             if self._rule(optimizer) != rule or not same:
                 raise DataError(
-                    "what is frozen, the loss, y_range, a layer, a dtype, a hook or the optimizer's settings have "
-                    "changed between epochs: start a new training"
+                    "what is frozen, the loss, y_range, a layer, a dtype, a hook or the optimizer's settings or state "
+                    "have changed between epochs: start a new training"
                 )
+            optimizer.zero_grad()  # the caller's gradients are no part of a step
             rows = self.data.train
             stars = rows.ratings.to(dtype)
             for layer, table in zip(layers, trainer.weights(), strict=True):
@@ -186,8 +188,9 @@ class CollabLearner(Learner):
         try:
             yield train
         finally:
-            for layer in layers:
-                layer.weight.data = layer.weight.detach().clone(memory_format=torch.contiguous_format)
+            for layer, table, own in zip(layers, trainer.weights(), before, strict=True):
+                if layer.weight.data_ptr() == table.data_ptr():  # else the caller has given it other memory
+                    layer.weight.data = own.copy_(table.view_as(own))  # which others may share
 
     def _rule(self, optimizer: torch.optim.Optimizer) -> Rule | None:
         """The optimizer's settings for the fused trainer; None if the trainer cannot compute its steps."""
@@ -203,6 +206,8 @@ class CollabLearner(Learner):
         kind, decay = optimizers.named(optimizer) or ("sign", "none")
         plain = self.loss_func is mse_loss and not watched(self.model, optimizer)
         if kind == "sign" or not (plain and apart and trains and whole):
+            return None
+        if optimizer.state or group.get("share", 1) != 1:  # a state that was loaded, or another rate
             return None
         beta1, beta2 = group.get("betas", FASTAI[:2])
         beta1 = group["momentum"] if kind == "momentum" else beta1
@@ -486,6 +491,8 @@ def _share(layers: Sequence[nn.Embedding], trainer: Trainer) -> None:
     """Make the parameters views of the trainer's tables: separate copies would take 17 bytes per parameter."""
     for layer, table in zip(layers, trainer.weights(), strict=True):
         layer.weight.data = table.view(len(table), -1)
+    # So that backward() through an older forward pass is refused, as after any other step.
+    torch.autograd.graph.increment_version([layer.weight for layer in layers])
 
 
 def collab_learner(

@@ -144,21 +144,21 @@ class NetLearner(Learner):
         key = [rule, self.bs, id(listing), *map(id, parts)]
         key += [(layer.numbers, *map(id, (*layer.params, *layer.running))) for layer in layers]
         if earlier is not None and earlier.key == key:
-            return earlier
-        trainer = NetTrainer(layers, inputs.shape[1], listing, batch_size=self.bs, optimizer=rule[0])
-        for param, views in zip(params, trainer.state, strict=True):
+            net = earlier
+        else:
+            trainer = NetTrainer(layers, inputs.shape[1], listing, batch_size=self.bs, optimizer=rule[0])
+            net = NativeNet(key, parts, layers, listing, rule, trainer)
+        for param, views in zip(params, net.trainer.state, strict=True):
             if param in ours:
-                state = optimizer.state[param]
-                for name, view in zip(("exp_avg", "exp_avg_sq"), views, strict=True):
-                    state[name] = view.copy_(state[name]) if name in state else view
-                state.setdefault("step", 0)
-        return NativeNet(key, parts, layers, listing, rule, trainer)
+                _follow(optimizer.state[param], views)
+        return net
 
     def _native_epoch(
         self, net: NativeNet, optimizer: torch.optim.Optimizer, schedule: Schedule, order: Tensor
     ) -> Tensor:
         """Train an epoch by its part of the schedule."""
         self._train_mode()
+        optimizer.zero_grad()  # the caller's gradients are no part of a step
         sizes = [min(self.bs, len(order) - begin) for begin in range(0, len(order), self.bs)]
         norms = {place: part for place, part in enumerate(net.parts) if isinstance(part, nn.BatchNorm1d)}
         moving = [norm for norm in norms.values() if norm.training]
@@ -211,6 +211,18 @@ class NetLearner(Learner):
         if self._listed is None or self._listed[0] != seen:
             self._listed = seen, columns, listed(inputs, targets)
         return self._listed[2]
+
+
+def _follow(state: dict[str, Any], views: tuple[Tensor, Tensor]) -> None:
+    """Give the trainer the averages that the optimizer has now, and the optimizer the views of the trainer's."""
+    for name, view in zip(("exp_avg", "exp_avg_sq"), views, strict=True):
+        found = state.get(name)
+        if found is None:
+            view.zero_()
+        elif found.data_ptr() != view.data_ptr():  # a state was loaded or assigned
+            view.copy_(found)
+        state[name] = view
+    state.setdefault("step", 0)
 
 
 def _known(loss: Loss) -> Loss | None:

@@ -157,6 +157,8 @@ class Optimizer(eager.EagerOptimizer):
             raise
 
     def _check(self, group: dict[str, Any]) -> None:
+        if wrong := [param.dtype for param in group["params"] if not param.is_floating_point()]:
+            raise DataError(f"a parameter is {wrong[0]}: a floating dtype is needed")
         for name in CHECKS.keys() & group.keys():
             CHECKS[name](name, group[name])
         for step in self.steps:

@@ -74,8 +74,11 @@ def adam_step_(
 
     Raises:
         BackendError: the named backend cannot run on these tensors.
-        ValueError: shapes that differ, a tensor that is not contiguous, or a number out of its range.
+        ValueError: shapes that differ, a tensor that is not contiguous or not floating, or a number out of its range.
     """
+    for name, tensor in {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} is {tensor.dtype}; a floating dtype is needed")
     for name, tensor in {"grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}.items():
         if tensor.shape != param.shape or tensor.device != param.device:
             raise ValueError(

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .. import backends
 from ..eager import custom_op
@@ -61,6 +62,7 @@ def embedding_dot_bias(
             there the caller must ensure it (with a vocabulary, say), and a wrong id reads and writes other memory. With
             TRITON_DEBUG=1 in the environment the "triton" kernels assert it on the device; after a failure the process
             can no longer use the device. The reference always asserts it so.
+        NotImplementedError: forward-mode differentiation.
         ValueError: shapes, dtypes or devices that do not fit.
     """
     _check(users, items, user_weight, item_weight, user_bias, item_bias, y_range)
@@ -121,6 +123,7 @@ def dot_bias_loss(
         )
     if ratings.requires_grad:
         raise ValueError("ratings require a gradient, and this op has none: detach them, or use embedding_dot_bias")
+    _refuse_tangent("ratings", ratings)
     chosen = backends.choose(backend, user_weight.device, user_weight.dtype)
     tables = (user_weight, item_weight, user_bias, item_bias)
     pair = list(y_range) if y_range is not None else []
@@ -163,6 +166,13 @@ def _check(
             raise ValueError(f"{name} is {table.dtype}, user_weight {user_weight.dtype}; one floating dtype is needed")
         if table.device != users.device or items.device != users.device:
             raise ValueError(f"{name} is on {table.device}, users on {users.device} and items on {items.device}")
+        _refuse_tangent(name, table)
+
+
+def _refuse_tangent(name: str, tensor: Tensor) -> None:
+    """Refuse forward-mode differentiation: torch.library would leave the tangent out without a word."""
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+        raise NotImplementedError(f"{name} has a tangent, and this op no forward-mode derivative; use backward()")
 
 
 def _check_ids(users: Tensor, items: Tensor, n_users: int, n_items: int) -> None:

@@ -93,9 +93,10 @@ def backward(
         out = (user_rows * item_rows).sum(1) + user_bias[users] + item_bias[items]
         # σ(x)·σ(−x) is σ(x)·(1 − σ(x)) without its cancellation where the sigmoid saturates.
         grad = grad * (high - low) * torch.sigmoid(out) * torch.sigmoid(-out)
-    return (
-        torch.zeros_like(user_weight).index_add_(0, users, grad[:, None] * item_rows),
-        torch.zeros_like(item_weight).index_add_(0, items, grad[:, None] * user_rows),
-        torch.zeros_like(user_bias).index_add_(0, users, grad),
-        torch.zeros_like(item_bias).index_add_(0, items, grad),
-    )
+    tables = (user_weight, item_weight, user_bias, item_bias)
+    # Contiguous, as the other backends' and as the compiler is told; a table may be transposed.
+    zeros = (torch.zeros_like(table, memory_format=torch.contiguous_format) for table in tables)
+    places = (users, items, users, items)
+    rows = (grad[:, None] * item_rows, grad[:, None] * user_rows, grad, grad)
+    of_user, of_item, of_user_bias, of_item_bias = map(torch.Tensor.index_add_, zeros, (0,) * 4, places, rows)
+    return of_user, of_item, of_user_bias, of_item_bias

@@ -286,8 +286,9 @@ def _step(kind: int, w: Any, g: Any, m: Any, v: Any, constants: Any) -> None:
     """A step of some parameters; see `..steps`."""
     keep, l2, beta1, rest1, beta2, rest2, scale, eps, rate = constants
     zero, one = type(keep)(0), type(keep)(1)
-    for k in range(w.shape[0]):
-        g[k] += l2 * w[k]
+    if l2 != zero:  # an infinite weight, such as a mask's, stays as it is
+        for k in range(w.shape[0]):
+            g[k] += l2 * w[k]
     if kind == ROOT:
         for k in range(w.shape[0]):
             m[k] = beta1 * m[k] + rest1 * g[k]

@@ -67,7 +67,8 @@ def _step_row(
     squares = width if kind.mean is None else 2 * width
     for k in range(width):
         w = table[r, k]
-        g = l2 * w if grads is None else grads[side, q, k] + l2 * w
+        pull = l2 * w if l2 != 0 else l2  # an infinite weight, such as a mask's, stays as it is
+        g = pull if grads is None else grads[side, q, k] + pull
         moved = g
         if kind.mean is not None:
             moved = beta1 * table[r, width + k] + rest1 * g

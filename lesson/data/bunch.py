@@ -130,7 +130,7 @@ def split_rows(n: int, seed: int, valid_pct: float, what: str) -> tuple[torch.Te
     >>> len(train), len(valid)
     (8, 2)
     """
-    seed, share = checks.whole("seed", seed), checks.number("valid_pct", valid_pct, above=0, below=1)
+    seed, share = checks.seed(seed), checks.number("valid_pct", valid_pct, above=0, below=1)
     # fastai's RandomSplitter uses the global generator; a separate one gives the same rows without side effects.
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     valid, train = order.tensor_split([int(share * n)])

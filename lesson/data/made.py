@@ -89,7 +89,7 @@ class Curves(Made):
         >>> x.shape, y.shape
         (torch.Size([100, 1]), torch.Size([100, 1]))
         """
-        n, drawn = checks.whole("n", n, least=1), torch.Generator().manual_seed(checks.whole("seed", seed))
+        n, drawn = checks.whole("n", n, least=1), torch.Generator().manual_seed(checks.seed(seed))
         if function not in FUNCTIONS:
             raise DataError(f"function={shown(function)}: there are {', '.join(FUNCTIONS)}")
         curve = FUNCTIONS[function](drawn)

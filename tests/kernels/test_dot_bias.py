@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 from torch.nn.functional import mse_loss
 
 from kernels import BackendError, backends, dot_bias, dot_bias_loss, embedding_dot_bias
@@ -214,6 +215,27 @@ def test_second_derivatives_are_refused_rather_than_left_out(backend):
     loss = dot_bias_loss(users, items, torch.rand(64), *tables, backend=backend)
     with pytest.raises(RuntimeError, match="no second derivatives: leave out create_graph"):
         torch.autograd.grad(loss, tables, create_graph=True)
+
+
+@pytest.mark.parametrize("op", [embedding_dot_bias, dot_bias_loss])
+@pytest.mark.parametrize("place", range(4))
+def test_a_tangent_is_refused_rather_than_left_out(op, place):
+    users, items, *tables = problem(7)
+    ratings = [torch.rand(64)] if op is dot_bias_loss else []
+    with forward_ad.dual_level():
+        tables[place] = forward_ad.make_dual(tables[place], torch.ones_like(tables[place]))
+        with pytest.raises(NotImplementedError, match="has a tangent, and this op no forward-mode derivative"):
+            op(users, items, *ratings, *tables)
+
+
+@pytest.mark.parametrize("backend", backends.available("cpu"))
+@pytest.mark.parametrize("op", [embedding_dot_bias, dot_bias_loss])
+def test_gradients_of_transposed_tables_are_contiguous_as_the_compiler_is_told(op, backend):
+    users, items, *tables = problem(7)
+    ratings = [torch.rand(64)] if op is dot_bias_loss else []
+    tables = [table.t().contiguous().t().requires_grad_() for table in tables]
+    grads = torch.autograd.grad(op(users, items, *ratings, *tables, backend=backend).sum(), tables)
+    assert all(grad.is_contiguous() for grad in grads)
 
 
 @pytest.mark.parametrize("backend", sorted({*backends.available("cpu")} - {"native"}))

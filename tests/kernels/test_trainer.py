@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kernels import adam_step_, embedding_dot_bias
 from kernels.quadrature import TOLERANCE, first_foldable
-from kernels.steps import BETA1, BETA2, RATE, SCALE
+from kernels.steps import BETA1, BETA2, KINDS, RATE, SCALE
 from kernels.threads import OPENMP
 from kernels.trainer import MODES, Trainer, native
 from kernels.trainer.meeting import FIRST, meeting
@@ -509,6 +509,22 @@ def test_threads_that_read_the_weights_at_once_apply_decay_once():
 
     expected = seen_by(1)
     assert all(torch.equal(seen_by(4), expected) for _ in range(10))
+
+
+@pytest.mark.parametrize("optimizer", KINDS)
+@pytest.mark.parametrize("mode", [None, "dense", "replay", "folded"])
+@pytest.mark.parametrize("read", [False, True])
+def test_the_bias_of_a_masked_item_stays_infinite_as_under_torchs_steps(optimizer, mode, read):
+    tables, users, items, ratings, order = problem()
+    items[items == 5] = 5 if read else 0
+    lr, momentum = schedule(13)
+    tables[3][5] = -math.inf
+    how = {"lr": lr, "momentum": momentum, "weight_decay": 0.01, "y_range": (0.0, 5.5)}
+    trainer = Trainer(*tables, **how, optimizer=optimizer, mode=mode)
+    assert trainer.epoch(users, items, ratings, order, 4).isfinite().all()
+    *others, biases = trainer.weights()
+    assert biases[5] == -math.inf
+    assert all(table.isfinite().all() for table in (*others, biases[:5]))
 
 
 def test_gradients_whose_squares_overflow_fold_to_no_nan():

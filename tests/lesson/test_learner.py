@@ -698,10 +698,43 @@ def test_a_backend_that_cannot_run_is_refused_at_once(small):
         learner(small, backend="gpu")
 
 
-@pytest.mark.parametrize("change", ["freeze", "fill", "loss"])
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_backward_pass_through_tables_that_have_moved_since_is_refused(small, backend):
+    learn = learner(small, backend=backend)
+    epochs = learn.epochs(2, 1e-2)
+    for move in (lambda: next(epochs), lambda: next(epochs), lambda: learn.fit(1)):
+        loss = learn.model(small.train.users[:4], small.train.items[:4]).sum()
+        move()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_training_ends_in_the_memory_in_which_it_began_without_the_callers_gradients(small, backend):
+    learn = learner(small, backend=backend)
+    learn.model.share_memory()
+    aliases = [layer.weight.data for layer in learn.model.layers()]
+    sum(layer.weight.sum() for layer in learn.model.layers()).backward()
+    learn.fit(1)
+    for layer, alias in zip(learn.model.layers(), aliases, strict=True):
+        assert layer.weight.is_shared()
+        assert layer.weight.data_ptr() == alias.data_ptr()
+        assert layer.weight.grad is None
+
+
+def test_memory_that_the_caller_gave_a_table_after_the_last_epoch_stays(small):
+    learn, own = learner(small), torch.zeros(len(small.users), 4)
+    for _ in learn.epochs(1, 1e-2):
+        learn.model.u_weight.weight.data = own
+    assert learn.model.u_weight.weight.data_ptr() == own.data_ptr()
+    assert not own.any()
+
+
+@pytest.mark.parametrize("change", ["freeze", "fill", "loss", "state", "share"])
 def test_the_fused_trainer_refuses_to_go_on_under_another_rule(small, change):
     """What it was made for is checked before each epoch: a frozen table does not move, and does not decay."""
-    learn = learner(small, wd=0.5)
+    made = []
+    learn = learner(small, wd=0.5, opt_func=lambda groups: made.append(AdamW(groups)) or made[-1])
     biases = learn.model.u_bias.weight
     if change == "fill":
         torch.nn.init.zeros_(biases).requires_grad_(False)
@@ -711,6 +744,10 @@ def test_the_fused_trainer_refuses_to_go_on_under_another_rule(small, change):
         biases.requires_grad_(False)
     elif change == "fill":
         biases.data.fill_(1.0)
+    elif change == "state":
+        made[0].state[biases]["exp_avg"] = torch.ones_like(biases)
+    elif change == "share":
+        made[0].param_groups[0]["share"] = 0.1
     else:
         learn.loss_func = l1_loss
     before = biases.clone()

@@ -350,6 +350,58 @@ def test_a_change_between_epochs_counts(change, filled):
     assert distance(*states) < 1e-9
 
 
+def loaded(optimizer, earlier):
+    optimizer.load_state_dict(earlier)
+
+
+def assigned(optimizer, _earlier):
+    for state in optimizer.state.values():
+        state["exp_avg"] = torch.full_like(state["exp_avg"], 0.1)
+
+
+def emptied(optimizer, _earlier):
+    optimizer.state.clear()
+
+
+@pytest.mark.parametrize("change", [loaded, assigned, emptied])
+def test_a_state_of_the_optimizer_that_is_changed_between_epochs_counts(change):
+    learners, made = both(bunch(), Net([6, 9, 3], generator=seeded()).double()), []
+    for learn in learners:
+        learn.opt_func = lambda groups: made.append(OPTIMIZERS["AdamW"](groups)) or made[-1]
+        for epoch in learn.epochs(4, 0.05):
+            if epoch.epoch == 1:
+                earlier = copy.deepcopy(made[-1].state_dict())
+            if epoch.epoch == 3:
+                change(made[-1], earlier)
+    assert native(learners[0])
+    assert distance(*learners) < 1e-9
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_gradients_that_the_caller_left_are_no_part_of_a_training_and_go(backend):
+    learn = net_learner(bunch(), Net([6, 9, 3], generator=seeded()).double(), backend=backend, quiet=True)
+    sum(param.sum() for param in learn.model.parameters()).backward()
+    learn.fit(1)
+    assert all(param.grad is None for param in learn.model.parameters())
+
+
+@pytest.mark.parametrize("filled", [0.2, 1.0])
+def test_a_class_with_an_infinite_bias_is_left_out_as_by_the_loop(filled):
+    net = Net([6, 9, 3], generator=seeded()).double()
+    net[-1].bias.data[2] = -torch.inf
+    rows = bunch(filled=filled)
+    rows.train.tensors[1].clamp_(max=1)
+    rows.valid.tensors[1].clamp_(max=1)
+    for optimizer in (OPTIMIZERS["AdamW"], OPTIMIZERS["SGD"]):
+        learners = both(rows, net, opt_func=optimizer, wd=0.1)
+        for learn in learners:
+            learn.fit(2, 0.05)
+            assert learn.model[-1].bias[2] == -torch.inf
+            learn.model[-1].bias.data[2] = 0.0
+        assert native(learners[0])
+        assert distance(*learners) < 1e-9
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_loop_takes_over_in_the_middle_of_a_training_and_gives_back(optimizer):
     net = Net([6, 9, 3], "tanh", dropout=0.3, generator=seeded()).double()

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lesson import DataError, load_movielens, load_ratings
-from lesson.data import open_movielens, open_ratings, split
+from lesson.data import Curves, open_movielens, open_ratings, split
+from lesson.data.bunch import split_rows
 
 ROWS = [("a", 1, 3, 50), ("b", 1, 4, 20), ("c", 2, 5, 50), ("a", 2, 1, 10), ("b", 3, 2, 50), ("c", 1, 4, 60)]
 
@@ -140,3 +141,11 @@ def test_a_movielens_folder_takes_a_split_and_nothing_else(tmp_path):
         open_ratings(tmp_path, split="time", time="timestamp")
     (tmp_path / "r.csv.gz").write_bytes(gzip.compress(written(tmp_path).read_bytes()))
     assert open_ratings(tmp_path / "r.csv.gz", split="time").time.tolist() == [row[3] for row in ROWS]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5])
+def test_a_seed_that_torch_would_take_for_another_is_refused(seed):
+    with pytest.raises(DataError, match=r"seed=.*: a whole number"):
+        split_rows(10, seed, 0.2, "10 digits")
+    with pytest.raises(DataError, match=r"seed=.*: a whole number"):
+        Curves().split(seed)
