@@ -185,12 +185,13 @@ class CollabLearner(Learner):
                 _share(layers, trainer)
 
         _share(layers, trainer)
+        shared = [layer.weight.data_ptr() for layer in layers]
         try:
             yield train
-        finally:
-            for layer, table, own in zip(layers, trainer.weights(), before, strict=True):
-                if layer.weight.data_ptr() == table.data_ptr():  # else the caller has given it other memory
-                    layer.weight.data = own.copy_(table.view_as(own))  # which others may share
+        finally:  # at the end of the program, too, where views of NumPy's memory cannot be made any more
+            for layer, place, own in zip(layers, shared, before, strict=True):
+                if layer.weight.data_ptr() == place:  # else the caller has given it other memory
+                    layer.weight.data = own.copy_(layer.weight.detach())  # others may share this memory
 
     def _rule(self, optimizer: torch.optim.Optimizer) -> Rule | None:
         """The optimizer's settings for the fused trainer; None if the trainer cannot compute its steps."""

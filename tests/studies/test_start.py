@@ -18,6 +18,8 @@ ratings = "{folder}/ratings.csv"
 open(ratings, "w").write("user,item,rating\\n" + lines)
 learn = collab_learner(load_ratings(ratings), 3, quiet=True)
 learn.fit_one_cycle(1)
+unfinished = learn.epochs(2, 1e-3)
+next(unfinished)  # it ends with the program, which must not crash
 rows = TensorDataset(torch.rand(8, 3), torch.arange(8) % 2)
 net_learner(DataBunch(rows, rows), Net([3, 2]), quiet=True).fit(1)
 table = "{folder}/table.csv"
