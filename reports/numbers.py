@@ -147,17 +147,34 @@ def percent(share: float | None) -> str:
     return MISSING if share is None else f"{100 * share:.0f} %"
 
 
-def times(ratio: float | None) -> str:
-    """A ratio to two or three figures: 380×, 1.4×, 0.30×."""
+def times(ratio: float | None, *beside: float | None) -> str:
+    """A ratio to two or three figures: 380×, 1.4×, 0.30×.
+
+    It has more where 1.004 would be 1 or 0.0003 would be 0, or where ratios `beside` it would look the same.
+    """
     if ratio is None or math.isnan(ratio):
         return MISSING
+    together = [one for one in (ratio, *beside) if one is not None and math.isfinite(one)]
+    enough = (more for more in range(MOST) if _tells(together, more))
+    return f"{_times(ratio, next(enough, 0))}×"
+
+
+def _times(ratio: float, more: int) -> str:
     digits = 3 if ratio < 0.0995 else 2 if ratio < 1.995 else 1 if ratio < 9.95 else 0
-    return f"{number(ratio, digits)}×"
+    return number(ratio, digits + more)
 
 
-def times_interval(low: float | None, high: float | None) -> str:
-    """An interval of ratios: [0.28×, 0.33×]."""
-    return MISSING if low is None or high is None else f"[{times(low)}, {times(high)}]"
+def _tells(ratios: list[float], more: int) -> bool:
+    """Whether so many more digits tell different ratios apart, and from 1 and 0."""
+    apart = sorted({*ratios, 0.0, 1.0})
+    apart = [one for one, before in zip(apart, [-1.0, *apart], strict=False) if one - before > 1e-9 * one]
+    texts = {_times(one, more).rstrip("0").rstrip(".") for one in apart}
+    return len(texts) == len(apart)
+
+
+def times_interval(low: float | None, high: float | None, *beside: float | None) -> str:
+    """An interval of ratios: [0.28×, 0.33×], with digits that tell it from the ratios `beside`."""
+    return MISSING if low is None or high is None else f"[{times(low, high, *beside)}, {times(high, low, *beside)}]"
 
 
 def seconds(value: float | None) -> str:

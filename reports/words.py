@@ -130,7 +130,7 @@ def listed(words: list[str]) -> str:
 def margin_of(part: PartFound, title: str = "") -> str:
     """The margin, as short as possible; for a metric whose title names a logarithm, as a factor."""
     if part.margin is None:
-        return numbers.MISSING
+        return numbers.MISSING if part.outcome == "inconclusive" else "any margin"  # an arm always failed
     if base := base_of(title):
         return f"a factor of {numbers.setting(base**part.margin, 3)}"
     return numbers.setting(part.margin, 3)
@@ -169,12 +169,7 @@ def interval(found: Found, write: Write) -> str:
     """The deciding interval, signed like the estimate: + supports the part."""
     if found.interval in NO_INTERVAL:
         return numbers.MISSING
-    if found.low is None and found.high is None and found.estimate is None and found.outcome != "inconclusive":
-        # An arm failed in most seeds. What "differs" may do so in either direction.
-        if found.reason.startswith("differs"):
-            return "infinite"
-        return "[∞, ∞]" if found.outcome == "yes" or found.reason == "by more than m" else "[−∞, −∞]"
-    return numbers.range_of(found.low, found.high, write)
+    return found.infinite or numbers.range_of(found.low, found.high, write)
 
 
 def effect(part: PartFound, title: str) -> str:
@@ -214,12 +209,12 @@ def ratio(part: PartFound, base: int) -> str:
     middle, low, high = (None if end is None else base ** (sign * end + part.against) for end in ends)
     if sign < 0:
         low, high = high, low
-    said = numbers.times(middle)
+    said = numbers.times(middle, low, high)
     if part.interval not in NO_INTERVAL:
-        left = "(0×" if low is None else f"[{numbers.times(low)}"
-        said += f" {left}, {'∞)' if high is None else f'{numbers.times(high)}]'}"
-    asked = f"{'more' if sign > 0 else 'less'} than {numbers.times(base**part.against)} was asked for"
-    return f"{said}, where {asked}" if part.against else said
+        left = "(0×" if low is None else f"[{numbers.times(low, middle, high)}"
+        said += f" {left}, {'∞)' if high is None else f'{numbers.times(high, middle, low)}]'}"
+    asked = f"{'more' if sign > 0 else 'less'} than {numbers.times(base**part.against)}"
+    return f"{said} (asked: {asked})" if part.against else said
 
 
 def found_on(summary: Summary | None, part: PartFound) -> str:
@@ -293,6 +288,14 @@ def spread(floor: NoiseFloor | None) -> float | None:
     if floor is None or floor.n < 2:
         return None
     return float(stats.t.ppf(0.975, floor.n - 1)) * floor.sd
+
+
+def writer_of_noise(study: Study) -> Write:
+    """The function that writes the noise floor's differences."""
+    floor = study.summary.noise_floor
+    if floor is None:
+        return numbers.number
+    return numbers.writer(floor.difference, spread(floor), noise_span(study), bounds=floor.interval)
 
 
 def reservations(study: Study, part: PartFound) -> list[str]:

@@ -7,7 +7,7 @@ import io
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -17,7 +17,7 @@ import studies
 from studies.evidence.claims import N_CLAIMS
 from studies.evidence.ledger import BENCHES, Condition, Evidence, LedgerRow, PartRow, make_ledger, read_ledger
 from studies.evidence.outside import printable, without_password
-from studies.evidence.schema import ResultsError, find_summaries, in_words, read_summary
+from studies.evidence.schema import ResultsError, Summary, find_summaries, in_words, read_summary
 from studies.evidence.usage import Command
 from studies.lab import stopping
 from studies.lab.arguments import UsageError, checked_path
@@ -54,25 +54,34 @@ def find_studies() -> list[Study]:
     return found
 
 
-def describe(study: Study, results: Path, summaries: Sequence[Path]) -> str:
+def read_all(paths: Sequence[Path]) -> dict[Path, Summary | ResultsError]:
+    """The summaries, or why they cannot be used."""
+    read: dict[Path, Summary | ResultsError] = {}
+    for path in paths:
+        try:
+            read[path] = read_summary(path)
+        except ResultsError as error:
+            read[path] = error
+    return read
+
+
+def describe(study: Study, results: Path, summaries: Mapping[Path, Summary | ResultsError]) -> str:
     """A study's entry in the list, with its results."""
     lines = [
         f"{study.name}  {study.question}",
         f"  {study.claims_named()}; data: {', '.join(study.data)}; profiles",
         *(f"    {cost}" for cost in study.costs()),
     ]
-    own = [path for path in summaries if study.name in path.parts[-4:-1]]
-    for path in own:
-        try:
-            summary = read_summary(path)
-        except ResultsError as error:
-            lines.append(f"  results that cannot be used: {error}")
-            continue
-        lines.append(
-            f"  results in {path.parent}: {summary.data.name}, profile {summary.profile}, "
-            f"{counted(len(summary.provenance.seeds), 'seed')}, {summary.provenance.finished}"
-        )
-    if not own:
+    told = len(lines)
+    for path, summary in summaries.items():
+        if isinstance(summary, ResultsError):
+            lines += [f"  results that cannot be used: {summary}"] if study.name in path.parts[-4:-1] else []
+        elif summary.study == study.name:
+            lines.append(
+                f"  results in {path.parent}: {summary.data.name}, profile {summary.profile}, "
+                f"{counted(len(summary.provenance.seeds), 'seed')}, {summary.provenance.finished}"
+            )
+    if len(lines) == told:
         lines.append(f"  no results in {results} yet: python -m studies.{study.name}")
     return "\n".join(map(printable, lines))
 
@@ -115,11 +124,12 @@ def _found(condition: Condition) -> str:
 
 def _evidence(one: Evidence) -> str:
     found = one.found
-    ends = ("−∞" if found.low is None else f"{found.low:.4g}", "∞" if found.high is None else f"{found.high:.4g}")
+    low, high = ("−∞" if found.low is None else f"{found.low:.4g}", "∞" if found.high is None else f"{found.high:.4g}")
+    interval = found.infinite or f"[{low}, {high}]"
     estimate = "" if found.estimate is None else f" {found.estimate:.4g}"
     outcome, source = f"{found.outcome}, {in_words(found.reason)}", f"({one.source}, {one.profile})"
     need = f"; {one.need}" if one.need else ""
-    return f"{outcome}:{estimate} [{', '.join(ends)}], n = {found.n} {source}{need}"
+    return f"{outcome}:{estimate} {interval}, n = {found.n} {source}{need}"
 
 
 @app.command(cls=Command, help=__doc__)
@@ -145,6 +155,8 @@ def main(
         ledger = read_ledger(folder) if folder.exists() else make_ledger([])
         typer.echo(describe_claim(ledger.rows[claim - 1], found))
         found = [study for study in found if claim in study.claims]
+        if run_all and not found:
+            typer.echo(f"no study has a part of claim {claim}: nothing to run", err=True)
     if run_all:
         _run_all(found, profile or "quick", folder)
         return
@@ -152,7 +164,8 @@ def main(
         _fail("--profile is for running the studies: add --all")
     summaries, problems = find_summaries(folder) if folder.exists() else ([], [])
     if claim is None:
-        typer.echo("\n\n".join(describe(study, folder, summaries) for study in found))
+        read = read_all(summaries)
+        typer.echo("\n\n".join(describe(study, folder, read) for study in found))
     for problem in problems:
         typer.echo(f"problem: {printable(problem)}", err=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -220,6 +221,7 @@ def main(
 ) -> None:
     """Simulate, print the table, write the file."""
     try:  # now, not after ten minutes
+        _require_replaceable(out, studies)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass
@@ -242,6 +244,7 @@ def main(
         "cells": [asdict(cell) for cell in cells],
     }
     try:
+        _require_replaceable(out, studies)
         write_text(out, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         _fail(out, error)
@@ -250,6 +253,23 @@ def main(
         worst = max(bad, key=lambda cell: max(cell.false_yes, cell.false_no))
         typer.echo(f"{len(bad)} cells above {BAR}; the worst: {worst}", err=True)
         raise typer.Exit(1)
+
+
+def _require_replaceable(out: Path, studies: int) -> None:
+    """Refuse to replace a calibration of more studies, or another program's file."""
+    if not os.path.lexists(out):
+        return
+    try:
+        content = json.loads(out.read_text(encoding="utf-8"))
+        there = int(content["studies"]) if "cells" in content else None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        there = None
+    if there is None or there > studies:
+        what = "is no calibration" if there is None else f"has {there:,} studies, this would have {studies:,}"
+        typer.echo(
+            f"error: {printable(without_password(str(out)))} {what}: it is kept; name another file with --out", err=True
+        )
+        raise typer.Exit(2)
 
 
 def _fail(out: Path, error: OSError) -> NoReturn:

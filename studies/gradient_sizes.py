@@ -73,9 +73,17 @@ STUDY = Study(
     baseline="SGD",
     metrics={
         "relative": Metric(
-            "log10 of step over gradient, smallest tenth of the gradients minus largest", "higher", 0.1, resplit=False
+            "log10 of step over gradient in the smallest tenth of the gradients, over that in the largest",
+            "higher",
+            0.1,
+            resplit=False,
         ),
-        "absolute": Metric("log10 of the step, smallest tenth minus largest", "higher", 0.1, resplit=False),
+        "absolute": Metric(
+            "log10 of the step in the smallest tenth of the gradients, over that in the largest",
+            "higher",
+            0.1,
+            resplit=False,
+        ),
     },
     parts=(
         exceeds("72c", "RMSprop", 0, says="relative to the gradient they are", by=True),

@@ -87,6 +87,7 @@ STUDY = Study(
     ),
     tuned={"lr": Range(5e-4, 5e-2)},
     x="length",
+    places=LENGTHS,
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="two minutes"),
         "regular": Profile(seeds=20, trials=6, cost="twenty minutes"),

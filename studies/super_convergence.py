@@ -102,6 +102,7 @@ STUDY = Study(
     ),
     tuned={"lr": Range(1e-3, 3.0)},
     x="length",
+    places=LENGTHS,
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="a minute and a half"),
         "regular": Profile(seeds=20, trials=6, cost="forty minutes"),

@@ -6,6 +6,7 @@
    the training, so a training itself is never cut short.
 3. The choice and the lesson's settings train with fresh seeds on new splits, which says how much of the gain was
    selection, and on all rows but the test rows. There the gain's interval comes from resampling the test's users.
+   Splits by time are always the same, so there selection is not measured.
 
 On ratings that cannot be learned, strong decay still beats the lesson's settings: it predicts the mean. So a gain
 counts only if the choice also beats the training's mean rating.
@@ -17,6 +18,7 @@ import dataclasses
 import inspect
 import math
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -33,8 +35,8 @@ from lesson.data.catalog import CATALOG, OWN
 from studies.evidence import provenance
 from studies.evidence.outside import printable
 from studies.evidence.provenance import cores
-from studies.evidence.schema import ResultsError, write_text
-from studies.evidence.tuning import FILE, MODEL, Gain, Setting, Trial, Tuning, read_tuning
+from studies.evidence.schema import ResultsError, digest_of, write_text
+from studies.evidence.tuning import FILE, MODEL, Errors, Gain, Setting, Sizes, Trial, Tuning, read_tuning
 from studies.evidence.usage import Command
 from studies.lab.arguments import UsageError, checked_path
 from studies.lab.source import Source, open_source
@@ -243,7 +245,7 @@ def tune(
     head, dirty = provenance.commit()
     found = Tuning(
         data=ratings.origin.name, checksum=ratings.checksum, split=ratings.by,
-        sizes={"training": len(held_out.train), "test": len(valid)},
+        sizes=Sizes(training=len(held_out.train), test=len(valid)),
         lesson=dataclasses.asdict(LESSON), best=dataclasses.asdict(best),
         settings={
             name: Setting(title=TITLES[name], low=low, high=high, importance=importances.get(name))
@@ -259,10 +261,10 @@ def tune(
             if trial.params
         ],
         promised=done[0].values[0] - study.best_value, fresh=fresh[0] - fresh[1],
-        rmse={
+        rmse=Errors(**{
             name: float(np.sqrt(squared.mean()))
             for name, squared in (("choice", ours), ("lesson", theirs), ("mean", constant))
-        },
+        }),
         gain=gain_of(theirs, ours, users, seed), over_mean=gain_of(constant, ours, users, seed),
         seconds=searched, seed=seed, commit=head, dirty=dirty, versions=provenance.versions(),
         command=provenance.command("studies.tune", sys.argv[1:]),
@@ -319,16 +321,23 @@ def written(found: Tuning, learn: CollabLearner, folder: Path, fresh: bool) -> N
     Raises:
         UsageError: it has or is, or another program wrote the file.
     """
-    path = folder / FILE
-    if fresh:
-        from studies.lab.storage import set_aside
+    from studies.lab.storage import locked, set_aside
 
-        set_aside([path, folder / MODEL])
-    old = earlier(path, found.checksum)
-    if old is not None and len(old.trials) > len(found.trials):
-        raise UsageError(f"{path} has {len(old.trials)} trials, this search {len(found.trials)}: it is kept. {ADVICE}")
-    learn.save(folder / MODEL)
-    write_text(path, found.model_dump_json(indent=1) + "\n")
+    path = folder / FILE
+    with locked(folder / ".replacing.lock"), tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
+        if fresh:
+            set_aside([path, folder / MODEL])
+        old = earlier(path, found.checksum)
+        if old is not None and len(old.trials) > len(found.trials):
+            raise UsageError(
+                f"{path} has {len(old.trials)} trials, this search {len(found.trials)}: it is kept. {ADVICE}"
+            )
+        aside = Path(name)
+        learn.save(aside / MODEL)
+        of_this = found.model_copy(update={"model": digest_of((aside / MODEL).read_bytes())})
+        write_text(aside / FILE, of_this.model_dump_json(indent=1) + "\n")
+        for file in (MODEL, FILE):
+            (aside / file).replace(folder / file)
 
 
 def main_of(**given: Any) -> None:
@@ -393,7 +402,7 @@ def _options() -> list[inspect.Parameter]:
         *reading,
         option("seconds", float, 60.0, "The time to search; then the test takes some ten seconds.", min=0.0),
         option("trials", int, None, "At most so many trials.", min=1),
-        option("seed", int, 0, "Of the test rows and of the search.", min=0),
+        option("seed", int, 0, "Of the test rows and of the search.", min=0, max=2**32 - 1),
         option("results", str, "results", "The folder for results.", metavar="DIR"),
         option("fresh", bool, False, "Set an earlier result aside, even if it has more trials."),
     ]
@@ -402,9 +411,9 @@ def _options() -> list[inspect.Parameter]:
 HELP = f"""Find settings for the lesson's model on these ratings: learning rate, decay, factors, batch size, epochs.
 
 A tenth of the ratings is set aside. On {SPLITS} splits of the others, Optuna's TPE sampler searches for the given time;
-Ctrl-C ends the search early. Then the choice and the lesson's settings are compared on the ratings set aside, with an
-interval over their users, and both with predicting the mean rating, which nothing beats on ratings that cannot be
-learned.
+with --split time they are one split, trained on with {SPLITS} seeds. Ctrl-C ends the search early. Then the choice and
+the lesson's settings are compared on the ratings set aside, with an interval over their users, and both with predicting
+the mean rating, which nothing beats on ratings that cannot be learned.
 
 Writes DIR/tune/DATA/{FILE} and {MODEL}, the trained model, and prints Python that uses the choice; `python -m reports`
 draws the page. A result of more trials is never replaced by one of fewer."""

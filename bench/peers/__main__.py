@@ -54,6 +54,8 @@ def main(
     if unknown:
         _fail(f"--peers: unknown {', '.join(unknown)}; there are {', '.join(NAMES)}")
     comparison = declared.COMPARISONS[splits]
+    if seeds and comparison.most and seeds > comparison.most:
+        _fail(f"--seeds {seeds}: --splits {splits} has {comparison.most} splits, one for each seed")
     if peers and (absent := sorted(set(peers.split(",")) - {peer.name for peer in comparison.peers})):
         _fail(
             f"--peers: {', '.join(absent)} is not compared with --splits {splits}; "

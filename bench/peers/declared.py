@@ -141,12 +141,14 @@ class Comparison:
         peers: the peers; the rows of a seed are of the split of that number, if there are several.
         split: the data of a seed.
         known: what is known beside ids and ratings, for the runners that ask for everything.
+        most: how many splits there are; None if there is one, or one for every seed.
     """
 
     splits: Splits
     peers: Sequence[Peer]
     split: Callable[[int], CollabData]
     known: Callable[[CollabData], Mapping[str, np.ndarray]] | None = None
+    most: int | None = None
 
     @property
     def file(self) -> str:
@@ -179,7 +181,7 @@ COMPARISONS = {
     for one in (
         Comparison("one", PEERS, lambda _: _one()),
         Comparison("fresh", ON_SPLITS, _fresh),
-        Comparison("fifths", ON_SPLITS, _fifths),
+        Comparison("fifths", ON_SPLITS, _fifths, most=5),
         Comparison("everything", WITH_EVERYTHING, lambda _: _fifths(0), everything_known),
     )
 }

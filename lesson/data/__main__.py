@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import os
 import subprocess
 import sys
 
@@ -36,6 +37,8 @@ def main() -> int:
             print(f"{digits.name}: {digits.origin.counted()} in {asked.to}; load_digits({asked.to!r}) reads them")
         else:
             list_all()
+    except BrokenPipeError:  # whoever reads this, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

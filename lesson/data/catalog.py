@@ -84,7 +84,7 @@ OWN = {
         }
         | TEXT
         | {
-            "split": "random (the default); time: the latest ratings validate; user: some users validate",
+            "split": "random (the default), or time: the latest ratings validate",
             "time": "the column of times, for --split time; by default found by its usual names",
         },
     ),

@@ -100,16 +100,20 @@ class Ratings:
             seeds: the splits of seeds 0 … seeds − 1 will be trained on.
 
         Raises:
-            DataError: there are no such rows in any split.
+            DataError: there are no such rows in any split, or the split is by users.
         """
         from lesson.data.collab import split  # it splits these
 
+        if self.by == "user":
+            raise DataError(
+                f"{self.name}, split=user: training would know no user who validates, and the lesson's model predicts "
+                "for users that it knows; leave it out, or use time"
+            )
         first = split(self, seed=0)
         if not any(split(self, seed=seed).learnable_rows for seed in range(seeds)):
-            use = "another split" if self.by == "user" else "ratings that share users and items"
             raise DataError(
                 f"{self.name}: training has seen both user and item of 0 of {len(first.valid):,} validation rows, so "
-                f"nothing can be learned and no verdict given; use {use}"
+                "nothing can be learned and no verdict given; use ratings that share users and items"
             )
         return [
             f"Training has seen both user and item of {first.learnable_rows:,} of {len(first.valid):,} validation rows "
@@ -273,6 +277,12 @@ def ratings_of(table: Table, columns: dict[str, str], name: str, none: float | N
             stacklevel=3,
         )
     margin = (high - low) / 8
+    if not max(margin - low, high + margin) < float(np.finfo(np.float32).max):  # the model's range is a little wider
+        row = int(np.abs(rating).argmax())
+        raise DataError(
+            f"{table.path}, {table.place(int(rows[row]))}, column {columns['rating']!r}: {rating[row]:g} is too far "
+            "from the other ratings; leave it out or write smaller numbers"
+        )
     return Ratings(
         user,
         item,

@@ -53,7 +53,8 @@ def scale_words(timings: list[Timing]) -> str:
         text = f"At batch {batch:,} deferred steps {where}"
         largest = max(t.rows or 0 for t in own)
         ratios = [
-            f"{numbers.times(t.ratio)} {numbers.times_interval(t.ratio_low, t.ratio_high)} the time of {t.baseline}"
+            f"{numbers.times(t.ratio, t.ratio_low, t.ratio_high)} "
+            f"{numbers.times_interval(t.ratio_low, t.ratio_high, t.ratio)} the time of {t.baseline}"
             for t in own
             if t.implementation == DEFERRED and t.rows == largest
         ]

@@ -203,8 +203,8 @@ def drawn_words(found: list[Line]) -> str:
 
 def ratio_text(ratio: Ratio) -> str:
     """A ratio with its interval, if it has one: 1.4× [1.3×, 1.6×]."""
-    interval = "" if ratio.low is None else f" {numbers.times_interval(ratio.low, ratio.high)}"
-    return f"{numbers.times(ratio.ratio)}{interval}"
+    interval = "" if ratio.low is None else f" {numbers.times_interval(ratio.low, ratio.high, ratio.ratio)}"
+    return f"{numbers.times(ratio.ratio, ratio.low, ratio.high)}{interval}"
 
 
 def reference_text(results: PeerResults) -> str:

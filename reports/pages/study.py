@@ -195,6 +195,7 @@ def context_of(study: Study, studies: list[Study]) -> dict[str, Any]:
         "differing": differing(summary),
         "noise_span": words.noise_span(study),
         "spread": words.spread(summary.noise_floor),
+        "write_noise": words.writer_of_noise(study),
         "missing_runs": missing_runs(study),
         "diverged": lost_runs(summary, "diverged"),
         "missed": lost_runs(summary, "missed"),

@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from reports.figures import slices
-from reports.pages import Page, slug
-from reports.read import Inputs
+from reports.pages import Page
+from reports.read import Inputs, page_name
 from studies.evidence.tuning import FILE, SPLIT_WORDS, Tuning, read_tuning
 
 PLACE = 36
@@ -16,11 +16,13 @@ PLACE = 36
 def plan(inputs: Inputs) -> list[Page]:
     """A page for each data set that was searched on."""
     pages: list[Page] = []
+    taken = {study.page.casefold() for study in inputs.studies}
     for path in sorted((inputs.results / "tune").glob(f"*/{FILE}")):
         found = inputs.file(str(path.relative_to(inputs.results)), read_tuning)
         if found is not None:
             about = {"data": found.data, "commit": found.commit, "dirty": found.dirty}
-            name, title = f"tune-{slug(path.parent.name)}.html", f"Settings for {found.data}"
+            name, title = page_name(path.parent, inputs.results, taken), f"Settings for {found.data}"
+            taken.add(name.casefold())
             pages.append(Page(name, title, "tune.html.j2", path, partial(context_of, found), about=about))
     return pages
 
@@ -44,6 +46,5 @@ def context_of(found: Tuning) -> dict[str, Any]:
         "rows": rows,
         "chart": slices.chart(found),
         "given_up": sum(trial.rmse is None for trial in found.trials),
-        "selection": found.promised - found.fresh,
         "held_out": SPLIT_WORDS.get(found.split, found.split),
     }

@@ -103,17 +103,18 @@ def judge_part(
     metric = metrics[name]
     of_metric = values.get(name, {})
     margin = _margin(part, metric, of_metric)
-    ratio = _ratio(part, overlap) if metric.resplit and overlap is not None else None
     pairs = _pairs(part)
-    numbers, found = [], []
-    for weights in pairs.values():
-        numbers.append(numbers_of(weights, part.against, of_metric, metric, diverged or {}))
-        threshold = part.against != 0
-        found.append(judge(part.form, numbers[-1], margin, ratio, by=part.by, arms=len(weights), threshold=threshold))
+    numbers = [numbers_of(weights, part.against, of_metric, metric, diverged or {}) for weights in pairs.values()]
+    some = any(one.d.size for one in numbers)
+    ratio = _ratio(part, overlap) if some and metric.resplit and overlap is not None else None
+    found = [
+        judge(part.form, one, margin, ratio, by=part.by, arms=len(weights), threshold=part.against != 0)
+        for one, weights in zip(numbers, pairs.values(), strict=True)
+    ]
     rivals: list[Rival] = []
     if part.form == "best":
         rivals = _over_rivals(list(pairs), numbers, found, margin, ratio)
-        found = [_worst(rivals)]
+        found = [_worst(rivals, numbers, ratio)]
     widths = [expected_half_width(_sd(n.d), regular, ratio) for n in numbers] if regular else []
     return PartFound(
         **found[0].model_dump(include=set(Found.model_fields)),
@@ -147,7 +148,8 @@ def judge(
     Args:
         form: "best" is tested as noninferior, against one rival.
         numbers: the part's.
-        margin: in the metric's unit; NaN if it is a share of something that was not measured.
+        margin: in the metric's unit; NaN if it is a share of something that was not measured: then only an interval
+            that is infinite at both ends decides.
         overlap: n_valid/n_train if the seeds re-split one data set.
         by: superior by more than the margin.
         arms: how many arms the part weighs.
@@ -156,12 +158,13 @@ def judge(
     n = numbers.d.size
     outcome: Outcome = "inconclusive"
     reason: Reason = "nothing measured"
+    deciding = _interval(numbers, overlap)
+    margin = _applied(margin, deciding)
     if n == 0 or math.isnan(margin):
         deciding = _NOTHING
     elif arms > 2 and not np.isfinite(numbers.d).all():
         deciding, reason = _NOTHING, "divergence in a part of several arms"
     else:
-        deciding = deciding_interval(numbers.d, overlap, numbers.scale)
         reason = "too few seeds"
         if n >= MIN_SEEDS:
             outcome, reason = decide(form, deciding.low, deciding.high, margin, by=by, threshold=threshold)
@@ -180,6 +183,15 @@ def judge(
 
 
 _NOTHING = Deciding(math.nan, -math.inf, math.inf, "none")
+
+
+def _interval(numbers: Numbers, overlap: float | None, level: float = LEVEL) -> Deciding:
+    return deciding_interval(numbers.d, overlap, numbers.scale, level) if numbers.d.size else _NOTHING
+
+
+def _applied(margin: float, deciding: Deciding) -> float:
+    """The margin; 0 for one that is unknown, if the interval lies beyond any margin because an arm always failed."""
+    return 0.0 if math.isnan(margin) and math.isinf(deciding.low) and deciding.low == deciding.high else margin
 
 
 def judge_ratio(
@@ -507,11 +519,11 @@ def _over_rivals(
     beaten: set[int] = set()
     while True:
         level = 1 - (1 - LEVEL) / (len(names) - len(beaten) or 1)
-        step = {
-            i
-            for i in better
-            if i not in beaten and deciding_interval(numbers[i].d, overlap, numbers[i].scale, level).high < -margin
-        }
+        step = set()
+        for i in set(better) - beaten:
+            deciding = _interval(numbers[i], overlap, level)
+            if deciding.high < -_applied(margin, deciding):
+                step.add(i)
         if not step:
             break
         beaten |= step
@@ -524,10 +536,11 @@ def _over_rivals(
     return rivals
 
 
-def _worst(rivals: list[Rival]) -> Found:
+def _worst(rivals: list[Rival], numbers: list[Numbers], overlap: float | None) -> Found:
     """One result over all rivals, with the figures of the rival that is strongest against the arm."""
     severity: dict[Outcome, int] = {"no": 0, "inconclusive": 1, "yes": 2}
-    worst = min(rivals, key=lambda rival: (severity[rival.outcome], -math.inf if rival.low is None else rival.low))
+    lows = [_interval(one, overlap).low for one in numbers]
+    worst = min(zip(rivals, lows, strict=True), key=lambda pair: (severity[pair[0].outcome], pair[1]))[0]
     reasons: dict[Outcome, Reason] = {
         "no": "a rival better by m",
         "inconclusive": worst.reason,

@@ -240,14 +240,20 @@ def time_to_target(peer: Peer, reference: Peer) -> Ratio | None:
 def epoch_time(slow: Peer, fast: Peer) -> Ratio | None:
     """Seconds of one peer's epochs over the other's, epoch by epoch in turns; the first epoch includes set-up.
 
-    Both must have one fit evaluated after each epoch; None if time does not increase from point to point.
+    None if a fit was not evaluated after each epoch, or time does not increase from point to point.
     """
+    if not (_by_epoch(slow) and _by_epoch(fast)):
+        return None
     pairs = [
         both for one, other in _together(slow, fast) for both in zip(_each_epoch(one), _each_epoch(other), strict=False)
     ]
     if any(seconds <= 0 for both in pairs for seconds in both):
         return None
     return _ratio([slower / faster for slower, faster in pairs])
+
+
+def _by_epoch(peer: Peer) -> bool:
+    return all([point.epochs for point in row.points] == list(range(1, len(row.points) + 1)) for row in peer.rows)
 
 
 def _each_epoch(row: Row) -> list[float]:

@@ -240,6 +240,15 @@ class Found(Record):
         require_inside("estimate", self.estimate, _ordered(ends))
         return self
 
+    @property
+    def infinite(self) -> str | None:
+        """The interval in words if both its ends are the same infinity, because an arm failed in most seeds."""
+        if self.outcome == "inconclusive" or not self.low is self.high is self.estimate is None:
+            return None
+        if self.reason.startswith("differs"):  # in either direction
+            return "infinite"
+        return "[∞, ∞]" if self.outcome == "yes" or self.reason == "by more than m" else "[−∞, −∞]"
+
 
 class Rival(Found):
     """One rival of a part of the form "best"."""
@@ -375,7 +384,9 @@ class Summary(Record):
         x: the axis of the curves.
         tunable: the settings that profiles with trials retune.
         looks: how many times results were seen with more seeds or trials, including this time.
-        preliminary: the quick profile, or fewer than 20 seeds.
+        preliminary: the quick profile, or an arm with fewer than 20 seeds.
+        declared: digests of the parts that the study declares, judged or not, by their ids, or without one by their
+            sentences; empty in results from before it was recorded.
         timed: whether it measures times, which are one machine's.
         limits: sentences that limit the answer, shown under it.
         notes: further sentences for readers.
@@ -402,6 +413,7 @@ class Summary(Record):
     tunable: list[str] = []
     looks: Positive = 1
     preliminary: bool
+    declared: dict[str, str] = {}
     timed: bool = False
     limits: list[str] = []
     notes: list[str] = []
@@ -479,17 +491,22 @@ def since(summary: Summary, earlier: Iterable[Summary]) -> Summary:
         earlier: summaries of the same study on the same data, of any profile.
     """
     before = sorted((other for other in earlier if other.study == summary.study), key=lambda other: other.looks)
-    first = {_name(part): (part, other) for other in reversed(before) for part in other.parts}
+    found = {_name(part): (part, other) for other in reversed(before) for part in other.parts}
     parts = []
     for part in summary.parts:
-        was, then = first.get(_name(part), (None, summary))
-        changed = bool(before) and (
-            was is None or was.changed or was.declared != part.declared or _other_settings(part, summary, then)
-        )
+        was, then = found.get(_name(part), (None, summary))
+        changed = any(_digest(part, other) != part.declared for other in before)
+        changed = changed or (was is not None and (was.changed or _other_settings(part, summary, then)))
         parts.append(part.model_copy(update={"declared": was.declared if was else part.declared, "changed": changed}))
     again = [other.looks for other in before if _spent(other) == _spent(summary)]
     looks = again[0] if again else 1 + max((other.looks for other in before), default=0)
     return summary.model_copy(update={"parts": parts, "looks": looks})
+
+
+def _digest(part: PartFound, earlier: Summary) -> str | None:
+    """The digest that the part had at an earlier run; it was declared even if its arms had no runs."""
+    judged = {_name(other): other.declared for other in earlier.parts}
+    return judged.get(_name(part), earlier.declared.get(_name(part)))
 
 
 def _other_settings(part: PartFound, now: Summary, then: Summary) -> bool:

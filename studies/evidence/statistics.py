@@ -192,7 +192,7 @@ def describe(
         diverged = int(np.isnan(ours).sum()), int(np.isnan(theirs).sum())
         d = np.empty(0) if any(diverged) else ours - theirs
         skewed = skewness(d)
-        ratio = max(overlap[arm], overlap[baseline]) if overlap else None
+        ratio = max(overlap[arm], overlap[baseline]) if overlap and d.size else None
         contrasts.append(
             Contrast(
                 arm=arm,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -59,6 +59,21 @@ class Gain(_Part):
         return f"{self.estimate:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
 
 
+class Sizes(_Part):
+    """Numbers of ratings: of the search, and of the test."""
+
+    training: Positive
+    test: Positive
+
+
+class Errors(_Part):
+    """RMSEs on the test rows: of the choice, of the lesson's settings, of predicting the training's mean."""
+
+    choice: AtLeast0
+    lesson: AtLeast0
+    mean: AtLeast0
+
+
 class Tuning(_Part):
     """What a search found.
 
@@ -66,31 +81,33 @@ class Tuning(_Part):
         data: the data's name.
         checksum: of the ratings.
         split: how they are split: random, time or user.
-        sizes: numbers of ratings: training (of the search), test.
+        sizes: numbers of ratings.
         lesson: the lesson's settings, the first trial.
         best: the choice.
         settings: the space that was searched.
         trials: all of them, in order.
         promised: the lesson's RMSE minus that of the choice, on the splits of the search.
-        fresh: the same on new splits: what is lost from `promised` was selection.
-        rmse: on the test rows: of the choice, of the lesson's settings, and of the training's mean.
+        fresh: the same on new splits: what is lost from `promised` was selection. Splits by time are always the same:
+            then it is the same on the same rows with fresh seeds, and says nothing about selection.
+        rmse: on the test rows.
         gain: over the lesson's settings.
         over_mean: over predicting the training's mean rating.
         seconds: of the search.
+        model: the SHA-256 of the model's file; None in results from before it was recorded.
     """
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     data: str
     checksum: str
     split: str
-    sizes: dict[str, Positive]
+    sizes: Sizes
     lesson: dict[str, int | float]
     best: dict[str, int | float]
     settings: dict[str, Setting]
     trials: Annotated[list[Trial], Field(min_length=1)]
     promised: float
     fresh: float
-    rmse: dict[str, AtLeast0]
+    rmse: Errors
     gain: Gain
     over_mean: Gain
     seconds: AtLeast0
@@ -99,6 +116,18 @@ class Tuning(_Part):
     dirty: bool | None
     versions: dict[str, str]
     command: str
+    model: str | None = None
+
+    @model_validator(mode="after")
+    def _of_its_settings(self) -> Self:
+        if not self.settings.keys() == self.lesson.keys() == self.best.keys():
+            raise ValueError("lesson and best must name the settings that were searched")
+        return self
+
+    @property
+    def selection(self) -> float | None:
+        """How much of the promised gain was selection; None if it is not measured."""
+        return None if self.split == "time" else self.promised - self.fresh
 
     def verdict(self) -> str:
         """What the test rows say, in a sentence."""
@@ -106,7 +135,8 @@ class Tuning(_Part):
         if gain.low is None or mean.low is None:
             return f"The test rows have {gain.users} users: too few for an interval, so nothing is concluded."
         if mean.low <= 0:
-            return "No gain: even the best settings found do not beat predicting the mean rating."
+            are = "do not" if mean.high is not None and mean.high <= 0 else "are not shown to"
+            return f"No gain: even the best settings found {are} beat predicting the mean rating."
         if self.best == self.lesson:
             return "No settings were found that are better than the lesson's."
         if gain.low > 0:
@@ -118,14 +148,17 @@ class Tuning(_Part):
     def answer(self) -> str:
         """The verdict with its numbers."""
         chosen = ", ".join(f"{name} {value:.3g}" for name, value in self.best.items())
-        selection = self.promised - self.fresh
+        if self.selection is None:
+            told = f"with fresh seeds on the same rows it is {self.fresh:+.4f}; selection by these rows does not show"
+        else:
+            lost = f"{self.selection:+.4f}" if self.selection > 0 else "nothing of it"
+            told = f"on new splits it is {self.fresh:+.4f}, so {lost} was selection"
         return (
             f"{self.verdict()}\n"
             f"  best of {len(self.trials)} trials: {chosen}\n"
             f"  test RMSE lower than with the lesson's settings by {self.gain.text()}, than the mean's by "
             f"{self.over_mean.text()}\n"
-            f"  the search promised {self.promised:+.4f}; on new splits it is {self.fresh:+.4f}, so "
-            + (f"{selection:+.4f} was selection" if selection > 0 else "nothing of it was selection")
+            f"  the search promised {self.promised:+.4f}; {told}"
         )
 
 

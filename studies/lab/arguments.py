@@ -117,7 +117,9 @@ def with_values(study: Study, text: str) -> Study:
     parts = tuple(part for part in study.parts if part.weights.keys() <= arms.keys())
     names = {name: said for name, said in study.names.items() if name in study.settings or name in arms}
     if parts:
-        return dataclasses.replace(study, arms=arms, parts=parts, names=names)
+        # The first part answers the question, which is the study's own only if that part is still there.
+        question = study.question if parts[0] is study.parts[0] else f"Does this hold: {parts[0].says}?"
+        return dataclasses.replace(study, arms=arms, parts=parts, names=names, question=question)
     first, *others = arms
     question = f"Is {' or '.join(others)} better than {first}?"
     parts = tuple(beats("", other, first) for other in others)
@@ -131,7 +133,9 @@ def _number(word: str, whole: bool) -> float | int:
     value = float(word)
     if not math.isfinite(value):
         raise ValueError(f"{word} is not a finite number")
-    return int(value) if whole and value.is_integer() else value
+    if whole and not value.is_integer():
+        raise ValueError(f"{word} is not a whole number")
+    return int(value) if whole else value
 
 
 def checked_device(text: str) -> str:

@@ -18,6 +18,7 @@ from lesson.data import Ratings
 from lesson.data.catalog import OWN
 from studies.evidence import provenance
 from studies.evidence.outside import printable, storage_name, without_password
+from studies.evidence.parts import declared as digest_of_part
 from studies.evidence.schema import (
     CURVES,
     CUSTOM,
@@ -82,7 +83,7 @@ def _options(study: Study) -> list[inspect.Parameter]:
             "values",
             str,
             None,
-            f"Other values of {study.swept}, separated by commas, such as 0.05,0.2.",
+            f"Other values of {study.swept}, separated by commas, such as {_some_values(study)}.",
             hidden=study.swept is None,
         ),
         _option(
@@ -127,6 +128,12 @@ def _option(name: str, kind: Any, default: Any, text: str, flag: bool = False, *
     names = [f"--{name}"] if flag else []
     annotation: Any = Annotated[kind if default is not None else kind | None, typer.Option(*names, help=text, **how)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _some_values(study: Study) -> str:
+    """Two values that the study itself compares."""
+    values = [f"{settings[study.swept]:g}" for settings in study.arms.values()] if study.swept else []
+    return ",".join(values[-2:])
 
 
 def _own_names(study: Study) -> list[str]:
@@ -177,6 +184,8 @@ def carry_out(
             raise UsageError(f"--timeout {timeout}: it must be a number of seconds above 0")
         if not 0 <= patience < math.inf:
             raise UsageError(f"--patience {patience}: it must be a number of seconds from 0 on")
+        if study.alone and storage:
+            raise UsageError(f"--storage: {study.name} measures time, which belongs to one machine: leave it out")
         if study.alone and workers not in (None, 1):
             raise UsageError(f"--workers {workers}: {study.name} measures time, so it makes one run at a time")
         device = checked_device(device)
@@ -185,6 +194,7 @@ def carry_out(
         if study.own_split and own.get("split"):
             raise UsageError(f"--split {own['split']}: {study.name} chooses its validation rows itself; leave it out")
         custom = values is not None or chosen != study.profiles[profile]
+        digests = {part.id or part.says: digest_of_part(part, study.metrics) for part in study.parts}
         opened = [
             _opened(
                 declared,
@@ -195,6 +205,7 @@ def carry_out(
                     trials=chosen.trials,
                     workers=1 if study.alone else workers or provenance.cores(),
                     source=source,
+                    declared=digests,
                 ),
                 Place(root / study.name / source.name, storage, patience, fresh, export),
             )

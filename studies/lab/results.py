@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -38,7 +39,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class Asked:
-    """The command's arguments: the command line, the profile, its seeds and trials, the data."""
+    """The command's arguments: the command line, the profile, its seeds and trials, the data.
+
+    `declared` has the digest of each part that the study declares, also of those that --values leaves out.
+    """
 
     command: str
     profile: str
@@ -46,6 +50,7 @@ class Asked:
     trials: int
     workers: int
     source: Source
+    declared: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -68,9 +73,9 @@ def tables(study: Study, plan: Sequence[Planned], done: Mapping[str, FrozenTrial
             | {"device": run.device, "threads": run.threads, "commit": trial.user_attrs["outcome"].get("commit")}
         )
         curves += [
-            identity | {"x": float(place), "curve": name, "value": value}
+            identity | {"x": float(x), "curve": name, "value": value}
             for name, values in outcome.curves.items()
-            for place, value in enumerate(values, start=1)
+            for x, value in zip(study.places or itertools.count(1), values, strict=False)
         ]
     runs = pd.DataFrame(rows)
     for name in study.metrics:
@@ -188,6 +193,8 @@ def summarize(
     ]
     origin, missing = data.origin, sum(planned.run.key not in done for planned in plan)
     tuning = tuning_found(study, frame[frame["kind"] == "tuning"]) if asked.trials else []
+    baseline = study.baseline if study.baseline in there else None
+    fewest = min(int((confirmed["arm"] == arm).sum()) for arm in there) if there else 0
     summary = schema.Summary(
         study=study.name,
         title=study.title,
@@ -199,31 +206,33 @@ def summarize(
         arms={arm: _arm(study, confirmed[confirmed["arm"] == arm], settings) for arm, settings in there.items()},
         names=dict(study.names),
         x=study.x,
-        baseline=study.baseline,
+        baseline=baseline,
         contrasts=statistics.describe(
-            values[name], baseline=study.baseline, metric=name, better=metric.better, overlap=overlap
+            values[name], baseline=baseline, metric=name, better=metric.better, overlap=overlap
         )
-        if study.baseline in there
+        if baseline is not None
         else [],
         measures={
             key: schema.Measure(
                 title=one.title, logarithmic=one.logarithmic, arms=_measured(study, confirmed, key, list(there))
             )
             for key, one in study.metrics.items()
-            if key != name and study.baseline in there
+            if key != name and baseline is not None
         },
         parts=parts,
-        noise_floor=_noise_floor(study, values[name], frame),
-        tuning=tuning,
+        noise_floor=_noise_floor(study, baseline, values[name], frame) if baseline is not None else None,
+        tuning=[found for found in tuning if found.arm in there],
         tunable=list(study.tuned),
         timed=study.alone,
-        preliminary=asked.profile == "quick" or asked.seeds < schema.FEW_SEEDS,
+        preliminary=asked.profile == "quick" or fewest < schema.FEW_SEEDS,
+        declared=dict(asked.declared),
         limits=limits(study, origin, asked),
         notes=[
             *asked.notes,
             *([f"Missing: {missing} of {len(plan):,} runs."] if missing else []),
             *_late(plan, done, sweep),
             *_older(plan, done, sweep.source),
+            *_elsewhere(plan, done, sweep.cpu),
         ],
         data=schema.DataUsed(
             key=origin.key or asked.source.name,
@@ -284,6 +293,14 @@ def _older(plan: Sequence[Planned], done: Mapping[str, FrozenTrial], current: st
     ]
 
 
+def _elsewhere(plan: Sequence[Planned], done: Mapping[str, FrozenTrial], cpu: str) -> list[str]:
+    """A note if other processors made some of the runs."""
+    finished = [done[key] for key in {planned.run.key for planned in plan} & done.keys()]
+    made_on = Counter(trial.user_attrs["outcome"].get("cpu", cpu) for trial in finished)
+    others = [f"{count:,} on {name}" for name, count in sorted(made_on.items()) if name != cpu]
+    return [f"Of {len(finished):,} runs, other processors made {' and '.join(others)}."] if others else []
+
+
 def _stands_in(study: Study, origin: Origin, asked: Asked) -> bool:
     """Whether the data stands in for another data set; the user's own data never does."""
     return asked.source.key in study.stand_in and asked.source.path is None and origin.key is None
@@ -315,11 +332,14 @@ def _plain(metric: Any) -> dict[str, Any]:
 
 
 def _overlap(runs: pd.DataFrame) -> dict[str, float]:
-    """The largest n_valid/n_train of an arm's runs, by arm; for an arm that always diverged, of all arms."""
+    """The largest n_valid/n_train of an arm's runs, by arm; for an arm that always diverged, of all arms.
+
+    It is empty if no run knows it: then no seed is left that a part or a contrast could use.
+    """
     rows = runs[(runs["n_train"] > 0) & (runs["n_valid"] > 0)]
     known = {str(arm): float((of["n_valid"] / of["n_train"]).max()) for arm, of in rows.groupby("arm")}
     lost = [str(arm) for arm, diverged in runs.groupby("arm")["diverged"].all().items() if diverged]
-    return dict.fromkeys(lost, max(known.values(), default=0.0)) | known
+    return dict.fromkeys(lost, max(known.values())) | known if known else {}
 
 
 def _arm(study: Study, runs: pd.DataFrame, settings: Settings) -> schema.Arm:
@@ -368,13 +388,13 @@ def _measured(study: Study, runs: pd.DataFrame, name: str, arms: list[str]) -> d
 
 
 def _noise_floor(
-    study: Study, values: Mapping[str, Mapping[int, float | None]], frame: pd.DataFrame
+    study: Study, baseline: str, values: Mapping[str, Mapping[int, float | None]], frame: pd.DataFrame
 ) -> schema.NoiseFloor | None:
     repeats = frame[frame["kind"] == "repeat"]
-    if study.baseline is None or repeats.empty:
+    if repeats.empty:
         return None
     second = by_seed(repeats, next(iter(study.metrics)))
-    return statistics.noise_floor(study.baseline, values.get(study.baseline, {}), second.get(study.baseline, {}))
+    return statistics.noise_floor(baseline, values.get(baseline, {}), second.get(baseline, {}))
 
 
 def _provenance(

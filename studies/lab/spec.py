@@ -115,6 +115,7 @@ class Study:
         check: notes on the data before the first run; raises `DataError` if the study cannot use them.
         own_split: whether its runs choose the validation rows in their own way, so that --split has no place.
         x: the axis of the curves.
+        places: where their numbers stand on it; by default at 1, 2, 3 and so on.
         names: display names of settings and arms.
         limits: sentences that limit the answer.
         stand_in_limits: likewise, where the data stands in for another.
@@ -145,6 +146,7 @@ class Study:
     check: Callable[[Any], list[str]] | None = field(default=None, repr=False)
     own_split: bool = False
     x: str = "epoch"
+    places: tuple[float, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
     stand_in_limits: tuple[str, ...] = ()
@@ -168,6 +170,10 @@ class Study:
         for setting in self.tuned:
             if lacking := [arm for arm, settings in self.arms.items() if setting not in settings]:
                 raise ValueError(f"{setting} is tuned, but the arm {lacking[0]!r} has no default for it")
+        for setting in sorted(self.settings):
+            values = [settings[setting] for settings in self.arms.values() if setting in settings]
+            if len({type(value) if isinstance(value, str | bool) else float for value in values}) > 1:
+                raise ValueError(f"{setting} has numbers in some arms, text or true and false in others")
         if both := self.metrics.keys() & self.tuned.keys():  # a trial has both as fields
             raise ValueError(f"{sorted(both)[0]!r} is both a metric and a setting that is tuned")
         if unknown := self.names.keys() - self.settings - self.arms.keys():

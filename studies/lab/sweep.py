@@ -71,6 +71,7 @@ class Sweep:
         commit, dirty = provenance.commit()
         self.commit = f"{commit}-dirty" if dirty else commit
         self.source = provenance.source_of(study.run)
+        self.cpu = provenance.cpu()
         self._beaten = 0.0
         self._usable: dict[int, bool] = {}
 
@@ -124,12 +125,15 @@ class Sweep:
     def _is_usable(self, trial: FrozenTrial) -> bool:
         """Whether a finished run has what the study needs now; if not, the run is done again.
 
-        It lacks a metric that the study did not declare then, or has a value that was not refused then.
+        It lacks a metric that the study did not declare then, has a value that was not refused then, or is a time on
+        another processor.
         """
         if trial.number not in self._usable:
             try:
                 outcome = Outcome.restored(trial.user_attrs["outcome"])
                 usable = outcome.diverged or outcome.metrics.keys() >= self.declaration.metrics.keys()
+                same = trial.user_attrs["outcome"].get("cpu", self.cpu) == self.cpu
+                usable = usable and (same or not self.declaration.alone)
             except OutcomeError:
                 usable = False
             self._usable[trial.number] = usable
@@ -289,8 +293,9 @@ class Sweep:
         value = outcome.metrics.get(next(iter(self.declaration.metrics)))
         if value is None or value == math.inf:  # Optuna accepts neither NaN nor a missing value
             value = 1e9 if self._direction == "minimize" else -1e9
+        made = {"commit": self.commit, "source": self.source, "cpu": self.cpu}
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self._set(trial_id, "outcome", outcome.stored() | {"commit": self.commit, "source": self.source})
+            self._set(trial_id, "outcome", outcome.stored() | made)
             return self._set_state(trial_id, TrialState.COMPLETE, [value])
         return False
 

@@ -24,10 +24,11 @@ def answer(summary: Summary) -> str:
 
 def _line(part: PartFound, need: Need | None) -> str:
     low, high = ("−∞" if part.low is None else f"{part.low:+.4g}", "∞" if part.high is None else f"{part.high:+.4g}")
+    interval = part.infinite or f"[{low}, {high}]"
     estimate = "" if part.estimate is None else f" {part.estimate + 0.0:+.4g}"  # + 0.0: no negative zero
     margin = "" if part.margin is None else f", margin {part.margin:.3g}"
     expected = part.expected_half_width
     ahead = "" if expected is None else f"; the regular profile's interval will reach about {expected:.2g} to each side"
     claim = f"claim {part.part}: " if part.part else ""
     outcome = f"{claim}{part.says}: {part.outcome}, {in_words(part.reason)}"
-    return f"{outcome}:{estimate} [{low}, {high}]{margin}, n = {part.n}{f'; {need}' if need else ''}{ahead}"
+    return f"{outcome}:{estimate} {interval}{margin}, n = {part.n}{f'; {need}' if need else ''}{ahead}"

@@ -266,3 +266,9 @@ def test_a_peer_that_has_no_row_in_that_comparison_is_an_error():
     outcome = CliRunner().invoke(command.app, ["--peers", "myfm-everything"])
     assert outcome.exit_code == 2
     assert "myfm-everything is not compared with --splits one; there are dotbias, " in outcome.output
+
+
+def test_more_seeds_than_there_are_splits_are_refused_before_any_work():
+    outcome = CliRunner().invoke(command.app, ["--splits", "fifths", "--seeds", "6"])
+    assert outcome.exit_code == 2
+    assert "--seeds 6: --splits fifths has 5 splits, one for each seed" in outcome.output

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -216,6 +217,23 @@ class TestFewOrFailedRuns:
         always = judged(not_worse("1", "b", "a"), a=[None] * 20, b=BASE)
         assert (always.outcome, always.missed) == ("yes", 20)
 
+    @pytest.mark.parametrize("metric", ["error", "loss"])  # the margin of the second is a share of the rival's mean
+    @pytest.mark.parametrize("make", [beats, differs, not_worse])
+    def test_a_rival_that_always_fails_needs_no_margin_to_lose(self, make, metric):
+        won, lost, chosen = (
+            replace(part, metric=metric) for part in (make("1", "a", "b"), beats("1", "b", "a"), best("6", "b", "a"))
+        )
+        found = judged(won, metric, a=BASE, b=[None] * 20)
+        assert (found.outcome, found.infinite) == ("yes", "infinite" if make is differs else "[∞, ∞]")
+        found = judged(lost, metric, a=BASE, b=[None] * 20)
+        assert (found.outcome, found.infinite) == ("no", "[−∞, −∞]")
+        assert judged(chosen, metric, a=BASE, b=[None] * 20).outcome == "no"
+        assert judged(won, metric, a=BASE[:7], b=[None] * 7).outcome == "inconclusive"
+
+    def test_where_nothing_but_failures_is_known_of_the_splits_nothing_is_measured(self):
+        found = judged(beats("1", "a", "b"), a=[None] * 20, b=[None] * 20, overlap={})
+        assert (found.n, found.dropped, found.reason) == (0, 20, "nothing measured")
+
     def test_where_both_sides_fail_the_seed_is_dropped_and_counted(self):
         found = judged(beats("1", "a", "b"), a=[None, *(BASE[1:] - 0.05 + NOISE[1:])], b=[None, *BASE[1:]])
         assert (found.n, found.dropped, found.missed) == (19, 1, 0)
@@ -244,6 +262,11 @@ class TestBest:
         found = judged(best("6", "a", "bc"), a=BASE, b=BASE + 0.05 + NOISE, c=BASE + NOISE)
         assert (found.outcome, found.reason) == ("yes", "no rival better by m")
         assert [(rival.arm, rival.outcome) for rival in found.rivals] == [("b", "yes"), ("c", "yes")]
+        assert found.low == found.rivals[1].low
+
+    def test_a_rival_that_always_fails_is_the_weakest(self):
+        found = judged(best("6", "a", "bc"), a=BASE, b=[None] * 20, c=BASE + 0.05 + NOISE)
+        assert (found.outcome, found.estimate) == ("yes", pytest.approx(0.05))
         assert found.low == found.rivals[1].low
 
     def test_one_better_rival_refutes_it(self):

@@ -121,6 +121,13 @@ class TestSince:
         assert [part.changed for part in again.parts] == [True, True]
         assert not since(summary(seeds=20), [quick]).parts[0].changed
 
+    def test_a_part_that_was_declared_but_had_no_runs_was_not_declared_after_a_look(self):
+        declared = {"declared": {"47a": "d1", "48": "d1"}}
+        values = since(summary(({"part": "47a"},), seeds=10, **declared), [])
+        assert not any(part.changed for part in since(summary(({}, {"part": "47a"}), 20, **declared), [values]).parts)
+        changed = since(summary(({"declared": "d2"}, {"part": "47a"}), 20, **declared), [values])
+        assert [part.changed for part in changed.parts] == [True, False]
+
     def test_an_arm_with_other_settings_changes_its_parts_but_a_tuned_setting_does_not(self) -> None:
         def with_arm(seeds: int, settings: dict[str, Any]) -> Summary:
             return summary(seeds=seeds, arms={**WHOLE["arms"], "a": ARM | {"settings": settings}})

@@ -300,3 +300,8 @@ def test_validation_rows_are_those_of_the_file_where_rows_mean_no_rating(tmp_pat
     assert data.train.ratings.tolist() == [4, 3]
     with pytest.raises(DataError, match="there is no row 6; rows go from 0 to 5"):
         load_ratings(write(tmp_path, text), none=0, valid_rows=[6])
+
+
+def test_a_rating_so_large_that_the_models_range_would_be_infinite_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"line 3, column 'rating': 3.4e\+38 is too far from the other ratings"):
+        read_ratings(write(tmp_path, "user,item,rating\n1,1,1\n2,1,3.4e38\n"))

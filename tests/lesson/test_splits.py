@@ -91,7 +91,7 @@ def test_by_user_training_never_saw_who_validates():
         assert len(data.valid) == np.isin(data.ratings.user_ids[data.ratings.user], held).sum()
         found.append(held.tolist())
     assert found[0] == found[1] != found[2]
-    with pytest.raises(DataError, match="use another split"):
+    with pytest.raises(DataError, match="split=user: training would know no user"):
         data.ratings.learnable(2)
 
 

@@ -90,7 +90,7 @@ def test_a_stand_in_and_parts_that_are_open_are_worded(index):
     assert row_of(index, 6)[2].startswith("holds on a stand-in certainty very low")
     assert row_of(index, 47)[2] == "inconclusive, 2 of 4 parts open"
     assert "47a holds With too much decay" in row_of(index, 47)[3]
-    assert "where less than 0.10× was asked for" in row_of(index, 77)[3]
+    assert "(asked: less than 0.10×)" in row_of(index, 77)[3]
 
 
 def test_exact_checks_stand_with_their_figure(index):

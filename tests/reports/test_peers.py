@@ -83,6 +83,8 @@ def test_epochs_of_fits_that_each_began_anew_are_not_compared():
     once = made_up("once", [[(1, 2.0, 0.9), (2, 3.0, 0.9)]])
     assert epoch_time(anew, once) is None
     assert epoch_time(once, anew) is None
+    whole = made_up("whole", [[(5, 4.0, 0.9)]])  # one evaluation at the end of a fit of five epochs
+    assert epoch_time(whole, once) is None
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_a_logarithm_is_shown_as_a_ratio_and_its_margin_as_a_factor():
 
 def test_a_ratio_held_to_another_than_one_says_so(optimizers):
     part = next(part for part in optimizers.summary.parts if part.part == "77a")
-    assert words.found_on(optimizers.summary, part).endswith("where less than 0.10× was asked for")
+    assert words.found_on(optimizers.summary, part).endswith("(asked: less than 0.10×)")
 
 
 def test_what_is_held_to_a_value_falls_short_of_it(optimizers):
@@ -106,7 +106,7 @@ def test_what_is_held_to_a_value_falls_short_of_it(optimizers):
         assert words.outcome(optimizers.summary, short).startswith(said)
     two = part.model_copy(update={"weights": {"adam": 1, "sgd": -1}, "estimate": -0.7, "low": -0.9, "high": -0.6})
     told = words.comparison(optimizers.summary, two)
-    assert " of adam, over those of sgd: 0.50× [0.40×, 0.79×], where less than 0.10× was asked for" in told
+    assert " of adam, over those of sgd: 0.50× [0.40×, 0.79×] (asked: less than 0.10×)" in told
 
 
 @pytest.mark.parametrize(("estimate", "better", "said"), [(0.1, "lower", "0.79×"), (0.1, "higher", "1.26×")])

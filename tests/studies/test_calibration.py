@@ -65,6 +65,20 @@ def test_the_command_writes_every_cell(tmp_path: Path, monkeypatch: pytest.Monke
     assert content["cells"][0]["shape"] == "normal"
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [('{"studies": 400, "cells": []}', "has 400 studies, this would have 200"), ('{"mine": 1}', "is no calibration")],
+)
+def test_neither_a_greater_calibration_nor_another_file_is_replaced(tmp_path: Path, content: str, told: str) -> None:
+    out = tmp_path / "calibration.json"
+    out.write_text(content)
+    result = CliRunner().invoke(app, ["--studies", "200", "--out", str(out)])
+    assert result.exit_code == 2
+    (line,) = result.output.splitlines()
+    assert line.endswith(f"calibration.json {told}: it is kept; name another file with --out")
+    assert out.read_text() == content
+
+
 def test_a_file_that_cannot_be_written_is_one_line_before_anything_is_simulated(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = CliRunner().invoke(app, ["--out", str(tmp_path / "file" / "x.json")])

@@ -368,6 +368,95 @@ def test_an_arm_that_diverges_at_every_rate_is_shown_as_that(sweep: Command) -> 
     assert {trial["rmse"] for trial in summary.tuning[2].trials} == {None}
 
 
+def test_where_every_run_diverges_the_summary_says_so_and_nothing_is_decided(sweep: Command) -> None:
+    sweep.change(arms={name: settings | {"lr": 2.0} for name, settings in sweep.study.arms.items()})
+    result = sweep.done()
+    summary = sweep.summary("quick")
+    assert {arm.diverged for arm in summary.arms.values()} == {10}
+    assert [(part.outcome, part.n, part.dropped) for part in summary.parts] == [("inconclusive", 0, 10)]
+    assert one_line(result.stdout, "x=0  ").endswith("n = 10, 10 diverged")
+
+
+def failing(**settings: float) -> Callable[[Run, object], Outcome]:
+    """The toy's run, which fails with these settings unless it tunes."""
+
+    def run(job: Run, data: object) -> Outcome:
+        if not job.tuning and settings.items() <= job.settings.items():
+            raise ValueError("as told")
+        return toy.run(job)
+
+    return run
+
+
+def test_an_arm_of_no_part_and_the_baseline_may_fail_after_they_were_tuned(sweep: Command) -> None:
+    sweep.change(run=failing(x=2), parts=(beats("", "x=1", "x=0"),))
+    assert sweep("--trials", "2", "--seeds", "8").exit_code == 1
+    summary = sweep.summary()
+    assert "x=2" not in summary.arms
+    assert {tuning.arm for tuning in summary.tuning} == {"x=0", "x=1"}
+    sweep.change(run=failing(x=0), parts=(beats("", "x=1", "x=2"),))
+    assert sweep("--trials", "2", "--seeds", "8", "--fresh").exit_code == 1
+    summary = sweep.summary()
+    assert (summary.baseline, summary.contrasts, summary.noise_floor) == (None, [], None)
+    assert [part.outcome for part in summary.parts] == ["yes"]
+
+
+def test_a_result_whose_arm_lost_runs_is_as_preliminary_as_what_is_left(sweep: Command) -> None:
+    def run(job: Run, data: object) -> Outcome:
+        if job["x"] == 1 and job.seed >= 9:
+            raise ValueError("as told")
+        return toy.run(job)
+
+    sweep.change(profiles={"regular": Profile(seeds=20, trials=0, cost="nothing")})
+    sweep.done()
+    assert not sweep.summary("regular").preliminary
+    sweep.change(run=run)
+    assert sweep("--fresh").exit_code == 1
+    assert sweep.summary("regular").preliminary
+
+
+def test_values_that_leave_out_the_answers_arms_ask_what_the_first_part_left_says(sweep: Command) -> None:
+    sweep.change(parts=(beats("47", "x=1", "x=0"), beats("48", "x=2", "x=0", says="two beats none")))
+    sweep.done("--values", "1,2")
+    assert sweep.summary().question == "Is 1 better than 0?"
+    sweep.done("--values", "2,3", "--fresh")
+    assert sweep.summary().question == "Does this hold: two beats none?"
+    assert not any(part.changed for part in sweep.summary().parts)
+    sweep.done()
+    assert [part.changed for part in sweep.summary("quick").parts] == [False, False]
+
+
+def test_values_of_a_setting_of_whole_numbers_are_whole(sweep: Command) -> None:
+    sweep.change(arms={f"x={x}": {"x": x, "lr": 0.1} for x in range(3)})
+    line = refused(sweep("--values", "1,2.5"))
+    assert line == "error: --values 1,2.5: 2.5 is not a whole number; write numbers separated by commas"
+    assert "such as 1,2." in " ".join(sweep("--help").stdout.split())
+
+
+def test_curves_stand_at_the_places_that_the_study_declares(sweep: Command) -> None:
+    sweep.change(x="length", places=(5, 20))
+    sweep.done()
+    curves = pd.read_parquet(sweep.folder / "quick" / "curves.parquet")
+    assert curves["x"].unique().tolist() == [5, 20]
+
+
+def test_times_on_another_processor_are_taken_again_and_other_runs_are_used_with_a_note(
+    sweep: Command, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.done("--seeds", "2")
+    made = len(trained())
+    monkeypatch.setattr("studies.evidence.provenance.cpu", lambda: "another")
+    sweep.done("--seeds", "2")
+    assert len(trained()) == made
+    assert sweep.summary().notes[-1].startswith(f"Of {made} runs, other processors made {made} on ")
+    sweep.change(alone=True)
+    sweep.done("--seeds", "2")
+    assert len(trained()) == 2 * made
+    assert "other processors" not in "".join(sweep.summary().notes)
+    line = refused(sweep("--storage", "sqlite:///x.db"))
+    assert line == "error: --storage: toy measures time, which belongs to one machine: leave it out"
+
+
 def test_a_part_whose_only_arm_always_diverges_is_decided_by_that(sweep: Command) -> None:
     sweep.change(run=diverging(1), parts=(exceeds("64", "x=1", 0.85), beats("47", "x=1", "x=0")))
     sweep.done()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 from pathlib import Path
@@ -143,7 +144,8 @@ def gain(low, high):
     ("over_lesson", "over_mean", "said"),
     [
         (gain(0.01, 0.03), gain(0.1, 0.2), "The choice is better than the lesson's settings."),
-        (gain(0.01, 0.03), gain(-0.01, 0.2), "No gain: even the best settings found do not beat predicting the mean"),
+        (gain(0.01, 0.03), gain(-0.01, 0.2), "No gain: even the best settings found are not shown to beat predicting"),
+        (gain(0.01, 0.03), gain(-0.2, -0.01), "No gain: even the best settings found do not beat predicting the mean"),
         (gain(-0.01, 0.03), gain(0.1, 0.2), "The choice is not shown to be better than the lesson's settings."),
         (gain(-0.03, -0.01), gain(0.1, 0.2), "The choice is worse than the lesson's settings: keep those."),
         (Gain(estimate=1.0, low=None, high=None, users=5), gain(0.1, 0.2), "The test rows have 5 users: too few"),
@@ -168,6 +170,42 @@ def test_a_result_of_fewer_trials_does_not_replace_one_of_more(found, ratings_fi
     with pytest.raises(tune.UsageError, match="has 4 trials, this search 2: it is kept"):
         tune.written(fewer, learn, folder, fresh=False)
     assert ((folder / FILE).read_bytes(), (folder / MODEL).read_bytes()) == before
+
+
+def test_a_result_that_cannot_be_written_whole_leaves_the_earlier_one_and_its_model(
+    found, ratings_file, tmp_path, monkeypatch
+):
+    result, folder, _ = found
+    for file in (FILE, MODEL):
+        shutil.copy(folder / file, tmp_path)
+    before = (tmp_path / FILE).read_bytes(), (tmp_path / MODEL).read_bytes()
+    assert read_tuning(tmp_path / FILE).model == hashlib.sha256(before[1]).hexdigest()
+    learn = tune.trained(split(open_ratings(ratings_file), seed=0), tune.LESSON, 1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tune, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        tune.written(result, learn, tmp_path, fresh=False)
+    assert ((tmp_path / FILE).read_bytes(), (tmp_path / MODEL).read_bytes()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".replacing.lock", FILE, MODEL])
+
+
+def test_splits_by_time_say_nothing_about_selection(found):
+    by_time = found[0].model_copy(update={"split": "time"})
+    assert "on new splits it is" in found[0].answer()
+    assert "was selection" in found[0].answer()
+    assert "with fresh seeds on the same rows it is" in by_time.answer()
+    assert "was selection" not in by_time.answer()
+
+
+def test_results_whose_names_look_alike_have_a_page_each(found, tmp_path):
+    for name in ("my ratings", "my-ratings", "données", "donnÈes"):
+        (tmp_path / "tune" / name).mkdir(parents=True)
+        shutil.copy(found[1] / FILE, tmp_path / "tune" / name)
+    pages = [name for name in render(gather(tmp_path)).html if name.startswith("tune-")]
+    assert len({name.casefold() for name in pages}) == 4
 
 
 def test_fresh_sets_a_result_of_more_trials_aside(found, ratings_file, tmp_path):
@@ -269,4 +307,4 @@ def test_on_planted_ratings_it_gains_four_fifths_of_what_the_best_of_a_grid_does
         for lr in (5e-3, 1e-2, 2e-2) for wd in (0.02, 0.05, 0.1) for n_factors in (5, 6, 8, 16)
     ]  # fmt: skip
     best = min(tune.squared_errors(held_out, settings).mean() for settings in grid) ** 0.5
-    assert result.rmse["lesson"] - result.rmse["choice"] >= 0.8 * (result.rmse["lesson"] - best)
+    assert result.rmse.lesson - result.rmse.choice >= 0.8 * (result.rmse.lesson - best)
