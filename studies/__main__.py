@@ -112,6 +112,8 @@ def _part(row: PartRow, found: Sequence[Study]) -> list[str]:
         lines.append("     run: python -m studies.exact")
     elif part.kind == "measured":
         commands = [f"python -m studies.{study.name} --profile regular" for study in found]
+        if "mnist" in row.missing:  # what is in the catalog stands in for it
+            commands = ["python -m lesson.data mnist", *(f"{command} --digits mnist" for command in commands)]
         commands += [BENCHES[part.id]] if part.id in BENCHES else []
         lines.append(f"     run: {' ; '.join(commands) or 'no study has this part yet'}")
     return [*lines, ""]

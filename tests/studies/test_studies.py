@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 import studies
 import studies.__main__ as listing
-from studies.evidence.claims import N_CLAIMS
+from studies.evidence.claims import N_CLAIMS, load_parts
 from studies.evidence.outside import printable
 from studies.lab.results import best, tried
 from studies.lab.spec import Metric, Study
@@ -54,7 +54,19 @@ def test_a_claim_shows_its_parts_what_is_missing_and_how_to_run_it(tmp_path: Pat
     assert "missing: movielens" in told
     assert "run: python -m studies.overfitting --profile regular" in told
     assert "run: python -m studies.exact" in list_studies("--claim", "79", "--results", str(tmp_path)).stdout
+    digits = "run: python -m lesson.data mnist ; python -m studies.mnist --profile regular --digits mnist\n"
+    assert digits in list_studies("--claim", "64", "--results", str(tmp_path)).stdout
     assert "run: python -m bench.peers\n" in list_studies("--claim", "1", "--results", str(tmp_path)).stdout
+
+
+def test_every_data_set_that_a_part_asks_for_is_one_that_a_study_of_the_part_has() -> None:
+    data: dict[str, set[str]] = {}
+    for study in listing.find_studies():
+        for part in study.parts:
+            data.setdefault(part.id, set()).update(study.data, ["mnist"] if "digits" in study.stand_in else [])
+    for part in load_parts().values():
+        if part.kind == "measured" and part.id in data and part.id not in listing.BENCHES:
+            assert {*part.conditions} - {"imagenet"} <= data[part.id], part.id
 
 
 def test_a_claim_shows_its_results(tmp_path: Path) -> None:
