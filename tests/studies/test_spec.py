@@ -37,6 +37,10 @@ def with_part(arm: str = "x=1", other: str = "x=0", **settings: Any) -> dict[str
         ({"parts": toy.STUDY.parts * 2}, "part 47: declared twice"),
         ({"parts": (beats("", "x=1", "x=0", "one"), beats("", "x=2", "x=0", "one"))}, "part one: declared twice"),
         ({"metrics": toy.STUDY.metrics | {"lr": NORM}}, "'lr' is both a metric and a setting that is tuned"),
+        (
+            {"arms": {"x=0": {"x": 0.0, "lr": 0.1}, "x=1": {"x": "one", "lr": 0.1}}},
+            "x has numbers in some arms, text or true and false in others",
+        ),
         ({"baseline": "x=3"}, "the baseline 'x=3' is not one of the arms x=0, x=1, x=2"),
         ({"tuned": {"momentum": Range(0.1, 1)}}, "momentum is tuned, but the arm 'x=0' has no default for it"),
         ({"stand_in": {"digits": "5,000 of 70,000"}}, "'digits' is a stand-in, but not one of the study's data sets"),
