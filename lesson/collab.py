@@ -191,7 +191,9 @@ class CollabLearner(Learner):
         finally:  # at the end of the program, too, where views of NumPy's memory cannot be made any more
             for layer, place, own in zip(layers, shared, before, strict=True):
                 if layer.weight.data_ptr() == place:  # else the caller has given it other memory
-                    layer.weight.data = own.copy_(layer.weight.detach())  # others may share this memory
+                    if not torch.equal(own, now := layer.weight.detach()):  # frozen biases may not be writable
+                        own.copy_(now)
+                    layer.weight.data = own  # others may share this memory
 
     def _rule(self, optimizer: torch.optim.Optimizer) -> Rule | None:
         """The optimizer's settings for the fused trainer; None if the trainer cannot compute its steps."""
@@ -208,7 +210,7 @@ class CollabLearner(Learner):
         plain = self.loss_func is mse_loss and not watched(self.model, optimizer)
         if kind == "sign" or not (plain and apart and trains and whole):
             return None
-        if optimizer.state or group.get("share", 1) != 1:  # a state that was loaded, or another rate
+        if any(optimizer.state.values()) or group.get("share", 1) != 1:  # a state that was loaded, or another rate
             return None
         beta1, beta2 = group.get("betas", FASTAI[:2])
         beta1 = group["momentum"] if kind == "momentum" else beta1
@@ -489,7 +491,7 @@ def _zero_at_times(momentum: np.ndarray | None) -> bool:
 
 
 def _share(layers: Sequence[nn.Embedding], trainer: Trainer) -> None:
-    """Make the parameters views of the trainer's tables: separate copies would take 17 bytes per parameter."""
+    """Make the parameters views of the trainer's tables: between epochs the model has what was trained so far."""
     for layer, table in zip(layers, trainer.weights(), strict=True):
         layer.weight.data = table.view(len(table), -1)
     # So that backward() through an older forward pass is refused, as after any other step.

@@ -33,7 +33,10 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Epoch(NamedTuple):
-    """The record of an epoch: 1-based number, mean losses, seconds of training, metrics by name."""
+    """The record of an epoch: 1-based number, mean losses, seconds of training, metrics by name.
+
+    The loss of training is the mean over the batches, each before its step; that of validation the mean over the rows.
+    """
 
     epoch: int
     train_loss: float
@@ -46,7 +49,7 @@ class Recorder(NamedTuple):
     """fastai's name for the training record.
 
     Attributes:
-        losses: of every batch.
+        losses: of every batch of the epochs that ended.
         val_losses: the validation loss after every epoch.
         metrics: of every epoch, by name.
         lrs: the rate of every batch, for the last layer group.

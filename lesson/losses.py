@@ -56,8 +56,8 @@ def cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
 def binary_cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
     """The mean of −y·log(p) − (1 − y)·log(1 − p), where p = sigmoid(score) (claims 79 to 81).
 
-    With log(p) = −log(1 + e^(−score)) this is max(score, 0) − y·score + log(1 + e^(−|score|)), whose exponential is at
-    most 1; `torch.nn.functional.binary_cross_entropy_with_logits` is the same.
+    With log(p) = −log(1 + e^(−score)) this is log(e^score + e^0) − y·score, and logaddexp does not overflow;
+    `torch.nn.functional.binary_cross_entropy_with_logits` is the same.
 
     Args:
         scores: float[rows], before the sigmoid.
@@ -71,4 +71,4 @@ def binary_cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
     """
     if target.shape != scores.shape:
         raise DataError(f"scores {list(scores.shape)} and targets {list(target.shape)}: the same shape is needed")
-    return (scores.clamp(min=0) - target * scores + torch.log1p(torch.exp(-scores.abs()))).mean()
+    return (torch.logaddexp(scores, torch.zeros_like(scores)) - target * scores).mean()

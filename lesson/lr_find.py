@@ -105,7 +105,7 @@ def lr_find(learn: Learner, start: float = 1e-7, end: float = 10, steps: int = 1
             losses += train(next(batches)).tolist()
             smooth = smoothed(np.array(losses))[-1]
             smallest = min(smallest, smooth)
-            if not smooth <= EXPLODED * smallest:
+            if not smooth - smallest <= (EXPLODED - 1) * abs(smallest):  # a loss may be negative
                 break
     if not np.isfinite(losses[0]):
         raise DataError(f"the first loss is {losses[0]}: no rate can help; look at the data and the model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from kernels import (
 from lesson import checks, embeddings
 from lesson.checks import DataError, shown
 from lesson.data import Tabular, TabularData
-from lesson.learner import Learner, Metric, OptFunc, stream
+from lesson.learner import NORMS, Learner, Metric, OptFunc, stream
 from lesson.models import TabularModel, emb_sz_rule
 from lesson.optimizers import FUSED
 from lesson.schedules import Schedule
@@ -68,10 +69,12 @@ class TabularLearner(Learner):
     def _training(
         self, optimizer: torch.optim.Optimizer, schedule: Schedule
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
-        if len(self.data.train) % self.bs == 1 or self.bs == 1:
+        rows = len(self.data.train)
+        alone = rows % self.bs == 1 or self.bs == 1
+        if alone and any(isinstance(layer, NORMS) for layer in self.model.modules()):
             raise DataError(
-                f"bs={self.bs}: BatchNorm needs two rows or more, but the last of {len(self.data.train):,} is alone; "
-                f"try bs={self.bs + 1}"
+                f"bs={self.bs}: BatchNorm needs two rows or more, but the last of {rows:,} is alone; "
+                f"try bs={batch_size(rows, self.bs)}"
             )
         waits = any(isinstance(table, DeferredEmbedding) for table in self.model.embeds)
         if waits and not isinstance(optimizer, DEFERRED):
@@ -157,6 +160,15 @@ class TabularLearner(Learner):
         said = {name: json.dumps(value) for name, value in learned.items()}
         said["categories"] = hashlib.sha256(said["categories"].encode()).hexdigest()  # they may be many
         return said | {"y_range": json.dumps(self.model.y_range)}
+
+
+def batch_size(rows: int, least: int) -> int:
+    """The smallest batch size from `least` on that leaves no row of an epoch alone: BatchNorm needs two.
+
+    >>> batch_size(4161, 64)  # 64 and 65 leave one row
+    66
+    """
+    return next(bs for bs in itertools.count(max(least, 2)) if rows % bs != 1)
 
 
 def tabular_learner(

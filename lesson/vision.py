@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,7 +18,7 @@ from lesson import checks
 from lesson.checks import DataError, shown
 from lesson.data.bunch import DataBunch
 from lesson.data.table import reason
-from lesson.learner import Learner, Loss, Metric, OptFunc, stream
+from lesson.learner import NORMS, Learner, Loss, Metric, OptFunc, stream
 from lesson.models import Dropout, resnet34
 from lesson.optimizers import AdamW
 from lesson.saving import load_weights
@@ -231,6 +232,8 @@ def create_cnn(
         raise DataError(f"sha256={shown(sha256)}: of no file; pass pretrained, the file of weights")
     if not callable(arch):
         raise DataError(f"arch={shown(arch)}: pass a function that makes a net, such as resnet34")
+    if data.c < 2 and loss_func is cross_entropy:
+        raise DataError("all images are of one class, so there is nothing to learn; the classes are the folders' names")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream(seed, "initialization").initial_seed())
         net = arch()
@@ -286,15 +289,32 @@ def precompute(learn: CnnLearner, cut: int | None = None) -> CnnLearner:
 
 
 def measure_norms(learn: CnnLearner, layers: nn.Module) -> None:
-    """Give BatchNorm in layers that read images the statistics of the learner's training rows."""
-    rows = learn.data.train
-    chunks = torch.arange(len(rows)).tensor_split(-(-len(rows) // learn.valid_bs))
-    update_bn((rows[chunk][0].to(learn.device) for chunk in chunks), layers)
+    """Give BatchNorm in layers that read images the statistics of the learner's training rows.
+
+    They are means over chunks of rows in random order: rows of a folder come class by class, and chunks of one class
+    each would leave out how classes differ. If it is interrupted, the layers are as before.
+    """
+    rows, order = learn.data.train, torch.Generator().manual_seed(0)
+    chunks = torch.randperm(len(rows), generator=order).tensor_split(-(-len(rows) // learn.valid_bs))
+    norms = [layer for layer in layers.modules() if isinstance(layer, NORMS)]
+    before = [{name: copy.copy(getattr(norm, name)) for name in ("momentum", "training")} for norm in norms]
+    numbers = {name: buffer.clone() for name, buffer in layers.named_buffers()}
+    try:
+        update_bn((rows[chunk][0].to(learn.device) for chunk in chunks), layers)
+    except BaseException:
+        for norm, settings in zip(norms, before, strict=True):
+            vars(norm).update(settings)
+        for name, buffer in layers.named_buffers():
+            buffer.copy_(numbers[name])
+        raise
 
 
 @torch.no_grad()
 def _given(layers: nn.Module, data: Any, learn: CnnLearner) -> TensorDataset:
-    """What layers give for rows of images, with the rows' classes."""
-    found = [data[rows] for rows in torch.arange(len(data)).split(learn.valid_bs)]
-    x = torch.cat([layers(x.to(learn.device)) for x, _ in found])
-    return TensorDataset(x, torch.cat([y for _, y in found]))
+    """What layers give for rows of images, with the rows' classes; the images are numbers a chunk at a time."""
+    xs, ys = [], []
+    for rows in torch.arange(len(data)).split(learn.valid_bs):
+        x, y = data[rows]
+        xs.append(layers(x.to(learn.device)))
+        ys.append(y)
+    return TensorDataset(torch.cat(xs), torch.cat(ys))

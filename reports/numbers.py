@@ -168,8 +168,7 @@ def _tells(ratios: list[float], more: int) -> bool:
     """Whether so many more digits tell different ratios apart, and from 1 and 0."""
     apart = sorted({*ratios, 0.0, 1.0})
     apart = [one for one, before in zip(apart, [-1.0, *apart], strict=False) if one - before > 1e-9 * one]
-    texts = {_times(one, more).rstrip("0").rstrip(".") for one in apart}
-    return len(texts) == len(apart)
+    return len({float(_times(one, more).replace(",", "")) for one in apart}) == len(apart)
 
 
 def times_interval(low: float | None, high: float | None, *beside: float | None) -> str:

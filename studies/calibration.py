@@ -262,7 +262,7 @@ def _require_replaceable(out: Path, studies: int) -> None:
     try:
         content = json.loads(out.read_text(encoding="utf-8"))
         there = int(content["studies"]) if "cells" in content else None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         there = None
     if there is None or there > studies:
         what = "is no calibration" if there is None else f"has {there:,} studies, this would have {studies:,}"

@@ -27,6 +27,7 @@ from lesson import DataError, Learner, Net, TableWarning, net_learner, tabular_l
 from lesson.data import Adult, DataBunch, Tabular, TabularData
 from lesson.data.columns import Column
 from lesson.learner import stream
+from lesson.tabular import batch_size
 from studies.embedding_sizes import RULES
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Settings, Study, beats, best, not_worse
@@ -157,8 +158,8 @@ def boosted(
 
 
 def batch(data: TabularData) -> int:
-    """Rows per batch: BatchNorm needs two in the last batch, too."""
-    return BATCH + (len(data.train) % BATCH == 1)
+    """Rows per batch."""
+    return batch_size(len(data.train), BATCH)
 
 
 @torch.no_grad()

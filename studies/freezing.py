@@ -96,6 +96,7 @@ def two_steps(way: str, layers: str, size: str) -> Callable[[], None]:
 STUDY = Study(
     name="freezing",
     title="Freezing",
+    recipe=2,
     question="Does freezing all layers but the head, as fastai does, make a step of training faster?",
     run=run,
     data=("new-digits",),

@@ -120,6 +120,7 @@ EXPLORATORY = "the net was pretrained once, and the seeds repeat what comes afte
 STUDY = Study(
     name="transfer",
     title="Transfer learning",
+    recipe=2,
     question="Does a new head on a pretrained body beat a net that starts at random?",
     run=run,
     data=("new-digits",),

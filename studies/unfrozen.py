@@ -92,6 +92,7 @@ LOW, HIGH = f"rate {RATES[0]:g}", f"rate {RATES[-1]:g}"
 STUDY = Study(
     name="unfrozen",
     title="Rates for pretrained layers",
+    recipe=2,
     question="Does a big learning rate cost a pretrained body its advantage over a random one?",
     run=run,
     data=("new-digits",),

@@ -22,6 +22,7 @@ from lesson.metrics import accuracy
 from lesson.models import Linear, Net
 from lesson.nets import net_learner
 from lesson.schedules import epochs_for, one_cycle
+from lesson.tabular import batch_size
 from studies.lab.command import command
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, beats, equals, sweep
 
@@ -54,9 +55,7 @@ def of_table(job: Run, table: Tabular) -> Learner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TableWarning)
         data = table.split(job.seed, at_most=(AT_MOST, AT_MOST))
-    return tabular_learner(
-        data, layers=HIDDEN, bs=BATCH + (len(data.train) % BATCH == 1), **settings_of(job)
-    )  # BatchNorm needs two rows in the last batch, too
+    return tabular_learner(data, layers=HIDDEN, bs=batch_size(len(data.train), BATCH), **settings_of(job))
 
 
 def settings_of(job: Run) -> dict[str, Any]:

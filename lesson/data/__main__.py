@@ -37,6 +37,7 @@ def main() -> int:
             print(f"{digits.name}: {digits.origin.counted()} in {asked.to}; load_digits({asked.to!r}) reads them")
         else:
             list_all()
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever reads this, such as `head`, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except DataError as error:

@@ -84,8 +84,13 @@ class DataBunch:
         Args:
             rows: int64[n].
             out: the model's outputs [n, …]; if y is a class, the largest is the prediction.
+
+        Raises:
+            DataError: y is a class, and the model has one output.
         """
         *inputs, target = self.valid[rows]
+        if not target.is_floating_point() and (out.ndim != 2 or out.shape[1] < 2):
+            raise DataError(f"outputs of shape {list(out.shape)}: one for each class is needed to show the largest")
         predicted = out if target.is_floating_point() else out.argmax(1)
         if self.image is None:
             return _table(inputs, target).assign(prediction=predicted.reshape(len(rows), -1)[:, 0].numpy())

@@ -288,8 +288,9 @@ def _read(file: Path, size: int) -> np.ndarray:
 
 def _cut(image: Image.Image, size: int) -> np.ndarray:
     """An image as uint8[size, size, 3]."""
+    portable = image.mode == "I" and image.format == "PPM"  # Pillow's mode for a PGM file of 16 bits
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # Pillow would cut off what is above 255
+    if image.mode.startswith("I;16") or portable:  # Pillow would cut off what is above 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits; 8 or 16 are needed")

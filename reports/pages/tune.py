@@ -8,7 +8,8 @@ from typing import Any
 from reports.figures import slices
 from reports.pages import Page
 from reports.read import Inputs, page_name
-from studies.evidence.tuning import FILE, SPLIT_WORDS, Tuning, read_tuning
+from studies.evidence.schema import digest_of
+from studies.evidence.tuning import FILE, MODEL, SPLIT_WORDS, Tuning, read_tuning
 
 PLACE = 36
 
@@ -20,6 +21,9 @@ def plan(inputs: Inputs) -> list[Page]:
     for path in sorted((inputs.results / "tune").glob(f"*/{FILE}")):
         found = inputs.file(str(path.relative_to(inputs.results)), read_tuning)
         if found is not None:
+            model = path.with_name(MODEL)
+            if found.model is not None and model.is_file() and digest_of(model.read_bytes()) != found.model:
+                inputs.problems.append(f"{model}: not the model of {FILE} beside it. Run studies.tune again.")
             about = {"data": found.data, "commit": found.commit, "dirty": found.dirty}
             name, title = page_name(path.parent, inputs.results, taken), f"Settings for {found.data}"
             taken.add(name.casefold())

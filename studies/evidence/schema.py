@@ -495,7 +495,9 @@ def since(summary: Summary, earlier: Iterable[Summary]) -> Summary:
     parts = []
     for part in summary.parts:
         was, then = found.get(_name(part), (None, summary))
-        changed = any(_digest(part, other) != part.declared for other in before)
+        # Older files have no digests of parts that they do not judge: they say nothing of them.
+        known = [_digest(part, other) for other in before if other.declared or _judged(part, other)]
+        changed = bool(before) and (not known or any(digest != part.declared for digest in known))
         changed = changed or (was is not None and (was.changed or _other_settings(part, summary, then)))
         parts.append(part.model_copy(update={"declared": was.declared if was else part.declared, "changed": changed}))
     again = [other.looks for other in before if _spent(other) == _spent(summary)]
@@ -505,8 +507,12 @@ def since(summary: Summary, earlier: Iterable[Summary]) -> Summary:
 
 def _digest(part: PartFound, earlier: Summary) -> str | None:
     """The digest that the part had at an earlier run; it was declared even if its arms had no runs."""
-    judged = {_name(other): other.declared for other in earlier.parts}
-    return judged.get(_name(part), earlier.declared.get(_name(part)))
+    judged = _judged(part, earlier)
+    return judged.declared if judged else earlier.declared.get(_name(part))
+
+
+def _judged(part: PartFound, earlier: Summary) -> PartFound | None:
+    return next((other for other in earlier.parts if _name(other) == _name(part)), None)
 
 
 def _other_settings(part: PartFound, now: Summary, then: Summary) -> bool:

@@ -104,9 +104,10 @@ def with_values(study: Study, text: str) -> Study:
             raise UsageError(f"--values {shown}: is {word} half of a decimal? Write {decimal}; commas separate values")
     arms: dict[str, Settings] = {} if study.baseline is None else {study.baseline: study.arms[study.baseline]}
     some = next(iter(study.arms.values()))
+    whole = all(isinstance(settings[setting], int) for settings in study.arms.values())
     try:
         for word in words:
-            value = _number(word, whole=isinstance(some[setting], int) and not isinstance(some[setting], bool))
+            value = _number(word, whole)
             arms[arm_name(setting, value)] = {**some, setting: value}
     except ValueError as error:
         raise UsageError(

@@ -280,7 +280,6 @@ def _run_on(
     source: Source = asked.source
     folder, checksum = place.folder / asked.profile, data.origin.checksum
     ready = functools.partial(prepare, study.run, source, checksum, THREADS)
-    earlier = _earlier(place.folder, checksum)  # those that --fresh sets aside were seen, too
     with open_storage(place.folder, place.storage, place.fresh, folder) as store:
         sweep = Sweep(study, store, place.patience)
         for note in dict.fromkeys((*getattr(data, "notes", ()), *asked.notes)):
@@ -295,7 +294,7 @@ def _run_on(
             return failed
 
         experiment = Experiment(study, data, sweep, device=device, threads=THREADS, do=do)
-        summary, runs, curves = experiment.answer(asked, [*earlier, *_earlier(place.folder, checksum)])
+        summary, runs, curves = experiment.answer(asked, _earlier(place.folder, checksum))
         with locked(place.folder / ".replacing.lock"):
             require_replaceable(folder, study, checksum, Extent.of(summary), place.advice)
             write(folder, summary, runs, curves)
@@ -303,11 +302,14 @@ def _run_on(
 
 
 def _earlier(folder: Path, checksum: str) -> list[Summary]:
-    """The readable results on the data with this checksum, of any profile."""
+    """The readable results on the data with this checksum, of any profile.
+
+    Those that --fresh has set aside were seen, too.
+    """
     from studies.evidence.schema import ResultsError
 
     found = []
-    for path in find_summaries(folder)[0]:
+    for path in (*find_summaries(folder)[0], *folder.glob(f"*/{SUMMARY}.until-*")):
         with contextlib.suppress(ResultsError):  # `require_replaceable` reports what is in the way
             found.append(read_summary(path))
     return [summary for summary in found if summary.data.checksum == checksum]

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lesson.data import Origin
 from studies.evidence import outcomes, provenance, schema, statistics
+from studies.lab.replacing import by_default_name
 from studies.lab.source import Source
 from studies.lab.spec import Outcome, Run, Settings, Study, counted
 from studies.lab.sweep import LATE, Sweep, key_of
@@ -186,6 +187,8 @@ def summarize(
     diverged = {str(arm): set(runs.loc[runs["diverged"], "seed"]) for arm, runs in confirmed.groupby("arm")}
     regular = study.profiles["regular"].seeds if asked.profile == "quick" and "regular" in study.profiles else None
     there = {arm: settings for arm, settings in arms.items() if arm in values[name]}
+    if study.baseline is not None and study.baseline not in there:
+        there.pop(by_default_name(study.baseline, study.tuned), None)  # a copy of an arm that is lost
     parts = [
         outcomes.judge_part(part, values, study.metrics, overlap=overlap, diverged=diverged, regular=regular)
         for part in study.parts
@@ -334,12 +337,12 @@ def _plain(metric: Any) -> dict[str, Any]:
 def _overlap(runs: pd.DataFrame) -> dict[str, float]:
     """The largest n_valid/n_train of an arm's runs, by arm; for an arm that always diverged, of all arms.
 
-    It is empty if no run knows it: then no seed is left that a part or a contrast could use.
+    It is 0 if no run knows it: then all numbers are infinite, whose interval does not depend on it.
     """
     rows = runs[(runs["n_train"] > 0) & (runs["n_valid"] > 0)]
     known = {str(arm): float((of["n_valid"] / of["n_train"]).max()) for arm, of in rows.groupby("arm")}
     lost = [str(arm) for arm, diverged in runs.groupby("arm")["diverged"].all().items() if diverged]
-    return dict.fromkeys(lost, max(known.values())) | known if known else {}
+    return dict.fromkeys(lost, max(known.values(), default=0.0)) | known
 
 
 def _arm(study: Study, runs: pd.DataFrame, settings: Settings) -> schema.Arm:

@@ -128,6 +128,11 @@ class TestSince:
         changed = since(summary(({"declared": "d2"}, {"part": "47a"}), 20, **declared), [values])
         assert [part.changed for part in changed.parts] == [True, False]
 
+    def test_a_file_without_digests_says_nothing_of_a_part_that_it_does_not_judge(self):
+        quick, values = since(summary(seeds=10), []), since(summary(({"part": "47a"},), seeds=12), [])
+        assert not since(summary(seeds=20), [quick, values]).parts[0].changed
+        assert since(summary(seeds=20), [values]).parts[0].changed
+
     def test_an_arm_with_other_settings_changes_its_parts_but_a_tuned_setting_does_not(self) -> None:
         def with_arm(seeds: int, settings: dict[str, Any]) -> Summary:
             return summary(seeds=seeds, arms={**WHOLE["arms"], "a": ARM | {"settings": settings}})

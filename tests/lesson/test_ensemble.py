@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import time
 
 import pytest
 import torch
@@ -59,6 +60,41 @@ def test_an_error_of_one_is_the_errors_and_the_threads_are_as_before(small):
     with pytest.raises(DivergenceError):
         team(small).fit(3, 1e30)
     assert torch.get_num_threads() == before
+
+
+MANY = 10_000  # epochs, which would take long
+
+
+def test_where_one_diverges_the_others_stop_and_a_note_says_which(small):
+    together = team(small)
+    torch.nn.init.constant_(together.learners[0].model.u_weight.weight, torch.nan)
+    with pytest.raises(DivergenceError) as caught:
+        together.fit(MANY, 1e-3)
+    assert caught.value.__notes__ == ["in learner 0 of the ensemble"]
+    assert max(len(learn.history) for learn in together.learners) < MANY
+
+
+def test_an_interrupt_stops_all_after_their_epoch_and_keeps_what_they_have(small, monkeypatch):
+    together, before = team(small), torch.get_num_threads()
+
+    def interrupted(*_, **__):
+        while not together.learners[0].history:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ensemble, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        together.fit_one_cycle(MANY, 1e-3)
+    assert 0 < len(together.learners[0].history) < MANY
+    assert torch.get_num_threads() == before
+
+
+def test_learners_that_share_a_layer_are_refused():
+    rows = TensorDataset(torch.rand(8, 3), torch.arange(8) % 2)
+    body = nn.Linear(3, 4)
+    models = [nn.Sequential(body, nn.Linear(4, 2)) for _ in range(2)]
+    with pytest.raises(DataError, match="two have the same model or layer"):
+        Ensemble([Learner(DataBunch(rows, rows), model, cross_entropy, quiet=True) for model in models])
 
 
 def test_learners_of_other_rows_or_none_are_refused(small):

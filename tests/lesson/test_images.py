@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from torch.utils.data import TensorDataset
 
-from lesson import DataError, Images, load_digits, load_images, load_uci_digits
+from lesson import DataBunch, DataError, Images, load_digits, load_images, load_uci_digits
 from lesson.data import ImageBunch, ImageRows
 
 mpl.use("Agg")
@@ -135,6 +136,8 @@ def test_grey_of_16_bits_keeps_its_shades(tmp_path):
     (tmp_path / "a").mkdir()
     Image.fromarray(np.full((8, 8), 0x8034, np.uint16)).save(tmp_path / "a" / "0.png")
     Image.fromarray(np.full((8, 8), 0x8034, np.uint16)).save(tmp_path / "a" / "1.tif")
+    pixels = np.full((8, 8), 0x8034, ">u2").tobytes()
+    (tmp_path / "a" / "2.pgm").write_bytes(b"P5 8 8 65535\n" + pixels)
     assert load_images(tmp_path, size=8).x.unique().tolist() == [0x80]
 
 
@@ -303,6 +306,13 @@ def test_a_batch_is_drawn_in_color_with_the_names_of_its_classes(tmp_path):
     for axes, y in zip(results.flat, data.valid.y, strict=False):
         assert axes.get_title() == ("dog" if y else "$\\frac$, not dog")
     plt.close("all")
+
+
+def test_results_of_a_model_with_one_output_for_classes_are_refused():
+    data = DataBunch(*[TensorDataset(torch.rand(4, 3), torch.arange(4) % 2)] * 2)
+    for out in (torch.zeros(4, 1), torch.zeros(4)):
+        with pytest.raises(DataError, match="one for each class is needed"):
+            data.show_results(torch.arange(4), out)
 
 
 def test_classes_without_names_are_numbers():

@@ -277,6 +277,23 @@ def test_without_biases_the_fused_trainer_trains_as_the_loop(small, absent, mode
         assert not bias.any() if without else bias.all()
 
 
+def test_frozen_biases_that_cannot_be_written_to_stay_as_they_are(small):
+    learn = learner(small)
+    zeros = torch.zeros(1, 1).expand(len(small.users), 1)
+    learn.model.u_bias.weight.requires_grad_(False).data = zeros
+    learn.fit(1, 1e-2)
+    assert learn.model.u_bias.weight.data_ptr() == zeros.data_ptr()
+    assert not zeros.any()
+
+
+def test_who_looks_at_a_state_has_not_changed_it(small):
+    made = []
+    learn = learner(small, opt_func=lambda groups: made.append(AdamW(groups)) or made[-1])
+    for _ in learn.epochs(2, 1e-2):
+        assert "exp_avg" not in made[0].state[learn.model.u_bias.weight]
+    assert len(learn.history) == 2
+
+
 def test_biases_decay_or_not(small):
     norms = []
     for bn_wd in (True, False):

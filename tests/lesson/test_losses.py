@@ -50,7 +50,7 @@ def test_it_is_the_formula_that_the_notes_have():
     assert losses.binary_cross_entropy((p / (1 - p)).log(), y).item() == pytest.approx(wanted, rel=1e-7)
 
 
-@pytest.mark.parametrize("size", [0.1, 1, 50, 1000])
+@pytest.mark.parametrize("size", [0, 0.1, 1, 50, 1000])
 def test_gradients_are_torchs_and_finite_even_where_exponentials_would_overflow(size):
     generator = torch.Generator().manual_seed(0)
     scores = (size * torch.randn(20, 5, generator=generator, dtype=torch.float64)).requires_grad_()

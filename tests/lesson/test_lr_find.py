@@ -169,6 +169,13 @@ def test_a_loss_that_is_no_number_from_the_start_is_one_line():
         learn.lr_find()
 
 
+def test_a_loss_below_zero_ends_the_search_where_the_same_loss_above_zero_does():
+    above, below = bowl(1.0), bowl(1.0)
+    below.loss_func = lambda out, y: mse_loss(out, y) - 1000
+    found = [learn.lr_find(start=1e-3, end=1e3) for learn in (above, below)]
+    assert len(found[1].lrs) > len(found[0].lrs) > 10
+
+
 def test_a_loss_that_is_not_finite_is_left_out_of_later_means():
     found = smoothed(np.array([1.0, np.inf, np.nan, 1.0, 3.0]))
     np.testing.assert_allclose(found[[0, 3, 4]], smoothed(np.array([1.0, 1.0, 3.0])))

@@ -337,6 +337,16 @@ def test_a_number_too_far_from_training_is_named(data, tmp_path):
         learn.predict({"size": 3e38})
 
 
+def test_a_net_without_batchnorm_takes_a_batch_of_one_row(data):
+    bs = next(bs for bs in itertools.count(2) if len(data.train) % bs == 1)
+    learn = tabular_learner(data, bs=bs, layers=[20], quiet=True)
+    learn.model.bn_cont, learn.model.layers = torch.nn.Identity(), learn.model.layers[-1:]
+    learn.model.layers[0] = torch.nn.LazyLinear(data.c or 1)
+    learn.get_preds()
+    learn.layer_groups = [learn.model]
+    learn.fit(1)
+
+
 def test_a_batch_of_one_row_is_refused(data):
     with pytest.raises(DataError, match="bs=1: BatchNorm needs two rows"):
         tabular_learner(data, bs=1, quiet=True).fit(1)

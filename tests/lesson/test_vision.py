@@ -309,6 +309,48 @@ def test_the_statistics_of_precomputed_layers_are_those_of_the_training_rows():
     torch.testing.assert_close(norm.running_var, x.var((0, 2, 3)))
 
 
+def test_the_statistics_hold_how_classes_differ_though_rows_come_class_by_class():
+    x = (
+        torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        + torch.arange(64)[:, None, None, None] / 8
+    )
+    rows = TensorDataset(x, torch.arange(64) // 32)
+    learn = learner(DataBunch(rows, rows, bs=4))
+    learn.valid_bs = 8
+    precompute(learn)
+    conv, norm = learn.model[0][:2]
+    of_all = conv(x)
+    torch.testing.assert_close(norm.running_mean, of_all.mean((0, 2, 3)), rtol=1e-3, atol=1e-3)
+    assert ((norm.running_var / of_all.var((0, 2, 3))) - 1).abs().max() < 0.3  # class by class .4 and more
+
+
+def test_an_interrupt_in_the_middle_leaves_the_learner_as_it_was():
+    learn = learner()
+    learn.valid_bs = 2
+    before, rows = tables(learn), learn.data.train
+
+    class Interrupted:
+        def __len__(self):
+            return len(rows)
+
+        def __getitem__(self, chosen):
+            if 3 in chosen:
+                raise KeyboardInterrupt
+            return rows[chosen]
+
+    learn.data = DataBunch(Interrupted(), rows)
+    with pytest.raises(KeyboardInterrupt):
+        precompute(learn)
+    assert not changed(learn, before)
+    norms = [layer for layer in learn.model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert {(norm.momentum, norm.training) for norm in norms} == {(0.1, True)}
+
+
+def test_images_of_one_class_are_refused():
+    with pytest.raises(DataError, match="all images are of one class"):
+        create_cnn(Images("one", torch.zeros(8, 3, 32, 32, dtype=torch.uint8), torch.zeros(8).long(), ("a",)).split())
+
+
 def test_more_layers_than_there_are_cannot_be_precomputed():
     with pytest.raises(DataError, match="cut=9"):
         precompute(learner(), 9)

@@ -224,6 +224,11 @@ def test_other_seeds_trials_and_values_are_a_result_of_their_own(sweep: Command)
     assert sorted(path.name for path in sweep.folder.iterdir() if path.is_dir()) == ["custom", "quick"]
 
 
+def interrupted(job: Run, data: object) -> Outcome:
+    """Ctrl-C in the first run."""
+    raise KeyboardInterrupt
+
+
 def test_quick_and_regular_both_stay_and_every_look_is_counted(sweep: Command) -> None:
     sweep.change(profiles={"quick": Profile(2, 0, "nothing"), "regular": Profile(3, 2, "nothing")})
     for _ in range(2):
@@ -233,7 +238,10 @@ def test_quick_and_regular_both_stay_and_every_look_is_counted(sweep: Command) -
     assert (sweep.summary("regular").looks, sweep.summary("quick").looks) == (2, 1)
     sweep.done("--seeds", "4")
     assert sweep.summary().looks == 3
-    sweep.done("--seeds", "5", "--fresh")  # which sets aside what was seen, but nobody forgets it
+    sweep.change(run=interrupted)
+    assert sweep("--seeds", "5", "--fresh").exit_code == 130  # which sets aside what was seen, but nobody forgets it
+    sweep.change(run=toy.run)
+    sweep.done("--seeds", "5")
     assert sweep.summary().looks == 4
 
 
@@ -369,11 +377,17 @@ def test_an_arm_that_diverges_at_every_rate_is_shown_as_that(sweep: Command) -> 
 
 
 def test_where_every_run_diverges_the_summary_says_so_and_nothing_is_decided(sweep: Command) -> None:
-    sweep.change(arms={name: settings | {"lr": 2.0} for name, settings in sweep.study.arms.items()})
+    sweep.change(
+        arms={name: settings | {"lr": 2.0} for name, settings in sweep.study.arms.items()},
+        parts=(beats("47", "x=1", "x=0"), exceeds("64", "x=1", 0.85)),
+    )
     result = sweep.done()
     summary = sweep.summary("quick")
     assert {arm.diverged for arm in summary.arms.values()} == {10}
-    assert [(part.outcome, part.n, part.dropped) for part in summary.parts] == [("inconclusive", 0, 10)]
+    assert [(part.outcome, part.n, part.dropped) for part in summary.parts] == [
+        ("inconclusive", 0, 10),
+        ("no", 10, 0),
+    ]
     assert one_line(result.stdout, "x=0  ").endswith("n = 10, 10 diverged")
 
 
@@ -398,7 +412,11 @@ def test_an_arm_of_no_part_and_the_baseline_may_fail_after_they_were_tuned(sweep
     assert sweep("--trials", "2", "--seeds", "8", "--fresh").exit_code == 1
     summary = sweep.summary()
     assert (summary.baseline, summary.contrasts, summary.noise_floor) == (None, [], None)
+    assert list(summary.arms) == ["x=1", "x=2"]
     assert [part.outcome for part in summary.parts] == ["yes"]
+    sweep.change(run=toy.run)
+    sweep.done("--trials", "2", "--seeds", "8")
+    assert sweep.summary().baseline == "x=0"
 
 
 def test_a_result_whose_arm_lost_runs_is_as_preliminary_as_what_is_left(sweep: Command) -> None:
@@ -431,6 +449,9 @@ def test_values_of_a_setting_of_whole_numbers_are_whole(sweep: Command) -> None:
     line = refused(sweep("--values", "1,2.5"))
     assert line == "error: --values 1,2.5: 2.5 is not a whole number; write numbers separated by commas"
     assert "such as 1,2." in " ".join(sweep("--help").stdout.split())
+    sweep.change(arms={f"x={x:g}": {"x": x, "lr": 0.1} for x in (0, 0.5, 1)})
+    sweep.done("--values", "0.25,1", "--seeds", "1")
+    assert list(sweep.summary().arms) == ["x=0", "x=0.25", "x=1"]
 
 
 def test_curves_stand_at_the_places_that_the_study_declares(sweep: Command) -> None:
