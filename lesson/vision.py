@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -297,15 +296,17 @@ def measure_norms(learn: CnnLearner, layers: nn.Module) -> None:
     rows, order = learn.data.train, torch.Generator().manual_seed(0)
     chunks = torch.randperm(len(rows), generator=order).tensor_split(-(-len(rows) // learn.valid_bs))
     norms = [layer for layer in layers.modules() if isinstance(layer, NORMS)]
-    before = [{name: copy.copy(getattr(norm, name)) for name in ("momentum", "training")} for norm in norms]
-    numbers = {name: buffer.clone() for name, buffer in layers.named_buffers()}
+    momenta, numbers = [norm.momentum for norm in norms], [buffer.clone() for buffer in layers.buffers()]
+    modes = [module.training for module in layers.modules()]
     try:
         update_bn((rows[chunk][0].to(learn.device) for chunk in chunks), layers)
     except BaseException:
-        for norm, settings in zip(norms, before, strict=True):
-            vars(norm).update(settings)
-        for name, buffer in layers.named_buffers():
-            buffer.copy_(numbers[name])
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in zip(layers.modules(), modes, strict=True):
+            module.training = training
+        for buffer, number in zip(layers.buffers(), numbers, strict=True):
+            buffer.copy_(number)
         raise
 
 
