@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bench-profile",
         choices=["smoke", "default", "full"],
         default="default",
-        help="How much to measure: smoke (two minutes), default (five minutes on two cores) or full. "
+        help="How much to measure: smoke (two minutes), default (five to eight minutes on two cores) or full. "
         "Benchmarks run with --benchmark-only, or if bench/ is named (pytest bench); "
         "a plain pytest leaves them out.",
     )
