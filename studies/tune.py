@@ -50,7 +50,6 @@ GIVE_UP = 0.3  # two splits have a p-value of at least ¼
 FRESH = 8  # new splits, and trainings on all rows but the test rows
 SEARCHED, NEW = 1_000, 2_000  # seeds of the splits from here on; the seed of the test rows is --seed itself
 RESAMPLES, LEVEL = 9_999, 0.95
-LOCK = ".replacing.lock"
 ADVICE = "Name another folder with --results, or set it aside with --fresh."
 FEWEST_USERS = 8  # of the test rows, for an interval
 
@@ -322,10 +321,10 @@ def written(found: Tuning, learn: CollabLearner, folder: Path, fresh: bool) -> N
     Raises:
         UsageError: it has or is, or another program wrote the file.
     """
-    from studies.lab.storage import locked, set_aside
+    from studies.lab.storage import REPLACING, locked, set_aside
 
     path = folder / FILE
-    with locked(folder / LOCK), tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
+    with locked(folder / REPLACING), tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
         if fresh:
             set_aside([path, folder / MODEL])
         old = earlier(path, found.checksum)
@@ -343,7 +342,7 @@ def written(found: Tuning, learn: CollabLearner, folder: Path, fresh: bool) -> N
 
 def main_of(**given: Any) -> None:
     """The command: see the module."""
-    from studies.lab.storage import SweepError, locked
+    from studies.lab.storage import REPLACING, SweepError, locked
 
     own = {name: given.pop(name) for name in list(given) if name in ("ratings", *OWN["--ratings"].reading)}
     try:
@@ -355,7 +354,7 @@ def main_of(**given: Any) -> None:
         if not given["fresh"]:
             earlier(folder / FILE, ratings.checksum)  # the search takes a minute: what it cannot replace is said before
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / LOCK):
+        with locked(folder / REPLACING):
             pass  # a folder whose files cannot be locked is found now, not after the search
         torch.set_num_threads(1)  # trainings run side by side
         for note in notes:

@@ -93,10 +93,14 @@ def backward(
         out = (user_rows * item_rows).sum(1) + user_bias[users] + item_bias[items]
         # σ(x)·σ(−x) is σ(x)·(1 − σ(x)) without its cancellation where the sigmoid saturates.
         grad = grad * (high - low) * torch.sigmoid(out) * torch.sigmoid(-out)
-    tables = (user_weight, item_weight, user_bias, item_bias)
-    # Contiguous, as the other backends' and as the compiler is told; a table may be transposed.
-    zeros = (torch.zeros_like(table, memory_format=torch.contiguous_format) for table in tables)
-    places = (users, items, users, items)
-    rows = (grad[:, None] * item_rows, grad[:, None] * user_rows, grad, grad)
-    of_user, of_item, of_user_bias, of_item_bias = map(torch.Tensor.index_add_, zeros, (0,) * 4, places, rows)
-    return of_user, of_item, of_user_bias, of_item_bias
+    return (
+        _added_up(user_weight, users, grad[:, None] * item_rows),
+        _added_up(item_weight, items, grad[:, None] * user_rows),
+        _added_up(user_bias, users, grad),
+        _added_up(item_bias, items, grad),
+    )
+
+
+def _added_up(table: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
+    """Sums of `rows` by id, in the shape of a table; contiguous, as the compiler is told, though a table may not be."""
+    return torch.zeros_like(table, memory_format=torch.contiguous_format).index_add_(0, ids, rows)

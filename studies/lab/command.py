@@ -274,7 +274,7 @@ def _run_on(
     from studies.lab.experiment import Experiment
     from studies.lab.replacing import Extent, require_replaceable
     from studies.lab.results import write
-    from studies.lab.storage import locked, open_storage
+    from studies.lab.storage import REPLACING, locked, open_storage
     from studies.lab.sweep import Sweep, shown_progress
 
     source: Source = asked.source
@@ -295,7 +295,7 @@ def _run_on(
 
         experiment = Experiment(study, data, sweep, device=device, threads=THREADS, do=do)
         summary, runs, curves = experiment.answer(asked, _earlier(place.folder, checksum))
-        with locked(place.folder / ".replacing.lock"):
+        with locked(place.folder / REPLACING):
             require_replaceable(folder, study, checksum, Extent.of(summary), place.advice)
             write(folder, summary, runs, curves)
     return summary, folder

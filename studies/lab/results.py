@@ -113,9 +113,8 @@ def tried(study: Study, runs: pd.DataFrame) -> pd.Series[Any]:
     """Means of the first metric by choice, signed so that low is good, in the order in which choices were tried."""
     name, metric = next(iter(study.metrics.items()))
     score = runs[f"metric.{name}"] * (-1 if metric.better == "higher" else 1)
-    score = score.mask(
-        runs["diverged"] | ~np.isfinite(score), math.inf
-    )  # a missed target is inf, also where higher is better
+    # A missed target is infinite, also where higher is better.
+    score = score.mask(runs["diverged"] | ~np.isfinite(score), math.inf)
     choices = [tuple(row) for row in runs[[f"setting.{setting}" for setting in study.tuned]].itertuples(index=False)]
     return score.groupby(pd.Series(choices, index=runs.index, dtype=object), sort=False).mean()
 

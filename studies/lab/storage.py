@@ -27,6 +27,7 @@ from studies.evidence.outside import Masked, storage_name, without_password
 from studies.evidence.schema import CURVES, RUNS, SUMMARY
 
 JOURNAL = "trials.log"
+REPLACING = ".replacing.lock"  # held while a folder's results are replaced
 HEARTBEAT, GRACE = 15, 60  # seconds; a machine silent for longer than GRACE has lost its runs
 PATIENCE = 600.0  # seconds to wait for a database that stopped answering
 LONGEST_PAUSE = 30.0  # seconds between two attempts to reach it
