@@ -2,8 +2,9 @@
 
 1. A tenth of the ratings is set aside: the test rows. The search never sees them.
 2. Optuna's TPE sampler proposes settings. Each is trained on SPLITS splits of the other rows, and given up if it is
-   worse than the best so far on the first two (a Wilcoxon test at GIVE_UP). One-cycle's rate depends on the length of
-   the training, so a training itself is never cut short.
+   worse than the best so far on both of the first two. What the sampler learns of settings given up is their error on
+   those two, compared with the lesson's on the same. One-cycle's rate depends on the length of the training, so a
+   training itself is never cut short.
 3. The choice and the lesson's settings train with fresh seeds on new splits, which says how much of the gain was
    selection, and on all rows but the test rows. There the gain's interval comes from resampling the test's users.
    Splits by time are always the same, so there selection is not measured.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import operator
 import sys
 import tempfile
 import time
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 DATA = ("movielens", "filmtrust")
 SPLITS = 4  # that each trial trains on
-GIVE_UP = 0.3  # two splits have a p-value of at least ¼
+LOOK = 2  # splits after which settings may be given up
 FRESH = 8  # new splits, and trainings on all rows but the test rows
 SEARCHED, NEW = 1_000, 2_000  # seeds of the splits from here on; the seed of the test rows is --seed itself
 RESAMPLES, LEVEL = 9_999, 0.95
@@ -108,6 +110,7 @@ def search(ratings: Ratings, seconds: float, trials: int | None, seed: int, say:
     import optuna
 
     splits = [split(ratings, seed=SEARCHED + number) for number in range(SPLITS)]
+    lessons: list[float] = []
 
     def objective(trial: optuna.Trial) -> float:
         numbers = {name: trial.suggest_float(name, *ends, log=True) for name, ends in SPACE.items()}
@@ -119,9 +122,11 @@ def search(ratings: Ratings, seconds: float, trials: int | None, seed: int, say:
             if not math.isfinite(errors[-1]):
                 raise optuna.TrialPruned
             trial.report(errors[-1], number)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-        return float(np.mean(errors))
+            if lessons and len(errors) == LOOK and all(map(operator.gt, errors, errors_of(best_of(trial.study)))):
+                break
+        lessons[:] = lessons or errors
+        # Splits differ more than good settings do: settings given up were tried on some of them only.
+        return float(np.mean(lessons) + np.mean(np.subtract(errors, lessons[: len(errors)])))
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     began = last = 0.0
@@ -131,15 +136,13 @@ def search(ratings: Ratings, seconds: float, trials: int | None, seed: int, say:
         if time.monotonic() - last > 5:
             last = time.monotonic()
             left = max(0, round(seconds - (last - began)))
-            say(f"{len(study.trials)} trials, RMSE {study.best_value:.4f}, {left} s left")
+            say(f"{len(study.trials)} trials, RMSE {best_of(study).value:.4f}, {left} s left")
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a part of Optuna is experimental; overflows are divergence
+        warnings.simplefilter("ignore")  # overflows are divergence
         # One setting at a time: on planted ratings the multivariate sampler stayed far from 6 factors for 160 trials.
         sampler = optuna.samplers.TPESampler(seed=seed, multivariate=False, n_startup_trials=10)
-        study = optuna.create_study(
-            sampler=sampler, pruner=optuna.pruners.WilcoxonPruner(p_threshold=GIVE_UP, n_startup_steps=1)
-        )
+        study = optuna.create_study(sampler=sampler)
         study.enqueue_trial(dataclasses.asdict(LESSON))
         study.optimize(objective, n_trials=1)
         if study.trials[0].state != optuna.trial.TrialState.COMPLETE:
@@ -152,6 +155,24 @@ def search(ratings: Ratings, seconds: float, trials: int | None, seed: int, say:
         except KeyboardInterrupt:
             say("stopped; now the best so far is tested")
     return study
+
+
+def errors_of(trial: optuna.trial.FrozenTrial) -> list[float]:
+    """The errors of a trial on the splits that it was trained on."""
+    return list(trial.intermediate_values.values())
+
+
+def whole(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that were trained on all splits."""
+    from optuna.trial import TrialState
+
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in done if len(trial.intermediate_values) == SPLITS]
+
+
+def best_of(study: optuna.Study) -> optuna.trial.FrozenTrial:
+    """The best of them."""
+    return min(whole(study), key=lambda trial: trial.values[0])
 
 
 def gain_of(theirs: np.ndarray, ours: np.ndarray, users: np.ndarray, seed: int) -> Gain:
@@ -215,16 +236,14 @@ def tune(
         What was found, and the learner.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-    from optuna.trial import TrialState
 
     held_out = split(ratings, seed=seed)
     rest = ratings.take(held_out.train_rows)
     began = time.monotonic()
     study = search(rest, seconds, trials, seed, say)
     searched = time.monotonic() - began
-    best = Settings(**study.best_params)
-    # Optuna gives a trial that was given up the error on the last of its splits as its value.
-    done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    done, chosen = whole(study), best_of(study)
+    best = Settings(**chosen.params)
     say(f"{len(study.trials)} trials in {searched:.0f} s; now the best and the lesson's settings on fresh seeds")
     new = [(split(rest, seed=NEW + number), NEW + number) for number in range(FRESH)]
     fresh = [float(np.mean([error(data, kind, draw) for data, draw in new])) for kind in (LESSON, best)]
@@ -253,14 +272,14 @@ def tune(
         },
         trials=[
             Trial(
-                settings=trial.params, rmse=trial.value if trial.state == TrialState.COMPLETE else None,
+                settings=trial.params, rmse=trial.value if len(trial.intermediate_values) == SPLITS else None,
                 splits=len(trial.intermediate_values),
                 seconds=trial.duration.total_seconds() if trial.duration else 0.0,
             )
             for trial in study.trials
             if trial.params
         ],
-        promised=done[0].values[0] - study.best_value, fresh=fresh[0] - fresh[1],
+        promised=done[0].values[0] - chosen.values[0], fresh=fresh[0] - fresh[1],
         rmse=Errors(**{
             name: float(np.sqrt(squared.mean()))
             for name, squared in (("choice", ours), ("lesson", theirs), ("mean", constant))

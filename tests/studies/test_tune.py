@@ -114,11 +114,10 @@ def test_settings_that_are_worse_on_two_splits_or_diverge_are_given_up(ratings_f
 
     monkeypatch.setattr(tune, "error", error)
     study = tune.search(open_ratings(ratings_file), 60.0, 12, 0, lambda line: None)
-    assert study.best_params == tune.dataclasses.asdict(tune.LESSON)
+    assert tune.best_of(study).params == tune.dataclasses.asdict(tune.LESSON)
     tried = [len(trial.intermediate_values) for trial in study.trials]
     assert tried[0] == tune.SPLITS
-    assert set(tried[1:]) <= {0, 1, 2, 3}  # beside the first, trials that ran at the same time may have gone on
-    assert {0, 2} <= set(tried[1:])
+    assert set(tried[1:]) == {0, 2}
 
 
 def test_the_interval_is_over_users_and_covers_what_is_planted():
