@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.throughput", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5, about six minutes on two cores")
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5, six to nine minutes on two cores")
     rounds = parser.parse_args().rounds
     if rounds < 1:
         parser.error(f"--rounds {rounds}: choose at least one")
