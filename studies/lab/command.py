@@ -164,7 +164,7 @@ def carry_out(
     from studies.lab.results import Asked
     from studies.lab.storage import SweepError
     from studies.lab.terminal import answer
-    from studies.lab.workers import WorkerError
+    from studies.lab.workers import WorkerError, Workers
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal with few characters must not lose the results
@@ -195,26 +195,30 @@ def carry_out(
             raise UsageError(f"--split {own['split']}: {study.name} chooses its validation rows itself; leave it out")
         custom = values is not None or chosen != study.profiles[profile]
         digests = {part.id or part.says: digest_of_part(part, study.metrics) for part in study.parts}
-        opened = [
-            _opened(
-                declared,
-                Asked(
-                    command=provenance.command(f"studies.{study.name}", sys.argv[1:]),
-                    profile=CUSTOM if custom else profile,
-                    seeds=chosen.seeds,
-                    trials=chosen.trials,
-                    workers=1 if study.alone else workers or provenance.cores(),
-                    source=source,
-                    declared=digests,
-                ),
-                Place(root / study.name / source.name, storage, patience, fresh, export),
-            )
-            for source in sources
-        ]
-        for ready in opened:
-            summary, folder = _run_on(declared, *ready, device, timeout, failures)
-            print(answer(summary))
-            print(printable(f"{folder}/{SUMMARY}, {RUNS}, {CURVES}; `python -m reports` draws the pages."))
+        count = 1 if study.alone else workers or provenance.cores()
+        with Workers(count, lambda text: print(text, file=sys.stderr, flush=True)) as pool:
+            if _is_program(study) and device == "cpu" and not export:
+                pool.fork()
+            opened = [
+                _opened(
+                    declared,
+                    Asked(
+                        command=provenance.command(f"studies.{study.name}", sys.argv[1:]),
+                        profile=CUSTOM if custom else profile,
+                        seeds=chosen.seeds,
+                        trials=chosen.trials,
+                        workers=pool.count,
+                        source=source,
+                        declared=digests,
+                    ),
+                    Place(root / study.name / source.name, storage, patience, fresh, export),
+                )
+                for source in sources
+            ]
+            for ready in opened:
+                summary, folder = _run_on(declared, *ready, pool, device, timeout, failures)
+                print(answer(summary))
+                print(printable(f"{folder}/{SUMMARY}, {RUNS}, {CURVES}; `python -m reports` draws the pages."))
     except (UsageError, DataError, ReplaceError, SweepError, WorkerError) as error:
         _print_failures(failures)
         _fail(str(error))
@@ -231,6 +235,12 @@ def carry_out(
     if failures:
         _print_failures(failures)
         raise typer.Exit(1)
+
+
+def _is_program(study: Study) -> bool:
+    """Whether this process was started for the study's command, on Linux: then it has done nothing yet but import."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return sys.platform == "linux" and spec is not None and str(spec.name).rpartition(".")[2] == study.name
 
 
 class Place(NamedTuple):
@@ -268,7 +278,14 @@ def _opened(study: Study, asked: Any, place: Place) -> tuple[Any, Place, Any]:
 
 
 def _run_on(
-    study: Study, asked: Any, place: Place, data: Any, device: str, timeout: float | None, failures: list[str]
+    study: Study,
+    asked: Any,
+    place: Place,
+    data: Any,
+    pool: Any,
+    device: str,
+    timeout: float | None,
+    failures: list[str],
 ) -> tuple[Summary, Path]:
     """Run the study on one data set, write its summary, and return it with its folder."""
     from studies.lab.experiment import Experiment
@@ -289,7 +306,7 @@ def _run_on(
             if place.export:
                 return []
             with shown_progress(f"{what}, {source.name}" if len(study.data) > 1 else what) as progress:
-                failed = sweep.do(runs, asked.workers, ready, progress, timeout)
+                failed = sweep.do(runs, pool, ready, progress, timeout)
             failures.extend(failed)
             return failed
 

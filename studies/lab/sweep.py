@@ -146,7 +146,7 @@ class Sweep:
     def do(
         self,
         runs: Sequence[Run],
-        workers: int,
+        pool: Workers,
         prepare: Prepare,
         progress: Callable[[int, int], None],
         timeout: float | None = None,
@@ -155,8 +155,8 @@ class Sweep:
 
         Args:
             runs: all runs that must be done.
-            workers: processes on this machine.
-            prepare: see `Workers`.
+            pool: the processes on this machine.
+            prepare: see `Workers.begin`.
             progress: called with (runs done, runs).
             timeout: seconds after which a run is ended, and has failed. None: half an hour, or thirty times the median
                 of the runs that this call has done, if that is more.
@@ -173,40 +173,40 @@ class Sweep:
         progress(plan.total - len(plan.left), plan.total)
         if not plan.left:
             return []
-        with Workers(min(workers, len(plan.left)), prepare, _print) as pool:
-            try:
-                while plan.left:
-                    usual = statistics.median(took or [math.inf])
-                    self._hand_out(plan, pool, quick=usual < QUICK and not self.declaration.alone)
-                    self._beat(pool)
-                    limit = timeout or max(LIMIT, TIMES * usual if took else 0)
-                    for finished in map(self._checked, pool.wait(LOOK, limit)):
-                        trial_id, run = finished.job
-                        if finished.how == "done":
-                            took.append(finished.seconds)
-                            if self._complete(trial_id, finished.result):
-                                plan.left.pop(run.key, None)
-                            continue
-                        self._fail(trial_id, finished.result, late=finished.how == "late")
-                        losses[run.key] += 1
-                        if finished.how != "lost" or losses[run.key] == ATTEMPTS:
-                            failures[run.key] = f"{run}: {finished.result}"
+        pool.begin(prepare, len(plan.left))
+        try:
+            while plan.left:
+                usual = statistics.median(took or [math.inf])
+                self._hand_out(plan, pool, quick=usual < QUICK and not self.declaration.alone)
+                self._beat(pool)
+                limit = timeout or max(LIMIT, TIMES * usual if took else 0)
+                for finished in map(self._checked, pool.wait(LOOK, limit)):
+                    trial_id, run = finished.job
+                    if finished.how == "done":
+                        took.append(finished.seconds)
+                        if self._complete(trial_id, finished.result):
                             plan.left.pop(run.key, None)
-                        plan.read = -math.inf
-                    if not pool.jobs:
-                        self._reclaim()
-                        plan.read = -math.inf
-                    if time.monotonic() - plan.read > LOOK:
-                        self._read(plan)
-                    progress(plan.total - len(plan.left), plan.total)
-            except (KeyboardInterrupt, WorkerError):
-                self.patiently.seconds = 0
-                with contextlib.suppress(Exception):  # else the next sweep, or another machine, sees that they are dead
-                    for trial_id, _ in pool.ahead:
-                        self._drop(trial_id)
-                    for trial_id, _ in pool.jobs:
-                        self._fail(trial_id, "interrupted")
-                raise
+                        continue
+                    self._fail(trial_id, finished.result, late=finished.how == "late")
+                    losses[run.key] += 1
+                    if finished.how != "lost" or losses[run.key] == ATTEMPTS:
+                        failures[run.key] = f"{run}: {finished.result}"
+                        plan.left.pop(run.key, None)
+                    plan.read = -math.inf
+                if not pool.jobs:
+                    self._reclaim()
+                    plan.read = -math.inf
+                if time.monotonic() - plan.read > LOOK:
+                    self._read(plan)
+                progress(plan.total - len(plan.left), plan.total)
+        except (KeyboardInterrupt, WorkerError):
+            self.patiently.seconds = 0
+            with contextlib.suppress(Exception):  # else the next sweep, or another machine, sees that they are dead
+                for trial_id, _ in pool.ahead:
+                    self._drop(trial_id)
+                for trial_id, _ in pool.jobs:
+                    self._fail(trial_id, "interrupted")
+            raise
         trials = self._that_may_count()
         self._drop_duplicates(trials, self._current(trials))  # of machines that died
         return list(failures.values())
@@ -389,10 +389,6 @@ def _is_ours(trial: FrozenTrial) -> bool:
         return False
     outcome = trial.user_attrs.get("outcome", {})
     return trial.state != TrialState.COMPLETE or (isinstance(outcome, dict) and outcome.keys() >= OUTCOME)
-
-
-def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,8 @@
 """Processes that do runs. Only the sweep writes to the storage, so a killed worker corrupts nothing.
 
+A study's command starts its workers as copies of its own process, before it has done anything but import: a new process
+imports torch for seconds. Where a worker is replaced, and on other systems than Linux, it is a new process.
+
 A worker ends with its parent, however that ends. A thread of the worker waits for the parent's end. That works on every
 system, also while compiled code computes that releases Python's lock. Code that hangs may hold the lock forever, so on
 Linux the kernel kills the worker as well.
@@ -77,11 +80,11 @@ class _Compilation(event.Listener):
 
 
 class _Worker:
-    def __init__(self, prepare: Prepare, began: float) -> None:
-        context = multiprocessing.get_context("spawn")  # forking a process with threads may hang
+    def __init__(self, copied: bool = False) -> None:
+        context = multiprocessing.get_context("fork") if copied else multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts bytes, would write to stderr
-        self.process = context.Process(target=_serve, args=(theirs, prepare), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
         # Ctrl-C reaches the whole group, but only the sweep handles it: children inherit the ignored signal.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -89,27 +92,41 @@ class _Worker:
         finally:
             signal.signal(signal.SIGINT, handler)
         theirs.close()
+        self.prepare: Prepare | None = None  # that it was told to call last; None if it has nothing to do
+        self.told = 0  # how often
         self.ready = False
         self.jobs: deque[Any] = deque()  # the one being done, and those that wait in the connection
-        self.began = began  # to start, or with its job, by the clock of `Workers`
+        self.began = 0.0  # to prepare, or with its job, by the clock of `Workers`
 
     @property
     def ahead(self) -> list[Any]:
         """The jobs that have not begun, as far as the sweep knows."""
         return list(self.jobs)[int(self.ready) :]
 
+    def begin(self, prepare: Prepare, now: float) -> None:
+        self.prepare, self.ready, self.began = prepare, False, now
+        self.told += 1
+        self._send("prepare", prepare)
+
     def give(self, jobs: Iterable[Any]) -> None:
         for job in jobs:
             self.jobs.append(job)
-            with contextlib.suppress(OSError):  # it has just died: `wait` reports the job as lost
-                self.connection.send(job)
+            self._send("do", job)
+
+    def _send(self, *message: Any) -> None:
+        with contextlib.suppress(OSError):  # it has just died: `wait` replaces it, and reports its job as lost
+            self.connection.send(message)
 
     def end(self) -> str:
         """How a worker died after its connection closed."""
         self.process.join(LOOK)
-        self.process.kill()  # it may hang while it ends
-        self.process.join()
+        self.kill()  # it may hang while it ends
         return f"worker {self.process.pid} died (exit code {self.process.exitcode})"
+
+    def kill(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
 
 
 def _end_with_parent() -> None:
@@ -125,21 +142,35 @@ def _end_with_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _serve(connection: Connection, prepare: Prepare) -> None:
+def _forget_handlers() -> None:
+    """Forget what a copied process would do at a signal that asks to stop: a worker just ends."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _serve(connection: Connection) -> None:
     _end_with_parent()
+    _forget_handlers()
+    event.register("numba:compile", _Compilation(connection))
+    run: Callable[[Any], Any] | None = None
+    told = 0
     try:
-        try:
-            run = prepare()
-        except Exception as error:
-            connection.send(("unfit", f"{type(error).__name__}: {error}"))
-            return
-        event.register("numba:compile", _Compilation(connection))
-        connection.send(("ready", None))
         while True:
-            job = connection.recv()  # EOFError: the sweep is gone
-            began = time.monotonic()
-            how, result = attempt(run, job)
-            connection.send((how, result, time.monotonic() - began))
+            what, given = connection.recv()  # EOFError: the sweep is gone
+            if what == "prepare":
+                told += 1
+                try:
+                    run = given()
+                except Exception as error:
+                    connection.send(("unfit", f"{type(error).__name__}: {error}"))
+                    return
+                connection.send(("ready", told))
+            elif run is not None:
+                began = time.monotonic()
+                how, result = attempt(run, given)
+                connection.send((how, result, time.monotonic() - began))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -155,30 +186,54 @@ def attempt(run: Callable[[Any], Any], job: Any) -> tuple[Literal["done", "faile
 
 
 class Workers:
-    """A fixed number of worker processes; a dead one is replaced.
+    """Up to a fixed number of worker processes; a dead one is replaced.
 
     Args:
         count: how many.
-        prepare: called once in each worker; returns the function that does a job. Both travel by pickle.
         show: called with each distinct note of the workers, once.
     """
 
-    def __init__(self, count: int, prepare: Prepare, show: Callable[[str], None]) -> None:
-        self.prepare, self.show = prepare, show
+    def __init__(self, count: int, show: Callable[[str], None]) -> None:
+        self.count, self.show = count, show
         self.shown: set[str] = set()
         self.stillborn = 0
         self.clock, self.looked = 0.0, time.monotonic()
-        self.workers = [_Worker(prepare, self.clock) for _ in range(count)]
+        self.workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self.workers:
-            worker.connection.close()
             worker.process.kill()
         for worker in self.workers:
-            worker.process.join()
+            worker.kill()
+
+    def fork(self) -> None:
+        """Start all workers as copies of this process, which must have done nothing but import.
+
+        A copy has one thread only, and would wait forever for a lock that another held, or for a library's threads.
+        """
+        self.workers = [_Worker(copied=True) for _ in range(self.count)]
+
+    def begin(self, prepare: Prepare, jobs: int) -> None:
+        """Prepare for a number of jobs as many workers as can have one. What they are still doing is given up.
+
+        Args:
+            prepare: called once in each worker; returns the function that does a job. Both travel by pickle.
+            jobs: how many there will be.
+        """
+        for worker in [worker for worker in self.workers if worker.jobs]:
+            worker.kill()
+            self.workers.remove(worker)
+        self.stillborn = 0
+        needed = min(self.count, jobs)
+        self.workers += [_Worker() for _ in range(needed - len(self.workers))]
+        for worker in self.workers[:needed]:
+            if worker.prepare is not prepare:
+                worker.begin(prepare, self._now())
+        for worker in self.workers[needed:]:
+            worker.prepare, worker.ready = None, False
 
     def room(self, ahead: int = 0) -> int:
         """How many jobs can be given, if each worker that is ready has one and so many more ahead."""
@@ -225,17 +280,18 @@ class Workers:
             if how == "note":
                 self._note(result)
             elif how == "ready":
-                worker.ready, self.stillborn, worker.began = True, 0, self._now()
+                self.stillborn = 0
+                if worker.prepare is not None and result == worker.told:
+                    worker.ready, worker.began = True, self._now()
             elif worker.ready and worker.jobs:
                 yield self._finished(worker, how, result, *took)
         now = self._now()
         for worker in list(self.workers):
             allowed = limit if worker.ready else max(limit, START)
-            idle = worker.ready and not worker.jobs
+            idle = worker.prepare is None or (worker.ready and not worker.jobs)
             if idle or now - worker.began <= allowed or worker.connection.poll():
                 continue
-            worker.process.kill()
-            worker.process.join()
+            worker.kill()
             late = f"ended after {now - worker.began:,.0f} seconds, its limit; --timeout SECONDS allows more"
             self._replace(worker, f"worker {worker.process.pid} did not start: {late}")
             if worker.ready:
@@ -258,9 +314,10 @@ class Workers:
             self.show(text)
 
     def _replace(self, dead: _Worker, end: str) -> None:
-        self.stillborn += not dead.ready
+        self.stillborn += dead.prepare is not None and not dead.ready
         if self.stillborn == STILLBORN:
             raise WorkerError(f"{STILLBORN} workers in a row died while starting; the last: {end}")
-        dead.connection.close()
-        new = self.workers[self.workers.index(dead)] = _Worker(self.prepare, self._now())
+        new = self.workers[self.workers.index(dead)] = _Worker()
+        if dead.prepare is not None:
+            new.begin(dead.prepare, self._now())
         new.give(dead.ahead)

@@ -2,7 +2,7 @@
 
 import sys
 
-if sys.argv[:1] == ["-m"]:  # as in studies/__init__.py, for tests.faults.faulty
+if sys.argv[:1] == ["-m"]:  # as in studies/__init__.py, for tests.faults.toy
     from studies.lab.stopping import at_once
 
     at_once()

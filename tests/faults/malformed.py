@@ -293,8 +293,8 @@ def journals(folder: Path, draw: random.Random) -> Iterator[Input]:
 @cache
 def journal_of(folder: Path) -> bytes:
     """The file of a sweep with two finished runs."""
-    with storage.open_storage(folder / "valid", None) as opened, mock.patch("studies.lab.sweep.Workers", Inline):
-        Sweep(toy.STUDY, opened).do([toy.planned(0), toy.planned(1)], 1, toy.prepare, lambda done, total: None)
+    with storage.open_storage(folder / "valid", None) as opened, mock.patch("studies.lab.workers.Workers", Inline):
+        toy.do(Sweep(toy.STUDY, opened), [toy.planned(0), toy.planned(1)])
     return (folder / "valid" / JOURNAL).read_bytes()
 
 

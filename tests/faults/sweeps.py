@@ -29,10 +29,12 @@ LEFT = {"trials.log", ".lock", ".replacing.lock"}  # beside the profiles' folder
 
 
 def is_worker(process: str) -> bool:
+    """Whether a process of this number is a copy of a command, or a new process that took a worker's place."""
     try:
-        return b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes()
+        line = Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
         return False
+    return b"tests.faults.toy" in line or b"spawn_main" in line
 
 
 class Sweeps:
@@ -74,7 +76,7 @@ class Sweeps:
             arguments: further ones.
             machine: the name of its results folder.
             workers: how many.
-            faults: for `tests.faults.faulty`.
+            faults: for `tests.faults.toy`.
             limit: called in the process before the command.
         """
 
@@ -89,7 +91,7 @@ class Sweeps:
             [
                 sys.executable,
                 "-m",
-                "tests.faults.faulty",
+                "tests.faults.toy",
                 *(f"--{name}={value}" for name, value in named.items()),
                 *arguments,
             ],

@@ -9,21 +9,24 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-from studies.lab import sweep
+from studies.lab import workers
 from studies.lab.workers import Finished, attempt
 
 
 class Inline:
     """Does jobs in this process, in the place of `Workers`: no seconds for starting any."""
 
-    def __init__(self, count: int, prepare: Callable[[], Callable[[Any], Any]], tell: Callable[[str], None]) -> None:
-        self.run, self.jobs = prepare(), []
+    def __init__(self, count: int, show: Callable[[str], None]) -> None:
+        self.count = count
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def begin(self, prepare: Callable[[], Callable[[Any], Any]], jobs: int) -> None:
+        self.run, self.jobs = prepare(), []
 
     @property
     def ahead(self) -> list[Any]:
@@ -44,7 +47,7 @@ class Inline:
 
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "Workers", Inline)
+    monkeypatch.setattr(workers, "Workers", Inline)
     monkeypatch.setattr(gc, "collect", lambda: 0)  # statsmodels' Holm calls it: half of the time of these tests
 
 

@@ -64,7 +64,9 @@ def processes(tmp_path: Path, ratings_csv: Path) -> Iterator[Processes]:
 
 def test_after_a_kill_or_interrupt_the_same_command_continues_and_no_run_is_lost(processes: Processes) -> None:
     first = processes.start(0.1)
-    processes.wait_for(3)
+    worker = processes.wait_for(3)[0][1]
+    line = [Path(f"/proc/{process}/cmdline").read_bytes() for process in (worker, first.pid)]
+    assert line[0] == line[1]  # a copy of the command: it imports nothing anew
     with pytest.raises(SweepError, match="another sweep is writing to"):
         open_storage(processes.folder / "toy" / "small", None).__enter__()
     first.kill()

@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 
 from studies.lab import storage as storage_module
 from studies.lab import sweep as sweep_module
+from studies.lab import workers
 from studies.lab.spec import Outcome, Run
 from studies.lab.storage import JOURNAL, SweepError, open_storage
 from studies.lab.sweep import Sweep, key_of
@@ -34,7 +35,7 @@ RUNS = [toy.planned(seed, x) for seed in range(3) for x in (0.0, 1.0)]
 
 
 def do(sweep: Sweep, runs: Sequence[Run] = RUNS) -> list[str]:
-    return sweep.do(runs, 1, toy.prepare, lambda done, total: None)
+    return toy.do(sweep, runs)
 
 
 def states(sweep: Sweep, *, of: Run) -> list[str]:
@@ -88,7 +89,7 @@ def test_a_failed_run_is_reported_with_its_settings_and_retried_by_the_next_comm
         def __call__(self, job: tuple[int, Run]) -> Outcome:
             raise ArithmeticError("this run is bad")
 
-    (told,) = reopen().do([toy.planned(7)], 1, Bad, lambda done, total: None)
+    (told,) = toy.do(reopen(), [toy.planned(7)], Bad)
     assert "seed 7" in told
     assert told.endswith("ArithmeticError: this run is bad\n")
     again = reopen()
@@ -143,14 +144,14 @@ def test_an_interrupt_fails_the_run_being_done_and_drops_the_one_ahead(
     reopen: Callable[[], Sweep], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep, rounds = reopen(), iter(range(10))
-    wait = sweep_module.Workers.wait
+    wait = workers.Workers.wait
 
     def interrupted(pool: Any, seconds: float, limit: float) -> Iterator[Any]:
         if next(rounds) == 2:
             raise KeyboardInterrupt
         return wait(pool, seconds, limit)
 
-    monkeypatch.setattr(sweep_module.Workers, "wait", interrupted)
+    monkeypatch.setattr(workers.Workers, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         do(sweep)
     states = Counter(trial.state.name for trial in sweep.trials())
@@ -169,7 +170,7 @@ def waiting_and_running(sweep: Sweep, runs: Sequence[Run]) -> tuple[list[int], l
         for of_state, state in zip(counts, (TrialState.WAITING, TrialState.RUNNING), strict=True):
             of_state.append(len(sweep.trials(state)))
 
-    assert sweep.do(runs, 1, toy.prepare, progress) == []
+    assert toy.do(sweep, runs, progress=progress) == []
     assert len(sweep.trials()) == len(runs)
     return counts
 
@@ -325,7 +326,7 @@ def test_an_outage_is_waited_for_in_one_line_and_no_run_is_lost_or_repeated(
             if next(rounds) in (1, 3):
                 outage.failures, outage.after = failures, after
 
-        assert sweep.do(RUNS, 1, toy.prepare, progress) == []
+        assert toy.do(sweep, RUNS, progress=progress) == []
     told = capsys.readouterr().err
     assert Counter(trained()) == Counter(run.key for run in RUNS)
     assert [pause for pause in pauses if pause] == 2 * [1, 2, 4][: failures - 1]  # the toy's runs sleep 0 seconds
@@ -461,7 +462,7 @@ def test_in_a_database_a_machine_that_beats_keeps_its_run_and_a_silent_one_loses
             assert time.monotonic() < began + 20
             time.sleep(0.2)  # the stand-in for workers does not wait
 
-        assert ours.do(RUNS[:1], 1, toy.prepare, progress) == []
+        assert toy.do(ours, RUNS[:1], progress=progress) == []
         assert states(ours, of=RUNS[0]) == ["FAIL", "COMPLETE"]
         assert states(ours, of=RUNS[1]) == ["RUNNING"]
         assert time.monotonic() > began + 2
@@ -481,7 +482,7 @@ def test_a_run_whose_worker_is_killed_is_repeated_and_one_that_always_kills_it_g
     runs = [toy.planned(seed) for seed in range(1, 5)]
     with open_storage(tmp_path, None) as storage:
         sweep = Sweep(toy.STUDY, storage)
-        (told,) = sweep.do(runs, 1, toy.prepare_mortal, lambda done, total: None)
+        (told,) = toy.do(sweep, runs, toy.prepare_mortal)
         assert "seed 3" in told
         assert "exit code -9" in told
         assert sweep.outcomes().keys() == {run.key for run in runs if run.seed != 3}
@@ -493,7 +494,7 @@ def test_a_run_that_hangs_is_ended_and_counted_and_the_others_are_done(tmp_path:
     runs = [toy.planned(seed) for seed in (1, 4, 2)]
     with open_storage(tmp_path, None) as storage:
         sweep = Sweep(toy.STUDY, storage)
-        (told,) = sweep.do(runs, 1, toy.prepare_to_hang, lambda done, total: None, timeout=5)
+        (told,) = toy.do(sweep, runs, toy.prepare_to_hang, timeout=5)
         assert re.fullmatch(r"toy, x 1\.0, lr 0\.1, seed 4: ended after \d+ seconds, its limit; --timeout .*", told)
         assert sweep.outcomes().keys() == {runs[0].key, runs[2].key}
         assert states(sweep, of=runs[1]) == ["FAIL"]
@@ -502,13 +503,13 @@ def test_a_run_that_hangs_is_ended_and_counted_and_the_others_are_done(tmp_path:
 @pytest.mark.usefixtures("inline")
 def test_the_limit_of_a_run_grows_with_the_runs_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[float] = []
-    wait = sweep_module.Workers.wait
+    wait = workers.Workers.wait
 
     def waited(pool: Any, seconds: float, limit: float) -> Iterator[Any]:
         limits.append(limit)
         return wait(pool, seconds, limit)
 
-    monkeypatch.setattr(sweep_module.Workers, "wait", waited)
+    monkeypatch.setattr(workers.Workers, "wait", waited)
     clock = iter(range(0, 100_000, 100))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with open_storage(tmp_path, None) as storage:
@@ -669,7 +670,7 @@ def test_what_is_removed_while_a_sweep_runs_ends_it_in_one_line(
 
     def sweep() -> None:
         with open_storage(folder, None) as storage:
-            Sweep(toy.STUDY, storage).do(RUNS, 1, toy.prepare, progress)
+            toy.do(Sweep(toy.STUDY, storage), RUNS, progress=progress)
 
     with pytest.raises(SweepError, match=said) as caught:
         sweep()

@@ -12,10 +12,16 @@ from typing import Any
 import pytest
 
 from studies.evidence.provenance import CHECKOUT
-from studies.lab.workers import COMPILING, Finished, WorkerError, Workers
+from studies.lab.workers import COMPILING, Finished, Prepare, WorkerError, Workers
 from tests.studies import toy
 
 HANGS = 3600.0  # seconds that no start takes, however busy the machine is
+
+
+def begun(count: int, prepare: Prepare, show: Callable[[str], None]) -> Workers:
+    workers = Workers(count, show)
+    workers.begin(prepare, count)
+    return workers
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -46,7 +52,7 @@ def do(workers: Workers, job: Any) -> Finished:
 
 
 def test_one_worker_after_another_does_its_job_fails_or_dies_and_the_next_job_is_done() -> None:
-    with Workers(1, toy.prepare_obedient, print) as workers:
+    with begun(1, toy.prepare_obedient, print) as workers:
         assert do(workers, "work") == Finished("work", "done", "WORK")
         failed = do(workers, "raise")
         assert failed.how == "failed"
@@ -65,7 +71,7 @@ def test_one_worker_after_another_does_its_job_fails_or_dies_and_the_next_job_is
 
 
 def test_a_job_ahead_begins_without_a_word_of_the_sweep_and_outlives_the_worker_that_had_it() -> None:
-    with Workers(1, toy.prepare_obedient, print) as workers:
+    with begun(1, toy.prepare_obedient, print) as workers:
         until(lambda: list(workers.wait(1)) == [] and workers.room(1) == 2)
         for job in ("work", "die", "again"):
             workers.give(job)
@@ -82,7 +88,7 @@ def test_a_job_ahead_begins_without_a_word_of_the_sweep_and_outlives_the_worker_
 
 
 def test_jobs_go_to_the_worker_that_has_the_fewest() -> None:
-    with Workers(2, toy.prepare_obedient, print) as workers:
+    with begun(2, toy.prepare_obedient, print) as workers:
         until(lambda: list(workers.wait(1)) == [] and workers.room() == 2)
         for job in ("sleep", "work", "sleep ahead", "work ahead"):
             workers.give(job)
@@ -90,7 +96,7 @@ def test_jobs_go_to_the_worker_that_has_the_fewest() -> None:
 
 
 def test_a_job_ahead_has_its_own_limit_and_its_own_seconds() -> None:
-    with Workers(1, toy.prepare_obedient, print) as workers:
+    with begun(1, toy.prepare_obedient, print) as workers:
         until(lambda: list(workers.wait(1)) == [] and workers.room())
         workers.give("work")
         workers.give("sleep")
@@ -103,14 +109,14 @@ def test_a_job_ahead_has_its_own_limit_and_its_own_seconds() -> None:
 
 def test_a_worker_that_cannot_prepare_is_one_error_and_no_restart_loop() -> None:
     with (
-        Workers(1, toy.prepare_not, print) as workers,
+        begun(1, toy.prepare_not, print) as workers,
         pytest.raises(WorkerError, match="FileNotFoundError: no data here"),
     ):
         list(workers.wait(HANGS))  # the first news there is
 
 
 def test_workers_that_die_while_starting_are_given_up_after_the_third() -> None:
-    with Workers(1, toy.prepare_to_die, print) as workers:
+    with begun(1, toy.prepare_to_die, print) as workers:
         for _ in range(2):
             starting = workers.workers[0].process
             assert list(workers.wait(HANGS)) == []  # the only news is a death
@@ -121,7 +127,7 @@ def test_workers_that_die_while_starting_are_given_up_after_the_third() -> None:
 
 
 def test_a_job_that_exceeds_its_limit_is_ended_with_its_worker_and_the_next_is_done() -> None:
-    with Workers(1, toy.prepare_obedient, print) as workers:
+    with begun(1, toy.prepare_obedient, print) as workers:
         until(lambda: list(workers.wait(1)) == [] and workers.room())
         hanging = workers.workers[0].process
         workers.give("hang")
@@ -135,7 +141,7 @@ def test_a_job_that_exceeds_its_limit_is_ended_with_its_worker_and_the_next_is_d
 
 
 def test_neither_a_job_that_is_done_nor_time_in_which_the_sweep_stood_still_exceeds_a_limit() -> None:
-    with Workers(1, toy.prepare_obedient, print) as workers:
+    with begun(1, toy.prepare_obedient, print) as workers:
         until(lambda: list(workers.wait(1)) == [] and workers.room())
         workers.give("work")
         until(workers.workers[0].connection.poll)
@@ -146,22 +152,23 @@ def test_neither_a_job_that_is_done_nor_time_in_which_the_sweep_stood_still_exce
 
 
 def test_a_limit_for_runs_does_not_hold_for_the_start_of_a_worker() -> None:
-    with Workers(1, toy.prepare_obedient, print) as workers:
+    with begun(1, toy.prepare_obedient, print) as workers:
         until(lambda: list(workers.wait(0.1, 1e-3)) == [] and workers.room())
 
 
 def test_workers_that_never_start_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("studies.lab.workers.START", 0.0)
     with (
-        Workers(1, toy.prepare_to_sleep, print) as workers,
+        begun(1, toy.prepare_to_sleep, print) as workers,
         pytest.raises(WorkerError, match=r"3 workers .* did not start: ended after \d+ seconds, its limit"),
     ):
         until(lambda: list(workers.wait(0.1, 0.2)))
 
 
+@pytest.mark.parametrize("copied", [False, True])
 @pytest.mark.parametrize(("job", "end"), [("hang", signal.SIGKILL), ("sleep", signal.SIGTERM)])
-def test_no_worker_outlives_its_sweep(job: str, end: signal.Signals) -> None:
-    code = f"from tests.studies.toy import give_and_tell; give_and_tell({job!r})"
+def test_no_worker_outlives_its_sweep(job: str, end: signal.Signals, copied: bool) -> None:
+    code = f"from tests.studies.toy import give_and_tell; give_and_tell({job!r}, {copied})"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as sweep:
@@ -172,15 +179,57 @@ def test_no_worker_outlives_its_sweep(job: str, end: signal.Signals) -> None:
         until(lambda: not is_running(worker))
 
 
+def test_a_worker_goes_from_one_preparation_to_the_next_and_what_it_was_doing_is_given_up() -> None:
+    with begun(2, toy.prepare_obedient, print) as workers:
+        until(lambda: list(workers.wait(1)) == [] and workers.room() == 2)
+        resting, busy = (worker.process for worker in workers.workers)
+        workers.give("work")
+        assert next_finished(workers).result == "WORK"
+        workers.workers[1].give(["sleep"])
+        workers.begin(toy.prepare_to_shout, 2)
+        assert busy.exitcode == -signal.SIGKILL
+        assert workers.jobs == []
+        until(lambda: list(workers.wait(1)) == [] and workers.room() == 2)
+        assert workers.workers[0].process is resting
+        workers.give("work")
+        assert next_finished(workers).result == "WORK!"
+
+
+def test_workers_that_are_not_needed_or_still_prepare_for_something_else_get_no_job() -> None:
+    with begun(2, toy.prepare_obedient, print) as workers:
+        workers.begin(toy.prepare_to_shout, 1)
+        until(lambda: all(worker.connection.poll() for worker in workers.workers))  # both have obeyed the first time
+        until(lambda: list(workers.wait(1)) == [] and workers.room())
+        assert workers.room(1) == 2  # of one worker
+        workers.give("work")
+        assert next_finished(workers).result == "WORK!"
+
+
+def test_copies_of_the_process_do_their_jobs_and_one_that_dies_is_replaced_by_a_new_process() -> None:
+    code = """
+from tests.studies import test_workers, toy
+from studies.lab.workers import Workers
+with Workers(2, print) as workers:
+    workers.fork()
+    assert list(workers.wait(0, 0.0)) == []  # what has nothing to do exceeds no limit
+    workers.begin(toy.prepare_obedient, 1)
+    assert test_workers.do(workers, "work").result == "WORK"
+    assert workers.room(1) == 2
+    assert test_workers.do(workers, "die").how == "lost"
+    assert test_workers.do(workers, "again").result == "AGAIN"
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=True)
+
+
 def test_leaving_ends_busy_workers_too() -> None:
-    with Workers(1, toy.prepare_obedient, print) as workers:
+    with begun(1, toy.prepare_obedient, print) as workers:
         process = workers.workers[0].process
     assert process.exitcode is not None
 
 
 def test_workers_that_compile_say_so_once() -> None:
     told: list[str] = []
-    with Workers(2, toy.prepare_to_compile, told.append) as workers:
+    with begun(2, toy.prepare_to_compile, told.append) as workers:
         until(lambda: list(workers.wait(1)) == [] and workers.room() == 2)
         for job in (1, 2):
             workers.give(job)

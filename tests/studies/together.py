@@ -58,7 +58,7 @@ def left_by_sweeps(folder: Path, url: str, runs: Sequence[Run]) -> Counter[str]:
 
         def do(sweep: Sweep) -> list[str]:
             barrier.wait()
-            return sweep.do(runs, 1, toy.prepare, lambda done, total: None)
+            return toy.do(sweep, runs)
 
         assert _at_once(do, sweeps) == [[]] * MACHINES
         return Counter(trial.state.name for trial in sweeps[0].trials() if trial.state != TrialState.PRUNED)

@@ -8,13 +8,17 @@ import random
 import re
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 
+from studies.lab import workers
 from studies.lab.spec import Metric, Outcome, Profile, Range, Run, Study, beats, sweep
-from studies.lab.workers import Workers
+
+if TYPE_CHECKING:
+    from studies.lab.sweep import Sweep
 
 
 def run(job: Run, _data: Any = None) -> Outcome:
@@ -62,6 +66,18 @@ def prepare() -> Any:
     return lambda job: run(job[1])
 
 
+def do(
+    sweep: "Sweep",
+    runs: Sequence[Run],
+    prepare: workers.Prepare = prepare,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    timeout: float | None = None,
+) -> list[str]:
+    """Do runs with one worker; returns the errors of those that failed."""
+    with workers.Workers(1, print) as pool:
+        return sweep.do(runs, pool, prepare, progress, timeout)
+
+
 def prepare_obedient() -> Any:
     """Prepare a worker that does what its job says."""
     return _obey
@@ -77,6 +93,11 @@ def _obey(job: str) -> str:
     if job == "hang":  # in compiled code that keeps Python's lock
         re.match(r"(a+)+$", "a" * 60 + "b")
     return job.upper()
+
+
+def prepare_to_shout() -> Any:
+    """Prepare a worker that does what its job says, loudly."""
+    return lambda job: _obey(job) + "!"
 
 
 def prepare_to_compile() -> Any:
@@ -99,13 +120,16 @@ def prepare_to_sleep() -> Any:
     time.sleep(3600)
 
 
-def give_and_tell(job: str) -> None:
+def give_and_tell(job: str, copied: bool) -> None:
     """Give a worker a job that does not end, print the worker's process, and wait."""
-    with Workers(1, prepare_obedient, print) as workers:
-        while not workers.room():
-            list(workers.wait(1))
-        workers.give(job)
-        sys.stdout.write(f"{workers.workers[0].process.pid}\n")
+    with workers.Workers(1, print) as pool:
+        if copied:
+            pool.fork()
+        pool.begin(prepare_obedient, 1)
+        while not pool.room():
+            list(pool.wait(1))
+        pool.give(job)
+        sys.stdout.write(f"{pool.workers[0].process.pid}\n")
         sys.stdout.flush()
         sys.stdin.read()
 

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.faulty …`: the toy study's command, with the faults that the environment names.
+"""`python -m tests.faults.toy …`: the toy study's command, with the faults that the environment names.
 
 KILLED_AT: the number of the rename of a file before which the command is killed. SET_BACK: which of Optuna's looks at
 the clock finds it set back by an hour. GRACE: seconds after which a silent machine has lost its runs.
