@@ -175,7 +175,7 @@ def check_moves(run: Callable[[], object], moves: Callable[[], Sequence[Tensor]]
 
 
 class Ratio(NamedTuple):
-    """Time over the baseline's time: below 1 is faster. `low` and `high` are its 95 % interval."""
+    """Time over the baseline's time: below 1 is faster. `low` and `high` are its 95 % interval, and hold it."""
 
     ratio: float
     low: float
@@ -184,14 +184,15 @@ class Ratio(NamedTuple):
 
 
 def median_ratio(seconds: list[float], baseline_seconds: list[float]) -> Ratio:
-    """The median of paired ratios, with the binomial interval between order statistics.
+    """The median of paired ratios, or of blocks of many, with the binomial interval between order statistics.
 
     Timings are skewed and have outliers: this interval assumes no distribution, covers at least 95 % at any
     number of pairs, and draws no random numbers. It assumes independent ratios. Pairing timings that are close in
     time removes most of the drift that would make them dependent; what is left lasts for many short pairs. So many
-    pairs are divided into about BLOCKS, in their order, and each block's median counts as one ratio. A block has an odd
-    size: the median of two or four is a mean, which of skewed ratios has another median. What does not fill a block is
-    left out of the interval.
+    pairs are divided into about BLOCKS, in their order, and each block's median counts as one ratio. The result is the
+    median of these: if another process slows a stretch of the pairs, the median of all pairs can lie outside the
+    interval. A block has an odd size: the median of two or four is a mean, which of skewed ratios has another median.
+    What does not fill a block is left out.
 
     Raises:
         ValueError: fewer than MIN_PAIRS pairs.
@@ -202,7 +203,7 @@ def median_ratio(seconds: list[float], baseline_seconds: list[float]) -> Ratio:
     size = len(ratios) // BLOCKS | 1
     blocks = [median(ratios[end - size : end]) for end in range(size, len(ratios) + 1, size)]
     interval = quantile_test(blocks, p=0.5).confidence_interval(0.95)
-    return Ratio(median(ratios), float(interval.low), float(interval.high), len(seconds))
+    return Ratio(median(blocks), float(interval.low), float(interval.high), len(seconds))
 
 
 def seconds_per_call(run: Callable[[], object], repeats: int, clock: Clock | None) -> float:

@@ -266,6 +266,15 @@ def test_one_wild_timing_does_not_move_the_median():
     assert median_ratio([1.0] * 14 + [500.0], [2.0] * 15) == calm
 
 
+def test_the_ratio_is_inside_its_interval_though_something_slows_a_stretch_of_the_pairs():
+    random = np.random.default_rng(0)
+    for slowed in (240, 320, 400):
+        seconds = np.exp(0.05 * random.standard_normal(1601))
+        seconds[500 : 500 + slowed] *= 1.3
+        ratio = median_ratio(list(seconds), [1.0] * 1601)
+        assert ratio.low <= ratio.ratio <= ratio.high
+
+
 def test_of_many_pairs_whose_noise_lasts_the_interval_still_covers_the_true_median():
     random = np.random.default_rng(0)
     noise = lfilter([1.0], [1.0, -0.9], random.standard_normal((300, 1700)), axis=1)[:, 100:]  # lasts for ten pairs

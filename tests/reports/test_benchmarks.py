@@ -108,6 +108,16 @@ def test_what_was_not_timed_is_said_with_its_reason(read, tmp_path, no_drawing):
     assert "it takes 40 GiB" in render(gather(tmp_path)).html["benchmarks.html"]
 
 
+def test_a_row_that_contradicts_itself_is_left_out_with_its_reason_and_no_other_is(read):
+    raw = made_up_benchmarks()
+    every = read(raw)
+    first = raw["benchmarks"][0]
+    first["extra_info"].update(ratio=1.2, ratio_low=1.04, ratio_high=1.1)
+    found = read(raw)
+    assert found.timings == every.timings[1:]
+    assert (first["name"], "the ratio 1.2 lies outside its interval [1.04, 1.1]") in found.not_timed
+
+
 def test_groups_come_in_order_and_unknown_ones_last(read, no_drawing):
     raw = made_up_benchmarks()
     raw["benchmarks"][0]["group"] = "new_group"

@@ -223,8 +223,6 @@ PEER = ("peers", 0)
         *(("benchmarks.json", (*INFO, ratio), -1) for ratio in ("ratio", "ratio_low", "ratio_high")),
         *(("benchmarks.json", (*INFO, key), None) for key in ("ratio", "ratio_low", "ratio_pairs", "baseline")),
         *(("benchmarks.json", (*INFO, size), 0) for size in ("width", "classes", "batch", "ratio_pairs")),
-        ("benchmarks.json", (*INFO, "ratio"), 9.0),
-        ("benchmarks.json", (*INFO, "ratio_high"), 0.1),
         ("benchmarks.json", (*TIMED, "stats", "median"), 0),
         ("benchmarks.json", ("commit_info", "id"), 7),
         ("peers.json", (*PEER, "rows", 0, "points", 0, "seconds"), 0),
