@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import combinations
 
 Interval = tuple[float | None, float | None]
 Write = Callable[[float | None], str]
@@ -11,6 +13,7 @@ Write = Callable[[float | None], str]
 MISSING = "–"
 MOST = 8  # decimals
 LARGE = 1e7  # from here on three digits are enough
+ROUNDED_UP = 0.9995  # of a unit: from here on three digits of the smaller one would be 1,000
 LONG = 1e15  # from here on a float does not have every integer digit
 
 
@@ -40,13 +43,16 @@ def digits_for(bounds: tuple[float, float] | None, least: int = 3) -> int:
     return max(least, min(MOST, math.ceil(-math.log10(width / 2)))) if 0 < width < math.inf else least
 
 
-def writer(*values: float | None, bounds: Interval | None = None, least: int = 3) -> Write:
-    """How to write numbers side by side: with enough decimals to differ, and three digits if tiny.
+def writer(
+    *values: float | None, bounds: Interval | None = None, least: int = 3, margin: float | None = None
+) -> Write:
+    """How to write numbers side by side: with enough decimals to differ, and about three digits if tiny.
 
     Args:
         *values: the numbers.
         bounds: the interval of their difference: its ends differ too. A null end is infinite.
         least: decimals of numbers below 10; larger ones have fewer.
+        margin: the interval's ends stand on the same side of it, and of its negative, as before they are rounded.
 
     Example:
         >>> write = writer(0.8204, 0.8201)
@@ -56,15 +62,27 @@ def writer(*values: float | None, bounds: Interval | None = None, least: int = 3
     low, high = bounds or (None, None)
     known = [abs(v) for v in (*values, low, high) if v is not None and math.isfinite(v)]
     largest = max(known, default=0.0)
+    # Rounding keeps the order, so an end that does not look like the margin is on the right side of it.
+    margins = () if margin is None else (margin, -margin)
+    apart = [(end, side) for end in (low, high) if end is not None for side in margins if not math.isclose(end, side)]
+    styles: list[Write]
     if 0 < largest < 5e-4 or largest >= LARGE:
-        return figures
+        apart += combinations({value for value in values if value is not None}, 2)
+        styles = [partial(figures, digits=digits) for digits in range(3, MOST + 2)]
+        return _telling(apart, styles)
     fewer = max(0, math.floor(math.log10(largest))) if largest else 0
     least = max(0, least - fewer)
     ends = (low, high) if low is not None and high is not None and high - low > 1e-9 * largest else None
     digits = max(digits_for(ends, least), digits_to_differ(values, least))
     if any(0 < abs(end) < 10**-digits / 2 for end in ends or ()):
         digits += 1  # an end near 0 should show its sign
-    return lambda value: number(value, digits)
+    styles = [partial(number, digits=more) for more in range(digits, max(digits, MOST) + 1)]
+    return _telling(apart, styles)
+
+
+def _telling(apart: list[tuple[float, float]], styles: list[Write]) -> Write:
+    """The first of `styles` that tells all pairs apart; the first of all if none does."""
+    return next((write for write in styles if all(write(one) != write(other) for one, other in apart)), styles[0])
 
 
 def plus(text: str, value: float | None) -> str:
@@ -115,16 +133,16 @@ def settings(values: Iterable[object]) -> list[str]:
     return texts
 
 
-def figures(value: float | None) -> str:
-    """`value` to three digits at any size: 0.409, 0.0123, 3.34·10⁻⁶; a dash for None."""
+def figures(value: float | None, digits: int = 3) -> str:
+    """`value` to `digits` digits at any size: 0.409, 0.0123, 3.34·10⁻⁶; a dash for None."""
     if value is None or math.isnan(value):
         return MISSING
     if value == 0 or math.isinf(value):
         return number(value, 0)
     if 1e-3 <= abs(value) < 1e4:
-        return number(value, max(0, 2 - math.floor(math.log10(abs(value)))))
-    digits, power = f"{abs(value):.2e}".split("e")
-    return f"{'−' if value < 0 else ''}{digits}·{power_of_ten(int(power))}"
+        return number(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+    shown, power = f"{abs(value):.{digits - 1}e}".split("e")
+    return f"{'−' if value < 0 else ''}{shown}·{power_of_ten(int(power))}"
 
 
 def figures_interval(bounds: tuple[float, float] | None) -> str:
@@ -143,8 +161,10 @@ def p_value(p: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in whole per cent: 95 %."""
-    return MISSING if share is None else f"{100 * share:.0f} %"
+    """A share in whole per cent, or to one digit below 1 %: 95 %, 0.4 %."""
+    if share is None:
+        return MISSING
+    return f"{figures(100 * share, 1) if 0 < share < 0.0095 else f'{100 * share:.0f}'} %"
 
 
 def times(ratio: float | None, *beside: float | None) -> str:
@@ -160,7 +180,10 @@ def times(ratio: float | None, *beside: float | None) -> str:
 
 
 def _times(ratio: float, more: int) -> str:
-    digits = 3 if ratio < 0.0995 else 2 if ratio < 1.995 else 1 if ratio < 9.95 else 0
+    if 0 < ratio < 0.0995:
+        power = int(f"{ratio:.{1 + more}e}".split("e")[1])  # after rounding: 0.00999 is written as 0.010
+        return number(ratio, 1 + more - power) if power >= -4 else figures(ratio, 2 + more)
+    digits = 2 if ratio < 1.995 else 1 if ratio < 9.95 else 0
     return number(ratio, digits + more)
 
 
@@ -168,7 +191,7 @@ def _tells(ratios: list[float], more: int) -> bool:
     """Whether so many more digits tell different ratios apart, and from 1 and 0."""
     apart = sorted({*ratios, 0.0, 1.0})
     apart = [one for one, before in zip(apart, [-1.0, *apart], strict=False) if one - before > 1e-9 * one]
-    return len({float(_times(one, more).replace(",", "")) for one in apart}) == len(apart)
+    return len({_times(one, more) for one in apart}) == len(apart)
 
 
 def times_interval(low: float | None, high: float | None, *beside: float | None) -> str:
@@ -182,7 +205,9 @@ def seconds(value: float | None) -> str:
         return MISSING
     if value < 59.5:
         unit, scale = next(
-            (u, s) for u, s in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)) if value >= s or u == "ns"
+            (u, s)
+            for u, s in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
+            if value >= ROUNDED_UP * s or u == "ns"
         )
         scaled = value / scale
         return f"{number(scaled, 1 if scaled < 9.95 else 0)} {unit}"
@@ -196,7 +221,8 @@ def size(count: float | None) -> str:
     """Bytes in the unit that suits them: 640 B, 2.6 MB."""
     if count is None:
         return MISSING
-    unit, scale = next((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if count >= s or u == "B")
+    units = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
+    unit, scale = next((u, s) for u, s in units if count >= ROUNDED_UP * s or u == "B")
     scaled = count / scale
     return f"{number(scaled, 1 if scaled < 9.95 and unit != 'B' else 0)} {unit}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from scipy import stats
@@ -132,7 +133,7 @@ def margin_of(part: PartFound, title: str = "") -> str:
     if part.margin is None:
         return numbers.MISSING if part.outcome == "inconclusive" else "any margin"  # an arm always failed
     if base := base_of(title):
-        return f"a factor of {numbers.setting(base**part.margin, 3)}"
+        return f"a factor of {numbers.setting(power(base, part.margin), 3)}"
     return numbers.setting(part.margin, 3)
 
 
@@ -162,7 +163,7 @@ def worst_rival(part: PartFound) -> str | None:
 def writer_of(part: PartFound, found: Found | None = None) -> Write:
     """The function that writes a part's numbers."""
     found = found or part
-    return numbers.writer(found.estimate, bounds=(found.low, found.high))
+    return numbers.writer(found.estimate, bounds=(found.low, found.high), margin=part.margin)
 
 
 def interval(found: Found, write: Write) -> str:
@@ -202,18 +203,29 @@ def base_of(title: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def power(base: int, exponent: float) -> float:
+    """`base` to a power; infinite if a float cannot hold it."""
+    try:
+        return float(base**exponent)
+    except OverflowError:
+        return math.inf
+
+
 def ratio(part: PartFound, base: int) -> str:
     """The estimate of a logarithm as a ratio: 3.1× [2.8×, 3.4×]."""
     sign = 1 if part.better == "higher" else -1
     ends = (part.estimate, part.low, part.high)
-    middle, low, high = (None if end is None else base ** (sign * end + part.against) for end in ends)
+    middle, low, high = (None if end is None else power(base, sign * end + part.against) for end in ends)
     if sign < 0:
         low, high = high, low
-    said = numbers.times(middle, low, high)
+    # A margin that an end looks like: more digits tell the side of it.
+    margins = [] if part.margin is None else [power(base, part.against + side) for side in (part.margin, -part.margin)]
+    near = [margin for margin in margins if numbers.times(margin) in (numbers.times(low), numbers.times(high))]
+    said = numbers.times(middle, low, high, *near)
     if part.interval not in NO_INTERVAL:
-        left = "(0×" if low is None else f"[{numbers.times(low, middle, high)}"
-        said += f" {left}, {'∞)' if high is None else f'{numbers.times(high, middle, low)}]'}"
-    asked = f"{'more' if sign > 0 else 'less'} than {numbers.times(base**part.against)}"
+        left = "(0×" if low is None else f"[{numbers.times(low, middle, high, *near)}"
+        said += f" {left}, {'∞)' if high is None else f'{numbers.times(high, middle, low, *near)}]'}"
+    asked = f"{'more' if sign > 0 else 'less'} than {numbers.times(power(base, part.against))}"
     return f"{said} (asked: {asked})" if part.against else said
 
 
@@ -361,7 +373,7 @@ def expectation(summary: Summary, part: PartFound) -> str | None:
     if width is None or part.margin is None or width < part.margin / 1000:  # seeds that agree need no further seeds
         return None
     base = base_of(title)
-    reach = f"a factor of {numbers.setting(base**width, 3)}" if base else numbers.writer(width, part.margin)(width)
+    reach = f"a factor of {numbers.setting(power(base, width), 3)}" if base else numbers.writer(width, part.margin)(width)
     said = f"The regular profile’s interval will reach about {reach} to either side; the margin is "
     said += margin_of(part, title)
     return said + (", so an effect near 0 will stay inconclusive." if width > part.margin else ".")

@@ -40,6 +40,8 @@ from reports import numbers
         (numbers.p_value(0.0001), "< 0.001"),
         (numbers.p_value(0.012), "0.012"),
         (numbers.percent(0.95), "95 %"),
+        (numbers.percent(3 / 700), "0.4 %"),
+        (numbers.percent(0), "0 %"),
         (numbers.times(380.4), "380×"),
         (numbers.times(9528.0), "9,528×"),
         (numbers.times(0.301), "0.30×"),
@@ -51,7 +53,13 @@ from reports import numbers
         (numbers.times(20, 2.0, 30), "20×"),
         (numbers.times(260, 26, 300), "260×"),
         (numbers.times(9528.4, 953.2), "9,528×"),
-        (numbers.times(0.0003), "0.0003×"),
+        (numbers.times(0.0003), "0.00030×"),
+        (numbers.times(0.0014), "0.0014×"),
+        (numbers.times(0.0006), "0.00060×"),
+        (numbers.times(0.00999), "0.010×"),
+        (numbers.times(3.1e-17), "3.1·10⁻¹⁷×"),
+        (numbers.times(1e15), "1.00·10¹⁵×"),
+        (numbers.times(0.0), "0.00×"),
         (numbers.times(0.00196, 0.00171, 0.00331), "0.0020×"),
         (numbers.times(260.2, 216, 332), "260×"),
         (numbers.times(math.inf), "∞×"),
@@ -59,10 +67,13 @@ from reports import numbers
         (numbers.times_interval(0.9801, 0.9804), "[0.9801×, 0.9804×]"),
         (numbers.times_interval(1.0, 1.0), "[1.00×, 1.00×]"),
         (numbers.seconds(4.2e-6), "4.2 µs"),
+        (numbers.seconds(999.7e-6), "1.0 ms"),
+        (numbers.seconds(999.4e-6), "999 µs"),
         (numbers.seconds(23.4), "23 s"),
         (numbers.seconds(125), "2 min 5 s"),
         (numbers.seconds(3780), "1 h 3 min"),
         (numbers.size(327_680), "328 kB"),
+        (numbers.size(999_700), "1.0 MB"),
         (numbers.size(640), "640 B"),
         (numbers.counted(1, "seed"), "1 seed"),
         (numbers.counted(90_000, "rating"), "90,000 ratings"),
@@ -113,6 +124,7 @@ def test_settings_that_differ_look_different():
         ((0.7369655941662062,), (0.7369655941662061, 0.7369655941662063), ["0.737"]),
         ((3e-6, 4e-6), None, ["3.00·10⁻⁶", "4.00·10⁻⁶"]),
         ((2.5e8,), None, ["2.50·10⁸"]),
+        ((12_345_678, 12_345_999), None, ["1.23457·10⁷", "1.23460·10⁷"]),
         ((None, math.nan, 0.0), None, ["–", "–", "0.000"]),
         ((0.0018,), (-0.0036, 0.000003), ["0.0018"]),
     ],
@@ -120,6 +132,23 @@ def test_settings_that_differ_look_different():
 def test_numbers_side_by_side_have_the_decimals_in_which_they_differ(values, bounds, written):
     write = numbers.writer(*values, bounds=bounds)
     assert [write(value) for value in values] == written
+
+
+@pytest.mark.parametrize(
+    ("bounds", "margin", "written"),
+    [
+        ((0.00151, 0.0044), 0.0018, ["0.0015", "0.0044"]),  # 0.002 would be above the margin
+        ((-0.0044, -0.00151), 0.0018, ["−0.0044", "−0.0015"]),
+        ((-0.00203, 0.0024), 0.002, ["−0.00203", "0.00240"]),  # both ends are outside
+        ((0.002, 0.0044), 0.002, ["0.002", "0.004"]),  # exactly at the margin, which more digits do not change
+        ((0.0301, 0.0352), 0.002, ["0.030", "0.035"]),
+        ((1.504e-4, 3e-4), 1.5e-4, ["1.504·10⁻⁴", "3.000·10⁻⁴"]),
+        ((None, 0.0021), 0.002, ["–", "0.0021"]),
+    ],
+)
+def test_an_end_that_is_written_stands_on_its_side_of_the_margin(bounds, margin, written):
+    write = numbers.writer(bounds=bounds, margin=margin)
+    assert [write(end) for end in bounds] == written
 
 
 @pytest.mark.parametrize(

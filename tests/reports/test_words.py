@@ -1,5 +1,7 @@
 """What was found, in words: answers, outcomes, certainty, limits."""
 
+import math
+
 import pytest
 
 from reports import words
@@ -117,6 +119,29 @@ def test_a_ratio_is_that_of_the_metric_whichever_way_is_better(optimizers, estim
     told = words.ratio(part, 10)
     assert told.startswith(said)
     assert ("(0×, 0.89×]" if better == "lower" else "[1.12×, ∞)") in told
+
+
+@pytest.mark.parametrize(
+    ("low", "said"),
+    [
+        (math.log10(1.0497), "2.000× [1.0497×, 3.000×]"),
+        (math.log10(1.2), "2.0× [1.20×, 3.0×]"),
+        (-400.0, "2.0× [0.00×, 3.0×]"),
+        (400.0, "2.0× [∞×, 3.0×]"),
+    ],
+)
+def test_a_ratio_has_digits_enough_to_tell_it_from_the_margin_and_any_size(optimizers, low, said):
+    part = optimizers.summary.parts[0].model_copy(
+        update={"estimate": math.log10(2), "low": low, "high": math.log10(3), "better": "higher", "against": 0.0}
+    )
+    part = part.model_copy(update={"margin": math.log10(1.05)})
+    assert words.ratio(part, 10) == said
+
+
+def test_an_interval_that_ends_before_the_margin_is_not_written_as_if_it_went_past(sweep):
+    inside = {"outcome": "inconclusive", "reason": "the interval reaches the margin", "estimate": 0.003}
+    told = words.answer(page(sweep, **inside, margin=0.0018, low=0.00151, high=0.0044))
+    assert "lower by 0.0030 [0.0015, 0.0044]" in told
 
 
 @pytest.mark.parametrize(("title", "base"), [("log10 of steps", 10), ("log2 of epochs", 2), ("logarithm of x", None)])
