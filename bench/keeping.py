@@ -32,6 +32,7 @@ class Keeper:
         self.left_out = False
         self.outcome = ""
         self.tests: Counter[str] = Counter()
+        self.done: set[str] = set()
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         """Note that a run with -k, -m or similar is not whole."""
@@ -39,7 +40,9 @@ class Keeper:
         self.left_out |= any(self.mark is None or item.get_closest_marker(self.mark) for item in benchmarks)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count the outcomes of the tests that run beside the benchmarks."""
+        """Note which items are done, and count the outcomes of the tests that run beside the benchmarks."""
+        if report.when == "teardown":
+            self.done.add(report.nodeid)
         if not report.nodeid.startswith(f"{HERE.name}/") and (report.when == "call" or report.outcome != "passed"):
             self.tests[report.outcome] += 1
 
@@ -78,8 +81,10 @@ class Keeper:
         config = session.config
         start = config.invocation_params.dir
         named = any(HERE.is_relative_to((start / arg).resolve()) for arg in config.args)
-        narrowed = self.left_out or config.getoption("ignore") or config.getoption("ignore_glob")
-        return named and not narrowed and not session.shouldstop and not session.shouldfail
+        # With these whole files are not collected, which no hook is told.
+        options = ("ignore", "ignore_glob", "lf", "continue_on_collection_errors")
+        narrowed = self.left_out or any(config.getoption(option, False) for option in options)
+        return named and not narrowed and all(item.nodeid in self.done for item in session.items)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print where the run is."""

@@ -177,7 +177,7 @@ def test_a_file_that_cannot_be_written_is_said_and_ends_the_run_with_an_error(tm
         hook=hook, rootpath=tmp_path, pluginmanager=plugins, args=[], invocation_params=SimpleNamespace(dir=ROOT)
     )
     config.getoption = {"bench_profile": "smoke"}.get
-    session = SimpleNamespace(config=config, shouldstop=False, shouldfail=False, exitstatus=0)
+    session = SimpleNamespace(config=config, items=[], exitstatus=0)
     keeper = keeping.Keeper()
     keeper.pytest_sessionfinish(session)
     assert keeper.outcome.startswith(f"error: {tmp_path}/results/benchmarks.json cannot be written (")
@@ -191,20 +191,27 @@ def test_a_file_that_cannot_be_written_is_said_and_ends_the_run_with_an_error(tm
         (["tests", "bench"], {}, True),
         (["bench/test_lookup.py"], {}, False),
         (["bench"], {"ignore": ["bench/test_lookup.py"]}, False),
+        (["bench"], {"lf": True}, False),
+        (["bench"], {"continue_on_collection_errors": True}, False),
     ],
 )
-def test_a_run_is_whole_that_names_all_benchmarks_and_is_not_stopped(arguments, options, is_whole):
+def test_a_run_is_whole_that_names_all_benchmarks_and_does_each(arguments, options, is_whole):
     config = SimpleNamespace(
-        args=arguments, invocation_params=SimpleNamespace(dir=ROOT), getoption=lambda name: options.get(name)
+        args=arguments,
+        invocation_params=SimpleNamespace(dir=ROOT),
+        getoption=lambda name, default=None: options.get(name, default),
     )
-    going = SimpleNamespace(config=config, shouldstop=False, shouldfail=False)
-    assert keeping.Keeper().is_whole(going) is is_whole
-    assert not keeping.Keeper().is_whole(SimpleNamespace(config=config, shouldstop="stopped", shouldfail=False))
-    narrowed = keeping.Keeper()
-    narrowed.pytest_deselected([SimpleNamespace(path=ROOT / "tests" / "test_a.py")])
-    assert narrowed.is_whole(going) is is_whole
-    narrowed.pytest_deselected([SimpleNamespace(path=ROOT / "bench" / "test_lookup.py")])
-    assert not narrowed.is_whole(going)
+    session = SimpleNamespace(config=config, items=[SimpleNamespace(nodeid=f"bench/a.py::{name}") for name in "bc"])
+    keeper = keeping.Keeper()
+    reports = [("b", "setup"), ("b", "call"), ("b", "teardown"), ("c", "setup"), ("c", "teardown")]  # c is skipped
+    for name, when in reports:
+        assert not keeper.is_whole(session)  # stopped here, by Ctrl-C or otherwise
+        keeper.pytest_runtest_logreport(SimpleNamespace(nodeid=f"bench/a.py::{name}", when=when, outcome="passed"))
+    assert keeper.is_whole(session) is is_whole
+    keeper.pytest_deselected([SimpleNamespace(path=ROOT / "tests" / "test_a.py")])
+    assert keeper.is_whole(session) is is_whole
+    keeper.pytest_deselected([SimpleNamespace(path=ROOT / "bench" / "test_lookup.py")])
+    assert not keeper.is_whole(session)
 
 
 def test_a_run_of_a_mark_is_whole_without_the_benchmarks_that_lack_it_and_counts_the_tests_beside_it():
