@@ -27,7 +27,7 @@ def main(
     A file or value that cannot be used is named, and the exit status is then 1; everything else is drawn.
     """
     # Imported here: --help and a missing folder do not need the drawing libraries.
-    from reports.pages import render
+    from reports.pages import render, withdrawn
     from reports.read import gather
     from studies.evidence.schema import ResultsError, write_text
 
@@ -42,13 +42,16 @@ def main(
         _fail(f"{error.filename or results}: cannot be read ({error.strerror}). Name another folder with --results.")
     _require_folder(out)
     pages = render(inputs)
+    gone = withdrawn(out, pages.html)
     try:
-        for name, text in pages.html.items():
+        for name, text in (pages.html | gone).items():
             write_text(out / name, text)
     except OSError as error:
         _fail(f"{error.filename2 or error.filename or out}: cannot be written ({error.strerror}). Name another --out.")
     for problem in pages.problems:
         typer.echo(f"problem: {one_line(problem)}", err=True)
+    for name in gone:
+        typer.echo(f"withdrawn: {one_line(str(out / name))}: its results are gone or cannot be read", err=True)
     for part in inputs.missing:
         typer.echo(f"missing: {part.what} To make it: {part.command}", err=True)
     typer.echo(f"pages: {one_line(str((out / 'index.html').resolve()))}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -79,6 +79,26 @@ def render(inputs: Inputs) -> Pages:
             html[page.file] = env.get_template("undrawn.html.j2").render(**around)
             answers[page.file] = "Not drawn."
     return Pages(html, problems)
+
+
+def withdrawn(out: Path, drawn: Collection[str]) -> dict[str, str]:
+    """What replaces the pages of an earlier run in `out` that are not among those drawn now, by file name.
+
+    A page says its own file's name, so copies under other names, and pages of anyone else, stay as they are.
+    """
+    earlier = [path for path in sorted(out.glob("*.html")) if path.name not in drawn and _is_ours(path)]
+    index = {"file": INDEX_PAGE, "name": "Ledger"}
+    text = environment().get_template("withdrawn.html.j2").render(links=[index], here="")
+    return {path.name: text for path in earlier}
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(1000)
+    except OSError:
+        return False
+    return f'<meta name="dotbias-page" content="{escape(path.name)}">'.encode() in head
 
 
 @cache

@@ -455,3 +455,27 @@ def test_an_inconclusive_part_says_what_would_decide_it(write_study, tmp_path):
     html = render(gather(tmp_path)).html
     for page in ("index.html", STUDY):
         assert len(re.findall("half-width 2 margins; about [0-9]+0 seeds would decide it if the", html[page])) == 1
+
+
+def test_a_page_whose_results_are_gone_keeps_no_old_numbers_and_pages_of_others_stay(
+    tmp_path, write_study, write_benchmarks
+):
+    results, out = tmp_path / "results", tmp_path / "pages"
+    write_study(results / "wd_sweep" / "movielens" / "quick")
+    write_benchmarks(results)
+    assert run("--results", results, "--out", out).exit_code == 0
+    copy = (out / STUDY).read_text()
+    (out / "copy.html").write_text(copy)
+    (out / "own.html").write_text("<p>mine</p>")
+    (results / "benchmarks.json").write_text("{")
+    (results / "wd_sweep" / "movielens" / "quick" / "summary.json").unlink()
+    outcome = run("--results", results, "--out", out)
+    for name in ("benchmarks.html", STUDY):
+        parsed(text := (out / name).read_text())
+        assert "This page is withdrawn" in text
+        assert "RMSE" not in text
+        assert f"withdrawn: {out / name}: " in outcome.stderr
+    assert "This page is withdrawn" not in (out / "index.html").read_text()
+    assert (out / "copy.html").read_text() == copy
+    assert (out / "own.html").read_text() == "<p>mine</p>"
+    assert "withdrawn" not in run("--results", results, "--out", out).stderr  # said once
