@@ -108,11 +108,15 @@ def lines(results: PeerResults) -> list[Line]:
 
 @dataclass(frozen=True)
 class Front:
-    """One table of a comparison on several splits, the best RMSE first; leads are of dotbias's averaged trainings."""
+    """One table of a comparison on several splits, the best RMSE first; leads are of dotbias's averaged trainings.
+
+    `partial` has the peers that lack a split. They are not ranked: splits differ by more than libraries do.
+    """
 
     results: PeerResults
     chart: Any
     lines: list[tuple[Line, Lead | None]]
+    partial: list[tuple[Line, Lead | None]]
 
     @property
     def title(self) -> str:
@@ -142,7 +146,10 @@ class Front:
 def front(results: PeerResults) -> Front:
     """The table of a comparison on several splits."""
     found = compared(results, AVERAGED)
-    return Front(results, quality.chart(results, drawn_words([line for line, _ in found])), found)
+    every = {row.seed for line, _ in found for row in line.peer.rows}
+    whole = [pair for pair in found if {row.seed for row in pair[0].peer.rows} == every]
+    partial = [pair for pair in found if pair not in whole]
+    return Front(results, quality.chart(results, drawn_words([line for line, _ in whole + partial])), whole, partial)
 
 
 def compared(results: PeerResults, name: str) -> list[tuple[Line, Lead | None]]:

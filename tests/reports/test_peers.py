@@ -184,6 +184,21 @@ def test_the_page_opens_with_the_averaged_trainings_against_the_best_rival_on_ea
     assert both.index("fresh splits (90/10)") < both.index("How each gets there: one split")
 
 
+def test_who_lacks_a_split_is_not_ranked_and_not_in_the_answer(tmp_path):
+    found = on_splits()
+    first = found.peers[2].rows[0]  # cornac's on the easiest split
+    found.peers[2].rows = [first.model_copy(update={"points": [first.points[0].model_copy(update={"rmse": 0.8805})]})]
+    front = peers.front(found)
+    assert [line.peer.title for line, _ in front.lines] == ["ours averaged", "myFM"]
+    assert "myFM minus dotbias: +0.0060" in front.answer
+    write_peers(found, tmp_path / "peers-fresh.json")
+    page = render(gather(tmp_path)).html["peers.html"]
+    assert "Not ranked, because they were not measured on every split: cornac." in page
+    assert page.index('">myFM<') < page.index('">cornac<')
+    found.peers[0].rows.pop()
+    assert peers.front(found).answer == ""  # ours, which the answer is about
+
+
 def test_splits_on_which_the_rival_is_better_are_said_as_plainly(tmp_path):
     found = on_splits()
     found.peers[1].rows = [
