@@ -12,21 +12,15 @@ import pytest
 import torch
 
 from bench import harness, keeping
-from bench.limits import Limit
+from bench.limits import TIMED
 
-TIMED = pytest.StashKey[list[dict[str, Any]]]()
 NOT_TIMED = pytest.StashKey[list[dict[str, Any]]]()
-LIMITS = pytest.StashKey[list[Limit]]()
 SETTINGS = [field.rstrip("_") for field in harness.Case._fields]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[TIMED] = []
     config.stash[NOT_TIMED] = []
-    try:
-        config.stash[LIMITS] = [Limit.of(text) for text in config.getoption("bench_fail")]
-    except ValueError as error:
-        raise pytest.UsageError(f"--bench-fail {error}") from None
     asked = [config.getoption(f"benchmark_{option}") for option in ("json", "save", "autosave", "disable", "skip")]
     mark = "gpu" if config.getoption("markexpr") == "gpu" else None
     whole = config.getoption("benchmark_only") or mark
@@ -88,6 +82,8 @@ def pytest_runtest_makereport(
         row = {"group": benchmark.group, "fullname": benchmark.fullname, "extra_info": benchmark.extra_info}
         if call.excinfo is not None:
             item.config.stash[NOT_TIMED].append({**row, "reason": str(call.excinfo.value)})
+            if benchmark.stats is not None:  # it was timed before it was refused: no table and no file shows that time
+                item.config.pluginmanager.get_plugin("pytest-benchmark").benchmarks.remove(benchmark.stats)
         elif benchmark.stats is not None:
             item.config.stash[TIMED].append({**row, "seconds": benchmark.stats.stats.median})
     return report
@@ -105,21 +101,6 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     output_json["not_timed"] = config.stash[NOT_TIMED]
 
 
-def broken_limits(config: pytest.Config) -> list[str]:
-    """A line for each benchmark and limit that it breaks."""
-    return [
-        f"{limit}: {row['fullname']}"
-        for limit in config.stash[LIMITS]
-        for row in config.stash[TIMED]
-        if limit.broken_by(row)
-    ]
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.exitstatus == pytest.ExitCode.OK and broken_limits(session.config):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     timed, not_timed = config.stash[TIMED], config.stash[NOT_TIMED]
@@ -127,10 +108,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("time / baseline's time, with its 95 % interval (below 1 is faster)")
     for group in sorted({row["group"] for row in timed}):
         terminalreporter.write_line(summary_table(group, [row for row in timed if row["group"] == group]))
-    if broken := broken_limits(config):
-        terminalreporter.section("limits broken")
-        for line in broken:
-            terminalreporter.write_line(line)
     if not_timed:
         terminalreporter.section("not timed")
     reasons = Counter((row["group"], row["extra_info"]["implementation"], row["reason"]) for row in not_timed)

@@ -1,11 +1,12 @@
 """Limits that fail a run of benchmarks."""
 
 import doctest
+from types import SimpleNamespace
 
 import pytest
 
 from bench import limits
-from bench.limits import Limit
+from bench.limits import TIMED, Gate, Limit
 
 
 def row(**info):
@@ -36,6 +37,28 @@ def test_a_row_breaks_a_limit_with_its_whole_interval(text, info, broken):
 def test_another_text_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match=r"write it as ratio>1\.05, with one of ratio, seconds"):
         Limit.of(text)
+
+
+def test_what_is_broken_or_not_measured_at_all_is_said_with_the_number_as_given():
+    gate = Gate([Limit.of("memory_bytes>123456789"), Limit.of("seconds>1e-3")])
+    assert gate.failures([row(), row(memory_bytes=123456790)]) == [
+        "memory_bytes>123456789: bench/a.py::b",
+        "seconds>0.001: bench/a.py::b",
+        "seconds>0.001: bench/a.py::b",
+    ]
+    assert gate.failures([row()])[0] == "memory_bytes>123456789: no benchmark measured its memory_bytes"
+    assert len(gate.failures([])) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "rows", "ends"),
+    [(0, [], 1), (0, [row(ratio_low=1.2)], 1), (0, [row(ratio_low=1.0)], 0), (2, [], 2)],
+)
+def test_a_run_that_keeps_its_limits_passes_and_one_that_measures_nothing_does_not(status, rows, ends):
+    config = SimpleNamespace(stash={TIMED: rows}, getoption={"collectonly": False}.get)
+    session = SimpleNamespace(config=config, exitstatus=status)
+    Gate([Limit.of("ratio>1.05")]).pytest_sessionfinish(session)
+    assert session.exitstatus == ends
 
 
 def test_its_example_runs():

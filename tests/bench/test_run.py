@@ -35,16 +35,20 @@ def floor():  # the machine's takes a second to measure
     return Floor(1e9, 1e9)
 
 def cases(profile):
-    return [Case("double", name, "add", "forward", batch=7) for name in ("add", "zeros", "absent")]
+    return [Case("double", name, "add", "forward", batch=7) for name in ("add", "zeros", "kept", "absent")]
 
 def test_doubling(case, compare):
     if case.implementation == "absent":
         pytest.skip("no such machine here")
     x = torch.ones(case.batch)
-    run = {"add": lambda: x + x, "zeros": lambda: 0 * x}[case.implementation]
-    exact = 2 * x.double()
-    check = lambda: {"out": Check(run(), exact, rounding_bound(1, exact))}
-    compare(run, lambda: x + x, check, bytes_=8 * case.batch)
+    known = 2 * x
+    run = {"add": lambda: x + x, "zeros": lambda: 0 * x, "kept": lambda: known}[case.implementation]
+
+    def check():
+        exact = 2 * x.double()
+        return {"out": Check(run(), exact, rounding_bound(1, exact.abs()))}
+
+    compare(run, lambda: x + x, check, bytes_=8 * case.batch, inputs=[x])
 """
 
 
@@ -69,9 +73,10 @@ def project(pytester, monkeypatch):
 
 
 def test_a_run_says_what_was_timed_and_what_was_not(project):
-    result = project.runpytest_subprocess("--benchmark-only", "--bench-profile=smoke")
+    limits = ["--bench-fail=seconds>100", "--bench-fail=host_s>1"]
+    result = project.runpytest_subprocess("--benchmark-only", "--bench-profile=smoke", *limits)
 
-    result.assert_outcomes(passed=1, failed=1, skipped=1, deselected=1)  # the plain test is left out
+    result.assert_outcomes(passed=1, failed=2, skipped=1, deselected=1)  # the plain test is left out
     result.stdout.fnmatch_lines(
         [
             "*doubling (op double, baseline add, pass forward, batch 7)*",
@@ -79,9 +84,13 @@ def test_a_run_says_what_was_timed_and_what_was_not(project):
             "*add*µs*[[]*]*%*",
             "*not timed*",
             "doubling zeros, 1 of its sizes and passes: out[[]0] is 0 and should be 2*",
+            "doubling kept, 1 of its sizes and passes: out[[]0] is 2 and should be -2*",
             "doubling absent, 1 of its sizes and passes: no such machine here",
         ]
     )
+    result.stdout.fnmatch_lines(["host_s>1: no benchmark measured its host_s"])
+    result.stdout.no_fnmatch_line("seconds>100: *")
+    result.stdout.no_fnmatch_line("test_doubling*kept*")  # in pytest-benchmark's table of times
     result.stdout.fnmatch_lines(["*written to *results/benchmarks.json; `python -m reports` draws the pages"])
     assert [path.name for path in kept(project).parent.iterdir()] == ["benchmarks.json"]
     out = json.loads(kept(project).read_text())
@@ -103,7 +112,8 @@ def test_a_run_says_what_was_timed_and_what_was_not(project):
     assert info["gb_per_s"] == pytest.approx(56 / row["stats"]["median"] / 1e9, rel=0.05)
     assert {"torch", "threads", "cpu_name"} <= set(out["machine_info"])
 
-    zeros, absent = out["not_timed"]
+    zeros, kept_, absent = out["not_timed"]
+    assert kept_["extra_info"]["accuracy"].startswith("after the timing: ")
     assert zeros["extra_info"]["implementation"] == "zeros"
     assert zeros["extra_info"]["accurate"] is False
     assert not {"ratio", "bytes", "gb_per_s", "first_call_s"} & set(zeros["extra_info"])
@@ -124,7 +134,7 @@ def test_a_part_of_a_run_replaces_nothing_and_a_file_that_is_named_is_the_only_o
     before = kept(project).read_text()
     result = project.runpytest_subprocess("bench", "--benchmark-only", "--bench-profile=smoke", "-k", "double-add")
     result.stdout.fnmatch_lines(
-        ["*benchmarks.json is kept: it holds benchmarks that this run left out (2); --benchmark-*"]
+        ["*benchmarks.json is kept: it holds benchmarks that this run left out (3); --benchmark-*"]
     )
     assert kept(project).read_text() == before
 
@@ -233,7 +243,7 @@ def test_a_run_of_a_mark_is_whole_without_the_benchmarks_that_lack_it_and_counts
 @pytest.mark.slow
 def test_a_plain_run_leaves_the_benchmarks_out(project):
     result = project.runpytest_subprocess()
-    result.assert_outcomes(passed=1, deselected=3)
+    result.assert_outcomes(passed=1, deselected=4)
     assert not kept(project).exists()
 
 
@@ -248,9 +258,9 @@ def test_tests_run_in_tritons_interpreter_and_benchmarks_of_the_whole_project_do
     project.path.joinpath("bench", "test_doubling.py").write_text(
         "import os\n" + BENCHMARK.replace(head, head + "    assert 'TRITON_INTERPRET' not in os.environ\n")
     )
-    project.runpytest_subprocess().assert_outcomes(passed=1, deselected=3)
+    project.runpytest_subprocess().assert_outcomes(passed=1, deselected=4)
     result = project.runpytest_subprocess("--benchmark-only", "--bench-profile=smoke")
-    result.assert_outcomes(passed=1, failed=1, skipped=1, deselected=1)
+    result.assert_outcomes(passed=1, failed=2, skipped=1, deselected=1)
 
     project.path.joinpath("tests", "test_plain.py").write_text(
         "import os, pytest\n@pytest.mark.gpu\ndef test_plain(): assert os.environ['TRITON_INTERPRET'] == '0'"
@@ -263,6 +273,17 @@ def test_an_unknown_profile_is_an_error_that_names_the_known_ones(project):
     result = project.runpytest_subprocess("bench", "--bench-profile", "large")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--bench-profile: invalid choice: 'large' (choose from *smoke*, *default*, *full*)"])
+
+
+@pytest.mark.slow
+def test_a_limit_that_is_none_is_refused_and_one_that_nothing_is_measured_for_fails_wherever_tests_run(project):
+    result = project.runpytest_subprocess("tests", "--bench-fail", "speed>1")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--bench-fail: 'speed>1': write it as ratio>1.05, with one of ratio, *"])
+    for arguments in (["tests"], ["bench", "--benchmark-disable", "-k", "add"]):
+        result = project.runpytest_subprocess(*arguments, "--bench-fail", "seconds>1e9")
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        result.stdout.fnmatch_lines(["seconds>1000000000: no benchmark measured its seconds"])
 
 
 @pytest.mark.parametrize(
