@@ -24,6 +24,9 @@ from studies.lab.sweep import shown_progress
 
 NAMES = list(dict.fromkeys(peer.name for one in declared.COMPARISONS.values() for peer in one.peers))
 
+# What a file says of the run that made its last row.
+OF_ROWS = ("command", "commit", "dirty", "machine")
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -106,15 +109,17 @@ def measure(
     Raises:
         ResultsError: the file has results that these cannot be added to.
     """
-    results = _start(peers, split(0), path, command, splits)
+    results = _start(peers, split(0), command, splits)
+    now = {name: getattr(results, name) for name in OF_ROWS}
+    if path.exists():
+        _continue(results, evidence.read_peers(path), path)
+        now["dirty"] = now["dirty"] or results.dirty
     records = {peer.name: peer for peer in results.peers}
     planned = [(peer, seed) for peer in peers for seed in range(seeds or peer.seeds)]
     missing = [(peer, seed) for peer, seed in planned if seed not in {row.seed for row in records[peer.name].rows}]
+    if not missing:
+        return results
     runners: dict[str, Runner] = {}
-
-    def keep() -> None:
-        results.finished = _now()
-        evidence.write_peers(results, path)
 
     def stop() -> None:
         for runner in runners.values():
@@ -146,14 +151,16 @@ def measure(
                     if isinstance(points, PeerError):
                         records[name].failure = str(points)
                     else:
+                        for field, value in (now | {"finished": _now()}).items():
+                            setattr(results, field, value)
                         row = evidence.Row(seed=seed, round=began, commit=results.commit, points=points)
                         records[name].rows.append(row)
-                    keep()
+                    evidence.write_peers(results, path)
                     done += 1
                     progress(done, len(missing))
         finally:
             stop()
-    keep()
+    evidence.write_peers(results, path)  # with failures, of which no row tells
     return results
 
 
@@ -200,12 +207,10 @@ def take_turns(
                 yield name, failure
 
 
-def _start(
-    peers: Sequence[declared.Peer], data: CollabData, path: Path, command: str, splits: Splits
-) -> evidence.PeerResults:
-    """The earlier results that are still valid, or empty ones."""
+def _start(peers: Sequence[declared.Peer], data: CollabData, command: str, splits: Splits) -> evidence.PeerResults:
+    """Results without rows."""
     commit, dirty = provenance.commit()
-    results = evidence.PeerResults(
+    return evidence.PeerResults(
         command=command,
         commit=commit,
         dirty=dirty,
@@ -233,9 +238,14 @@ def _start(
             for peer in peers
         ],
     )
-    if not path.exists():
-        return results
-    earlier = evidence.read_peers(path)
+
+
+def _continue(results: evidence.PeerResults, earlier: evidence.PeerResults, path: Path) -> None:
+    """Take over the earlier rows that are still valid, and what was said of them until there is a new row.
+
+    Raises:
+        ResultsError: rows cannot be added to these.
+    """
     for what, is_, was in (
         ("data", results.data.checksum, earlier.data.checksum),
         ("processor", results.machine.cpu, earlier.machine.cpu),
@@ -250,8 +260,8 @@ def _start(
         if before and (before.settings, before.epochs) == (peer.settings, peer.epochs):
             peer.rows, peer.versions, peer.drawn = before.rows, before.versions, before.drawn
     results.peers += done.values()
-    results.started, results.dirty = earlier.started, results.dirty or earlier.dirty
-    return results
+    for name in ("started", *OF_ROWS, "finished"):
+        setattr(results, name, getattr(earlier, name))
 
 
 def _introduce(record: evidence.Peer, runner: Runner) -> None:

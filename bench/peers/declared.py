@@ -62,7 +62,7 @@ FASTAI = {"n_factors": 40, "y_range": [0, 5.5], "wd": 0.1, "lr": 5e-3, "bs": 64}
 PEERS = [
     Peer("dotbias", "dotbias, the lesson’s recipe", RUNNERS / "ours.py", LESSON, (5,), 20, None,
          "One-cycle of 5 epochs: the epochs before the last are moments of that schedule, not shorter fits. "
-         "Trains on one thread."),
+         "Trains on two threads where two are allowed."),
     Peer("dotbias-quick", "dotbias, 4 epochs", RUNNERS / "ours.py",
          LESSON | {"wd": 0.15, "lr": 8e-3, "pct_start": 0.4, "bs": 256}, (4,), 20, None,
          "The same model with the settings that reach the lesson’s level soonest, "

@@ -7,6 +7,7 @@ shows how they get there, on one split.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from statistics import mean, median, stdev
@@ -282,7 +283,7 @@ def context_of(
         "every": every,
         "results": one,
         "commit_ids": commit_ids,
-        "settings": settings,
+        "run_with": run_with(every),
         "splits": SPLITS,
         **(context_of_one(one) if one else {}),
     }
@@ -314,6 +315,32 @@ def context_of_one(results: PeerResults) -> dict[str, Any]:
     }
 
 
-def settings(peer: Peer) -> str:
+def run_with(every: list[PeerResults]) -> list[tuple[Peer, str]]:
+    """Each peer once, with its settings, epochs and versions in words; by comparison where these differ."""
+    peers: dict[str, Peer] = {}
+    told: dict[str, dict[str, list[str]]] = {}
+    for results in every:
+        for peer in results.peers:
+            versions = [f"{name} {version}" for name, version in peer.versions.items()]
+            words = "; ".join([settings(peer.settings), f"epochs {', '.join(map(str, peer.epochs))}", *versions])
+            peers.setdefault(peer.name, peer)
+            told.setdefault(peer.name, {}).setdefault(words, []).append(SPLITS[results.splits])
+    return [(peer, _by_comparison(told[name])) for name, peer in peers.items()]
+
+
+def _by_comparison(told: Mapping[str, list[str]]) -> str:
+    if len(told) == 1:
+        return next(iter(told))
+    return ". ".join(f"On {' and on '.join(where)}: {words}" for words, where in told.items())
+
+
+def settings(known: Mapping[str, Any]) -> str:
     """Settings in words: bs 64, lr 0.005."""
-    return ", ".join(f"{name} {numbers.setting(value)}" for name, value in peer.settings.items())
+    return ", ".join(f"{name} {_in_words(value)}" for name, value in known.items())
+
+
+def _in_words(value: Any) -> str:
+    """A setting's value in words, also if it is a list, or settings itself."""
+    if isinstance(value, Mapping):
+        return f"({settings(value)})"
+    return f"[{', '.join(map(_in_words, value))}]" if isinstance(value, list) else numbers.setting(value)

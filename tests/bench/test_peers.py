@@ -84,6 +84,27 @@ def test_what_is_finished_is_not_done_again(data, tmp_path):
     assert sorted(points(results, "two")) == [0]  # not asked for, not lost
 
 
+def test_a_file_says_by_whom_its_rows_were_measured_and_changes_only_with_a_row(data, tmp_path, monkeypatch):
+    path = tmp_path / "peers.json"
+    monkeypatch.setattr(command.provenance, "commit", lambda: ("first", False))
+    command.measure([peer("a", seeds=1), peer("b", seeds=1)], lambda _: data, path, "the first command")
+    before = path.read_bytes()
+    monkeypatch.setattr(command.provenance, "commit", lambda: ("second", False))
+    again = command.measure([peer("a", seeds=1)], lambda _: data, path, "the second command")
+    assert (again.command, again.commit) == ("the first command", "first")
+    assert path.read_bytes() == before
+
+    bad = peer("bad", seeds=1, refuses="no compiler")
+    failed = command.measure([bad], lambda _: data, path, "the second command")
+    assert read_peers(path) == failed
+    assert failed.peers[0].failure is not None
+    assert (failed.command, failed.commit, failed.finished) == ("the first command", "first", again.finished)
+
+    more = command.measure([peer("a", seeds=2)], lambda _: data, path, "the third command")
+    assert (more.command, more.commit) == ("the third command", "second")
+    assert [row.commit for row in more.peers[0].rows] == ["first", "second"]
+
+
 def test_other_settings_begin_anew_and_other_data_are_refused(data, tmp_path):
     command.measure([peer("one", seeds=1)], lambda _: data, tmp_path / "peers.json", "")
     results = command.measure([peer("one", seeds=1, off=1)], lambda _: data, tmp_path / "peers.json", "")

@@ -3,8 +3,11 @@
 import math
 import re
 
+import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from reports.figures import quality
 from reports.pages import peers, render
 from reports.read import gather
 from studies.evidence.ledger import read_ledger
@@ -281,6 +284,47 @@ def test_commits_are_named_in_order():
     for row, commit in zip(peer.rows, "cafedb", strict=True):
         row.commit = commit
     assert peers.commit_ids(results(peer)) == [*"abcdef"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["a", "b"], "measured at several commits: a, b."),
+        (["b", "b"], "measured at another commit than below: b."),
+        (["a", "a"], None),
+    ],
+)
+def test_rows_of_another_commit_than_the_files_are_told(tmp_path, rows, said):
+    peer = made_up("x", [[(1, 0.05, 0.89)]] * 2)
+    for row, commit in zip(peer.rows, rows, strict=True):
+        row.commit = commit
+    write_peers(results(peer).model_copy(update={"commit": "a"}), tmp_path / "peers.json")
+    page = render(gather(tmp_path)).html["peers.html"]
+    assert said in page if said else "measured at" not in page
+
+
+def test_a_peers_settings_are_in_words_and_by_comparison_where_they_differ():
+    several = {"bs": 64, "y_range": [0, 5.5], "candidates": [{"wd": 0.1, "lr": 5e-3}, {"wd": 0.2, "lr": 6e-3}]}
+    one = results(
+        made_up("cornac", [[(5, 0.1, 0.91)]], epochs=[5, 10]), made_up("a", [[(1, 1, 0.9)]], settings=several)
+    )
+    fresh = results(made_up("cornac", [[(20, 0.1, 0.91)]], epochs=[20])).model_copy(update={"splits": "fresh"})
+    fifths = fresh.model_copy(update={"splits": "fifths"})
+    assert [(peer.name, ran) for peer, ran in peers.run_with([fresh, fifths, one])] == [
+        ("cornac", "On fresh splits and on u1 to u5: bs 64; epochs 20. On one split: bs 64; epochs 5, 10"),
+        ("a", "bs 64, y_range [0, 5.5], candidates [(wd 0.1, lr 0.005), (wd 0.2, lr 0.006)]; epochs 1"),
+    ]
+
+
+@pytest.mark.parametrize(("rmse", "top"), [([0.9, 0.91, 1.2], 0.97), ([1.02, 1.0, 0.9], 1.026), ([0.9, 0.91], 0.9105)])
+def test_a_chart_that_cuts_values_off_says_so_and_never_cuts_most(rmse, top):
+    fits = [[(epochs, float(epochs), one) for epochs, one in enumerate(rmse, 1)]]
+    found = results(made_up("a", fits, epochs=[1, 2, 3]))
+    assert ("Above 0.97 values are cut off." in quality.chart(found, "").caption) is (top == 0.97)
+    rows = [{"peer": "a", "seed": 0, "epochs": e, "seconds": s, "rmse": r} for e, s, r in fits[0]]
+    figure = Figure()
+    quality.draw(figure, pd.DataFrame(rows), None, 1)
+    assert figure.axes[0].get_ylim()[1] == pytest.approx(top, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["other", "cornac", "dotbias", "fastai"])
