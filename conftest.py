@@ -20,8 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=_limit,
         metavar="LIMIT",
         help="Fail the run if a benchmark breaks this limit, such as 'ratio>1.05', or if none measures it; may be "
-        "repeated. A ratio breaks it only if its whole interval does. Measures: ratio, seconds, host_s, memory_bytes, state_bytes, train_loss, "
-        "floor_fraction.",
+        "repeated. A ratio breaks it only if its whole interval does. Measures: ratio, seconds, host_s, memory_bytes, "
+        "state_bytes, train_loss, floor_fraction.",
     )
     group.addoption(
         "--bench-profile",

@@ -39,7 +39,7 @@ def read(path: Path, columns: Mapping[str, pa.DataType], again: str) -> tuple[pd
         items = table.select(list(columns)).cast(pa.schema(columns.items())).replace_schema_metadata().to_pandas()
     except OSError as error:
         raise ResultsError(f"{path}: cannot be read ({error.strerror or error}). {again}") from error
-    except (ValueError, TypeError, pa.ArrowException) as error:
+    except (ValueError, TypeError, RecursionError, pa.ArrowException) as error:
         raise ResultsError(f"{path}: not a file of items ({' '.join(str(error).split())[:200]}). {again}") from error
     if not isinstance(about, dict):
         raise ResultsError(f"{path}: its description is no JSON object. {again}")
@@ -98,6 +98,8 @@ def mapped(items: pd.DataFrame) -> pd.DataFrame:
 def nearest(items: pd.DataFrame) -> list[tuple[str, list[tuple[str, float]]]]:
     """The most rated items on the map, each with the items there of the largest cosine."""
     there = items[items["components"].notna()].sort_values("count", ascending=False, kind="stable")
+    if there.empty:
+        return []
     factors = np.array(there["factors"].tolist())
     lengths = np.linalg.norm(factors, axis=1, keepdims=True)
     units = np.divide(factors, lengths, out=np.zeros_like(factors), where=lengths > 0)

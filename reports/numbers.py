@@ -43,9 +43,7 @@ def digits_for(bounds: tuple[float, float] | None, least: int = 3) -> int:
     return max(least, min(MOST, math.ceil(-math.log10(width / 2)))) if 0 < width < math.inf else least
 
 
-def writer(
-    *values: float | None, bounds: Interval | None = None, least: int = 3, margin: float | None = None
-) -> Write:
+def writer(*values: float | None, bounds: Interval | None = None, least: int = 3, margin: float | None = None) -> Write:
     """How to write numbers side by side: with enough decimals to differ, and about three digits if tiny.
 
     Args:

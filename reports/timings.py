@@ -19,6 +19,8 @@ TITLES = {
     "movielens_20m": "Training in MovieLens 20M’s shape",
     "deferred": "Deferred AdamW, a step",
     "deferred_steps": "Deferred steps on a GPU",
+    "tables": "A training step of a net for tables",
+    "nets": "Small nets, an epoch",
 }
 # The conditions of a benchmark, in the order of the page.
 CONDITIONS = ("op", "stage", "classes", "rows", "batch", "width", "params")

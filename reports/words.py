@@ -373,7 +373,9 @@ def expectation(summary: Summary, part: PartFound) -> str | None:
     if width is None or part.margin is None or width < part.margin / 1000:  # seeds that agree need no further seeds
         return None
     base = base_of(title)
-    reach = f"a factor of {numbers.setting(power(base, width), 3)}" if base else numbers.writer(width, part.margin)(width)
+    reach = (
+        f"a factor of {numbers.setting(power(base, width), 3)}" if base else numbers.writer(width, part.margin)(width)
+    )
     said = f"The regular profile’s interval will reach about {reach} to either side; the margin is "
     said += margin_of(part, title)
     return said + (", so an effect near 0 will stay inconclusive." if width > part.margin else ".")

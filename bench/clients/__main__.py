@@ -61,13 +61,15 @@ def trained(python: str, client: str, seeds: int, ratings: Path) -> pd.DataFrame
     """One row for each seed: the figures and the seconds of both trainings.
 
     Raises:
-        ClientError: a training failed.
+        ClientError: a training failed, or gave no row.
     """
     command = [python, str(HERE / "turns.py"), client, str(seeds), str(ratings)]
     done = subprocess.run(command, cwd=ratings.parent, check=False, capture_output=True, text=True)
     if done.returncode:
         raise ClientError((done.stderr.strip().splitlines() or ["it gives no reason"])[-1])
     lines = [line.removeprefix("row ") for line in done.stdout.splitlines() if line.startswith("row ")]
+    if not lines:
+        raise ClientError("it printed no row")
     return pd.json_normalize([json.loads(line) for line in lines])
 
 

@@ -14,6 +14,7 @@ from reports.figures import drawing
 from reports.figures.drawing import SOFT, Chart
 from studies.evidence.peers import TARGET, PeerResults
 
+HIGHEST = 0.97
 TITLES = {
     "one": "RMSE on the validation rows against seconds of training",
     "fresh": "RMSE against seconds of training, on fresh splits",
@@ -35,6 +36,7 @@ def chart(results: PeerResults, words: str) -> Chart | None:
         return None
     seeds = pd.DataFrame(rows)
     means = seeds.groupby(["peer", "epochs"], sort=False)[["seconds", "rmse"]].mean().reset_index()
+    cut = f" Above {HIGHEST} values are cut off." if is_cut(seeds) else ""
     count, one = means["peer"].nunique(), results.splits == "one"
     marks = (
         f"One mark per epoch, or per fit if a library trains in one call; thin lines: each seed. Dotted: {TARGET}."
@@ -45,11 +47,17 @@ def chart(results: PeerResults, words: str) -> Chart | None:
         "quality" if one else f"quality-{results.splits}",
         TITLES[results.splits],
         words,
-        f"Left and low is better. {marks}",
+        f"Left and low is better. {marks}{cut}",
         means.rename(columns={"seconds": "seconds, mean", "rmse": "RMSE, mean"}).astype({"epochs": object}),
         lambda figure, wide: draw(figure, seeds, TARGET if one else None, 3 if wide else 1),
         lambda wide: 420 + 22 * (-(-count // 3) if wide else count),
     )
+
+
+def is_cut(seeds: pd.DataFrame) -> bool:
+    """Whether few values are above HIGHEST: the first epochs of some libraries, which would flatten all others."""
+    above = int((seeds["rmse"] > HIGHEST).sum())
+    return 0 < above < len(seeds) / 2
 
 
 def draw(figure: Figure, seeds: pd.DataFrame, target: float | None, columns: int) -> None:
@@ -69,6 +77,6 @@ def draw(figure: Figure, seeds: pd.DataFrame, target: float | None, columns: int
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=12))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: numbers.setting(float(value))))
     axes.set(xlabel="seconds of training (logarithmic)", ylabel="RMSE on validation rows")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, min(high, 0.97))  # the first epochs of some libraries would flatten the others
+    if is_cut(seeds):
+        axes.set_ylim(top=HIGHEST)
     drawing.legend_above(figure, axes, "outside upper left", columns)

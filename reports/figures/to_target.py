@@ -36,8 +36,10 @@ def of_metric(study: Study, metric: str) -> list[Chart]:
     needed = 10 ** table.rename(columns=lambda arm: name_of(summary, arm))
     behind = needed.div(needed.min(axis=1), axis=0)[needed.notna().any(axis=1)]
     shown = [name_of(summary, arm) for arm in shown_arms(summary, LINES)]
+    reached = [arm for arm in needed if needed[arm].notna().any()]
+    shown = shown if set(shown) & set(reached) else reached[:LINES]
     missed = "; ".join(f"{arm}: {int(n)} of {len(needed)}" for arm, n in needed.isna().sum().items() if n)
-    misses = f" Runs that missed it: {missed}." if missed else " No run missed it."
+    misses = f" Runs that missed it or diverged: {missed}." if missed else " No run missed it."
     return [
         chart_of(
             f"to-target-{metric}",
@@ -67,7 +69,8 @@ def chart_of(name: str, title: str, values: pd.DataFrame, shown: list[str], labe
     drawn = shares[shares["arm"].isin(shown)]
     middles = values.fillna(np.inf).median()
     medians = (
-        f"{arm}: {'more than half missed' if np.isinf(n) else numbers.setting(n, 3)}" for arm, n in middles.items()
+        f"{arm}: {'more than half missed it or diverged' if np.isinf(n) else numbers.setting(n, 3)}"
+        for arm, n in middles.items()
     )
     left_out = values.shape[1] - len(shown)
     caption = f"The share of seeds at or below each value.{caption}"

@@ -58,8 +58,20 @@ class Page:
 
 def render(inputs: Inputs) -> Pages:
     """Draw every page; a page that cannot be drawn becomes a problem and a page that says so."""
-    planned = [page for module in _modules() for page in module.plan(inputs)]
-    problems, answers, html = list(inputs.problems), dict[str, str](), {}
+    # A file can be wrong in ways that no check foresees, and must not prevent the other pages: here alone every
+    # exception is caught.
+    planned: list[Page] = []
+    broken = []
+    for module in _modules():
+        try:
+            planned += module.plan(inputs)
+        except Exception as error:
+            kind = module.__name__.rpartition(".")[2]
+            broken.append(
+                f"{inputs.results}: no page of {kind} could be planned ({type(error).__name__}: {error}). All other "
+                "pages are drawn. Make the results again; if that does not help, it is a bug in reports/."
+            )
+    problems, answers, html = [*inputs.problems, *broken], dict[str, str](), {}
     env = environment()
     for page in sorted(planned, key=lambda page: page.file == INDEX_PAGE):  # it needs the others' answers
         links = [one for one in planned if one.everywhere or one is page]
@@ -68,8 +80,6 @@ def render(inputs: Inputs) -> Pages:
             context = page.context()
             html[page.file] = env.get_template(page.template).render(context, **around)
             answers[page.file] = context["answer"]
-        # The only place that catches every exception: a file can be wrong in ways that no check foresees, and must not
-        # prevent the other pages.
         except Exception as error:
             problems.append(
                 f"{page.source}: its page could not be drawn ({type(error).__name__}: {error}). All other pages are "

@@ -34,7 +34,12 @@ def plan(inputs: Inputs) -> list[Page]:
 
 
 def _page(name: str, path: Path, benchmarks: Benchmarks, context: Callable[[], dict[str, Any]]) -> Page:
-    about = {"commit": benchmarks.commit, "dirty": benchmarks.dirty, "finished": benchmarks.machine.get("measured", "")}
+    about = {
+        "profile": benchmarks.profile,
+        "commit": benchmarks.commit,
+        "dirty": benchmarks.dirty,
+        "finished": benchmarks.machine.get("measured", ""),
+    }
     return Page(f"{path.stem}.html", name, "benchmarks.html.j2", path, context, about=about)
 
 

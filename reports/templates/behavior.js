@@ -6,7 +6,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const key = (row, column) => {
     const cell = row.cells[column];
     const text = cell.dataset.sort ?? cell.textContent.trim();
-    const number = parseFloat(text.replace("−", "-").replace(/[,+[]/g, ""));
+    // 3.34·10⁻⁶ is 3.34e-6
+    const power = (_, digits) => "e" + [...digits].map((digit) => "-0123456789"["⁻⁰¹²³⁴⁵⁶⁷⁸⁹".indexOf(digit)]).join("");
+    const number = parseFloat(text.replace("−", "-").replace(/[,+[]/g, "").replace(/·10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)/, power));
     return Number.isNaN(number) ? text.toLowerCase() : number;
   };
   headings.forEach((heading, column) => {

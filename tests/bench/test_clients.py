@@ -68,6 +68,13 @@ def test_the_table_of_clients_shows_how_far_the_figures_are_apart_and_the_median
     assert (found["apart"], found["seeds"], found["time"]) == ("0.2", "0.9", "0.50 [0.50, 4.50]")
 
 
+def test_a_training_without_a_row_is_a_failure_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(clients, "HERE", tmp_path)
+    (tmp_path / "turns.py").write_text("print('nothing')")
+    with pytest.raises(clients.ClientError, match="it printed no row"):
+        clients.trained(sys.executable, "fastai", 1, tmp_path / "ratings.npz")
+
+
 def test_a_training_that_fails_is_named_by_its_last_line(tmp_path):
     np.savez(tmp_path / "ratings.npz")
     with pytest.raises(clients.ClientError, match="train_users"):

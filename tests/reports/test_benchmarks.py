@@ -1,16 +1,20 @@
 """The benchmarks' page: what it concludes, and what it does not show."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
-from reports import numbers
+from reports import numbers, timings
 from reports.figures import ratios, scale
 from reports.pages import benchmarks, render
 from reports.read import gather
 from reports.timings import implementation
 from studies.evidence.benchmarks import read_benchmarks
 from tests.reports.made_up import made_up_benchmarks
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -116,6 +120,22 @@ def test_a_row_that_contradicts_itself_is_left_out_with_its_reason_and_no_other_
     found = read(raw)
     assert found.timings == every.timings[1:]
     assert (first["name"], "the ratio 1.2 lies outside its interval [1.04, 1.1]") in found.not_timed
+
+
+def test_the_profile_is_named_and_a_quick_look_is_called_one(tmp_path, write_benchmarks, no_drawing):
+    for profile, quick in (("smoke", True), ("full", False)):
+        write_benchmarks(tmp_path, made_up_benchmarks() | {"bench_profile": profile})
+        html = render(gather(tmp_path)).html
+        assert f"<dt>profile</dt><dd>{profile}</dd>" in html["benchmarks.html"]
+        assert ("a quick look" in html["benchmarks.html"]) is quick
+        assert f'data-label="profile">{profile}<' in html["index.html"]
+
+
+def test_every_group_of_benchmarks_has_a_heading():
+    marks = (re.search(r'benchmark\(group="(\w+)"\)', path.read_text()) for path in ROOT.glob("bench/test_*.py"))
+    groups = {mark[1] for mark in marks if mark}
+    assert len(groups) > 8
+    assert groups <= set(timings.TITLES)
 
 
 def test_groups_come_in_order_and_unknown_ones_last(read, no_drawing):

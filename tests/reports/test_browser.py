@@ -91,6 +91,20 @@ def test_a_click_on_a_heading_sorts_and_a_second_one_turns_the_order(browse):
     assert (data["aria-up"], data["aria-down"]) == ("ascending", "descending")
 
 
+def test_numbers_sort_by_their_powers_of_ten(browse):
+    script = """
+        const table = document.querySelector("table.sortable");
+        const texts = ["9.00·10⁻⁷", "12", "−3.00·10⁵", "3.34·10⁻⁶", "2.00·10¹⁰"];
+        const rows = [...table.tBodies[0].rows];
+        while (rows.length < texts.length) rows.push(table.tBodies[0].appendChild(rows[0].cloneNode(true)));
+        rows.forEach((row, i) => i < texts.length ? (row.cells[2].textContent = texts[i]) : row.remove());
+        rows.forEach((row) => delete row.cells[2].dataset.sort);
+        table.tHead.rows[0].cells[2].firstChild.click();
+        document.body.dataset.up = [...table.tBodies[0].rows].map((row) => row.cells[2].textContent).join(" ");
+    """
+    assert 'data-up="−3.00·10⁵ 9.00·10⁻⁷ 3.34·10⁻⁶ 12 2.00·10¹⁰"' in dom(browse, "wd_sweep.html", script)
+
+
 def seen_by(browse, choices):
     """What the ledger shows where radio buttons are checked: claims, headings, the two sums of counts, the excuse."""
     script = """

@@ -1,5 +1,6 @@
 """The figures: what they say, which data they hold, and once, that all of them are drawn."""
 
+import dataclasses
 import re
 from xml.etree import ElementTree
 
@@ -383,6 +384,16 @@ def test_the_share_of_seeds_that_reached_the_target_counts_those_that_missed_it(
     assert share == pytest.approx((values <= at).sum() / seeds)
     assert f"sgd: {seeds - len(values)} of {seeds}" in needed.caption
     assert f"sgd: {seeds - len(values)} of {seeds}" in behind.caption
+
+
+def test_if_only_an_arm_that_is_not_drawn_reached_the_target_it_is_drawn(optimizers, monkeypatch):
+    study = page(optimizers)
+    runs = study.runs.copy()
+    runs.loc[runs["arm"] != "adam", "metric.steps"] = None
+    monkeypatch.setattr(to_target, "shown_arms", lambda summary, most: ["sgd"])
+    charts = to_target.charts(dataclasses.replace(study, runs=runs))
+    assert [set(chart.data["arm"]) for chart in charts] == [{"adam"}, {"adam"}]
+    assert all("Runs that missed it or diverged: sgd: " in chart.caption for chart in charts)
 
 
 @undrawn

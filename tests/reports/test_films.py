@@ -39,6 +39,17 @@ def put(folder, about=None, **changes):
     return folder / "films.parquet"
 
 
+def test_a_description_that_nests_without_end_and_a_map_without_items_are_no_failure(tmp_path):
+    table = pa.table(columns(2, components=[None, None]))
+    table = table.cast(table.schema.set(7, pa.field("components", pa.list_(pa.float64()))))
+    parquet.write_table(table.replace_schema_metadata({"dotbias": "[" * 100_000}), tmp_path / "films.parquet")
+    pages = render(gather(tmp_path))
+    assert ["not a file of items" in problem for problem in pages.problems] == [True]
+    assert "index.html" in pages.html
+    parquet.write_table(table.replace_schema_metadata({"dotbias": "{}"}), tmp_path / "films.parquet")
+    assert "2 items" in page(tmp_path)
+
+
 def page(folder):
     pages = render(gather(folder))
     assert pages.problems == []

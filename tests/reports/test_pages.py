@@ -457,6 +457,19 @@ def test_an_inconclusive_part_says_what_would_decide_it(write_study, tmp_path):
         assert len(re.findall("half-width 2 margins; about [0-9]+0 seeds would decide it if the", html[page])) == 1
 
 
+def test_pages_that_cannot_even_be_planned_cost_no_other(tmp_path, write_benchmarks, monkeypatch):
+    write_benchmarks(tmp_path)
+
+    def fails(inputs):
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(pages.films, "plan", fails)
+    outcome = render(gather(tmp_path))
+    (problem,) = (said for said in outcome.problems if "no page of films could be planned" in said)
+    assert "RecursionError: too deep" in problem
+    assert {"index.html", "benchmarks.html"} <= set(outcome.html)
+
+
 def test_a_page_whose_results_are_gone_keeps_no_old_numbers_and_pages_of_others_stay(
     tmp_path, write_study, write_benchmarks
 ):
