@@ -36,7 +36,7 @@ def of_metric(study: Study, metric: str) -> list[Chart]:
     needed = 10 ** table.rename(columns=lambda arm: name_of(summary, arm))
     behind = needed.div(needed.min(axis=1), axis=0)[needed.notna().any(axis=1)]
     shown = [name_of(summary, arm) for arm in shown_arms(summary, LINES)]
-    reached = [arm for arm in needed if needed[arm].notna().any()]
+    reached = [str(arm) for arm in needed if needed[arm].notna().any()]
     shown = shown if set(shown) & set(reached) else reached[:LINES]
     missed = "; ".join(f"{arm}: {int(n)} of {len(needed)}" for arm, n in needed.isna().sum().items() if n)
     misses = f" Runs that missed it or diverged: {missed}." if missed else " No run missed it."

@@ -343,4 +343,7 @@ def _in_words(value: Any) -> str:
     """A setting's value in words, also if it is a list, or settings itself."""
     if isinstance(value, Mapping):
         return f"({settings(value)})"
-    return f"[{', '.join(map(_in_words, value))}]" if isinstance(value, list) else numbers.setting(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_in_words, value))}]"
+    text = numbers.setting(value)
+    return text if isinstance(value, str) else text.replace(",", "")  # commas stand between values here

@@ -304,7 +304,7 @@ def test_rows_of_another_commit_than_the_files_are_told(tmp_path, rows, said):
 
 
 def test_a_peers_settings_are_in_words_and_by_comparison_where_they_differ():
-    several = {"bs": 64, "y_range": [0, 5.5], "candidates": [{"wd": 0.1, "lr": 5e-3}, {"wd": 0.2, "lr": 6e-3}]}
+    several = {"bs": 64, "y_range": [0, 5.5], "candidates": [{"wd": 0.1, "lr": 5e-3}, {"wd": 86_400}]}
     one = results(
         made_up("cornac", [[(5, 0.1, 0.91)]], epochs=[5, 10]), made_up("a", [[(1, 1, 0.9)]], settings=several)
     )
@@ -312,7 +312,7 @@ def test_a_peers_settings_are_in_words_and_by_comparison_where_they_differ():
     fifths = fresh.model_copy(update={"splits": "fifths"})
     assert [(peer.name, ran) for peer, ran in peers.run_with([fresh, fifths, one])] == [
         ("cornac", "On fresh splits and on u1 to u5: bs 64; epochs 20. On one split: bs 64; epochs 5, 10"),
-        ("a", "bs 64, y_range [0, 5.5], candidates [(wd 0.1, lr 0.005), (wd 0.2, lr 0.006)]; epochs 1"),
+        ("a", "bs 64, y_range [0, 5.5], candidates [(wd 0.1, lr 0.005), (wd 86400)]; epochs 1"),
     ]
 
 
