@@ -45,8 +45,9 @@ def commit() -> tuple[str | None, bool | None]:
     return (None, None) if head == "(initial)" else (head[:12], changed)
 
 
+@cache
 def source_of(function: Callable[..., Any]) -> str:
-    """A digest of the file that defines a function."""
+    """A digest of the file that defines a function, as it was when it was first asked for."""
     return hashlib.sha256(Path(inspect.getfile(function)).read_bytes()).hexdigest()[:16]
 
 

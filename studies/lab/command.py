@@ -195,6 +195,7 @@ def carry_out(
             raise UsageError(f"--split {own['split']}: {study.name} chooses its validation rows itself; leave it out")
         custom = values is not None or chosen != study.profiles[profile]
         digests = {part.id or part.says: digest_of_part(part, study.metrics) for part in study.parts}
+        code = provenance.source_of(study.run)  # before anything takes long: the file may be edited meanwhile
         count = 1 if study.alone else workers or provenance.cores()
         with Workers(count, lambda text: print(text, file=sys.stderr, flush=True)) as pool:
             if _is_program(study) and device == "cpu" and not export:
@@ -216,12 +217,14 @@ def carry_out(
                 for source in sources
             ]
             for ready in opened:
-                summary, folder = _run_on(declared, *ready, pool, device, timeout, failures)
+                summary, folder = _run_on(declared, *ready, pool, code, device, timeout, failures)
                 print(answer(summary))
                 print(printable(f"{folder}/{SUMMARY}, {RUNS}, {CURVES}; `python -m reports` draws the pages."))
     except (UsageError, DataError, ReplaceError, SweepError, WorkerError) as error:
         _print_failures(failures)
         _fail(str(error))
+    except BrokenPipeError:  # nobody reads the output any more, and the results are written: Click ends it quietly
+        raise
     except OSError as error:  # runs fail in their workers, so this concerns the results
         what = error.strerror or type(error).__name__
         where = error.filename or "a file of the results"
@@ -283,6 +286,7 @@ def _run_on(
     place: Place,
     data: Any,
     pool: Any,
+    code: str,
     device: str,
     timeout: float | None,
     failures: list[str],
@@ -296,7 +300,7 @@ def _run_on(
 
     source: Source = asked.source
     folder, checksum = place.folder / asked.profile, data.origin.checksum
-    ready = functools.partial(prepare, study.run, source, checksum, THREADS)
+    ready = functools.partial(prepare, study.run, code, source, checksum, THREADS)
     with open_storage(place.folder, place.storage, place.fresh, folder) as store:
         sweep = Sweep(study, store, place.patience)
         for note in dict.fromkeys((*getattr(data, "notes", ()), *asked.notes)):
@@ -340,7 +344,8 @@ def _fail(message: str) -> NoReturn:
 def _print_failures(failures: Sequence[str]) -> None:
     if failures:
         count = counted(len(failures), "run")
-        print(f"error: left out {count} that failed; the first:\n{failures[0]}", file=sys.stderr)
+        first = "\n".join(map(printable, failures[0].splitlines()))
+        print(f"error: left out {count} that failed; the first:\n{first}", file=sys.stderr)
 
 
 def _masked(text: str, storage: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import os
 import time
 import warnings
@@ -18,6 +19,7 @@ from lesson import DataError, DivergenceError
 from lesson.data import Ratings
 from lesson.data.catalog import CATALOG, OWN
 from lesson.data.table import data_name
+from studies.evidence import provenance
 from studies.lab.spec import Outcome, OutcomeError, Run, Study
 
 FEWEST, MOST = 1_000, 2_000_000  # ratings
@@ -140,9 +142,15 @@ def unlearnable(ratings: Ratings) -> list[str]:
 
 
 def prepare(
-    run: Callable[[Run, Any], Outcome], source: Source, checksum: str, threads: int
+    run: Callable[[Run, Any], Outcome], code: str, source: Source, checksum: str, threads: int
 ) -> Callable[[tuple[int, Run]], Outcome]:
-    """In a worker: open the data once, and return the function that makes a run."""
+    """In a worker: open the data once, and return the function that makes a run.
+
+    Raises:
+        DataError: `run`'s file no longer has the digest `code`, or the data no longer have their checksum.
+    """
+    if provenance.source_of(run) != code:
+        raise DataError(f"{inspect.getfile(run)}: changed since the sweep began; start it again")
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore", RuntimeWarning)  # overflows: divergence is an outcome, not a warning
     with warnings.catch_warnings():

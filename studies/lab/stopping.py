@@ -5,13 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NoReturn
 
 STATUS = 130  # of a command that was interrupted, as shells have it
 AGAIN = 1.0  # seconds; signals that come together, as from a terminal that closes, are one
+
+
+@dataclass
+class _Waiting:
+    """Whether signals wait now, and whether one has come meanwhile."""
+
+    active: bool = False
+    came: bool = False
+
+
+_WAITING = _Waiting()
 
 
 def at_once() -> None:
@@ -44,6 +57,9 @@ def by_signals() -> Iterator[None]:
         now = time.monotonic()
         if first is None:
             first = now
+            if _WAITING.active:
+                _WAITING.came = True
+                return
             raise KeyboardInterrupt
         if now - first > AGAIN:
             _end()
@@ -58,3 +74,22 @@ def by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Let the signals that `by_signals` handles wait until the end: Python drops an exception in the middle of a fork.
+
+    Processes that are started meanwhile do not see Ctrl-C, which reaches the whole group.
+    """
+    _WAITING.active = True
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if sys.platform != "win32" else None
+    try:
+        yield
+    finally:
+        _WAITING.active = False
+        if blocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    if _WAITING.came:
+        _WAITING.came = False
+        raise KeyboardInterrupt

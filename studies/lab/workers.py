@@ -29,6 +29,8 @@ from typing import Any, Literal, Self
 
 from numba.core import event
 
+from studies.evidence.provenance import cores
+from studies.lab import stopping
 from studies.lab.spec import OutcomeError
 
 Prepare = Callable[[], Callable[[Any], Any]]
@@ -85,12 +87,11 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts bytes, would write to stderr
         self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        # Ctrl-C reaches the whole group, but only the sweep handles it: children inherit the ignored signal.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            self.process.start()
-        finally:
-            signal.signal(signal.SIGINT, handler)
+            with stopping.waiting():
+                self.process.start()
+        except OSError as error:
+            raise WorkerError(f"a worker cannot start: {error.strerror}; ask for fewer with --workers") from None
         theirs.close()
         self.prepare: Prepare | None = None  # that it was told to call last; None if it has nothing to do
         self.told = 0  # how often
@@ -142,8 +143,9 @@ def _end_with_parent() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _forget_handlers() -> None:
-    """Forget what a copied process would do at a signal that asks to stop: a worker just ends."""
+def _leave_signals_to_the_sweep() -> None:
+    """Ignore Ctrl-C, which reaches the whole group; end at other signals, for which a copy has the sweep's handlers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and callable(signal.getsignal(number)):
@@ -152,7 +154,7 @@ def _forget_handlers() -> None:
 
 def _serve(connection: Connection) -> None:
     _end_with_parent()
-    _forget_handlers()
+    _leave_signals_to_the_sweep()
     event.register("numba:compile", _Compilation(connection))
     run: Callable[[Any], Any] | None = None
     told = 0
@@ -210,11 +212,12 @@ class Workers:
             worker.kill()
 
     def fork(self) -> None:
-        """Start all workers as copies of this process, which must have done nothing but import.
+        """Start a worker per core as a copy of this process, which must have done nothing but import.
 
         A copy has one thread only, and would wait forever for a lock that another held, or for a library's threads.
         """
-        self.workers = [_Worker(copied=True) for _ in range(self.count)]
+        for _ in range(min(self.count, cores())):
+            self.workers.append(_Worker(copied=True))
 
     def begin(self, prepare: Prepare, jobs: int) -> None:
         """Prepare for a number of jobs as many workers as can have one. What they are still doing is given up.

@@ -27,6 +27,7 @@ from lesson.data.catalog import CATALOG
 from reports.read import gather
 from studies.evidence import provenance, schema
 from studies.evidence.outcomes import expected_half_width
+from studies.evidence.provenance import source_of
 from studies.evidence.schema import Summary, find_summaries, read_summary
 from studies.lab import storage
 from studies.lab.command import command
@@ -706,14 +707,14 @@ def test_one_seed_gives_no_verdict_and_does_not_count_as_diverged(sweep: Command
 def test_failed_runs_are_left_out_reported_and_end_with_status_1(sweep: Command) -> None:
     def run(job: Run, data: object) -> Outcome:
         if job.seed == 1:
-            raise ArithmeticError("seed 1 is unlucky")
+            raise ArithmeticError("seed 1 is unlucky\x1b[2J")
         return toy.run(job)
 
     sweep.change(run=run)
     result = sweep("--seeds", "3")
     assert result.exit_code == 1
     assert "left out 4 runs that failed; the first:" in result.stderr
-    assert "ArithmeticError: seed 1 is unlucky" in result.stderr
+    assert r"ArithmeticError: seed 1 is unlucky\x1b[2J" in result.stderr
     assert sweep.summary().provenance.trials == {"COMPLETE": 8, "FAIL": 4}
     assert sweep.summary().notes[-1] == "Missing: 4 of 12 runs."
     sweep.change(run=toy.run)
@@ -1296,10 +1297,10 @@ def test_a_worker_reads_the_ratings_as_the_command_does(sweep: Command) -> None:
         given.append(data)
         return toy.run(job)
 
-    prepare(run, source, table.origin.checksum, 1)((0, toy.planned(0)))
+    prepare(run, source_of(run), source, table.origin.checksum, 1)((0, toy.planned(0)))
     assert (len(given[0].user_ids), len(given[0].item_ids)) == (30, 20)
     with pytest.raises(DataError, match="changed since the sweep began"):
-        prepare(toy.run, Source("movielens", sweep.ratings), table.origin.checksum, 1)
+        prepare(toy.run, source_of(toy.run), Source("movielens", sweep.ratings), table.origin.checksum, 1)
 
 
 def test_reading_options_without_a_file_are_refused() -> None:
@@ -1309,7 +1310,12 @@ def test_reading_options_without_a_file_are_refused() -> None:
 
 def test_ratings_that_changed_since_the_sweep_began_are_not_trained_on(sweep: Command, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="changed since the sweep began"):
-        prepare(toy.run, Source("movielens", sweep.ratings), "checksum of something else", 1)
+        prepare(toy.run, source_of(toy.run), Source("movielens", sweep.ratings), "checksum of something else", 1)
+
+
+def test_a_worker_that_starts_after_the_studys_file_was_edited_makes_no_run(sweep: Command) -> None:
+    with pytest.raises(DataError, match=r"toy\.py: changed since the sweep began"):
+        prepare(toy.run, "digest of an earlier text", Source("movielens", sweep.ratings), "any", 1)
 
 
 def misspelled(job: Run, data: Any) -> Outcome:

@@ -41,6 +41,23 @@ def test_each_signal_stops_as_ctrl_c_does_and_one_that_comes_with_it_changes_not
     assert [signal.getsignal(one) for one in SIGNALS] == handlers
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_a_process_is_started_stops_the_command_afterwards(number: signal.Signals) -> None:
+    started = []
+
+    def start() -> None:
+        with stopping.waiting():
+            os.kill(os.getpid(), number)
+            started.append(True)
+
+    with stopping.by_signals():
+        with pytest.raises(KeyboardInterrupt):
+            start()
+        assert started
+        with stopping.waiting():
+            pass  # nothing came
+
+
 def test_a_second_signal_later_ends_a_process_that_hangs_while_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ended(BaseException):
         pass

@@ -208,9 +208,11 @@ def test_workers_that_are_not_needed_or_still_prepare_for_something_else_get_no_
 def test_copies_of_the_process_do_their_jobs_and_one_that_dies_is_replaced_by_a_new_process() -> None:
     code = """
 from tests.studies import test_workers, toy
+from studies.evidence.provenance import cores
 from studies.lab.workers import Workers
 with Workers(2, print) as workers:
     workers.fork()
+    assert len(workers.workers) == min(2, cores())
     assert list(workers.wait(0, 0.0)) == []  # what has nothing to do exceeds no limit
     workers.begin(toy.prepare_obedient, 1)
     assert test_workers.do(workers, "work").result == "WORK"
