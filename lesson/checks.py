@@ -6,9 +6,12 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NUMBERS = (int, float, np.integer, np.floating)
 
@@ -84,6 +87,16 @@ def single(name: str, value: Any) -> float:
     """
     limit = float(np.finfo(np.float32).max)
     return number(name, value, least=-limit, below=limit)
+
+
+def finite(name: str, *tensors: Tensor) -> None:
+    """Check that a model's tables or predictions, for the method of this name, are finite.
+
+    Raises:
+        DataError: they are not.
+    """
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise DataError(f"{name}: the model holds numbers that are not finite; train it again with a smaller rate")
 
 
 def text(name: str, value: Any) -> str | None:

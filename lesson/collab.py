@@ -276,7 +276,8 @@ class CollabLearner(Learner):
             A float, or float32[pairs].
 
         Raises:
-            DataError: an id is None or NaN, or the lists differ in length.
+            DataError: an id is None or NaN, the lists differ in length, or a user from `fold_in` was folded into
+                another learner.
 
         Warns:
             UnknownIdsWarning: training never saw some of the ids.
@@ -293,8 +294,7 @@ class CollabLearner(Learner):
             raise DataError(f"{counts[0]} users and {counts[1]} items: pass pairs")
         pairs = [self.data.users.rows(users), self.data.items.rows(items)]
         _warn_of_unknown([("user", users, pairs[0]), ("item", items, pairs[1])])
-        with torch.no_grad():
-            scores = self.model(*(torch.from_numpy(ids).to(self.device) for ids in pairs)).cpu()
+        scores = self._scores(*map(torch.from_numpy, pairs))
         return scores.item() if single else scores
 
     def fold_in(self, ratings: Mapping[Id, float]) -> FoldedUser:
@@ -318,7 +318,7 @@ class CollabLearner(Learner):
 
         Raises:
             DataError: there is no rating of an item that training has seen, a rating is outside the training's ratings,
-                or an item is rated twice.
+                an item is rated twice, the model has a forward of its own, or its numbers are not finite.
 
         Warns:
             UnknownIdsWarning: training never saw some of the items; their ratings are left out.
@@ -327,6 +327,8 @@ class CollabLearner(Learner):
             >>> me = learn.fold_in({"Star Wars (1977)": 5, "Striptease (1996)": 1})  # doctest: +SKIP
             >>> learn.recommend(me, n=5)  # doctest: +SKIP
         """
+        self._check_formula()
+        checks.finite("fold_in", *self.model.tables())
         if not hasattr(ratings, "items") or getattr(ratings, "ndim", 1) != 1:
             raise DataError(f"ratings={shown(ratings)}: a dictionary is needed, as in {{'Star Wars (1977)': 5}}")
         items, stars = [list(column) for column in zip(*ratings.items(), strict=True)] or ([], [])
@@ -360,7 +362,8 @@ class CollabLearner(Learner):
             Columns item, title, prediction, best first; ties by id. Fewer than `n` rows if there are fewer items.
 
         Raises:
-            DataError: training did not see the user, or the user was folded into another learner.
+            DataError: training did not see the user, the user was folded into another learner, or the model has a
+                forward of its own and the user is no id, or it predicts numbers that are not finite.
         """
         import pandas as pd  # pandas takes half a second to import, only needed here
 
@@ -368,7 +371,11 @@ class CollabLearner(Learner):
         items = torch.arange(1, len(self.data.items))
         if exclude_seen:
             items = items[~torch.isin(items, person.seen)]
-        scores = self._predicted(person, items)
+        if user is None or isinstance(user, FoldedUser):
+            scores = self._predicted(person, items)
+        else:
+            scores = self._scores(torch.full_like(items, self.data.users.row(user)), items)
+        checks.finite("recommend", scores)
         best = torch.sort(scores, descending=True, stable=True).indices[:n]
         keys = [self.data.items.key(item) for item in items[best].tolist()]
         return pd.DataFrame(
@@ -388,7 +395,7 @@ class CollabLearner(Learner):
             straight line: first comes the middle of the range, then the item's bias, the user's, the dot product.
 
         Raises:
-            DataError: training did not see the user or the item.
+            DataError: training did not see the user or the item, or the model has a forward of its own.
 
         Example:
             >>> learn.explain(196, "Star Wars (1977)").round(2)  # doctest: +SKIP
@@ -422,14 +429,16 @@ class CollabLearner(Learner):
             Columns item, title, similarity (from −1 to 1), nearest first; ties by id.
 
         Raises:
-            DataError: training did not see the item.
+            DataError: training did not see the item, or factors are not finite.
         """
         import pandas as pd  # pandas takes half a second to import, only needed here
 
         n, row = checks.whole("n", n, least=1), self.data.items.row(item)
         table = pd.DataFrame({"item": self.data.items.ids})
         table["title"] = [self.data.title(key) for key in table["item"]]
-        table["similarity"] = cosines(self.model.i_weight.weight.detach().cpu()[1:], row - 1).numpy()
+        similarity = cosines(self.model.i_weight.weight.detach().cpu()[1:], row - 1)
+        checks.finite("nearest", similarity)
+        table["similarity"] = similarity.numpy()
         others = table[self.data.item_ratings["count"].to_numpy() >= checks.whole("least", least)].drop(
             row - 1, errors="ignore"
         )
@@ -466,8 +475,30 @@ class CollabLearner(Learner):
         return FoldedUser(weight[row].detach().cpu(), bias[row].item(), seen, self.model)
 
     @torch.no_grad()
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
+        """The model's predictions of pairs of rows."""
+        self.model.eval()
+        scores: Tensor = self.model(users.to(self.device), items.to(self.device))
+        return scores.cpu()
+
+    def _check_formula(self) -> None:
+        """Check that the model predicts by the lesson's formula, since a user without a row needs it written out.
+
+        Raises:
+            DataError: it has another forward, or a hook changes what it gets or returns.
+        """
+        model = self.model
+        own = type(model).forward is not EmbeddingDotBias.forward or "forward" in vars(model)
+        if own or model._forward_hooks or model._forward_pre_hooks:
+            raise DataError(
+                f"{type(model).__name__} has a forward or a hook of its own: fold_in, explain and recommend() without a "
+                "user know only EmbeddingDotBias; use predict, or recommend with a user's id"
+            )
+
+    @torch.no_grad()
     def _predicted(self, person: FoldedUser, items: Tensor) -> Tensor:
         """One user's predicted ratings of rows of the item table."""
+        self._check_formula()
         user_weight, weight, user_bias, bias = self.model.tables()
         own = user_weight.new_tensor(person.weight.tolist())[None], user_bias.new_tensor([person.bias])
         rows = items.to(self.device)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pyarrow
 
-from lesson import saving
-from lesson.checks import DataError
+from lesson import checks, saving
 from lesson.data import CollabData
 from lesson.interpretation import pca
 from lesson.models import EmbeddingDotBias
@@ -22,8 +21,7 @@ def write(path: str | Path, model: EmbeddingDotBias, data: CollabData) -> None:
         DataError: the model holds numbers that are not finite, or the file cannot be written.
     """
     _, factors, _, bias = (table.detach().cpu() for table in model.tables())
-    if not (factors.isfinite().all() and bias.isfinite().all()):
-        raise DataError("export: the model holds numbers that are not finite; train it again with a smaller rate")
+    checks.finite("export", factors, bias)
     keys, numbers, top = data.items.ids.tolist(), data.item_ratings, data.top_items(TOP)
     rows = data.items.rows(top)
     found = pca(factors[rows], min(COMPONENTS, len(top), factors.shape[1]))

@@ -52,6 +52,7 @@ def prior(model: EmbeddingDotBias, data: CollabData) -> tuple[np.ndarray, np.nda
     mean = rows.mean(0)
     variances, directions = np.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
     root = directions * np.sqrt(variances.clip(min=0))
+    model.eval()
     *pairs, ratings = data.train[_spaced(0, len(data.train))]
     with torch.no_grad():
         errors = ratings - model(*(column.to(weight.device) for column in pairs)).cpu()

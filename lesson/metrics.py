@@ -82,7 +82,7 @@ def ndcg(learn: CollabLearner, k: int = 10) -> float:
         k: the length of the lists.
 
     Raises:
-        DataError: no user has a gain above 0.
+        DataError: no user has a gain above 0, or a prediction is not finite.
     """
     k, data = checks.whole("k", k, least=1), learn.data
     discounts = 1 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64))
@@ -117,6 +117,9 @@ def coverage(learn: CollabLearner, k: int = 10) -> float:
     Args:
         learn: a trained learner of ratings.
         k: the length of the lists.
+
+    Raises:
+        DataError: a prediction is not finite.
     """
     k = checks.whole("k", k, least=1)
     found = torch.zeros(len(learn.data.items), dtype=torch.bool)
@@ -132,9 +135,11 @@ def _candidates(learn: CollabLearner, users: Tensor) -> Iterator[tuple[Tensor, T
     order = data.train.users.argsort(stable=True)
     rated = torch.stack([data.train.users[order], data.train.items[order]])
     for part in users.split(max(1, AT_A_TIME // len(items))) if len(users) else ():
+        learn.model.eval()
         with torch.no_grad():
             pairs = part.repeat_interleave(len(items)), items.repeat(len(part))
             scores = learn.model(*(ids.to(learn.device) for ids in pairs)).cpu().view(len(part), len(items))
+        checks.finite("ndcg and coverage", scores[:, 1:])
         first, last = torch.searchsorted(rated[0], part), torch.searchsorted(rated[0], part, right=True)
         own = torch.cat([torch.arange(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True)])
         scores[torch.searchsorted(part, rated[0, own]), rated[1, own]] = -torch.inf

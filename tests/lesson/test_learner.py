@@ -23,6 +23,8 @@ from lesson import (
     sigmoid_range,
 )
 from lesson.collab import CollabLearner
+from lesson.fold_in import prior
+from lesson.metrics import coverage, ndcg
 from lesson.models import EmbeddingDotBias
 from lesson.optimizers import (
     ADAM_STEPS,
@@ -144,6 +146,83 @@ def test_a_model_that_computes_something_else_is_trained_as_what_it_is(small, ot
     assert found == pytest.approx(wanted, rel=1e-4)
     for name, table in ours.model.named_parameters():
         assert (table - start[name]).abs().max() > 1e-3, name
+
+
+class Falling(EmbeddingDotBias):
+    def forward(self, users, items):
+        return 3 - super().forward(users, items)
+
+
+def of_a_class_of_its_own(learn):
+    return CollabLearner(learn.data, Falling(4, len(learn.data.users), len(learn.data.items)), bs=8, quiet=True)
+
+
+def with_a_forward_of_its_own(learn):
+    own = learn.model.forward
+    learn.model.forward = lambda users, items: 3 - own(users, items)
+    return learn
+
+
+def with_a_hook(learn):
+    learn.model.register_forward_hook(lambda _model, _inputs, out: 3 - out)
+    return learn
+
+
+@pytest.mark.parametrize("other", [of_a_class_of_its_own, with_a_forward_of_its_own, with_a_hook])
+def test_a_model_that_computes_something_else_is_asked_itself_or_not_at_all(small, other):
+    plain = learner(small)
+    me, learn = plain.fold_in({1: 3.0}), other(plain)
+    best = learn.recommend("u3", 15, exclude_seen=False)
+    assert best["prediction"].is_monotonic_decreasing
+    assert best["prediction"].tolist() == learn.predict(["u3"] * 15, best["item"]).tolist()
+    asked = [lambda: learn.fold_in({1: 3.0}), learn.recommend, lambda: learn.explain("u3", 1)]
+    if learn is plain:
+        asked += [lambda: learn.predict(me, 1), lambda: learn.recommend(me)]
+    for ask in asked:
+        with pytest.raises(DataError, match=r"(Falling|EmbeddingDotBias) has a forward or a hook of its own"):
+            ask()
+
+
+class WithDropout(EmbeddingDotBias):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.dropout = nn.Dropout()
+
+    def forward(self, users, items):
+        return self.dropout(3 + super().forward(users, items))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda learn: learn.predict(["u3"] * 15, range(15)),
+        lambda learn: torch.tensor(learn.recommend("u3", 15, exclude_seen=False)["prediction"]),
+        lambda learn: torch.tensor(ndcg(learn)),
+        lambda learn: torch.tensor(prior(learn.model, learn.data)[2]),
+    ],
+)
+def test_predictions_drop_nothing_out(small, ask):
+    learn = CollabLearner(small, WithDropout(4, len(small.users), len(small.items)), bs=8, quiet=True)
+    found = []
+    for _ in range(2):
+        learn.model.train()
+        found.append(ask(learn))
+    assert torch.equal(*found)
+
+
+def test_what_a_diverged_model_holds_is_no_answer(small):
+    learn = learner(small)
+    nn.init.constant_(learn.model.i_weight.weight[3:4], math.nan)
+    for ask in (
+        lambda: learn.recommend("u3", exclude_seen=False),
+        lambda: learn.recommend(exclude_seen=False),
+        lambda: learn.nearest(1),
+        lambda: learn.fold_in({1: 3.0}),
+        lambda: ndcg(learn),
+        lambda: coverage(learn),
+    ):
+        with pytest.raises(DataError, match="numbers that are not finite; train it again with a smaller rate"):
+            ask()
 
 
 def test_a_momentum_that_ends_at_zero_is_the_loops(small):
