@@ -99,6 +99,16 @@ def finite(name: str, *tensors: Tensor) -> None:
         raise DataError(f"{name}: the model holds numbers that are not finite; train it again with a smaller rate")
 
 
+def covers(low: float, high: float, *numbers: float) -> bool:
+    """Whether numbers lie in a range, when both are as float32 holds them.
+
+    >>> covers(-9.95, 9.9, np.float32(-9.95), 9.9)  # the first is below -9.95
+    True
+    """
+    limit = float(np.finfo(np.float32).max)
+    return all(abs(x) <= limit and np.float32(low) <= np.float32(x) <= np.float32(high) for x in numbers)
+
+
 def text(name: str, value: Any) -> str | None:
     """Text, or None.
 

@@ -20,6 +20,7 @@ from kernels.trainer import Mode, Trainer
 from lesson import checks, films, optimizers
 from lesson.checks import DataError, shown
 from lesson.data import CollabData, UnknownIdsWarning, Vocab
+from lesson.data.bunch import split_digest
 from lesson.data.ids import listed, spelled
 from lesson.data.table import reason
 from lesson.fold_in import FoldedUser, most_likely
@@ -151,7 +152,7 @@ class CollabLearner(Learner):
         self, optimizer: torch.optim.Optimizer, schedule: Schedule
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         rule = self._rule(optimizer) if self.backend == "native" else None
-        if rule is not None and not (rule.optimizer == "momentum" and _zero_at_times(schedule.momentum)):
+        if rule is not None and not (rule.optimizer == "momentum" and optimizers.zero_at_times(schedule.momentum)):
             return self._fused_training(rule, optimizer, schedule)
         if self.mode is not None:
             raise DataError(f"mode={self.mode!r}: only the fused trainer has modes, and it cannot train this model")
@@ -334,7 +335,7 @@ class CollabLearner(Learner):
         items, stars = [list(column) for column in zip(*ratings.items(), strict=True)] or ([], [])
         rows, (low, high) = self.data.items.rows(items), self.data.ratings.ends
         for item, star in zip(items, stars, strict=True):
-            if not isinstance(star, checks.NUMBERS) or isinstance(star, bool) or not low <= star <= high:
+            if not isinstance(star, checks.NUMBERS) or isinstance(star, bool) or not checks.covers(low, high, star):
                 raise DataError(
                     f"ratings: {shown(star)} for {shown(item)}; a number from {low:g} to {high:g} is needed"
                 )
@@ -513,12 +514,8 @@ class CollabLearner(Learner):
             "items": json.dumps(self.data.items.ids.tolist()),
             "n_factors": str(self.model.u_weight.embedding_dim),
             "y_range": json.dumps(self.model.y_range),
+            "split": split_digest(self.data.valid),
         }
-
-
-def _zero_at_times(momentum: np.ndarray | None) -> bool:
-    """Whether it is 0 in some steps and not in others: torch leaves its buffer alone at 0, and the trainer does not."""
-    return momentum is not None and bool(0 < np.count_nonzero(momentum) < len(momentum))
 
 
 def _share(layers: Sequence[nn.Embedding], trainer: Trainer) -> None:
@@ -580,7 +577,7 @@ def collab_learner(
     bs, place = checks.whole("bs", bs, least=1), _device(device)
     model = seeded_model(n_factors, len(data.users), len(data.items), y_range, seed, backend).to(place)
     low, high = data.ratings.ends
-    if model.y_range is not None and not (model.y_range[0] <= low and high <= model.y_range[1]):
+    if model.y_range is not None and not checks.covers(*model.y_range, low, high):
         warnings.warn(
             f"y_range={model.y_range} does not cover all ratings, which go from {low:g} to {high:g}; "
             f"data.y_range does: {data.y_range}",

@@ -80,7 +80,9 @@ def most_likely(model: EmbeddingDotBias, data: CollabData, items: Tensor, rating
     known = np.column_stack([factors, np.ones(len(factors))])  # the user's bias counts once
     # The unknowns q have u = μ + root·q: the penalty is σ²·q², even if the covariance has no inverse.
     start, slopes = known @ mean + bias[rated].cpu().double().numpy(), known @ root
-    penalty = max(error**2, EPS)
+    lowest, highest = data.ratings.ends
+    # Above 0, so that the equations have one solution; by the ratings' scale, or other units would be another objective.
+    penalty = max(error**2, EPS * ((highest - lowest) ** 2 or 1))
 
     def predicted(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The ratings, and how fast they grow with the score."""

@@ -85,13 +85,27 @@ class NetLearner(Learner):
         self._listed: tuple[list[tuple[int, int, int]], tuple[Tensor, Tensor], Rows] | None = None
         self._check_targets()
 
-    def _check_targets(self) -> None:
+    def _known_layers(self) -> list[Layer] | None:
+        """The net as layers for native code, which may be too wide for it; None if it or the data are of another kind."""
         rows = self.data.train
-        if _known(self.loss_func) is not mse_loss or not isinstance(rows, TensorDataset) or len(rows.tensors) != 2:
+        if not isinstance(rows, TensorDataset) or len(rows.tensors) != 2:
+            return None
+        return _layers(list(_parts(self.model)), rows.tensors[0])
+
+    def _check_batches(self) -> None:
+        """Check that no row is alone in a batch where BatchNorm trains."""
+        rows, layers = len(self.data.train), self._known_layers()
+        self._train_mode()
+        moving = any(isinstance(part, nn.BatchNorm1d) and part.training for part in _parts(self.model))
+        if layers is not None and moving and (rows % self.bs == 1 or self.bs == 1):
+            raise DataError(f"bs={self.bs}: BatchNorm needs two rows or more, but the last of {rows} is alone")
+
+    def _check_targets(self) -> None:
+        layers = self._known_layers()
+        if layers is None or _known(self.loss_func) is not mse_loss:
             return
-        inputs, targets = rows.tensors
-        layers = _layers(list(_parts(self.model)), inputs)
-        if layers is not None and list(targets.shape) != (shape := [len(inputs), layers[-1].width]):
+        inputs, targets = self.data.train.tensors
+        if list(targets.shape) != (shape := [len(inputs), layers[-1].width]):
             raise DataError(
                 f"targets of shape {list(targets.shape)}: the scores have shape {shape}; "
                 "mse_loss needs the same, such as targets[:, None]"
@@ -100,8 +114,10 @@ class NetLearner(Learner):
     def _training(
         self, optimizer: torch.optim.Optimizer, schedule: Schedule
     ) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
-        by_loop = super()._training
-        if self.backend != "native":
+        self._check_batches()
+        by_loop, rule = super()._training, optimizers.named(optimizer)
+        waits = rule is not None and rule[0] == "momentum" and optimizers.zero_at_times(schedule.momentum)
+        if self.backend != "native" or waits:
             return by_loop(optimizer, schedule)
         self._listed = None  # NumPy can change the rows unnoticed
         native, done = None, 0
@@ -157,13 +173,11 @@ class NetLearner(Learner):
         self, net: NativeNet, optimizer: torch.optim.Optimizer, schedule: Schedule, order: Tensor
     ) -> Tensor:
         """Train an epoch by its part of the schedule."""
-        self._train_mode()
+        self._check_batches()
         optimizer.zero_grad()  # the caller's gradients are no part of a step
         sizes = [min(self.bs, len(order) - begin) for begin in range(0, len(order), self.bs)]
         norms = {place: part for place, part in enumerate(net.parts) if isinstance(part, nn.BatchNorm1d)}
         moving = [norm for norm in norms.values() if norm.training]
-        if moving and sizes[-1] == 1:
-            raise DataError(f"bs={self.bs}: BatchNorm needs two rows or more, but the last of {len(order)} is alone")
         groups = {param: place for place, group in enumerate(optimizer.param_groups) for param in group["params"]}
         trained = {param for param in groups if param.requires_grad}
 

@@ -19,6 +19,7 @@ from functools import partial
 from inspect import Parameter, signature
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,7 +48,9 @@ def average_grad(param: Tensor, state: State, *, betas: tuple[float, float], **_
 
 
 def accumulate_grad(param: Tensor, state: State, *, momentum: float, **_: Any) -> None:
-    """The velocity of torch's momentum: m ← μ·m + g (claim 69)."""
+    """The velocity of torch's momentum: m ← μ·m + g (claim 69). As in torch, it stays as it is where μ is 0."""
+    if momentum == 0:
+        return
     _zeros(state, "exp_avg", param).mul_(momentum).add_(state["grad"])
 
 
@@ -61,9 +64,9 @@ def sgd_step(param: Tensor, state: State, *, lr: float, **_: Any) -> None:
     param.sub_(state["grad"], alpha=lr)
 
 
-def momentum_step(param: Tensor, state: State, *, lr: float, **_: Any) -> None:
-    """Step: w −= lr·m, for either mean (claim 69)."""
-    param.sub_(state["exp_avg"], alpha=lr)
+def momentum_step(param: Tensor, state: State, *, lr: float, momentum: float | None = None, **_: Any) -> None:
+    """Step: w −= lr·m, for either mean (claim 69); w −= lr·g where torch's momentum is 0."""
+    param.sub_(state["grad" if momentum == 0 else "exp_avg"], alpha=lr)
 
 
 def rms_prop_step(param: Tensor, state: State, *, lr: float, eps: float, **_: Any) -> None:
@@ -247,6 +250,11 @@ def named(optimizer: torch.optim.Optimizer) -> tuple[Kind, steps.Decay] | None:
         return None
     known = ((kind, decay) for kind in KINDS for decay in DECAYS if DECAYS[decay] + KINDS[kind] == optimizer.steps)
     return next(known, None)
+
+
+def zero_at_times(momentum: np.ndarray | None) -> bool:
+    """Whether it is 0 in some steps and not in others: torch's velocity then waits, and native code's does not."""
+    return momentum is not None and bool(0 < np.count_nonzero(momentum) < len(momentum))
 
 
 def SGD(params: Params, lr: float = 1e-3, weight_decay: float = 0.0) -> Optimizer:  # noqa: N802

@@ -108,6 +108,8 @@ def load(model: nn.Module, path: str | Path, identity: Mapping[str, str]) -> Non
     except (OSError, ValueError, safetensors.SafetensorError) as error:  # ValueError: a zero byte in the name
         raise DataError(f"{shown_path}: not a readable saved model ({reason(error)})") from error
     for name, own in identity.items():
+        if name == "split" and name not in saved:
+            continue  # earlier versions did not write it
         if saved.get(name) != own:
             theirs = saved.get(name, "nothing")
             raise DataError(

@@ -26,6 +26,7 @@ from kernels import (
 from lesson import checks, embeddings
 from lesson.checks import DataError, shown
 from lesson.data import Tabular, TabularData
+from lesson.data.bunch import split_digest
 from lesson.learner import NORMS, Learner, Metric, OptFunc, stream
 from lesson.models import TabularModel, emb_sz_rule
 from lesson.optimizers import FUSED
@@ -159,7 +160,7 @@ class TabularLearner(Learner):
         }
         said = {name: json.dumps(value) for name, value in learned.items()}
         said["categories"] = hashlib.sha256(said["categories"].encode()).hexdigest()  # they may be many
-        return said | {"y_range": json.dumps(self.model.y_range)}
+        return said | {"y_range": json.dumps(self.model.y_range), "split": split_digest(self.data.valid)}
 
 
 def batch_size(rows: int, least: int) -> int:
@@ -269,7 +270,7 @@ def _check_range(data: TabularData, y_range: tuple[float, float] | None) -> None
         return
     low, high = (end.item() for end in torch.aminmax(data.train.tensors[-1]))
     about = f"the target {data.source.target.name!r} goes from {low:g} to {high:g}"
-    if y_range is not None and not (y_range[0] <= low and high <= y_range[1]):
+    if y_range is not None and not checks.covers(*y_range, low, high):
         warnings.warn(f"y_range={y_range}: {about}; data.y_range covers it: {data.y_range}", stacklevel=3)
     elif y_range is None and max(-low, high) > FAR:
         warnings.warn(

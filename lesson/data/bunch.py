@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,17 @@ def split_rows(n: int, seed: int, valid_pct: float, what: str) -> tuple[torch.Te
             "(more rows, or another valid_pct)"
         )
     return train.sort()[0], valid
+
+
+def split_digest(valid: Any) -> str:
+    """A digest of validation rows, whatever their order: of others a saved model may have seen the answers.
+
+    >>> rows = torch.utils.data.TensorDataset(torch.tensor([[1, 2], [3, 4]]), torch.tensor([0.5, 1.0]))
+    >>> split_digest(rows) == split_digest(torch.utils.data.TensorDataset(*rows[[1, 0]]))
+    True
+    """
+    table = np.column_stack([column.double().numpy() for column in valid[:]])
+    return hashlib.sha256(table[np.lexsort(table.T)].tobytes()).hexdigest()
 
 
 def given_rows(valid_rows: Any, n: int) -> np.ndarray:

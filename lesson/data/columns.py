@@ -206,7 +206,9 @@ def _numbers(table: Table, name: str, na_values: frozenset[str]) -> Column:
             raise DataError(f"{table.path}, column {name!r}: {values.type} values are not numbers") from None
     for text in na_values:
         if re.search(NUMBER, text):  # -999 and -999.0 are the same number
-            numbers[numbers == float(text)] = np.nan
+            with np.errstate(over="ignore"):
+                marker = float(_stored(table, name)(text))
+            numbers[numbers == marker] = np.nan
     large = np.flatnonzero(np.abs(numbers) > LARGEST)
     if len(large):
         table.fail(int(large[0]), name, f"{shown(values[int(large[0])].as_py())} is not a number that float32 can hold")
@@ -215,10 +217,13 @@ def _numbers(table: Table, name: str, na_values: frozenset[str]) -> Column:
 
 def _categories(table: Table, name: str, na_values: frozenset[str]) -> Column:
     codes, distinct = table.distinct(name)
+    stored = _stored(table, name)
     present, texts = [], []
     for place, key in enumerate(distinct.to_pylist()):
         if key is None or key != key or (isinstance(key, str | bytes) and not key.strip()):
             continue
+        if isinstance(key, float):
+            key = float(str(stored(key)))  # .1 of float32 is .1, not .10000000149
         try:
             text = spelled(key)
         except DataError as error:
@@ -258,6 +263,12 @@ def _parsed(texts: list[str]) -> np.ndarray:
 
     found = pd.to_datetime(pd.Series(texts, dtype=object), errors="coerce", format="ISO8601", utc=True)
     return np.asarray(found.dt.tz_localize(None).to_numpy().astype("datetime64[us]"))
+
+
+def _stored(table: Table, name: str) -> type[np.floating]:
+    """The type that rounded a column's numbers: float32 holds 99.9 as 99.9000015."""
+    kinds: dict[str, type[np.floating]] = {"halffloat": np.float16, "float": np.float32}
+    return kinds.get(str(table.columns.column(table.names.index(name)).type), np.float64)
 
 
 def _is_text(values: pyarrow.ChunkedArray) -> bool:

@@ -130,6 +130,11 @@ class Vocab:
         return {spelled(key): title for key, title in self.titles.items() if title.strip()}
 
     @cached_property
+    def _titled(self) -> set[str]:
+        """All ids that have a title, those that training never saw too."""
+        return set(map(spelled, self.titles))
+
+    @cached_property
     def _named(self) -> dict[str, list[str]]:
         named: dict[str, list[str]] = {}
         for key, title in self._titles.items():
@@ -179,6 +184,8 @@ class Vocab:
         text = spelled(key)
         if text in self._rows:  # ids have priority over titles
             return self._rows[text]
+        if not isinstance(key, str) or text in self._titled:
+            return 0
         named = self._named.get(text, [])
         if len(named) > 1:
             ids = printable(", ".join(named))

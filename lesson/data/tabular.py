@@ -653,7 +653,7 @@ def as_table(rows: NewRows) -> Table:
                 raise DataError(f"rows, column {name!r}: {shown(values)} is text, not a list of values")
     try:
         if isinstance(rows, Mapping):
-            lists = {str(name): values.tolist() if torch.is_tensor(values) else values for name, values in rows.items()}
+            lists = {str(name): _plain(values) for name, values in rows.items()}
             columns = pyarrow.table(
                 {
                     name: values
@@ -668,6 +668,13 @@ def as_table(rows: NewRows) -> Table:
     except (pyarrow.ArrowException, AttributeError, OverflowError, TypeError, ValueError) as error:
         raise DataError(f"rows: a DataFrame or a dictionary of lists by column is needed ({reason(error)})") from error
     return Table("the rows", "", columns.column_names, columns)
+
+
+def _plain(values: Any) -> Any:
+    """A column's values as Arrow reads them."""
+    if not torch.is_tensor(values):
+        return values
+    return values.tolist() if values.dtype is torch.bfloat16 else values.numpy(force=True)  # NumPy has no bfloat16
 
 
 def _learned(column: Column, train: np.ndarray) -> Category | Number | None:

@@ -123,6 +123,16 @@ def test_new_users_are_predicted_as_well_as_by_a_retraining():
     assert rmse[0] < rmse[2] - 0.04
 
 
+def test_ratings_in_another_unit_give_the_same_user(tmp_path):
+    path, found = tmp_path / "r.csv", []
+    for scale in (1, 1e-4):
+        path.write_text("user,item,rating\n" + "".join(f"{k % 7},{k % 5},{(1 + k % 4) * scale:g}\n" for k in range(35)))
+        learn = collab_learner(load_ratings(path), n_factors=2, y_range=(0, 5 * scale), quiet=True)
+        me = learn.fold_in({0: 4 * scale, 1: scale, 2: 4 * scale})
+        found.append([*me.weight.tolist(), me.bias])
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
 def test_a_folded_user_is_recommended_what_is_unrated_and_predicted_best(learned):
     me = learned.fold_in(MINE)
     best = learned.recommend(me, 20)
@@ -168,6 +178,18 @@ def test_a_series_is_as_good_as_a_dictionary(learned):
     assert torch.equal(one.weight, other.weight)
     assert one.weight.dtype == torch.float32
     assert repr(one).startswith("<a user with 2 ratings, folded in: bias")
+
+
+def test_the_lowest_and_the_highest_rating_are_ratings_though_float32_rounds_them(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text("user,item,rating\na,x,-9.95\na,y,20.1\na,z,2\nb,x,4\nb,y,2\nb,z,3\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learn = collab_learner(load_ratings(path, valid_rows=[5]), n_factors=2, y_range=(-9.95, 20.1), quiet=True)
+    assert len(learn.fold_in({"x": -9.95, "y": 20.1}).seen) == 2
+    for star in (-9.951, 20.101, 1e300, 10**400):
+        with pytest.raises(DataError, match=r"a number from -9\.95 to 20\.1 is needed"):
+            learn.fold_in({"x": star})
 
 
 def test_items_that_training_never_saw_are_named_and_left_out(learned):

@@ -128,6 +128,13 @@ def test_an_id_goes_before_a_title():
     assert films.title("301") == films.title(301.0) == "300"
 
 
+def test_an_id_that_training_never_saw_is_not_taken_for_a_title():
+    films = Vocab("item", np.array([300]), {300: "2012", 1917: "Another", 301: " "})
+    assert films.rows(["2012", 2012, b"2012", 1917, "1917"]).tolist() == [1, 0, 0, 0, 0]
+    films = Vocab("item", np.array([300]), {300: "1917", 1917: "Another"})
+    assert films.rows([1917, "1917", "1917.0"]).tolist() == [0, 0, 0]
+
+
 def test_a_vocabulary_is_shown_on_one_line():
     assert repr(Vocab("user", np.arange(5000))) == "<5,000 users: 0, 1, 2 …>"
 

@@ -60,6 +60,20 @@ def test_the_lists_of_steps_are_torchs_optimizers(ours, torchs):
     assert apart(walk(ours), walk(torchs)) < 1e-12
 
 
+@pytest.mark.parametrize("momenta", [[0.9, 0.9, 0, 0.9], [0, 0.9, 0.9, 0.9], [0, 0, 0, 0]])
+def test_a_velocity_waits_as_torchs_while_momentum_is_zero(momenta):
+    found = []
+    for make in (optimizers.Momentum, partial(torch.optim.SGD, momentum=0.9)):
+        param = torch.nn.Parameter(START.clone())
+        opt = make([param], 0.1)
+        for momentum, gradient in zip(momenta, GRADIENTS, strict=False):
+            opt.param_groups[0]["momentum"] = momentum
+            param.grad = gradient.clone()
+            opt.step()
+        found.append(param.detach())
+    assert apart(*found) < 1e-12
+
+
 def written_out(kind, lr=0.01, beta=0.9):
     """Where the formulas of the notes and the sheet lead, in numbers alone."""
     w, m, v = START.numpy(), 0.0, 0.0

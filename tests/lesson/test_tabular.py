@@ -196,6 +196,10 @@ def test_numbers_far_from_zero_ask_for_a_range(tmp_path):
         tabular_learner(data)
     with pytest.warns(UserWarning, match=r"y_range=\(0.0, 300.0\): the target 'sold' goes from"):
         tabular_learner(data, y_range=(0, 300))
+    data = loaded(tmp_path, planted().assign(sold=lambda t: np.resize([-0.1, 0.05, 0.1], len(t))))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "y_range")
+        tabular_learner(data, y_range=(-0.1, 0.1))  # as the file has them, which float32 rounds
 
 
 def test_a_prediction_is_the_label_of_the_largest_output(data, learned):

@@ -49,6 +49,18 @@ def column(data, name, part="train"):
     return x_cat[:, names.index(name)] if name in names else x_cont[:, [n.name for n in data.numbers].index(name)]
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_mark_of_a_missing_number_is_found_in_every_type(tmp_path, dtype):
+    table = pd.DataFrame({"size": np.tile([99.9, 0.1, 2, 3], 9).astype(dtype), "y": ["a", "b"] * 18})
+    path = written(tmp_path, table, "t.parquet")
+    for rows in (table, {"size": torch.tensor(table["size"].to_numpy())}):
+        data = load_table(path, "y", na_values=[99.9])
+        assert data.source.columns[0].missing.sum() == 9
+        assert torch.equal(data.encoded(rows)[0][data.train_rows], data.train.tensors[0])
+    data = load_table(path, "y", cat_names=["size"], na_values=[99.9])
+    assert data.categories[0].vocab.ids.tolist() == ["0.1", "2", "3"]
+
+
 def lines(header, *rows, times=1):
     return "\n".join([header, *rows * times]) + "\n"
 
