@@ -9,11 +9,13 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lesson.checks import DataError, shown
 from lesson.collab import CollabLearner
+from lesson.data import CollabData
 from lesson.learner import Epoch, Learner
 from lesson.schedules import one_cycle
 
@@ -50,8 +52,8 @@ class Ensemble:
         for learn in self.learners[1:]:
             if learn.data.valid is first.data.valid:
                 continue
-            ours, theirs = first.data.valid[:], learn.data.valid[:]
-            if len(ours) != len(theirs) or not all(map(torch.equal, ours, theirs)):
+            ours, theirs = _validation(first.data), _validation(learn.data)
+            if len(ours) != len(theirs) or not all(map(np.array_equal, ours, theirs)):
                 raise DataError("learners: they validate on different rows, so a mean of their predictions is of none")
 
     def fit(self, epochs: int, lr: float | slice = 3e-3) -> None:
@@ -98,7 +100,7 @@ class Ensemble:
         """The loss of the mean predictions on the validation rows."""
         return float(self.learners[0].loss_func(*self.get_preds()).item())
 
-    def predict(self, *pair: Any) -> Any:
+    def predict(self, user: Any, item: Any) -> Any:
         """The mean of what each learner predicts, for `CollabLearner.predict`'s arguments.
 
         Raises:
@@ -108,8 +110,16 @@ class Ensemble:
         for learn in self.learners:
             if not isinstance(learn, CollabLearner):
                 raise DataError(f"predict: {type(learn).__name__} is no CollabLearner; average its `get_preds()`")
-            found.append(learn.predict(*pair))
+            found.append(learn.predict(user, item))
         return torch.stack(found).mean(0) if isinstance(found[0], Tensor) else sum(found) / len(found)
+
+
+def _validation(data: Any) -> list[np.ndarray]:
+    """The columns of the validation rows: of ratings with the ids, whose row numbers depend on the training rows."""
+    if not isinstance(data, CollabData):
+        return [column.numpy() for column in data.valid[:]]
+    ratings, rows = data.ratings, data.valid_rows
+    return [ratings.user_ids[ratings.user[rows]], ratings.item_ids[ratings.item[rows]], data.valid.ratings.numpy()]
 
 
 def _numbers(learn: Learner) -> list[Tensor]:

@@ -139,8 +139,9 @@ class TabularLearner(Learner):
         values: Any = rows
         if getattr(rows, "ndim", 2) == 1 and hasattr(rows, "to_dict"):
             values = values.to_dict()  # a Series
-        single = isinstance(values, Mapping) and not any(map(_is_list, values.values()))
-        inputs = self.data.encoded({name: [value] for name, value in values.items()} if single else values)
+        needed = {column.name for column in self.data.needed}
+        single = isinstance(values, Mapping) and not any(_is_list(values[name]) for name in needed & values.keys())
+        inputs = self.data.encoded({name: _alone(value) for name, value in values.items()} if single else values)
         self.model.eval()
         parts = zip(*(column.split(self.valid_bs) for column in inputs), strict=True)
         out = torch.cat([self.model(*(column.to(self.device) for column in part)).cpu() for part in parts])
@@ -279,4 +280,10 @@ def _check_range(data: TabularData, y_range: tuple[float, float] | None) -> None
 
 
 def _is_list(values: Any) -> bool:
-    return not isinstance(values, str | bytes) and hasattr(values, "__len__")
+    return not isinstance(values, str | bytes) and hasattr(values, "__len__") and getattr(values, "ndim", 1) > 0
+
+
+def _alone(value: Any) -> Any:
+    """A column of one value."""
+    is_array = getattr(value, "ndim", None) == 0 and not isinstance(value, str | bytes)
+    return value[None] if is_array else [value]

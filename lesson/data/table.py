@@ -32,6 +32,7 @@ from lesson.data.origin import Origin
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".inter": "\t", ".item": "\t", ".data": "\t", ".dat": "::"}
 SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", "::": "double colons"}
 PARQUET = (".parquet", ".pq")
+QUOTED = '"([^"]|"")*"'
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 BLOCK = 1 << 24  # bytes that Arrow parses in one go; no row may be longer
 
@@ -213,6 +214,11 @@ class TextTable(Table):
         with _long_fields():
             self.width = len(next(filter(None, self._reader())))
         self.cells = self._cells()
+        if quoted and b'"' in text:
+            # Arrow leaves the quotes of a field after a blank, and all of them beside a separator of several bytes.
+            left = rf"(?s)^\s{'+' if self.quoted else '*'}{QUOTED}\s*$"
+            columns = [_unquoted(column, left) for column in self.cells.columns]
+            self.cells = pyarrow.table(columns, names=self.cells.column_names)
         names = [column[0].as_py() for column in self.cells.columns]
         super().__init__(file.path, file.checksum, names, self.cells.slice(1))
         self.headless = all(NUMBER.fullmatch(name) for name in self.names)
@@ -504,6 +510,15 @@ def _utf8(file: _File, sep: str, encoding: str | None) -> bytes:
             f"{path}, line {line}: a zero byte, which text does not have; if this is UTF-16, set encoding='utf-16-le'"
         )
     return utf8
+
+
+def _unquoted(texts: pyarrow.ChunkedArray, pattern: str) -> pyarrow.ChunkedArray:
+    """Texts, of which those of this pattern lose the quotes around them."""
+    found = pyarrow.compute.match_substring_regex(texts, pattern)
+    if not pyarrow.compute.any(found).as_py():
+        return texts
+    inner = pyarrow.compute.utf8_slice_codeunits(pyarrow.compute.utf8_trim_whitespace(texts), 1, -1)
+    return pyarrow.compute.if_else(found, pyarrow.compute.replace_substring(inner, '""', '"'), texts)
 
 
 def _doubles(values: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:

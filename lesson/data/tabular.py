@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     NewRows = Table | pd.DataFrame | Mapping[str, Any]
 
 SPLITS = ("random", "time")
+UNITS = {"Y": "M8[D]", "M": "M8[D]", "W": "M8[D]", "h": "M8[s]", "m": "M8[s]"}  # NumPy's that Arrow lacks
 VALID_PCT = 0.2
 
 
@@ -363,6 +364,12 @@ class TabularData:
         low, high = (float(end) for end in torch.aminmax(self.train.tensors[-1]))
         return low - (high - low) / 8, high + (high - low) / 8
 
+    @property
+    def needed(self) -> list[Column]:
+        """The columns that the net uses, or a part of them."""
+        used = {category.name for category in self.categories} | {number.name for number in self.numbers}
+        return [column for column in self.source.columns if used & set(_part_names(column))]
+
     def encoded(self, rows: NewRows) -> tuple[Tensor, Tensor]:
         """New rows as the net reads them: int64[rows, categories] and float32[rows, numbers].
 
@@ -378,9 +385,11 @@ class TabularData:
         Warns:
             TableWarning: training has not seen some of the categories; of dates, none is said to be new.
         """
+        needed = self.needed
+        names = {column.name for column in needed}
+        if isinstance(rows, Mapping) and names <= rows.keys():
+            rows = {name: rows[name] for name in names}  # the other values may be of any kind
         table = as_table(rows)
-        used = {category.name for category in self.categories} | {number.name for number in self.numbers}
-        needed = [column for column in self.source.columns if used & set(_part_names(column))]
         lacking = [column.name for column in needed if column.name not in table.names]
         if lacking:
             raise DataError(f"{table.path}: no column {listing(lacking)}; the columns are {listing(table.names)}")
@@ -672,9 +681,13 @@ def as_table(rows: NewRows) -> Table:
 
 def _plain(values: Any) -> Any:
     """A column's values as Arrow reads them."""
-    if not torch.is_tensor(values):
-        return values
-    return values.tolist() if values.dtype is torch.bfloat16 else values.numpy(force=True)  # NumPy has no bfloat16
+    if torch.is_tensor(values):  # NumPy has no bfloat16
+        return values.tolist() if values.dtype is torch.bfloat16 else values.numpy(force=True)
+    if isinstance(values, list | tuple) and any(isinstance(value, np.datetime64) for value in values):
+        values = np.array(values, "datetime64")
+    if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+        return values.astype(UNITS.get(np.datetime_data(values.dtype)[0], values.dtype))
+    return values
 
 
 def _learned(column: Column, train: np.ndarray) -> Category | Number | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -50,6 +52,7 @@ def test_it_predicts_the_mean_and_validates_it(small):
     user, item = small.users.ids[0], small.items.ids[0]
     alone = [learn.predict(user, item) for learn in together.learners]
     assert together.predict(user, item) == pytest.approx(sum(alone) / 3)
+    assert together.predict(user=user, item=item) == together.predict(user, item)
     assert together.predict([user, user], [item, item]).tolist() == pytest.approx([sum(alone) / 3] * 2)
 
 
@@ -109,6 +112,23 @@ def test_learners_of_other_rows_or_none_are_refused(small):
         Ensemble([None])
 
 
+def test_the_same_ratings_validate_whatever_training_has_seen(small):
+    valid, others = small.valid_rows, small.train_rows[small.train.users != 1]
+    part = split(small.ratings.take(np.concatenate([valid, others])), valid_rows=range(len(valid)))
+    assert not torch.equal(part.valid.users, small.valid.users)  # these count the users of training
+    assert Ensemble([collab_learner(data, 4, small.y_range, quiet=True) for data in (small, part)]).validate() > 0
+
+
+def test_other_ids_in_the_same_rows_are_other_ratings(small, tmp_path):
+    path = tmp_path / "r.csv"
+    table = pd.DataFrame({"user": small.ratings.user, "item": small.ratings.item, "rating": small.ratings.rating})
+    table.assign(item=table["item"] + 100).to_csv(path, index=False)
+    renamed = load_ratings(path)
+    assert torch.equal(renamed.valid.items, small.valid.items)
+    with pytest.raises(DataError, match="validate on different rows"):
+        Ensemble([collab_learner(data, 4, small.y_range, quiet=True) for data in (small, renamed)])
+
+
 def test_its_example_runs():
     assert doctest.testmod(ensemble).failed == 0
 
@@ -116,7 +136,7 @@ def test_its_example_runs():
 def test_labels_have_no_mean():
     learners = [Learner(DataBunch(rows, rows), nn.Linear(1, 2), cross_entropy) for rows in [two_rows()] * 2]
     with pytest.raises(DataError, match="Learner is no CollabLearner"):
-        Ensemble(learners).predict({"a": 1})
+        Ensemble(learners).predict("a", 1)
 
 
 def two_rows():

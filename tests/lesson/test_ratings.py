@@ -65,6 +65,29 @@ def test_the_range_for_the_sigmoid_is_a_little_wider_than_the_ratings(tmp_path):
     assert read_ratings(write(tmp_path, "user,item,rating\n1,1,1\n2,1,5\n")).y_range == (0.5, 5.5)
 
 
+@pytest.mark.parametrize(
+    ("text", "how"),
+    [
+        ('"user", "item", "rating"\n"ann", "the ""old"" dune", 4\nbob, "alien" , "3"\n', {}),
+        ('user,item,rating\n"ann","the ""old"" dune",4\nbob, "alien" ,3\n', {}),
+        ('"user"||"item"||"rating"\n"ann"||"the ""old"" dune"||4\nbob|| "alien" ||"3"\n', {"sep": "||"}),
+        ('"user", "item", "rating"\n"ann", "the ""old"" dune", 4\n"bob", "alien", 3\n', {"sep": ", "}),
+    ],
+)
+def test_quotes_after_a_blank_or_a_long_separator_are_no_part_of_an_id(tmp_path, text, how):
+    ratings = read_ratings(write(tmp_path, text), **how)
+    assert ratings.user_ids.tolist() == ["ann", "bob"]
+    assert ratings.item_ids.tolist() == ["alien", 'the "old" dune']
+    assert ratings.rating.tolist() == [4, 3]
+
+
+def test_quotes_that_belong_to_an_id_stay(tmp_path):
+    text = 'user,item,rating\nann,"""dune""",4\nbob,a "b",3\n'
+    assert read_ratings(write(tmp_path, text)).item_ids.tolist() == ['"dune"', 'a "b"']
+    text = 'user::item::rating\nann::"dune" or "sand"::4\nbob::"::3\n'
+    assert read_ratings(write(tmp_path, text), sep="::").item_ids.tolist() == ['"', '"dune" or "sand"']
+
+
 def test_quoted_fields_blank_lines_and_a_byte_order_mark_are_read(tmp_path):
     text = '\ufeffuser,item,rating\n\n"a,b","dune\npart two",4\n\nbob,dune,3\n'
     ratings = read_ratings(write(tmp_path, text))

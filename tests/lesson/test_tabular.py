@@ -367,6 +367,23 @@ def test_a_single_row_may_lack_a_date_and_text_beside_lists_is_no_list(tmp_path)
         learn.predict({"day": "2026-01-01", "size": [1.0, 2.0]})
 
 
+def test_a_single_row_may_hold_numpys_and_torchs_scalars_and_anything_that_the_net_does_not_use(tmp_path):
+    days = pd.Series(pd.to_datetime(["2026-01-01", "2026-02-03", "2026-03-05"] * 6))
+    data = loaded(tmp_path, pd.DataFrame({"day": days, "size": [1.0, 2, 3] * 6, "y": ["a", "b"] * 9}), "y")
+    learn = tabular_learner(data, layers=[5], quiet=True)
+    expected = learn.probabilities({"day": "2026-02-03", "size": 2.0})
+    for size in (np.array(2.0), np.float32(2), torch.tensor(2.0), 2):
+        row = {"size": size, "day": "2026-02-03", "tags": ["x", "y"], "y": np.zeros((2, 2))}
+        assert learn.probabilities(row).equals(expected)
+        assert learn.predict(row) in ("a", "b")
+    for unit in ("D", "h", "m", "s", "ns"):
+        day = np.datetime64("2026-02-03").astype(f"M8[{unit}]")
+        for one in (day, np.array(day)):
+            assert learn.probabilities({"day": one, "size": 2.0}).equals(expected)
+        for several in ([day], np.array([day])):
+            assert learn.probabilities({"day": several, "size": [2.0]}).equals(expected)
+
+
 def test_whole_numbers_of_a_category_are_shown_as_they_are(tmp_path):
     ids = [2**53 + 1, 2**53 + 2, None, 2**53 + 4]
     table = pd.DataFrame({"who": pd.array(ids * 10, "Int64"), "y": ["a", "b", "a", "b"] * 10})
