@@ -24,7 +24,7 @@ from lesson.data.bunch import split_digest
 from lesson.data.ids import listed, spelled
 from lesson.data.table import reason
 from lesson.fold_in import FoldedUser, most_likely
-from lesson.interpretation import Factors, cosines, taken_apart
+from lesson.interpretation import Factors, cosines, taken_apart, widened
 from lesson.learner import Learner, Metric, OptFunc, stream, watched
 from lesson.models import EmbeddingDotBias
 from lesson.optimizers import AdamW
@@ -437,7 +437,7 @@ class CollabLearner(Learner):
         n, row = checks.whole("n", n, least=1), self.data.items.row(item)
         table = pd.DataFrame({"item": self.data.items.ids})
         table["title"] = [self.data.title(key) for key in table["item"]]
-        similarity = cosines(self.model.i_weight.weight.detach().cpu()[1:], row - 1)
+        similarity = cosines(widened(self.model.i_weight.weight.detach().cpu()[1:]), row - 1)
         checks.finite("nearest", similarity)
         table["similarity"] = similarity.numpy()
         others = table[self.data.item_ratings["count"].to_numpy() >= checks.whole("least", least)].drop(
@@ -480,7 +480,7 @@ class CollabLearner(Learner):
         """The model's predictions of pairs of rows."""
         self.model.eval()
         scores: Tensor = self.model(users.to(self.device), items.to(self.device))
-        return scores.cpu()
+        return widened(scores.cpu())
 
     def _check_formula(self) -> None:
         """Check that the model predicts by the lesson's formula, since a user without a row needs it written out.
@@ -492,8 +492,8 @@ class CollabLearner(Learner):
         own = type(model).forward is not EmbeddingDotBias.forward or "forward" in vars(model)
         if own or model._forward_hooks or model._forward_pre_hooks:
             raise DataError(
-                f"{type(model).__name__} has a forward or a hook of its own: fold_in, explain and recommend() without a "
-                "user know only EmbeddingDotBias; use predict, or recommend with a user's id"
+                f"{type(model).__name__} has a forward or a hook of its own: fold_in, explain and recommend() without "
+                "a user know only EmbeddingDotBias; use predict, or recommend with a user's id"
             )
 
     @torch.no_grad()
@@ -504,9 +504,10 @@ class CollabLearner(Learner):
         own = user_weight.new_tensor(person.weight.tolist())[None], user_bias.new_tensor([person.bias])
         rows = items.to(self.device)
         y_range, backend = self.model.y_range, self.model.backend
-        return embedding_dot_bias(
+        scores = embedding_dot_bias(
             torch.zeros_like(rows), rows, own[0], weight, own[1], bias, y_range=y_range, backend=backend
-        ).cpu()
+        )
+        return widened(scores.cpu())
 
     def _identity(self) -> dict[str, str]:
         return {

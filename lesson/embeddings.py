@@ -12,7 +12,7 @@ from lesson import saving
 from lesson.checks import DataError
 from lesson.data import TabularData
 from lesson.films import TOP
-from lesson.interpretation import pca
+from lesson.interpretation import pca, widened
 from lesson.models import TabularModel
 
 COMPONENTS = 2
@@ -30,7 +30,7 @@ def write(path: str | Path, model: TabularModel, data: TabularData) -> None:
     parts = []
     for category, embedding, ids in zip(data.categories, model.embeds, data.train.tensors[0].T, strict=True):
         table = embedding.state_dict()["weight"]  # of a deferred embedding, too, up to date
-        weights = table.detach().cpu()[1:]  # row 0 is for what no training row has
+        weights = widened(table.detach().cpu()[1:])  # row 0 is for what no training row has
         if not weights.isfinite().all():
             raise DataError("export: the model holds numbers that are not finite; train it again with a smaller rate")
         lists = pyarrow.FixedSizeListArray.from_arrays(weights.flatten().numpy(), weights.shape[1])

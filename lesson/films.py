@@ -8,7 +8,7 @@ import pyarrow
 
 from lesson import checks, saving
 from lesson.data import CollabData
-from lesson.interpretation import pca
+from lesson.interpretation import pca, widened
 from lesson.models import EmbeddingDotBias
 
 TOP, COMPONENTS = 1000, 3  # as in the notes (claims 42, 43)
@@ -20,7 +20,7 @@ def write(path: str | Path, model: EmbeddingDotBias, data: CollabData) -> None:
     Raises:
         DataError: the model holds numbers that are not finite, or the file cannot be written.
     """
-    _, factors, _, bias = (table.detach().cpu() for table in model.tables())
+    _, factors, _, bias = (widened(table.detach().cpu()) for table in model.tables())
     checks.finite("export", factors, bias)
     keys, numbers, top = data.items.ids.tolist(), data.item_ratings, data.top_items(TOP)
     rows = data.items.rows(top)

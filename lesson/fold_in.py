@@ -81,7 +81,7 @@ def most_likely(model: EmbeddingDotBias, data: CollabData, items: Tensor, rating
     # The unknowns q have u = μ + root·q: the penalty is σ²·q², even if the covariance has no inverse.
     start, slopes = known @ mean + bias[rated].cpu().double().numpy(), known @ root
     lowest, highest = data.ratings.ends
-    # Above 0, so that the equations have one solution; by the ratings' scale, or other units would be another objective.
+    # Above 0, so that the equations have one solution, and by the ratings' scale, so that units do not matter.
     penalty = max(error**2, EPS * ((highest - lowest) ** 2 or 1))
 
     def predicted(q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -54,6 +54,11 @@ class Factors(Tensor):
         return pca(self.as_subclass(Tensor), k)
 
 
+def widened(x: Tensor) -> Tensor:
+    """Numbers of bfloat16 as float32, since NumPy has no bfloat16; others as they are."""
+    return x.float() if x.dtype is torch.bfloat16 else x
+
+
 def cosines(weights: Tensor, row: int) -> Tensor:
     """The cosine of the angle between one row of factors and every row, float[rows]; 0 where a row has no length.
 

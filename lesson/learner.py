@@ -20,7 +20,9 @@ from torch.optim import optimizer as all_optimizers
 
 from lesson import checks, saving
 from lesson.checks import DataError, shown
+from lesson.interpretation import widened
 from lesson.lr_find import FoundRates, lr_find
+from lesson.metrics import coverage, ndcg
 from lesson.optimizers import AdamW
 from lesson.schedules import Policy, Schedule, constant, one_cycle
 
@@ -49,7 +51,7 @@ class Recorder(NamedTuple):
     """fastai's name for the training record.
 
     Attributes:
-        losses: of every batch of the epochs that ended.
+        losses: of every batch of the epochs that were trained to their end, a diverged one among them.
         val_losses: the validation loss after every epoch.
         metrics: of every epoch, by name.
         lrs: the rate of every batch, for the last layer group.
@@ -159,6 +161,12 @@ class Learner:
         for name, function in (("loss_func", loss_func), ("opt_func", opt_func), *(("metrics", m) for m in metrics)):
             if not callable(function):
                 raise DataError(f"{name}={shown(function)}: pass a function")
+        for metric in metrics:
+            if metric in (ndcg, coverage):
+                name = metric.__name__
+                raise DataError(
+                    f"metrics: {name} is of a learner, not of predictions; call {name}(learn) after training"
+                )
         self.data, self.model, self.loss_func, self.opt_func = data, model, loss_func, opt_func
         self.metrics = {getattr(metric, "__name__", type(metric).__name__): metric for metric in metrics}
         if len(self.metrics) < len(metrics):
@@ -429,7 +437,7 @@ class Learner:
         if not hasattr(self.data, "show_results"):
             raise DataError(f"data={shown(self.data)}: only a DataBunch and ratings can be shown")
         out, _ = self.get_preds()
-        return self.data.show_results(rows, out[rows].cpu())
+        return self.data.show_results(rows, widened(out[rows].cpu()))
 
     def save(self, path: str | Path) -> None:
         """Save the model as a safetensors file; the whole file or none of it.

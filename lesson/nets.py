@@ -86,7 +86,7 @@ class NetLearner(Learner):
         self._check_targets()
 
     def _known_layers(self) -> list[Layer] | None:
-        """The net as layers for native code, which may be too wide for it; None if it or the data are of another kind."""
+        """The net as layers for native code, though it may be too wide; None if it or the data are of another kind."""
         rows = self.data.train
         if not isinstance(rows, TensorDataset) or len(rows.tensors) != 2:
             return None

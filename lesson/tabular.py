@@ -133,7 +133,6 @@ class TabularLearner(Learner):
         """
         embeddings.write(path, self.model, self.data)
 
-    @torch.no_grad()
     def _scores(self, rows: NewRows) -> tuple[Tensor, bool]:
         """The outputs [rows, c], and whether it was a single row."""
         values: Any = rows
@@ -141,10 +140,12 @@ class TabularLearner(Learner):
             values = values.to_dict()  # a Series
         needed = {column.name for column in self.data.needed}
         single = isinstance(values, Mapping) and not any(_is_list(values[name]) for name in needed & values.keys())
-        inputs = self.data.encoded({name: _alone(value) for name, value in values.items()} if single else values)
+        several = {name: _alone(value) for name, value in values.items()} if single else values
+        inputs = self.data.encoded(several, stacklevel=4)  # of who calls `predict` or `probabilities`
         self.model.eval()
         parts = zip(*(column.split(self.valid_bs) for column in inputs), strict=True)
-        out = torch.cat([self.model(*(column.to(self.device) for column in part)).cpu() for part in parts])
+        with torch.no_grad():
+            out = torch.cat([self.model(*(column.to(self.device) for column in part)).cpu() for part in parts])
         if not out.isfinite().all():
             row = int((~out.isfinite()).any(1).nonzero()[0])
             raise DataError(

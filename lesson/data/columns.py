@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from lesson.checks import DataError, shown
 from lesson.data.ids import narrowed, spelled
-from lesson.data.table import Table
+from lesson.data.table import Table, TextTable
 
 Kind = Literal["number", "category", "date"]
 
@@ -35,7 +35,8 @@ class Column:
         kind: "number", "category" or "date".
         cells: of numbers float64[rows], NaN if missing; of categories int64[rows], positions in `ids`, −1 if missing;
             of dates datetime64[us][rows] in UTC, NaT if missing.
-        ids: the distinct categories, sorted: integers if all are, else text.
+        ids: the distinct categories, sorted: text as it is written, without blanks around it. Whole numbers are
+            integers, unless the file says that they are text, as Parquet can.
     """
 
     name: str
@@ -229,9 +230,12 @@ def _categories(table: Table, name: str, na_values: frozenset[str]) -> Column:
         except DataError as error:
             table.fail(int(np.argmax(codes == place)), name, str(error))
         if text not in na_values:
+            written = key.decode() if isinstance(key, bytes) else key
             present.append(place)
-            texts.append(text)
-    ids, position = np.unique(narrowed(texts), return_inverse=True)
+            texts.append(written.strip() if isinstance(written, str) else text)
+    is_text = pyarrow.types.is_binary(distinct.type) or _is_text(distinct)
+    untyped = isinstance(table, TextTable) or not is_text
+    ids, position = np.unique(narrowed(texts) if untyped else np.array(texts, dtype=object), return_inverse=True)
     places = np.full(len(distinct) + 1, -1)  # the last is for −1
     places[present] = position
     return Column(name, "category", places[codes], ids)
@@ -271,7 +275,7 @@ def _stored(table: Table, name: str) -> type[np.floating]:
     return kinds.get(str(table.columns.column(table.names.index(name)).type), np.float64)
 
 
-def _is_text(values: pyarrow.ChunkedArray) -> bool:
+def _is_text(values: pyarrow.Array | pyarrow.ChunkedArray) -> bool:
     return bool(pyarrow.types.is_string(values.type) or pyarrow.types.is_large_string(values.type))
 
 

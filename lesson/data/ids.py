@@ -200,3 +200,20 @@ class Vocab:
         """The title of an id, or the id as text where no title is known."""
         text = spelled(key)
         return self._titles.get(text, text)
+
+
+class Categories(Vocab):
+    """A table's categories by row. Text is told apart as it is written: "1" and "1.0" are two categories.
+
+    New rows may have another spelling, as 1 for "1.0": it counts where training has no category that is written so.
+    """
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        rows: dict[str, int] = {}
+        for row, key in enumerate(self._keys[1:], start=1):
+            rows.setdefault(spelled(key), row)
+        return rows | {str(key): row for row, key in enumerate(self._keys[1:], start=1)}
+
+    def _row(self, key: Any) -> int:
+        return self._rows.get(str(key)) or self._rows.get(spelled(key), 0)

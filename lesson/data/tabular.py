@@ -19,7 +19,7 @@ from lesson import checks
 from lesson.checks import DataError, shown
 from lesson.data.bunch import given_rows, split_rows
 from lesson.data.columns import LARGEST, Column, Kind, derived, find_kind, read_column
-from lesson.data.ids import Vocab, spelled
+from lesson.data.ids import Categories, Vocab, spelled
 from lesson.data.origin import Origin, with_options
 from lesson.data.table import Table, data_name, listing, read_table, reason
 
@@ -370,7 +370,7 @@ class TabularData:
         used = {category.name for category in self.categories} | {number.name for number in self.numbers}
         return [column for column in self.source.columns if used & set(_part_names(column))]
 
-    def encoded(self, rows: NewRows) -> tuple[Tensor, Tensor]:
+    def encoded(self, rows: NewRows, stacklevel: int = 2) -> tuple[Tensor, Tensor]:
         """New rows as the net reads them: int64[rows, categories] and float32[rows, numbers].
 
         A category that training has not seen, or none, is row 0 of its embedding; the training's median stands for a
@@ -378,6 +378,7 @@ class TabularData:
 
         Args:
             rows: a table from `read_table`, a DataFrame, or a dictionary of lists by column.
+            stacklevel: whose line a warning names, as for `warnings.warn`.
 
         Raises:
             DataError: a column is missing, or a value is of another kind than the file's.
@@ -404,7 +405,7 @@ class TabularData:
             warnings.warn(
                 f"{table.path}: training has not seen {some} ({len(unseen):,} in all); row 0 of the embedding answers",
                 TableWarning,
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
         return self.source._encoded(self.categories, self.numbers, read)
 
@@ -696,7 +697,7 @@ def _learned(column: Column, train: np.ndarray) -> Category | Number | None:
     values = known.cells[~known.missing]
     if column.kind == "category":
         seen = np.unique(known.cells)
-        return Category(column.name, Vocab(column.name, column.ids[seen[seen >= 0]])) if len(seen) > 1 else None
+        return Category(column.name, Categories(column.name, column.ids[seen[seen >= 0]])) if len(seen) > 1 else None
     if not len(values) or values.min() == values.max():
         return None
     median = float(np.median(values))

@@ -226,6 +226,24 @@ def test_what_a_diverged_model_holds_is_no_answer(small):
             ask()
 
 
+def test_a_model_of_bfloat16_answers(small, tmp_path):
+    learn = learner(small, backend="reference")
+    learn.model.bfloat16()
+    assert learn.predict(["u3"], [1]).dtype == torch.float32
+    assert len(learn.recommend("u3", 2)) == len(learn.recommend(n=2)) == len(learn.nearest(1, 2)) == 2
+    assert len(learn.recommend(learn.fold_in({1: 3.0}), 2)) == len(learn.show_results(2)) == 2
+    learn.export(tmp_path / "films.parquet")
+    assert len(pd.read_parquet(tmp_path / "films.parquet")) == 15
+
+
+@pytest.mark.parametrize("metric", [ndcg, coverage])
+def test_a_metric_of_a_learner_is_refused_before_training(small, metric):
+    with pytest.raises(
+        DataError, match=rf"metrics: {metric.__name__} is of a learner, .* call {metric.__name__}\(learn"
+    ):
+        learner(small, metrics=[metric])
+
+
 def test_a_momentum_that_ends_at_zero_is_the_loops(small):
     torchs = partial(torch.optim.SGD, momentum=0.5)
     ours, theirs = learner(small, opt_func=Momentum, wd=0), learner(small, opt_func=torchs, wd=0)

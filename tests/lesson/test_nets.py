@@ -701,7 +701,9 @@ def test_batchnorm_of_a_single_row_is_an_error():
     for rows, bs in ((33, 16), (8, 1)):
         for learn in both(bunch(rows, bs=bs), Net([6, 9, 3], bn=True).double()):
             before = copy.deepcopy(learn.model.state_dict())
-            with pytest.raises(DataError, match=f"bs={bs}: BatchNorm needs two rows or more, but the last of {rows} is"):
+            with pytest.raises(
+                DataError, match=f"bs={bs}: BatchNorm needs two rows or more, but the last of {rows} is"
+            ):
                 learn.fit(1)
             assert all(map(torch.equal, before.values(), learn.model.state_dict().values()))
     assert_same_training(both(bunch(33), Net([6, 9, 3], generator=seeded()).double()))

@@ -220,8 +220,12 @@ def test_an_unseen_category_is_predicted_by_row_0(learned):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         chances = [learned.probabilities(row | {"shop": shop}) for shop in (None, "")]
-    with pytest.warns(UserWarning, match=r"training has not seen shop 'elsewhere' \(1 in all\); row 0"):
+    with pytest.warns(UserWarning, match=r"training has not seen shop 'elsewhere' \(1 in all\); row 0") as told:
         chances.append(learned.probabilities(row | {"shop": "elsewhere"}))
+    assert told[0].filename == __file__
+    with pytest.warns(UserWarning, match="row 0") as told:
+        learned.data.encoded(pd.DataFrame([row | {"shop": "elsewhere"}]))
+    assert told[0].filename == __file__
     assert chances[0].equals(chances[1])
     assert chances[1].equals(chances[2])
 

@@ -61,6 +61,16 @@ def test_a_mark_of_a_missing_number_is_found_in_every_type(tmp_path, dtype):
     assert data.categories[0].vocab.ids.tolist() == ["0.1", "2", "3"]
 
 
+@pytest.mark.parametrize(("name", "whole"), [("t.csv", [0, 1]), ("t.parquet", ["0", "1"])])
+def test_text_that_reads_like_numbers_is_a_category_as_it_is_written(tmp_path, name, whole):
+    table = pd.DataFrame({"a": ["1", "1.0", "2.0", "x"] * 9, "b": ["0", "0", "1", " 1"] * 9, "y": ["2.0", "3"] * 18})
+    data = load_table(written(tmp_path, table, name), "y", cat_names=["a", "b", "y"])
+    assert [category.vocab.ids.tolist() for category in data.categories] == [["1", "1.0", "2.0", "x"], whole]
+    assert data.classes == ["2.0", "3"]
+    assert data.encoded({"a": ["1", " 1.0", "2.0"], "b": ["0", "1.0", "0"]})[0].tolist() == [[1, 1], [2, 2], [3, 1]]
+    assert data.encoded({"a": [1, 2, 2], "b": [0.0, 1.0, 1.0]})[0].tolist() == [[1, 1], [3, 2], [3, 2]]
+
+
 def lines(header, *rows, times=1):
     return "\n".join([header, *rows * times]) + "\n"
 
