@@ -99,7 +99,7 @@ def finite(name: str, *tensors: Tensor) -> None:
         raise DataError(f"{name}: the model holds numbers that are not finite; train it again with a smaller rate")
 
 
-def covers(low: float, high: float, *numbers: float | np.integer | np.floating) -> bool:
+def covers(low: float, high: float, *numbers: Any) -> bool:
     """Whether numbers lie in a range, when both are as float32 holds them.
 
     >>> covers(-9.95, 9.9, np.float32(-9.95), 9.9)  # the first is below -9.95

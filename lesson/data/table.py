@@ -14,6 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +33,7 @@ from lesson.data.origin import Origin
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".inter": "\t", ".item": "\t", ".data": "\t", ".dat": "::"}
 SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", "::": "double colons"}
 PARQUET = (".parquet", ".pq")
-QUOTED = '"([^"]|"")*"'
+QUOTED, AFTER_BLANK = (rf'(?s)^\s{many}"([^"]|"")*"\s*$' for many in "*+")
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?")
 BLOCK = 1 << 24  # bytes that Arrow parses in one go; no row may be longer
 
@@ -215,9 +216,7 @@ class TextTable(Table):
             self.width = len(next(filter(None, self._reader())))
         self.cells = self._cells()
         if quoted and b'"' in text:
-            # Arrow leaves the quotes of a field after a blank, and all of them beside a separator of several bytes.
-            left = rf"(?s)^\s{'+' if self.quoted else '*'}{QUOTED}\s*$"
-            columns = [_unquoted(column, left) for column in self.cells.columns]
+            columns = [self._unquoted(column) for column in self.cells.columns]
             self.cells = pyarrow.table(columns, names=self.cells.column_names)
         names = [column[0].as_py() for column in self.cells.columns]
         super().__init__(file.path, file.checksum, names, self.cells.slice(1))
@@ -272,6 +271,20 @@ class TextTable(Table):
         if self.quoted and (ends_in_it or lines != len(cells)) and (complaint := self._complaint()):
             raise DataError(f"{self.path}, {complaint}")
         return cells
+
+    def _unquoted(self, texts: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+        """A column without the quotes that Arrow leaves: after a blank, and all beside a separator of several bytes."""
+        found = pyarrow.compute.match_substring_regex(texts, AFTER_BLANK if self.quoted else QUOTED)
+        if not pyarrow.compute.any(found).as_py() or (self.quoted and not self._has_quotes_after_blanks):
+            return texts
+        inner = pyarrow.compute.utf8_slice_codeunits(pyarrow.compute.utf8_trim_whitespace(texts), 1, -1)
+        return pyarrow.compute.if_else(found, pyarrow.compute.replace_substring(inner, '""', '"'), texts)
+
+    @cached_property
+    def _has_quotes_after_blanks(self) -> bool:
+        """Whether a field begins so; a quoted field may hold the same text."""
+        fields = re.finditer(rb'"(?:[^"]|"")*"|[^%b\r\n]+' % re.escape(self.sep.encode()), self.text)
+        return any(re.match(rb'\s+"', field[0]) for field in fields)
 
     def _parsed(self) -> pyarrow.Table:
         with _long_fields():  # of `_is_blank`
@@ -510,15 +523,6 @@ def _utf8(file: _File, sep: str, encoding: str | None) -> bytes:
             f"{path}, line {line}: a zero byte, which text does not have; if this is UTF-16, set encoding='utf-16-le'"
         )
     return utf8
-
-
-def _unquoted(texts: pyarrow.ChunkedArray, pattern: str) -> pyarrow.ChunkedArray:
-    """Texts, of which those of this pattern lose the quotes around them."""
-    found = pyarrow.compute.match_substring_regex(texts, pattern)
-    if not pyarrow.compute.any(found).as_py():
-        return texts
-    inner = pyarrow.compute.utf8_slice_codeunits(pyarrow.compute.utf8_trim_whitespace(texts), 1, -1)
-    return pyarrow.compute.if_else(found, pyarrow.compute.replace_substring(inner, '""', '"'), texts)
 
 
 def _doubles(values: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
