@@ -396,7 +396,8 @@ class CollabLearner(Learner):
             straight line: first comes the middle of the range, then the item's bias, the user's, the dot product.
 
         Raises:
-            DataError: training did not see the user or the item, or the model has a forward of its own.
+            DataError: training did not see the user or the item, the model has a forward of its own, or the
+                prediction is not finite.
 
         Example:
             >>> learn.explain(196, "Star Wars (1977)").round(2)  # doctest: +SKIP
@@ -413,8 +414,9 @@ class CollabLearner(Learner):
         person, row = self._person(user), self.data.items.row(item)
         _, weight, _, bias = self.model.tables()
         dot = (person.weight.double() @ weight[row].detach().cpu().double()).item()
-        prediction = self._predicted(person, torch.tensor([row])).item()
-        return taken_apart(dot, person.bias, bias[row].item(), self.model.y_range, prediction)
+        prediction = self._predicted(person, torch.tensor([row]))
+        checks.finite("explain", prediction)
+        return taken_apart(dot, person.bias, bias[row].item(), self.model.y_range, prediction.item())
 
     def nearest(self, item: Id, n: int = 10, least: int = 1) -> pd.DataFrame:
         """The `n` items whose factors point most nearly where this item's do: by cosine similarity.

@@ -218,6 +218,7 @@ def test_what_a_diverged_model_holds_is_no_answer(small):
         lambda: learn.recommend("u3", exclude_seen=False),
         lambda: learn.recommend(exclude_seen=False),
         lambda: learn.nearest(1),
+        lambda: learn.explain("u3", learn.data.items.key(3)),
         lambda: learn.fold_in({1: 3.0}),
         lambda: ndcg(learn),
         lambda: coverage(learn),
