@@ -85,12 +85,16 @@ def backward(
     item_bias: Tensor,
     y_range: YRange,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Dense gradients for the four tables; the rows of repeated ids add up (claim 25)."""
-    user_rows, item_rows = user_weight[users], item_weight[items]
-    grad = grad.to(user_weight.dtype)
+    """Dense gradients for the four tables; the rows of repeated ids add up (claim 25).
+
+    Sums are in the tables' arithmetic, and rounded to the tables' dtype once: a sum of ones in bfloat16 stops at 256.
+    """
+    dtype = arithmetic(user_weight.dtype)
+    user_rows, item_rows = user_weight[users].to(dtype), item_weight[items].to(dtype)
+    grad = grad.to(dtype)
     if y_range is not None:
         low, high = y_range
-        out = (user_rows * item_rows).sum(1) + user_bias[users] + item_bias[items]
+        out = (user_rows * item_rows).sum(1) + user_bias[users].to(dtype) + item_bias[items].to(dtype)
         # σ(x)·σ(−x) is σ(x)·(1 − σ(x)) without its cancellation where the sigmoid saturates.
         grad = grad * (high - low) * torch.sigmoid(out) * torch.sigmoid(-out)
     return (
@@ -102,5 +106,6 @@ def backward(
 
 
 def _added_up(table: Tensor, ids: Tensor, rows: Tensor) -> Tensor:
-    """Sums of `rows` by id, in the shape of a table; contiguous, as the compiler is told, though a table may not be."""
-    return torch.zeros_like(table, memory_format=torch.contiguous_format).index_add_(0, ids, rows)
+    """Sums of `rows` by id, like a table; contiguous, as the compiler is told, though a table may not be."""
+    zeros = torch.zeros_like(table, dtype=rows.dtype, memory_format=torch.contiguous_format)
+    return zeros.index_add_(0, ids, rows).to(table.dtype)

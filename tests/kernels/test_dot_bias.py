@@ -132,6 +132,17 @@ def test_the_loss_and_its_gradients_are_mse_losss_of_the_scores(backend, y_range
         torch.testing.assert_close(mine, ref)
 
 
+@pytest.mark.parametrize("backend", sorted({*backends.available("cpu")} - {"native"}))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_many_gradients_of_one_item_add_up_in_half_precision(dtype, backend):
+    n = 4096  # ones added up in bfloat16 stop at 256, in float16 at 2048
+    ids, zeros = torch.arange(n), torch.zeros(n, dtype=torch.int64)
+    tables = [torch.ones(n, 1), torch.ones(1, 1), torch.zeros(n), torch.zeros(1)]
+    tables = [table.to(dtype).requires_grad_() for table in tables]
+    embedding_dot_bias(ids, zeros, *tables, backend=backend).sum().backward()
+    assert tables[1].grad.item() == tables[3].grad.item() == n
+
+
 @pytest.mark.parametrize("backend", backends.available("cpu"))
 @pytest.mark.parametrize("op", [embedding_dot_bias, dot_bias_loss])
 def test_every_backend_takes_the_choice_between_determinism_and_atomics(op, backend, monkeypatch):
