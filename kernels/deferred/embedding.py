@@ -101,7 +101,10 @@ def _coalesced(grad: Tensor) -> Tensor:
 
 
 def _values(grad: Tensor) -> Tensor:
-    return grad._values() if grad.is_sparse else grad
+    """The numbers of a gradient; a gradient with a graph has been built by `create_graph`, and they belong to it."""
+    if not grad.is_sparse:
+        return grad
+    return grad.values() if grad.requires_grad else grad._values()
 
 
 def _or_zero(values: Tensor) -> Tensor:
@@ -112,7 +115,19 @@ def _or_zero(values: Tensor) -> Tensor:
 def _sparse(grad: Tensor, values: Tensor) -> Tensor:
     """A gradient of the same rows as `grad`, with these values."""
     like = torch.sparse_coo_tensor(grad._indices(), values, grad.shape, is_coalesced=True, check_invariants=False)
-    return Tensor._make_subclass(RowGradient, like)
+    return _AsRowGradient.apply(like)  # type: ignore[no-any-return]
+
+
+class _AsRowGradient(torch.autograd.Function):
+    """A sparse tensor as a RowGradient, in the same graph: `as_subclass` refuses sparse tensors."""
+
+    @staticmethod
+    def forward(_ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return Tensor._make_subclass(RowGradient, grad)
+
+    @staticmethod
+    def backward(_ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad
 
 
 class DeferredParameter(nn.Parameter):
@@ -168,7 +183,7 @@ class DeferredParameter(nn.Parameter):
         with torch._C.DisableTorchFunctionSubclass():
             grad = _GRAD.__get__(self)
             if grad is not None and grad.is_sparse and not (type(grad) is RowGradient and grad.is_coalesced()):
-                grad = Tensor._make_subclass(RowGradient, grad.coalesce())
+                grad = _AsRowGradient.apply(grad.coalesce())
                 _GRAD.__set__(self, grad)
             return grad
 

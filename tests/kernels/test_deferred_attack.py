@@ -250,3 +250,27 @@ def test_a_clamp_that_would_move_zeros_is_refused_in_place(gradient):
     with pytest.raises((RuntimeError, NotImplementedError)):
         gradient.clamp_(min=0.5)
     assert torch.equal(gradient.to_dense(), before)
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_a_gradient_keeps_the_graph_that_create_graph_builds():
+    found = []
+    for deferred in (True, False):
+        top = nn.Linear(3, 1, dtype=torch.float64)
+        nn.init.constant_(top.weight, 0.5)
+        nn.init.zeros_(top.bias)
+        kind, opt = (DeferredEmbedding, DeferredAdamW) if deferred else (nn.Embedding, torch.optim.AdamW)
+        table = kind.from_pretrained(torch.linspace(-1, 1, 15, dtype=torch.float64).view(5, 3), freeze=False)
+        opt = opt([*table.parameters(), *top.parameters()], lr=0.1)
+        top(table(torch.tensor([1, 2, 2]))).pow(2).sum().backward(create_graph=True)
+        top(table(torch.tensor([3]))).pow(2).sum().backward(create_graph=True)
+        whole = table.weight.grad.to_dense() if deferred else table.weight.grad
+        scaled = table.weight.grad * 2
+        sums = [whole.pow(2).sum(), table.weight.grad.norm(), (scaled.to_dense() if deferred else scaled).sin().sum()]
+        grads = [torch.autograd.grad(s, (top.weight, table.weight), retain_graph=True) for s in sums]
+        found.append([g.to_dense() if g.is_sparse else g for pair in grads for g in pair])
+        nn.utils.clip_grad_norm_([*table.parameters(), *top.parameters()], 0.1)
+        opt.step()
+        found[-1] += [table.weight.detach().clone(), top.weight.detach().clone()]
+    for ours, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, torchs)
