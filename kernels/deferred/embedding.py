@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..eager import eager
 from .table import Table
@@ -23,6 +23,7 @@ LOOKUPS = {
     torch.ops.aten._embedding_bag_per_sample_weights_backward.default: (1, 2),
 }
 
+PLAIN = (Tensor, nn.Parameter, type(None))  # the types of arguments that have no say in an operation
 
 # The functions that clipping and scaling call on a gradient. On a sparse gradient it is enough to call them on its
 # values, if zeros stay zeros and do not change the result.
@@ -139,12 +140,19 @@ class DeferredParameter(nn.Parameter):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if not all(issubclass(kind, DeferredParameter) for kind in types):
+            return NotImplemented  # another subclass of Tensor, which calls operations on what it holds
         kwargs = kwargs or {}
-        if func in LOOKUPS:
+        # A mode that is still active is a tracer's: it leaves subclasses alone, and records plain tensors for later.
+        traced = torch._C._len_torch_dispatch_stack() > 0
+        if func in LOOKUPS and not traced:
             weight, ids = (args[place] for place in LOOKUPS[func])
             weight.look_up(ids)
         else:
             _flush_all(args, kwargs)
+        if traced:
+            args, kwargs = tree_map_only(DeferredParameter, _plain, (args, kwargs))
+            return func(*args, **kwargs)
         with torch._C._DisableTorchDispatch():
             return func(*args, **kwargs)
 
@@ -223,6 +231,12 @@ class DeferredParameter(nn.Parameter):
         return self.detach().__dlpack__(*args, **kwargs)
 
 
+def _plain(param: Tensor) -> Tensor:
+    """The same memory as a plain tensor."""
+    with torch._C._DisableTorchDispatch():
+        return param.detach()
+
+
 @eager
 def _flush_all(*arguments: Any) -> None:
     for leaf in tree_leaves(arguments):
@@ -241,9 +255,11 @@ class _Deferred(nn.Module):
         """As torch's, of rows that are up to date."""
         weight = self.weight
         # The short way below is wrong if `weight` is another tensor (torch.func.functional_call), if ids are batched by
-        # vmap, or if the forward of a subclass reads the table differently.
-        plain = type(weight) is DeferredParameter and not torch._C._are_functorch_transforms_active()
-        if not plain or not self._looks_up:
+        # vmap or of another subclass of Tensor (nested), if a mode watches operations (tracing, checkpointing), or if
+        # the forward of a subclass reads the table differently.
+        plain = type(weight) is DeferredParameter and all(type(x) in PLAIN for x in (input, *args, *kwargs.values()))
+        watched = torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack()
+        if not plain or watched or not self._looks_up:
             return super().forward(input, *args, **kwargs)
         # The same as `DeferredParameter.__torch_dispatch__`, without the cost of the dispatch.
         weight.look_up(input)

@@ -5,6 +5,8 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels import DeferredAdamW, DeferredEmbedding, DeferredSGD, attach
 
@@ -219,3 +221,64 @@ def test_a_count_of_steps_may_be_a_list_of_one_number():
     for _ in range(2):
         train(theirs, other)
     assert_equal(ours, theirs)
+
+
+class Seen(TorchDispatchMode):
+    """A mode that keeps the names of operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+class Wrapped(torch.Tensor):
+    """Ids inside another subclass of Tensor, without memory of its own."""
+
+    @staticmethod
+    def __new__(cls, ids):
+        return torch.Tensor._make_wrapper_subclass(cls, ids.shape, dtype=ids.dtype)
+
+    def __init__(self, ids):
+        self.ids = ids
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return func(*[arg.ids if isinstance(arg, Wrapped) else arg for arg in args], **(kwargs or {}))
+
+
+class Times(nn.Module):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, ids):
+        return self.weight * ids.sum()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("how", ["nested", "wrapped", "mode", "traced", "traced product"])
+def test_lookups_that_others_take_part_in_are_those_of_dense_steps(how):
+    (ours, optimizer), (theirs, other) = pair()
+    train(ours, optimizer)
+    train(theirs, other)
+    ids = torch.tensor([7, 1, 11])
+    found = []
+    for embedding in (ours, theirs):
+        if how == "nested":
+            nested = torch.nested.nested_tensor([ids[:2], ids[2:]], layout=torch.jagged)
+            found.append(embedding(nested).values())
+        elif how == "wrapped":
+            found.append(embedding(Wrapped(ids)))
+        elif how == "mode":
+            with Seen() as seen:
+                found.append(embedding(ids))
+            assert seen.names == ["aten::embedding"]
+        else:
+            ask = embedding if how == "traced" else Times(embedding.weight)
+            with torch.no_grad():
+                found.append(make_fx(ask)(torch.tensor([0, 2, 2]))(ids))
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-12)
