@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..steps import Constants, Optimizer, constants
-from .triton_kernels import divide, rounded, sqrt, update
+from .triton_kernels import check_state, divide, rounded, sqrt, update
 
 START_BLOCK = 256  # starts per program of `add_step_`
 NO_STEP = Constants(*[0.0] * len(Constants._fields))
@@ -93,10 +93,12 @@ def add_step_(moments: Tensor, step: Constants, t: int, first: int) -> None:
         t: ≥ 1; every step is added once, in order.
         first: the oldest start that gets a new term. Terms fade as (β1/√β2)^(t − z). SGD and RMSprop need none: t.
     """
+    # Only Adam, which does not fold at β2 = 0, reads the powers of 1/√β2.
+    up = 1 / math.sqrt(step.beta2) if step.beta2 else 0.0
     with torch.cuda.device_of(moments):
         _add_step[(max(1, triton.cdiv(t - first, START_BLOCK)),)](
             moments, moments.shape[1], t, first,
-            step.keep, step.beta1, 1 / math.sqrt(step.beta2), 1 / step.scale, step.rate,
+            step.keep, step.beta1, up, 1 / step.scale, step.rate,
             block=START_BLOCK, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
 
@@ -267,11 +269,15 @@ def step_rows_(
         stamp: int64[], gets done + t if there are `grads`.
 
     Raises:
-        ValueError: tables whose strides differ or whose rows are not consecutive numbers, or `grads` without `step`.
+        ValueError: tables whose strides differ or whose rows are not consecutive numbers, a table that the optimizer
+            needs and does not get, `grads` of another shape, or `grads` without `step`.
     """
+    k, stride = weight.shape[1], weight.stride(0)
     if grads is not None and step is None:
         raise ValueError("a step with gradients needs its constants: pass step")
-    k, stride = weight.shape[1], weight.stride(0)
+    if grads is not None and grads.shape != (len(rows), k):
+        raise ValueError(f"the gradients of {len(rows)} rows of {k} numbers cannot be {list(grads.shape)}")
+    check_state(optimizer, exp_avg is not None, exp_avg_sq is not None)
     tables = [table for table in (weight, exp_avg, exp_avg_sq) if table is not None]
     if any(table.shape != weight.shape or table.stride() != (stride, 1) for table in tables):
         layouts = ", ".join(f"{list(table.shape)} with strides {list(table.stride())}" for table in tables)

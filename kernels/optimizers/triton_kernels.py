@@ -120,6 +120,13 @@ def _step(
         )  # fmt: skip
 
 
+def check_state(optimizer: Optimizer, averages: bool, squares: bool) -> None:
+    """Raise ValueError if an optimizer lacks the running means or mean squares that its kernel would read and write."""
+    for name, given, needing in (("exp_avg", averages, ("momentum", "adam")), ("exp_avg_sq", squares, ("rmsprop", "adam"))):
+        if optimizer in needing and not given:
+            raise ValueError(f"{optimizer} needs {name}, one for each weight")
+
+
 def step_(
     optimizer: Optimizer,
     weights: Sequence[Tensor],
@@ -154,7 +161,13 @@ def step_(
         step: t ≥ 1, the number of this step.
         decoupled: True subtracts lr·wd·w from the weights, as AdamW does (Loshchilov & Hutter 2019); False adds wd·w to
             the gradient (L2), as Adam does (Kingma & Ba 2015).
+
+    Raises:
+        ValueError: lists of different lengths, state that the optimizer needs and does not get, shapes that differ, or
+            a tensor that is written and not contiguous.
     """
+    if weights:
+        check_state(optimizer, bool(exp_avgs), bool(exp_avg_sqs))
     scalars = constants(
         optimizer, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay, step=step,
         decay="decoupled" if decoupled else "l2",
@@ -162,7 +175,12 @@ def step_(
     groups: dict[Any, list[tuple[Tensor, ...]]] = {}
     # The weights are passed instead of state that the optimizer does not have; the kernel does not read it.
     for tensors in zip(weights, grads, exp_avgs or weights, exp_avg_sqs or weights, strict=True):
-        if tensors[0].numel():
+        weight, _, *state = tensors
+        if any(tensor.shape != weight.shape for tensor in tensors):
+            raise ValueError(f"weight, gradient and state have different shapes: {[list(t.shape) for t in tensors]}")
+        if not all(tensor.is_contiguous() for tensor in (weight, *state)):
+            raise ValueError(f"a weight {list(weight.shape)} or its state is not contiguous, and is changed in place")
+        if weight.numel():
             groups.setdefault(tuple((t.dtype, t.device) for t in tensors), []).append(tensors)
     for group in groups.values():
         for first in range(0, len(group), TENSORS):

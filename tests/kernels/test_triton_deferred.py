@@ -278,3 +278,21 @@ def test_tables_of_other_strides_are_refused() -> None:
         deferred.step_rows_(
             "momentum", torch.arange(2), torch.zeros(4), weight, torch.zeros(3, 4).T, None, torch.zeros(2, 9), 1
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "complaint"),
+    [
+        ("momentum", {"exp_avg": None}, "momentum needs exp_avg"),
+        ("adam", {"exp_avg_sq": None}, "adam needs exp_avg_sq"),
+        ("adam", {"grads": torch.zeros(1, 3)}, "2 rows of 3 numbers"),
+        ("adam", {"grads": torch.zeros(2, 2)}, "2 rows of 3 numbers"),
+    ],
+)
+def test_tensors_that_rows_cannot_take_are_refused(name: str, change: dict[str, object], complaint: str) -> None:
+    given = {"weight": torch.zeros(4, 3), "exp_avg": torch.zeros(4, 3), "exp_avg_sq": torch.zeros(4, 3)}
+    with pytest.raises(ValueError, match=complaint):
+        deferred.step_rows_(
+            name, torch.arange(2), torch.zeros(4), steps=torch.zeros(2, 9), t=1, step=deferred.NO_STEP,
+            **(given | {"grads": torch.zeros(2, 3)} | change),
+        )  # fmt: skip

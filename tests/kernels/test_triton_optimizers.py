@@ -139,3 +139,22 @@ def test_a_list_that_is_too_short_is_refused() -> None:
     weights, grads = tensors([5, 5], torch.float32, steps=1)
     with pytest.raises(ValueError, match="shorter"):
         optimizers.step_("momentum", weights, grads[0], weights[:1], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "complaint"),
+    [
+        ("momentum", {"exp_avgs": ()}, "momentum needs exp_avg"),
+        ("rmsprop", {"exp_avg_sqs": ()}, "rmsprop needs exp_avg_sq"),
+        ("adam", {"exp_avg_sqs": ()}, "adam needs exp_avg_sq"),
+        ("sgd", {"grads": [torch.zeros(2)]}, "different shapes"),
+        ("adam", {"exp_avgs": [torch.zeros(1, 4)]}, "different shapes"),
+        ("sgd", {"weights": [torch.zeros(2, 4)[:, :2]], "grads": [torch.zeros(2, 2)]}, "not contiguous"),
+    ],
+)
+def test_tensors_that_a_step_cannot_take_are_refused(name: str, change: dict[str, object], complaint: str) -> None:
+    given = {"weights": [torch.zeros(4)], "grads": [torch.zeros(4)]}
+    if name != "sgd":
+        given |= {"exp_avgs": [torch.zeros(4)], "exp_avg_sqs": [torch.zeros(4)]}
+    with pytest.raises(ValueError, match=complaint):
+        optimizers.step_(name, **(given | change), lr=0.1)

@@ -76,6 +76,11 @@ def test_under_one_cycle_the_results_equal_torchs_dense_optimizer(rule, mode):
     torch.testing.assert_close(*tables, rtol=0, atol=2e-6 if folded else 1e-10)
 
 
+def test_rmsprop_may_forget_its_mean_square_at_every_step():
+    tables = [train(*fresh("rmsprop", how, alpha=0.0), batches(4)).weight.detach() for how in ("folded", None)]
+    torch.testing.assert_close(*tables, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize(("betas", "mode"), [((0.9, 0.99), native.FOLD), ((0.95, 0.99), native.EARLY)])
 def test_missed_steps_are_folded_where_two_points_are_enough_and_else_replayed(betas, mode):
     tables = []
