@@ -266,6 +266,12 @@ class _Deferred(nn.Module):
         with torch._C.DisableTorchFunctionSubclass(), torch._C._DisableTorchDispatch():
             return super().forward(input, *args, **kwargs)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        if type(self.weight) is nn.Parameter:  # to_empty
+            _defer(self.weight)
+        return self
+
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         if not isinstance(self.weight, DeferredParameter):  # load_state_dict(…, assign=True)
@@ -401,13 +407,16 @@ def attach(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
 
     Args:
         embedding: an nn.Embedding, which becomes a `DeferredEmbedding`, or an nn.EmbeddingBag, which becomes a
-            `DeferredEmbeddingBag`.
+            `DeferredEmbeddingBag`; or one of these whose weight has been replaced by a plain nn.Parameter.
 
     Raises:
         ValueError: another module; one that is deferred already; bags of the largest; an embedding that changes rows
             or gradients when it reads them (`max_norm`, `scale_grad_by_freq`); or a weight that has hooks.
     """
-    if not isinstance(embedding, nn.Embedding | nn.EmbeddingBag) or isinstance(embedding, _Deferred):
+    deferred = isinstance(embedding, _Deferred)
+    if not isinstance(embedding, nn.Embedding | nn.EmbeddingBag) or (
+        deferred and isinstance(embedding.weight, DeferredParameter)
+    ):
         raise ValueError(
             f"{type(embedding).__name__}: an nn.Embedding or nn.EmbeddingBag is needed that is not deferred yet"
         )
@@ -422,14 +431,21 @@ def attach(embedding: nn.Embedding | nn.EmbeddingBag) -> None:
     weight = embedding.weight
     if weight._backward_hooks or weight._post_accumulate_grad_hooks:
         raise ValueError("its weight has hooks, which would be lost: attach first, then register them")
+    _defer(weight)
+    if not deferred:
+        embedding.__class__ = _deferred(type(embedding))  # type: ignore[arg-type, assignment]
+    embedding.sparse = True
+
+
+def _defer(weight: nn.Parameter) -> None:
+    """Make a parameter deferred. It stays the same object, so that tied weights and optimizers still refer to it."""
     grad, weight.grad = weight.grad, None
     deferred = DeferredParameter(weight.data, weight.requires_grad)
     deferred.__dict__.update(weight.__dict__)
-    # The parameter stays the same object, so that tied weights and optimizers still refer to it.
-    torch.utils.swap_tensors(weight, deferred)
-    weight.grad = grad
-    embedding.__class__ = _deferred(type(embedding))  # type: ignore[arg-type, assignment]
-    embedding.sparse = True
+    try:
+        torch.utils.swap_tensors(weight, deferred)  # refuses a parameter that others hold in a way it cannot follow
+    finally:
+        weight.grad = grad
 
 
 @cache

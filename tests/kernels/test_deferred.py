@@ -1,6 +1,7 @@
 import copy
 import ctypes
 import io
+import weakref
 import math
 import pickle
 import warnings
@@ -1072,6 +1073,48 @@ def test_weights_assigned_by_load_state_dict_are_deferred_too():
     expected = through(nn.Embedding.from_pretrained(state["weight"].clone(), freeze=False), False)
     torch.testing.assert_close(through(table, True), expected)
     assert table.weight.table is not None
+
+
+def emptied(table):
+    return DeferredEmbedding(5, 2, device="meta").to_empty(device="cpu")
+
+
+def skipped(table):
+    return nn.utils.skip_init(DeferredEmbedding, 5, 2)
+
+
+def assigned(table):
+    table.weight = nn.Parameter(torch.zeros(5, 2))
+    attach(table)
+    return table
+
+
+def swapped(table):
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        return table.double().float()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@pytest.mark.parametrize("replace", [emptied, skipped, assigned, swapped])
+def test_a_weight_that_torch_or_a_program_replaces_is_deferred_too(replace):
+    table = replace(DeferredEmbedding(5, 2))
+    start = torch.randn(5, 2)
+    with torch.no_grad():
+        table.weight.copy_(start)
+    expected = through(nn.Embedding.from_pretrained(start.clone(), freeze=False), False)
+    torch.testing.assert_close(through(table, True), expected)
+    assert table.weight.table is not None
+
+
+def test_an_embedding_that_cannot_be_attached_keeps_its_gradient():
+    table = nn.Embedding(3, 2)
+    table(torch.tensor([1])).sum().backward()
+    held = weakref.ref(table.weight)  # torch cannot exchange what this refers to
+    with pytest.raises(RuntimeError, match="weakref"):
+        attach(table)
+    assert held().grad.sum() == 2
 
 
 def clipped(clip, deferred):
