@@ -53,6 +53,9 @@ def adam_step_(
 
     Every parameter moves, even with a gradient of zero, because momentum continues and decay shrinks.
 
+    torch.compile compiles a step anew for every other rate or beta, and gives up after a few (`recompile_limit` in
+    `torch._dynamo.config`): under a schedule, call it outside of compiled code.
+
     >>> param, grad, mean, square = torch.tensor([1.0]), torch.tensor([0.5]), torch.zeros(1), torch.zeros(1)
     >>> adam_step_(param, grad, mean, square, lr=0.25, step=1)
     >>> param  # the first step moves by the rate, whatever the size of the gradient
@@ -60,8 +63,9 @@ def adam_step_(
 
     Args:
         param: the parameters, any shape, contiguous.
-        grad: their gradient, of the same shape.
-        exp_avg: running mean of the gradient, same shape; zeros before step 1.
+        grad: their gradient, of the same shape and any floating dtype.
+        exp_avg: running mean of the gradient, same shape; zeros before step 1. Of param's dtype, or float32 for a
+            half-precision param.
         exp_avg_sq: running mean of its square, likewise.
         lr: learning rate of this step.
         beta1: momentum of this step; may change from step to step, as in one-cycle.
@@ -74,11 +78,14 @@ def adam_step_(
 
     Raises:
         BackendError: the named backend cannot run on these tensors.
-        ValueError: shapes that differ, a tensor that is not contiguous or not floating, or a number out of its range.
+        ValueError: shapes that differ, a tensor that is not contiguous, not floating or sparse, averages of another
+            dtype, or a number out of its range.
     """
     for name, tensor in {"param": param, "grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}.items():
         if not tensor.is_floating_point():
             raise ValueError(f"{name} is {tensor.dtype}; a floating dtype is needed")
+        if tensor.layout is not torch.strided:
+            raise ValueError(f"{name} is sparse: a dense step needs dense tensors, as to_dense() makes them")
     for name, tensor in {"grad": grad, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}.items():
         if tensor.shape != param.shape or tensor.device != param.device:
             raise ValueError(
@@ -87,6 +94,10 @@ def adam_step_(
     for name, tensor in {"param": param, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}.items():
         if not tensor.is_contiguous():
             raise ValueError(f"{name} is not contiguous, and is changed in place: call .contiguous() first")
+    dtypes = {param.dtype, torch.float32} if param.itemsize < 4 else {param.dtype}
+    for name, tensor in {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}.items():
+        if tensor.dtype not in dtypes:
+            raise ValueError(f"{name} is {tensor.dtype}, param {param.dtype}: averages have their parameter's dtype")
     if not isinstance(step, int) or step < 1:
         raise ValueError(f"{step=}: it must be an integer, and the first step is 1")
     for name, value, end in (("lr", lr, math.inf), ("beta1", beta1, 1), ("beta2", beta2, 1), ("eps", eps, math.inf),

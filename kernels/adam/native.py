@@ -52,7 +52,8 @@ def step_(
     decoupled: bool,
 ) -> None:
     """See `kernels.adam.adam_step_`."""
-    arrays = [tensor.detach().view(-1).numpy() for tensor in (param, grad.contiguous(), exp_avg, exp_avg_sq)]
+    grad = grad.to(param.dtype).contiguous()
+    arrays = [tensor.detach().view(-1).numpy() for tensor in (param, grad, exp_avg, exp_avg_sq)]
     of_step = constants(
         "adam", lr=lr, step=step, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
         decay="decoupled" if decoupled else "l2",

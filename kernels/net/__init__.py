@@ -203,7 +203,8 @@ class NetTrainer:
 
         Raises:
             IndexError: there is no such row.
-            ValueError: no rows or nothing to train; too few steps or draws.
+            ValueError: no rows or nothing to train; too few steps or draws; a batch of one row for a "norm" layer that
+                is not fixed, because one row has no variance.
         """
         batches = -(-len(order) // self._batch_size)
         found, n_rows = order.contiguous().numpy(), len(self._rows.classes) + len(self._rows.targets)
@@ -213,6 +214,9 @@ class NetTrainer:
             raise IndexError(f"order goes from {found.min()} to {found.max()}, the rows from 0 to {n_rows - 1}")
         if any(constants is not None and constants.shape != (batches, 9) for constants in steps):
             raise ValueError(f"steps: float64[{batches}, 9] is needed for each parameter that is trained")
+        norms = set(np.flatnonzero(self._table[:, native.KIND] == get_args(LayerKind).index("norm")).tolist())
+        if norms - set(fixed) and 1 in (self._batch_size, len(order) % self._batch_size):
+            raise ValueError(f"{len(order)} rows in batches of {self._batch_size} leave one row, which has no variance")
         self._place_draws(draws, len(order))
         trained = [
             (spot, constants) for spot, constants in zip(self._params, steps, strict=True) if constants is not None

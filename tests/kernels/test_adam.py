@@ -100,6 +100,25 @@ def test_a_parameter_without_gradient_moves_by_momentum_and_decay(backend):
     assert param[1].item() == pytest.approx(0.99)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_gradient_may_have_another_dtype(dtype, backend):
+    results = []
+    for grad in (torch.tensor([0.5, -2.0]), torch.tensor([0.5, -2.0], dtype=dtype)):
+        param = torch.ones(2)
+        adam_step_(param, grad, torch.full((2,), 0.1), torch.ones(2), lr=0.1, step=2, backend=backend)
+        results.append(param)
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("backend", sorted({*backends.available("cpu")} - {"native"}))
+@pytest.mark.parametrize("averages", [torch.bfloat16, torch.float32])
+def test_averages_of_a_half_precision_parameter_may_be_float32(averages, backend):
+    param, *zeros = (torch.tensor([1.0]).bfloat16(), *(torch.zeros(1, dtype=averages) for _ in range(2)))
+    adam_step_(param, torch.ones(1), *zeros, lr=0.5, step=1, backend=backend)
+    assert param.item() == pytest.approx(0.5, abs=0.01)
+
+
 @pytest.mark.parametrize("backend", backends.available("cpu"))
 def test_torch_library_finds_no_fault(backend):
     tensors = [torch.randn(33), torch.randn(33), torch.randn(33), torch.rand(33)]
@@ -140,6 +159,9 @@ def test_fastais_constants_are_not_torchs():
     [
         ({"grad": torch.zeros(3)}, r"grad is \[3\]"),
         ({"param": torch.zeros(4, 2).T, "grad": torch.zeros(2, 4)}, "exp_avg is"),
+        ({"grad": torch.zeros(4).to_sparse()}, "grad is sparse"),
+        ({"exp_avg": torch.zeros(4, dtype=torch.bfloat16)}, "exp_avg is torch.bfloat16, param torch.float32"),
+        ({"exp_avg_sq": torch.zeros(4, dtype=torch.float64)}, "exp_avg_sq is torch.float64"),
         ({"step": 0}, "the first step is 1"),
         ({"step": 1.5}, "step=1.5: it must be an integer"),
         ({"lr": -1.0}, r"lr=-1.0: it must lie in \[0, inf\)"),

@@ -124,6 +124,20 @@ def test_a_number_that_is_none_shows_in_the_loss_of_its_batch(kind):
     assert losses.isnan().tolist() == [False, True]
 
 
+@pytest.mark.parametrize(("rows", "batch_size"), [(11, 10), (3, 1)])
+def test_a_norm_of_one_row_is_refused_unless_it_is_fixed(rows, batch_size):
+    x, y, weight, bias = problem()
+    norm = torch.nn.BatchNorm1d(4).double()
+    params, running = (norm.weight, norm.bias), (norm.running_mean, norm.running_var)
+    layers = [Layer("linear", 4, (weight, bias)), Layer("norm", 4, params, running, (norm.eps, norm.momentum))]
+    trainer = NetTrainer(layers, 9, listed(x, y), batch_size=batch_size, optimizer="sgd")
+    each = [steps(-(-rows // batch_size))] * 4
+    with pytest.raises(ValueError, match="leave one row, which has no variance"):
+        trainer.epoch(torch.arange(rows), each)
+    trainer.epoch(torch.arange(rows), each, fixed=[1])
+    assert norm.running_var.tolist() == [1.0] * 4
+
+
 def test_slopes_pass_a_norm_that_is_fixed():
     x, y, *_ = problem()
     norm = torch.nn.BatchNorm1d(4).double().eval()
