@@ -25,7 +25,8 @@ class BackendError(RuntimeError):
 
 def triton_interpreted() -> bool:
     """Whether Triton kernels run in its interpreter, on CPU tensors (`TRITON_INTERPRET=1`)."""
-    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+    # Triton's own words for yes: importing it to ask would take long.
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
 def why_not(backend: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> str | None:

@@ -23,6 +23,8 @@ def one_hot(ids: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Te
     Raises:
         RuntimeError: an id is not in [0, classes). (On a GPU torch asserts on the device.)
     """
+    if classes < 0:  # torch takes -1 as the largest id plus 1
+        raise RuntimeError(f"{classes=}: no id lies in [0, {classes})")
     return F.one_hot(ids, classes).to(dtype)
 
 

@@ -394,3 +394,10 @@ def _autograd(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _forward_op.register_autograd(_autograd, setup_context=_setup_context)
+
+
+def _refuse_second_derivatives(_ctx: Any, *_: Tensor) -> None:
+    raise RuntimeError("embedding_dot_bias has no second derivatives: leave out create_graph, or use torch's own ops")
+
+
+_backward_op.register_autograd(_refuse_second_derivatives)

@@ -278,11 +278,15 @@ def _scale(
         tl.store(bias + where, tl.load(bias + where, mask=where < rows) * by, mask=where < rows)
 
 
+def _columns(k: int) -> int:
+    return max(1, triton.next_power_of_2(k))  # Triton has no blocks without columns
+
+
 def _shape(weight: Tensor) -> tuple[int, int, torch.dtype, Any]:
     """The number of factors, the next power of two, and the arithmetic's dtype for torch and for Triton."""
     k = weight.shape[1]
     double = weight.dtype == torch.float64
-    return k, triton.next_power_of_2(k), *((torch.float64, tl.float64) if double else (torch.float32, tl.float32))
+    return k, _columns(k), *((torch.float64, tl.float64) if double else (torch.float32, tl.float32))
 
 
 def forward(
@@ -313,7 +317,7 @@ def _rows(weight: Tensor, size: int) -> int:
     k, itemsize = weight.shape[1], weight.itemsize
     if k * itemsize % 16:  # rows do not start at multiples of 16 bytes: more 16-bit numbers per thread would only spill
         itemsize = max(4, itemsize)
-    return max(1, min(64, size // (triton.next_power_of_2(k) * itemsize)))
+    return max(1, min(64, size // (_columns(k) * itemsize)))
 
 
 def _warp_size() -> int:
@@ -370,7 +374,8 @@ def scale_(gradients: Sequence[Tensor], factor: Tensor) -> None:
     """Multiply the four gradients that `loss_and_gradients` returns by factor, [], in place."""
     user_weight, item_weight, user_bias, item_bias = gradients
     n_users, n_items, size = len(user_bias), len(item_bias), 2048
-    _scale[(triton.cdiv(max(user_weight.numel(), item_weight.numel()), size), 2)](
+    longest = max(gradient.numel() for gradient in gradients)
+    _scale[(triton.cdiv(longest, size), 2)](
         *gradients, factor, n_users, n_items, k=user_weight.shape[1], size=size, num_warps=4
     )
 

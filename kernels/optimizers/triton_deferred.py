@@ -282,7 +282,7 @@ def step_rows_(
     if any(table.shape != weight.shape or table.stride() != (stride, 1) for table in tables):
         layouts = ", ".join(f"{list(table.shape)} with strides {list(table.stride())}" for table in tables)
         raise ValueError(f"tables of one shape, with the same strides and rows of consecutive numbers, not {layouts}")
-    columns = triton.next_power_of_2(k)
+    columns = max(1, triton.next_power_of_2(k))  # Triton has no blocks without columns
     # A warp moves a kilobyte of each table: several short rows, or a part of a long one.
     size = columns * weight.itemsize if weight.itemsize > 4 else columns * 4
     tile, warps = max(1, min(32, 1024 // size)), max(1, min(16, size // 1024))

@@ -27,3 +27,10 @@ def test_without_triton_the_default_on_a_gpu_is_the_reference(monkeypatch):
     assert backends.choose(None, torch.device("cuda"), torch.float32) == "reference"
     with pytest.raises(backends.BackendError, match="not installed"):
         backends.choose("triton", torch.device("cuda"), torch.float32)
+
+
+@pytest.mark.parametrize("value", ["1", "true", "ON", "Yes", "y", "0", "2", "off", ""])
+def test_the_interpreter_is_on_when_triton_takes_it_as_on(value, monkeypatch):
+    libtriton = pytest.importorskip("triton._C.libtriton")
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    assert backends.triton_interpreted() == libtriton.getenv_bool("TRITON_INTERPRET", False)

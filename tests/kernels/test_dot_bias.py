@@ -228,6 +228,30 @@ def test_second_derivatives_are_refused_rather_than_left_out(backend):
         torch.autograd.grad(loss, tables, create_graph=True)
 
 
+@pytest.mark.parametrize("backend", backends.available("cpu"))
+def test_second_derivatives_of_scores_are_refused(backend):
+    users, items, *tables = problem(7)
+    tables = [table.requires_grad_() for table in tables]
+    scores = embedding_dot_bias(users, items, *tables, backend=backend)
+    grads = torch.autograd.grad(scores.sum(), tables, create_graph=True)
+    with pytest.raises(RuntimeError, match="embedding_dot_bias has no second derivatives: leave out create_graph"):
+        grads[0].sum().backward()
+
+
+@pytest.mark.parametrize("backend", backends.available("cpu"))
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_without_factors_the_biases_remain(backend, deterministic):
+    users, items, *tables = problem(0, batch=5)
+    tables = [table.requires_grad_() for table in tables]
+    how = {"backend": backend, "deterministic": deterministic}
+    torch.testing.assert_close(embedding_dot_bias(users, items, *tables, **how), tables[2][users] + tables[3][items])
+    ratings = torch.linspace(1, 5, 5)
+    grads = torch.autograd.grad(2 * dot_bias_loss(users, items, ratings, *tables, **how), tables)
+    loss = 2 * mse_loss(tables[2][users] + tables[3][items], ratings)
+    for mine, torchs in zip(grads[2:], torch.autograd.grad(loss, tables[2:]), strict=True):
+        torch.testing.assert_close(mine, torchs)
+
+
 @pytest.mark.parametrize("op", [embedding_dot_bias, dot_bias_loss])
 @pytest.mark.parametrize("place", range(4))
 def test_a_tangent_is_refused_rather_than_left_out(op, place):

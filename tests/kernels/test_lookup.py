@@ -52,7 +52,7 @@ def test_the_sparse_matrix_stores_the_ones_alone():
 
 
 @pytest.mark.parametrize("build", [lookup.one_hot, lookup.sparse_one_hot])
-@pytest.mark.parametrize("bad", [-1, 4])
-def test_an_id_outside_the_classes_is_an_error(build, bad):
+@pytest.mark.parametrize(("bad", "classes"), [(-1, 4), (4, 4), (0, 0), (0, -1)])
+def test_an_id_outside_the_classes_is_an_error(build, bad, classes):
     with pytest.raises(RuntimeError):
-        build(torch.tensor([0, bad]), 4)
+        build(torch.tensor([0, bad]), classes)

@@ -76,6 +76,17 @@ def test_under_one_cycle_the_results_equal_torchs_dense_optimizer(rule, mode):
     torch.testing.assert_close(*tables, rtol=0, atol=2e-6 if folded else 1e-10)
 
 
+def test_a_table_without_columns_takes_steps():
+    table = DeferredEmbedding(3, 0, device=DEVICE)
+    optimizer = DeferredAdamW(table.parameters(), backend="triton")
+    for _ in range(2):
+        optimizer.zero_grad()
+        table(torch.tensor([1], device=DEVICE)).sum().backward()
+        optimizer.step()
+    assert table.weight.table.steps == 2
+    assert table.weight.shape == (3, 0)
+
+
 def test_rmsprop_may_forget_its_mean_square_at_every_step():
     tables = [train(*fresh("rmsprop", how, alpha=0.0), batches(4)).weight.detach() for how in ("folded", None)]
     torch.testing.assert_close(*tables, rtol=0, atol=1e-10)
