@@ -162,9 +162,8 @@ class _Deferred(EagerOptimizer):
         # The next step begins a new record, as in an optimizer that loads this state: so both give the same bits.
         for param in self._tables():
             param.drop_table()
-        found = super().state_dict()
-        states = found["state"].items()
-        return found | {"state": {at: dict(state) if isinstance(state, TableState) else state for at, state in states}}
+        with self.register_state_dict_post_hook(_with_plain_states, prepend=True):  # before the caller's hooks
+            return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's. It also loads the checkpoints of torch's optimizers, including SparseAdam.
@@ -173,6 +172,11 @@ class _Deferred(EagerOptimizer):
             ValueError: the checkpoint is another kind of optimizer's, or has settings that cannot be deferred. Nothing
                 has changed.
         """
+        with self.register_load_state_dict_pre_hook(type(self)._prepare_to_load):  # after the caller's hooks
+            super().load_state_dict(state_dict)
+
+    def _prepare_to_load(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The checkpoint with this optimizer's own settings where it has none; raises as `load_state_dict`."""
         groups = []
         for own, saved in zip(self.param_groups, state_dict["param_groups"], strict=False):
             # The backend is this optimizer's, not the checkpoint's. SparseAdam's checkpoints lack some settings.
@@ -185,7 +189,12 @@ class _Deferred(EagerOptimizer):
         for param in self._tables():
             param.drop_table()
         # If the number of groups differs, torch raises an error.
-        super().load_state_dict(state_dict | {"param_groups": groups + state_dict["param_groups"][len(groups) :]})
+        return state_dict | {"param_groups": groups + state_dict["param_groups"][len(groups) :]}
+
+
+def _with_plain_states(_optimizer: torch.optim.Optimizer, found: dict[str, Any]) -> dict[str, Any]:
+    states = found["state"].items()
+    return found | {"state": {at: dict(state) if isinstance(state, TableState) else state for at, state in states}}
 
 
 def _tables_due(group: dict[str, Any]) -> list[tuple[DeferredParameter, Tensor]]:

@@ -1319,6 +1319,26 @@ def test_a_checkpoint_of_sparse_adam_can_be_loaded():
     torch.testing.assert_close(ours.weight.detach(), theirs.weight.detach())
 
 
+def test_hooks_may_wrap_a_checkpoint_and_unwrap_it():
+    optimizers, seen = [], []
+    for _ in range(2):
+        table = DeferredEmbedding(4, 2)
+        optimizer = DeferredAdam(table.parameters())
+        optimizer.register_state_dict_post_hook(lambda _, state: seen.append(type(state["state"][0])) or {"mine": state})
+        optimizer.register_load_state_dict_pre_hook(lambda _, state: state["mine"])
+        table(torch.tensor([1])).sum().backward()
+        optimizer.step()
+        optimizers.append((table, optimizer))
+    (_, first), (table, second) = optimizers
+    second.load_state_dict(first.state_dict())
+    assert second.state[table.weight]["step"] == 1
+    assert seen == [dict]
+    sgd = DeferredSGD(table.parameters())
+    sgd.register_load_state_dict_pre_hook(lambda _, state: state["mine"])
+    with pytest.raises(ValueError, match="another kind of optimizer saved it"):
+        sgd.load_state_dict(first.state_dict())
+
+
 def test_a_checkpoint_of_another_kind_of_optimizer_is_refused_and_nothing_changes():
     net, rmsprop = models("rmsprop", torch.float64, "folded")
     for users, items, y in batches(3):
