@@ -187,7 +187,10 @@ def widest_load(asm: dict[str, Any]) -> int:
 
 
 def narrowest_offset(ttir: str) -> int:
-    """The bits of the narrowest offset that is added to a pointer. With 32, `row * k` overflows in a large table."""
+    """The bits of the narrowest offset that is added to a pointer. With 32, `row * k` overflows in a large table.
+
+    It sees the type of the sum alone: an offset that is computed with 32 bits and widened afterwards counts as 64.
+    """
     return min(int(bits) for bits in re.findall(r"tt\.addptr .*, (?:tensor<[\dx]*)?i(\d+)>?", ttir))
 
 
@@ -285,7 +288,8 @@ columns:
   spills       registers that a thread keeps in memory instead, in 4-byte words; 0 is best
   shared       bytes of shared memory per program
   widest load  bytes of the widest load from global memory that a thread issues; 16 is the most
-  offsets      bits of the narrowest offset that is added to a pointer; 32 bits overflow in large tables
+  offsets      bits of the narrowest offset that is added to a pointer; 32 bits overflow in large tables. One that
+               is computed with 32 bits and widened afterwards is not noticed
   bytes moved  per unit, counted from the kernel's own loads and stores; a value that is loaded twice counts
                twice, an atomic add counts as a store, because it brings nothing back
   floor        the least bytes per unit that the algorithm must move: dense Adam in fp32 reads a parameter, its
@@ -325,15 +329,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compiled in the same process
     counting = count_bytes_apart()
-    examples = list(find_examples())
     rows = []
-    for row in inspect(examples, targets):
-        rows.append(row)
+    try:
+        examples = list(find_examples())
+        for row in inspect(examples, targets):
+            rows.append(row)
+            if sys.stderr.isatty():
+                print(f"\rcompiled {len(rows)} of {len(examples) * len(targets)}", end="", file=sys.stderr)  # noqa: T201
         if sys.stderr.isatty():
-            print(f"\rcompiled {len(rows)} of {len(examples) * len(targets)}", end="", file=sys.stderr)  # noqa: T201
-    if sys.stderr.isatty():
-        print(file=sys.stderr)  # noqa: T201
-    moved, _ = counting.communicate()
+            print(file=sys.stderr)  # noqa: T201
+        moved, _ = counting.communicate()
+    finally:
+        counting.kill()  # does nothing to a process that has ended
     if counting.returncode:
         return 1  # the other process has printed its traceback
     counted = json.loads(moved)

@@ -116,18 +116,18 @@ def _or_zero(values: Tensor) -> Tensor:
 def _sparse(grad: Tensor, values: Tensor) -> Tensor:
     """A gradient of the same rows as `grad`, with these values."""
     like = torch.sparse_coo_tensor(grad._indices(), values, grad.shape, is_coalesced=True, check_invariants=False)
-    return _AsRowGradient.apply(like)  # type: ignore[no-any-return]
+    return _AsRowGradient.apply(like)
 
 
 class _AsRowGradient(torch.autograd.Function):
     """A sparse tensor as a RowGradient, in the same graph: `as_subclass` refuses sparse tensors."""
 
     @staticmethod
-    def forward(_ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(_ctx: Any, grad: Tensor) -> Tensor:
         return Tensor._make_subclass(RowGradient, grad)
 
     @staticmethod
-    def backward(_ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_ctx: Any, grad: Tensor) -> Tensor:
         return grad
 
 
@@ -237,6 +237,10 @@ def _plain(param: Tensor) -> Tensor:
         return param.detach()
 
 
+# torch.load calls no classes but those that it knows to be harmless: this one keeps a tensor, and runs nothing.
+torch.serialization.add_safe_globals([DeferredParameter])
+
+
 @eager
 def _flush_all(*arguments: Any) -> None:
     for leaf in tree_leaves(arguments):
@@ -291,6 +295,7 @@ class DeferredEmbedding(_Deferred, nn.Embedding):
     other reads of `weight` (`state_dict`, tied weights, `weight.norm()`) first bring the whole table up to date. If a
     gradient comes from one of them, it is dense: the steps are correct, at dense cost. Reads of memory that you took
     earlier (`weight.detach()`, `.data`, `.numpy()`) cannot be detected: they show rows as they are, up to date or not.
+    To make another parameter of its numbers, pass `weight.detach()`: `nn.Parameter(table.weight.detach())`.
 
     Args:
         num_embeddings: rows.

@@ -172,7 +172,9 @@ class _Deferred(EagerOptimizer):
             ValueError: the checkpoint is another kind of optimizer's, or has settings that cannot be deferred. Nothing
                 has changed.
         """
-        with self.register_load_state_dict_pre_hook(type(self)._prepare_to_load):  # after the caller's hooks
+        with self.register_load_state_dict_pre_hook(
+            lambda _, given: self._prepare_to_load(given)
+        ):  # after the caller's hooks
             super().load_state_dict(state_dict)
 
     def _prepare_to_load(self, state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -372,11 +372,10 @@ def loss_and_gradients(
 
 def scale_(gradients: Sequence[Tensor], factor: Tensor) -> None:
     """Multiply the four gradients that `loss_and_gradients` returns by factor, [], in place."""
-    user_weight, item_weight, user_bias, item_bias = gradients
-    n_users, n_items, size = len(user_bias), len(item_bias), 2048
+    n_users, n_items, size = len(gradients[2]), len(gradients[3]), 2048
     longest = max(gradient.numel() for gradient in gradients)
     _scale[(triton.cdiv(longest, size), 2)](
-        *gradients, factor, n_users, n_items, k=user_weight.shape[1], size=size, num_warps=4
+        *gradients, factor, n_users, n_items, k=gradients[0].shape[1], size=size, num_warps=4
     )
 
 

@@ -122,7 +122,8 @@ def _step(
 
 def check_state(optimizer: Optimizer, averages: bool, squares: bool) -> None:
     """Raise ValueError if an optimizer lacks the running means or mean squares that its kernel would read and write."""
-    for name, given, needing in (("exp_avg", averages, ("momentum", "adam")), ("exp_avg_sq", squares, ("rmsprop", "adam"))):
+    states = (("exp_avg", averages, ("momentum", "adam")), ("exp_avg_sq", squares, ("rmsprop", "adam")))
+    for name, given, needing in states:
         if optimizer in needing and not given:
             raise ValueError(f"{optimizer} needs {name}, one for each weight")
 

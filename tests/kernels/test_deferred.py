@@ -1,10 +1,10 @@
 import copy
 import ctypes
 import io
-import weakref
 import math
 import pickle
 import warnings
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -720,6 +720,23 @@ def test_backward_through_weights_that_a_step_has_changed_is_refused():
         loss.backward()
 
 
+def test_saved_parameters_are_loaded_without_unpickling():
+    file = io.BytesIO()
+    table = DeferredEmbedding.from_pretrained(torch.ones(3, 2))
+    torch.save(dict(table.named_parameters()), file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)["weight"]
+    assert torch.equal(loaded, table.weight)
+    assert (type(loaded), loaded.requires_grad) == (type(table.weight), False)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_detached_weight_makes_a_plain_embedding_that_is_scripted():
+    table = DeferredEmbedding(3, 2)
+    plain = torch.jit.script(nn.Embedding.from_pretrained(table.weight.detach()))
+    assert torch.equal(plain(torch.tensor([1])), table(torch.tensor([1])))
+
+
 def test_printing_a_weight_shows_current_rows():
     net, truth = behind()
     assert str(truth[0, :3].tolist()[0])[:5] in repr(net.users.weight)
@@ -1321,10 +1338,17 @@ def test_a_checkpoint_of_sparse_adam_can_be_loaded():
 
 def test_hooks_may_wrap_a_checkpoint_and_unwrap_it():
     optimizers, seen = [], []
+
+    def wrap(_, found):
+        seen.append(type(found["state"][0]))
+        return {"mine": found}
+
     for _ in range(2):
         table = DeferredEmbedding(4, 2)
         optimizer = DeferredAdam(table.parameters())
-        optimizer.register_state_dict_post_hook(lambda _, state: seen.append(type(state["state"][0])) or {"mine": state})
+        optimizer.register_state_dict_post_hook(
+            lambda _, state: seen.append(type(state["state"][0])) or {"mine": state}
+        )
         optimizer.register_load_state_dict_pre_hook(lambda _, state: state["mine"])
         table(torch.tensor([1])).sum().backward()
         optimizer.step()

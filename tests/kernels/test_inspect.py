@@ -389,6 +389,17 @@ def test_the_table_has_a_line_a_row_and_the_floor_in_words(rows: list[dict]) -> 
     )
 
 
+def test_a_kernel_that_does_not_compile_leaves_no_process_behind(monkeypatch):
+    started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setenv("TRITON_INTERPRET", os.environ["TRITON_INTERPRET"])  # the command removes it
+    monkeypatch.setattr(inspect, "find_examples", list)
+    monkeypatch.setattr(inspect, "count_bytes_apart", lambda: started)
+    monkeypatch.setattr(inspect, "inspect", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        inspect.main([])
+    assert started.wait(timeout=30) < 0
+
+
 if __name__ == "__main__":
     sizes = [int(size) for size in sys.argv[1:]]
     print(json.dumps(refused_at(sizes) if sizes else facts_of_compiled_kernels()))  # noqa: T201
