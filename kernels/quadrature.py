@@ -318,12 +318,16 @@ def _error(gap: np.ndarray, beta1: np.ndarray, rate: np.ndarray, beta2: float, s
     minus its Hermite interpolant is π²·f. So for each s the error grows with the measure. The result is the largest
     error over a grid of s, plus a twentieth for the values between.
     """
-    kappa = np.sqrt((1 - beta2 ** (start + gap)) / beta2**gap)
-    weight = rate * np.cumprod(beta1) * kappa
-    if not weight.sum() > 0:
+    with np.errstate(all="ignore"):
+        kappa = np.sqrt((1 - beta2 ** (start + gap)) / beta2**gap)
+        weight = rate * np.cumprod(beta1) * kappa
+    if not (np.isfinite(kappa).all() and np.isfinite(weight).all()):  # √v fades beyond a float: such gaps are replayed
+        return math.inf
+    if not weight.any():
         return 0.0
     kappas, weights = _gauss_of(kappa, weight, points)
-    eps = np.logspace(-5, 3, 33)[:, None]  # over s
+    lowest = min(-5.0, -2 - math.log10(kappa.max()))  # below it no term depends on eps any more
+    eps = np.logspace(lowest, 3, math.ceil(4 * (3 - lowest)) + 1)[:, None]  # over s
     error = (weight / (1 + eps * kappa)).sum(1) - (weights / (1 + eps * kappas)).sum(1)
     return 1.05 * float(np.abs(error).max())
 

@@ -252,7 +252,12 @@ class _Deferred(nn.Module):
     """What the deferred embeddings share. It stands before torch's class among the bases."""
 
     weight: Any
-    _looks_up = True  # whether `super().forward` does nothing but look rows up
+    _looks_up: bool  # whether `super().forward` does nothing but look rows up
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        after = cls.__mro__[cls.__mro__.index(_Deferred) + 1 :]
+        cls._looks_up = next(base for base in after if "forward" in vars(base)) in (nn.Embedding, nn.EmbeddingBag)
 
     @eager
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: A002 - torch's name
@@ -465,8 +470,7 @@ def _deferred(of: type[nn.Module]) -> type[nn.Module]:
     def reduce(self: nn.Module, _protocol: Any) -> tuple[Any, ...]:
         return _new, (of,), self.__dict__
 
-    members = {"__reduce_ex__": reduce, "__module__": of.__module__, "_looks_up": of.forward is torchs.forward}
-    return type(of.__name__, (ours, of), members)
+    return type(of.__name__, (ours, of), {"__reduce_ex__": reduce, "__module__": of.__module__})
 
 
 def _new(of: type[nn.Module]) -> nn.Module:

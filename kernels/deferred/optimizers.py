@@ -153,7 +153,8 @@ class _Deferred(EagerOptimizer):
             kept.update(state)
         else:
             kept = TableState(state, param)
-        self.state[param] = table.state = kept
+        self.state[param] = kept
+        table.keep_in(kept)
         param.table = table
         return table
 

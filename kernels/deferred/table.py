@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import weakref
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from .rows import Method, NativeRows, TritonRows
 Mode = Literal["folded", "replay", "dense"]
 
 CAPACITY = 4096  # the most steps on record; then the table is flushed, so that the record stays bounded
+LAST_STEP = 2**31 - 1 - 2 * CAPACITY  # a row keeps the number of its last step as an int32
 SMALLEST_KEEP = 1e-100  # the smallest product of decays on record; below it, ratios of products would lose digits
 
 
@@ -48,7 +50,8 @@ class Table:
     ) -> None:  # fmt: skip
         with torch._C._DisableTorchDispatch():
             self.weight = param.detach()
-        self.kind, self.state = kind, state
+        self.kind = kind
+        self._state: weakref.ref[Any] | None = None
         if not self.weight.is_contiguous() or self.weight.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"deferred steps need a contiguous float32 or float64 table, not {self.weight.dtype} with strides "
@@ -76,6 +79,10 @@ class Table:
         # A NumPy view, because torch.compile may flush a table while torch's operations run on fake tensors.
         self.steps_taken = state["step"].numpy() if "step" in state else None
         done = 0 if self.steps_taken is None else int(self.steps_taken)
+        if done > LAST_STEP:
+            raise ValueError(
+                f"step is {done}: deferred steps are counted to {LAST_STEP:,}; use nn.Embedding and torch.optim"
+            )
         rows: type[NativeRows | TritonRows] = NativeRows if chosen == "native" else TritonRows
         self.rows = rows(kind, self.weight, mean, square, done, CAPACITY)
         self.lock = threading.RLock()
@@ -86,7 +93,14 @@ class Table:
         """Whether this table is still made for this state, this memory and this kind of steps."""
         same = Tensor.data_ptr(param) == self.addresses[0]
         same = same and param.shape == self.weight.shape and param.stride() == self.weight.stride()
-        return same and self.state is state and self.kind == kind
+        return same and self._state is not None and self._state() is state and self.kind == kind
+
+    def keep_in(self, state: Any) -> None:
+        """Belong to this state. It refers to the parameter and so to this table, which therefore only watches it.
+
+        A cycle would keep the memory of a table that is no longer used until Python looks for cycles.
+        """
+        self._state = weakref.ref(state)
 
     @property
     def steps(self) -> int:

@@ -1,5 +1,6 @@
 import copy
 import ctypes
+import gc
 import io
 import math
 import pickle
@@ -277,6 +278,23 @@ def test_the_bound_is_close_to_the_error_of_a_long_gap_at_one_rate(beta1, beta2,
     error = (weight / (root + kappa)).sum(1) - (weights / (root + 1 / nodes - quadrature.SHIFT)).sum(1)
     worst = np.abs(error * root[:, 0]).max()
     assert worst <= fold_error(beta1, beta2, 40, points) <= 1.06 * worst
+
+
+@pytest.mark.parametrize("betas", [(0.31, 0.1), (0.44, 0.2), (0.0285, 0.001), (0.005, 1e-4), (0.7, 0.5), (0.9, 0.82)])
+@pytest.mark.filterwarnings("error")
+def test_betas_whose_mean_squares_fade_quickly_fold_only_if_that_is_close(betas):
+    """The largest √v in eps that a gap meets may be 1e100 times the smallest."""
+    eps, lr = 1e-3, 0.1
+    weights = []
+    for kind, optimizer in ((nn.Embedding, torch.optim.AdamW), (DeferredEmbedding, DeferredAdamW)):
+        table = kind.from_pretrained(torch.zeros(2, 1, dtype=torch.float64), freeze=False)
+        opt = optimizer(table.parameters(), lr=lr, betas=betas, eps=eps, weight_decay=0)
+        for step in range(130):
+            opt.zero_grad()
+            table(torch.tensor([int(step in (0, 60))])).sum().backward()
+            opt.step()
+        weights.append(table.weight.detach().clone())
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-3 * lr)
 
 
 def test_gaps_that_began_too_early_for_a_new_beta1_end_before_it():
@@ -1081,6 +1099,48 @@ def test_a_subclass_of_embedding_keeps_its_behavior_and_is_deferred():
         assert type(one).__name__ == "Scaled"
         torch.testing.assert_close(through(one, True), expected, rtol=0, atol=1e-8)
         assert one.weight.table is not None
+
+
+def test_another_classs_forward_beside_ours_reads_rows_that_are_up_to_date():
+    class Centered(nn.Embedding):
+        def forward(self, ids):
+            return functional.embedding(ids, self.weight, sparse=self.sparse) - self.weight.detach().mean(0)
+
+    class Both(DeferredEmbedding, Centered):
+        pass
+
+    tables = [kind.from_pretrained(torch.ones(4, 1, dtype=torch.float64), freeze=False) for kind in (Centered, Both)]
+    for table, optimizer in zip(tables, (torch.optim.AdamW, DeferredAdamW), strict=True):
+        opt = optimizer(table.parameters(), lr=0.1)
+        for step in range(20):
+            opt.zero_grad()
+            table(torch.tensor([0 if step else 3])).square().sum().backward()
+            opt.step()
+    torch.testing.assert_close(*(table(torch.tensor([0, 3])) for table in tables), rtol=0, atol=1e-9)
+
+
+def test_a_table_that_is_no_longer_used_frees_its_memory_at_once():
+    table = DeferredEmbedding(3, 2)
+    opt = DeferredAdamW(table.parameters())
+    table(torch.tensor([1])).sum().backward()
+    opt.step()
+    opt.zero_grad()
+    weight = weakref.ref(table.weight)
+    gc.disable()
+    try:
+        del table, opt
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
+def test_a_number_of_steps_that_rows_cannot_hold_is_refused():
+    table = DeferredEmbedding(3, 2)
+    opt = DeferredAdamW(table.parameters())
+    opt.state[table.weight]["step"] = torch.tensor(1e10)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(ValueError, match="step is 10000000000: deferred steps are counted to"):
+        opt.step()
 
 
 def test_weights_assigned_by_load_state_dict_are_deferred_too():
