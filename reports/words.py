@@ -34,6 +34,7 @@ OUTCOMES: dict[Reason, str] = {
     "the interval reaches the margin": "inconclusive",
     "too few seeds": "no verdict from {n}",
     "divergence in a part of several arms": "inconclusive, runs failed in a sum of several arms",
+    "no margin": "inconclusive, the margin is a share of a mean that is 0 or missing",
     "nothing measured": "nothing was measured",
 }
 # The same of a part that is held to a value other than 0.

@@ -69,7 +69,7 @@ LEVELS: tuple[Level, ...] = ("high", "moderate", "low", "very low")
 
 _PROFILES: Mapping[str, int] = {"quick": 1, "regular": 2, "full": 3}
 _BENCH_PROFILES: Mapping[str, str] = {"smoke": "quick", "default": "regular", "full": "full"}
-_WITHOUT_VERDICT = ("too few seeds", "nothing measured")
+_WITHOUT_VERDICT = ("too few seeds", "no margin", "nothing measured")
 
 
 class ExactFound(BaseModel):

@@ -148,8 +148,8 @@ def judge(
     Args:
         form: "best" is tested as noninferior, against one rival.
         numbers: the part's.
-        margin: in the metric's unit; NaN if it is a share of something that was not measured: then only an interval
-            that is infinite at both ends decides.
+        margin: in the metric's unit; NaN if it is a share of a mean that is missing or 0: then only an interval that
+            is infinite at both ends decides.
         overlap: n_valid/n_train if the seeds re-split one data set.
         by: superior by more than the margin.
         arms: how many arms the part weighs.
@@ -160,14 +160,17 @@ def judge(
     reason: Reason = "nothing measured"
     deciding = _interval(numbers, overlap)
     margin = _applied(margin, deciding)
-    if n == 0 or math.isnan(margin):
-        deciding = _NOTHING
-    elif arms > 2 and not np.isfinite(numbers.d).all():
+    # Without the seeds in which both sides failed, the others would decide as if nothing had.
+    if arms > 2 and (numbers.dropped or not np.isfinite(numbers.d).all()):
         deciding, reason = _NOTHING, "divergence in a part of several arms"
-    else:
+    elif n == 0:
+        deciding = _NOTHING
+    elif n < MIN_SEEDS:
         reason = "too few seeds"
-        if n >= MIN_SEEDS:
-            outcome, reason = decide(form, deciding.low, deciding.high, margin, by=by, threshold=threshold)
+    elif math.isnan(margin):
+        reason = "no margin"
+    else:
+        outcome, reason = decide(form, deciding.low, deciding.high, margin, by=by, threshold=threshold)
     return Found(
         estimate=_finite(deciding.estimate),
         low=_finite(deciding.low),
@@ -269,17 +272,16 @@ def rules(form: Form, low: Any, high: Any, margin: float, *, by: bool = False, t
         high: the other end.
         margin: m.
         by: superior by more than the margin.
-        threshold: held to a value other than 0. What is above it by less than the margin is above it.
+        threshold: held to a value other than 0. What is above it by less than the margin is above it, and what is
+            exactly at it is not.
     """
     inside = (low > -margin) & (high < margin)
     if form == "superior":
         yes: list[Rule] = [(low > margin, "yes", "by more than m")]
         if not by:
             yes += [((low > 0) & (high < margin), "yes", "by less than m"), (low > 0, "yes", "by more than 0")]
-        no: list[Rule] = [
-            (high < -margin, "no", "worse by more than m"),
-            ((high <= 0) & (low < 0), "no", "reversed"),
-        ]
+        short = high <= 0 if threshold else (high <= 0) & (low < 0)
+        no: list[Rule] = [(high < -margin, "no", "worse by more than m"), (short, "no", "reversed")]
         return [*yes, *no] if threshold else [*yes, *no, (high < margin, "no", "less than m")]
     if form == "equivalent":
         return [
@@ -424,7 +426,7 @@ def numbers_of(
     """The weighted sum of arms, minus a value, for each seed that all of them ran.
 
     A run that diverged or missed counts as infinitely bad. If runs on both sides did, the seed is undefined: it is
-    dropped and counted.
+    dropped and counted. A part of more than two arms is then inconclusive.
 
     Args:
         weights: by arm.
@@ -500,7 +502,7 @@ def _ratio(part: Part, overlap: Mapping[str, float]) -> float:
 
 
 def _margin(part: Part, metric: Metric, values: Mapping[str, Mapping[int, float | None]]) -> float:
-    """The margin in the metric's unit; NaN if the mean it is a share of is missing.
+    """The margin in the metric's unit; NaN if the mean it is a share of is missing or 0.
 
     A share refers to the mean of the arms that the part's arm is compared with, if any; for "best", to the arm's own.
     """

@@ -59,6 +59,7 @@ Reason = Literal[
     "the interval reaches the margin",
     "too few seeds",
     "divergence in a part of several arms",
+    "no margin",
     "nothing measured",
 ]
 
@@ -268,7 +269,7 @@ class PartFound(Found):
         better: which direction of the metric counts as +.
         weights: by arm.
         against: the value subtracted.
-        margin: in the metric's unit; null if it is a share of a mean that is missing.
+        margin: in the metric's unit; null if it is a share of a mean that is missing or 0.
         rivals: for the form "best", one per rival.
         expected_half_width: of the regular profile's interval, after a quick run; null otherwise.
         declared: digest of the declaration at the first run.

@@ -147,7 +147,9 @@ class Tuning(_Part):
 
     def answer(self) -> str:
         """The verdict with its numbers."""
-        chosen = ", ".join(f"{name} {value:.3g}" for name, value in self.best.items())
+        chosen = ", ".join(
+            f"{name} {value}" if isinstance(value, int) else f"{name} {value:.3g}" for name, value in self.best.items()
+        )
         if self.selection is None:
             told = f"with fresh seeds on the same rows it is {self.fresh:+.4f}; selection by these rows does not show"
         else:

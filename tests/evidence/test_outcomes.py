@@ -92,6 +92,11 @@ class TestForms:
         assert (found.low, found.high) == pytest.approx(t_interval(BASE - 0.85))
         assert found.outcome == "yes"
 
+    def test_what_is_exactly_at_a_threshold_in_every_seed_is_not_above_it(self):
+        found = judged(exceeds("64", "a", 0.5, metric="accuracy"), "accuracy", a=[0.5] * 20)
+        assert (found.estimate, found.outcome, found.reason) == (0, "no", "reversed")
+        assert judged(beats("1", "a", "b"), a=BASE, b=BASE).reason == "less than m"
+
     def test_a_factorials_interaction_is_paired_by_seed(self):
         arms = {"n": {"a": 0, "b": 0}, "a": {"a": 1, "b": 0}, "b": {"a": 0, "b": 1}, "ab": {"a": 1, "b": 1}}
         rng = np.random.default_rng(0)
@@ -106,6 +111,12 @@ class TestForms:
         assert found.margin == pytest.approx(0.009)
         rival = judged(best("1", "a", "b", metric="loss"), "loss", a=BASE / 2, b=BASE)
         assert rival.margin == pytest.approx(0.0045)
+
+    def test_a_share_of_0_decides_nothing_and_leaves_the_interval(self):
+        found = judged(beats("1", "a", "b", metric="loss"), "loss", a=BASE + NOISE, b=[0.0] * 20)
+        assert (found.outcome, found.reason, found.margin) == ("inconclusive", "no margin", None)
+        assert (found.estimate, found.interval) == (pytest.approx(-0.9), "t")
+        assert (found.low, found.high) == pytest.approx(t_interval(-BASE - NOISE))
 
 
 class TestTheInterval:
@@ -245,6 +256,9 @@ class TestFewOrFailedRuns:
         found = judged(effect("85", arms, "a", says=""), diverged={"a": {0}}, **values)
         assert (found.outcome, found.reason) == ("inconclusive", "divergence in a part of several arms")
         assert (found.n, found.diverged) == (20, 1)
+        both = judged(effect("85", arms, "a", says=""), **values | {"n": [None, *BASE[1:]]})
+        assert (both.outcome, both.reason) == ("inconclusive", "divergence in a part of several arms")
+        assert (both.n, both.dropped, both.estimate) == (19, 1, None)
 
     def test_a_missed_threshold_counts_against_the_arm(self):
         d = numbers_of({"a": 1.0}, 1.0, {"a": {0: None, 1: 0.5}}, METRICS["error"], {})

@@ -191,6 +191,12 @@ def test_a_result_that_cannot_be_written_whole_leaves_the_earlier_one_and_its_mo
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".replacing.lock", FILE, MODEL])
 
 
+def test_a_whole_number_is_told_with_all_its_digits(found):
+    result = found[0].model_copy(update={"best": {**found[0].best, "n_factors": 1013, "wd": 0.10129}})
+    assert "n_factors 1013" in result.answer()
+    assert "wd 0.101" in result.answer()
+
+
 def test_splits_by_time_say_nothing_about_selection(found):
     by_time = found[0].model_copy(update={"split": "time"})
     assert "on new splits it is" in found[0].answer()
