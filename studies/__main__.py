@@ -154,8 +154,12 @@ def main(
     if folder.exists() and not folder.is_dir():
         _fail(f"--results {folder}: not a folder")
     if claim is not None:
-        ledger = read_ledger(folder) if folder.exists() else make_ledger([])
+        try:
+            ledger = read_ledger(folder)
+        except ResultsError as error:
+            ledger = make_ledger([], problems=[str(error)])
         typer.echo(describe_claim(ledger.rows[claim - 1], found))
+        _tell(ledger.problems)
         found = [study for study in found if claim in study.claims]
         if run_all and not found:
             typer.echo(f"no study has a part of claim {claim}: nothing to run", err=True)
@@ -164,10 +168,14 @@ def main(
         return
     if profile is not None:
         _fail("--profile is for running the studies: add --all")
-    summaries, problems = find_summaries(folder) if folder.exists() else ([], [])
     if claim is None:
+        summaries, problems = find_summaries(folder) if folder.exists() else ([], [])
         read = read_all(summaries)
         typer.echo("\n\n".join(describe(study, folder, read) for study in found))
+        _tell(problems)
+
+
+def _tell(problems: Sequence[str]) -> None:
     for problem in problems:
         typer.echo(f"problem: {printable(problem)}", err=True)
 

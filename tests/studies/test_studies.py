@@ -126,6 +126,18 @@ def test_a_summary_that_lies_too_deep_is_said(tmp_path: Path) -> None:
     assert result.stderr.startswith(f"problem: {path}: more than 4 folders below")
 
 
+def test_a_claim_names_the_results_that_it_leaves_out(tmp_path: Path) -> None:
+    broken = tmp_path / "wd_sweep" / "movielens" / "quick" / "summary.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    (line,) = list_studies("--claim", "48", "--results", str(tmp_path)).stderr.splitlines()
+    assert line.startswith(f"problem: {broken}: not a summary of a study")
+    nowhere = list_studies("--claim", "48", "--results", str(tmp_path / "nowhere"))
+    assert nowhere.exit_code == 0
+    assert nowhere.stderr.startswith(f"problem: {tmp_path / 'nowhere'}: no such folder")
+    assert nowhere.stderr.count("\n") == 1
+
+
 def test_a_folder_of_results_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = list_studies("--results", str(tmp_path / "file"))
