@@ -104,7 +104,8 @@ DOUBTS: dict[Doubt, str] = {
     "the interval reaches the margin": "The effect may be smaller than the smallest one worth knowing.",
     "not retuned": "The settings were not tuned for each arm; tuning may reverse the result.",
     "preliminary": "A quick run, or one with fewer than 20 seeds: the regular profile may give another result.",
-    "declared after looking": "The part was declared, or changed, after results had been seen.",
+    "declared after looking": "The part, or how its runs are made, was declared or changed after results were seen.",
+    "made by an earlier recipe": "The study makes its runs in another way now; a new result is weaker, and is listed.",
     "undeclared seeds or values": "The seeds, trials or values were chosen for this run alone.",
 }
 
@@ -325,7 +326,7 @@ def reservations(study: Study, part: PartFound) -> list[str]:
     if judged and span is not None and abs(part.estimate or 0) < span:
         said.append(f"two runs of one arm differ by up to {writer_of(part)(span)}")
     if part.changed:
-        said.append("declared after results had been seen")
+        said.append("declared or changed after results had been seen")
     if summary.looks > 1:
         said.append(f"results seen {summary.looks} times")
     return said

@@ -62,6 +62,7 @@ Doubt = Literal[
     "not retuned",
     "preliminary",
     "declared after looking",
+    "made by an earlier recipe",
     "undeclared seeds or values",
 ]
 Level = Literal["high", "moderate", "low", "very low"]
@@ -108,6 +109,7 @@ class Evidence:
         title: its display name.
         protocol: as stated, or on a stand-in.
         own: whether it is the user's own data.
+        checksum: of the user's own data, because two files may have one name; "" for other data.
         profile: of the study.
         tuned: whether the settings of every arm of the part were tuned; for a single arm, also if none can be.
         preliminary: the quick profile, or few seeds.
@@ -122,6 +124,7 @@ class Evidence:
     title: str
     protocol: Protocol = "as stated"
     own: bool = False
+    checksum: str = ""
     profile: str = "regular"
     tuned: bool = True
     preliminary: bool = False
@@ -158,6 +161,11 @@ class Condition:
     def outcome(self) -> Outcome:
         """The outcome of the deciding evidence."""
         return self.used.found.outcome
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the deciding study's runs are made in another way now, as a weaker result of it shows."""
+        return any(one.source == self.used.source and one.recipe > self.used.recipe for one in self.superseded)
 
 
 @dataclass(frozen=True)
@@ -381,7 +389,7 @@ def make_ledger(
 
 def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
     """The results of a study on one data set for the parts of claims."""
-    tuned = {tuning.arm for tuning in summary.tuning}
+    tuned = {tuning.arm for tuning in summary.tuning if tuning.compared}
     return [
         Evidence(
             found=found,
@@ -390,6 +398,7 @@ def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
             title=summary.data.name,
             protocol=summary.protocol,
             own=summary.own,
+            checksum=summary.data.checksum if summary.own else "",
             profile=summary.profile,
             tuned=found.weights.keys() <= tuned or (len(found.weights) < 2 and not summary.tunable),
             preliminary=summary.preliminary or found.n < FEW_SEEDS,
@@ -500,13 +509,13 @@ def certainty(rows: Iterable[PartRow]) -> Certainty | None:
     doubts: list[Doubt] = []
     measured = False
     for row in rows:
-        speaking = [c.used for c in row.conditions if c.outcome != "inconclusive"]
+        speaking = [c for c in row.conditions if c.outcome != "inconclusive"]
         if any(one.protocol == "as stated" for one in speaking):
             speaking = [one for one in speaking if one.protocol == "as stated"]
         measured = measured or bool(speaking)
         if row.part.general and len(speaking) == 1:
             doubts.append("one data set for a general sentence")
-        if any(one.timed for one in speaking):
+        if any(one.used.timed for one in speaking):
             doubts.append("one machine for a general sentence")
         for one in speaking:
             doubts += _doubts(one)
@@ -516,14 +525,16 @@ def certainty(rows: Iterable[PartRow]) -> Certainty | None:
     return Certainty(LEVELS[min(len(named), len(LEVELS) - 1)], named)
 
 
-def _doubts(evidence: Evidence) -> list[Doubt]:
-    """The doubts about one piece of evidence."""
+def _doubts(condition: Condition) -> list[Doubt]:
+    """The doubts about the evidence that decides under a condition."""
+    evidence = condition.used
     found: dict[Doubt, bool] = {
         "stand-in": evidence.protocol == "stand-in",
         "the interval reaches the margin": evidence.found.reaches_margin,
         "not retuned": not evidence.tuned,
         "preliminary": evidence.preliminary,
         "declared after looking": evidence.found.changed,
+        "made by an earlier recipe": condition.outdated,
         "undeclared seeds or values": evidence.profile == CUSTOM,
     }
     return [doubt for doubt, is_so in found.items() if is_so]
@@ -531,12 +542,12 @@ def _doubts(evidence: Evidence) -> list[Doubt]:
 
 def _conditions(evidence: Iterable[Evidence]) -> tuple[Condition, ...]:
     """Evidence by data set and protocol, the strongest deciding; as stated comes first."""
-    groups: dict[tuple[Protocol, str], list[Evidence]] = {}
+    groups: dict[tuple[Protocol, str, str], list[Evidence]] = {}
     for one in evidence:
-        groups.setdefault((one.protocol, one.data), []).append(one)
+        groups.setdefault((one.protocol, one.data, one.checksum), []).append(one)
     found = []
-    for protocol, data in sorted(groups):
-        strongest, *rest = sorted(groups[protocol, data], key=lambda one: one.strength, reverse=True)
+    for (protocol, data, _), group in sorted(groups.items(), key=lambda item: item[0]):
+        strongest, *rest = sorted(group, key=lambda one: one.strength, reverse=True)
         found.append(Condition(data, protocol, strongest, tuple(rest)))
     return tuple(found)
 

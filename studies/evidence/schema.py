@@ -273,7 +273,7 @@ class PartFound(Found):
         rivals: for the form "best", one per rival.
         expected_half_width: of the regular profile's interval, after a quick run; null otherwise.
         declared: digest of the declaration at the first run.
-        changed: whether it was declared, or changed, after results had been seen.
+        changed: whether it, or how its runs are made, was declared or changed after results had been seen.
     """
 
     part: str
@@ -319,7 +319,8 @@ class NoiseFloor(Record):
 class Tuning(Record):
     """How settings were chosen for one arm: all its trials, and the expected best of the first k.
 
-    `on_edge` names the settings whose choice is the smallest or largest value tried.
+    `on_edge` names the settings whose choice is the smallest or largest value tried. `fewest`: how many choices each
+    seed has tried at least; null in results from before it was recorded.
     """
 
     arm: str
@@ -327,6 +328,12 @@ class Tuning(Record):
     on_edge: list[str] = []
     trials: list[dict[str, float | None]]
     best_of_k: list[float]
+    fewest: Count | None = None
+
+    @property
+    def compared(self) -> bool:
+        """Whether every seed had a choice: one that tried the default alone has tuned nothing."""
+        return (len(self.trials) if self.fewest is None else self.fewest) > 1
 
 
 class DataUsed(Record):
@@ -384,7 +391,7 @@ class Summary(Record):
         names: display names of settings, metrics and arms.
         x: the axis of the curves.
         tunable: the settings that profiles with trials retune.
-        looks: how many times results were seen with more seeds or trials, including this time.
+        looks: how many times results were seen with other seeds, trials or recipes, including this time.
         preliminary: the quick profile, or an arm with fewer than 20 seeds.
         declared: digests of the parts that the study declares, judged or not, by their ids, or without one by their
             sentences; empty in results from before it was recorded.
@@ -499,6 +506,7 @@ def since(summary: Summary, earlier: Iterable[Summary]) -> Summary:
         # Older files have no digests of parts that they do not judge: they say nothing of them.
         known = [_digest(part, other) for other in before if other.declared or _judged(part, other)]
         changed = bool(before) and (not known or any(digest != part.declared for digest in known))
+        changed = changed or any(other.provenance.recipe != summary.provenance.recipe for other in before)
         changed = changed or (was is not None and (was.changed or _other_settings(part, summary, then)))
         parts.append(part.model_copy(update={"declared": was.declared if was else part.declared, "changed": changed}))
     again = [other.looks for other in before if _spent(other) == _spent(summary)]
@@ -529,8 +537,10 @@ def _name(part: PartFound) -> str:
     return part.part or part.says
 
 
-def _spent(summary: Summary) -> tuple[list[int], int]:
-    return summary.provenance.seeds, max((len(tuning.trials) for tuning in summary.tuning), default=0)
+def _spent(summary: Summary) -> tuple[int, list[int], int]:
+    """What a look has cost: a recipe, seeds and trials."""
+    made = summary.provenance
+    return made.recipe, made.seeds, max((len(tuning.trials) for tuning in summary.tuning), default=0)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -27,6 +27,7 @@ from studies.evidence.schema import (
     Summary,
     find_summaries,
     read_summary,
+    since,
 )
 from studies.evidence.usage import Command
 from studies.lab import stopping
@@ -315,8 +316,10 @@ def _run_on(
             return failed
 
         experiment = Experiment(study, data, sweep, device=device, threads=THREADS, do=do)
-        summary, runs, curves = experiment.answer(asked, _earlier(place.folder, checksum))
+        summary, runs, curves = experiment.answer(asked)
         with locked(place.folder / REPLACING):
+            # Read only now: another command may have shown results while the runs were made.
+            summary = since(summary, _earlier(place.folder, checksum))
             require_replaceable(folder, study, checksum, Extent.of(summary), place.advice)
             write(folder, summary, runs, curves)
     return summary, folder

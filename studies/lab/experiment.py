@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,15 +43,14 @@ class Experiment:
         self.study, self.data, self.sweep = study, data, sweep
         self.device, self.threads, self.do = device, threads, do
 
-    def answer(self, asked: Asked, earlier: Iterable[Summary] = ()) -> tuple[Summary, pd.DataFrame, pd.DataFrame]:
+    def answer(self, asked: Asked) -> tuple[Summary, pd.DataFrame, pd.DataFrame]:
         """Tune if the profile has trials, confirm on fresh seeds, and judge.
 
         Args:
             asked: the command's arguments.
-            earlier: results of this study on this data, of any profile.
 
         Returns:
-            The summary, and the tables of runs and curves.
+            The summary, as if it were the first on this data (see `schema.since`), and the tables of runs and curves.
 
         Raises:
             SweepError: the answer needs an arm of which no run has finished.
@@ -76,6 +75,8 @@ class Experiment:
                 arms[untuned] = settings
                 plan += [self._planned(untuned, "run", settings, seed, asked) for seed in seeds]
         self._do(plan, study.name, asked)
+        unplanned = [arm for seed in seeds for arm in study.arms if (arm, seed) not in chosen]
+        unplanned += [arm for arm in unplanned if arm == study.baseline]  # its repeats
         if tuning:  # each seed has its own choice, stored in its row of the runs
             arms = {
                 arm: {
@@ -83,7 +84,7 @@ class Experiment:
                 }
                 for arm, settings in arms.items()
             }
-        return results.summarize(study, arms, tuning + plan, self.sweep, self.data, asked, earlier)
+        return results.summarize(study, arms, tuning + plan, len(unplanned), self.sweep, self.data, asked)
 
     def _tuning(self, asked: Asked) -> list[Planned]:
         """Every choice that each seed tries for each arm, on the seed's own tuning seeds."""
@@ -103,9 +104,8 @@ class Experiment:
     def _chosen(self, tuning: Sequence[Planned]) -> dict[tuple[str, int], Settings]:
         """The best choice of each arm and seed; arms and seeds without a finished trial are left out."""
         runs, _ = results.tables(self.study, tuning, self.sweep.outcomes())
-        of_seed = (runs["seed"] - TUNING_SEEDS_FROM) // self.study.tuning_seeds
         chosen: dict[tuple[str, int], Settings] = {}
-        for seed, own in runs.groupby(of_seed):
+        for seed, own in runs.groupby(results.tuned_for(self.study, runs)):
             for arm, choice in results.choose(self.study, own).items():
                 chosen[arm, int(str(seed))] = choice
         return chosen

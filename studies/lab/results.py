@@ -21,7 +21,7 @@ from lesson.data import Origin
 from studies.evidence import outcomes, provenance, schema, statistics
 from studies.lab.replacing import by_default_name
 from studies.lab.source import Source
-from studies.lab.spec import Outcome, Run, Settings, Study, counted
+from studies.lab.spec import TUNING_SEEDS_FROM, Outcome, Run, Settings, Study, counted
 from studies.lab.sweep import LATE, Sweep, key_of
 
 Kind = Literal["run", "repeat", "tuning"]
@@ -119,6 +119,11 @@ def tried(study: Study, runs: pd.DataFrame) -> pd.Series[Any]:
     return score.groupby(pd.Series(choices, index=runs.index, dtype=object), sort=False).mean()
 
 
+def tuned_for(study: Study, runs: pd.DataFrame) -> pd.Series[int]:
+    """The seed that each of these tuning runs chooses settings for."""
+    return (runs["seed"] - TUNING_SEEDS_FROM) // study.tuning_seeds
+
+
 def tuning_found(study: Study, runs: pd.DataFrame) -> list[schema.Tuning]:
     """How settings were chosen for each arm, over all tuning seeds."""
     settings = list(study.tuned)
@@ -149,6 +154,7 @@ def tuning_found(study: Study, runs: pd.DataFrame) -> list[schema.Tuning]:
                     for choice, score in scores.items()
                 ],
                 best_of_k=statistics.expected_best_of_k(sign * drawn, metric.better or "lower"),
+                fewest=min(len(tried(study, own)) for _, own in of_arm.groupby(tuned_for(study, of_arm))),
             )
         )
     return found
@@ -158,10 +164,10 @@ def summarize(
     study: Study,
     arms: Mapping[str, Settings],
     plan: Sequence[Planned],
+    unplanned: int,
     sweep: Sweep,
     data: Any,
     asked: Asked,
-    earlier: Iterable[schema.Summary] = (),
 ) -> tuple[schema.Summary, pd.DataFrame, pd.DataFrame]:
     """Judge the finished runs.
 
@@ -169,13 +175,13 @@ def summarize(
         study: the declaration.
         arms: settings by arm, without those that tuning chose.
         plan: all runs.
+        unplanned: the number of further runs, whose settings are not known because their tuning is unfinished.
         sweep: holds the runs.
         data: the data set; the summary has its origin.
         asked: the command's arguments.
-        earlier: results of this study on this data, of any profile.
 
     Returns:
-        The summary, and the tables of runs and curves.
+        The summary, as if it were the first on this data, and the tables of runs and curves.
     """
     done = sweep.outcomes()
     frame, curves = tables(study, plan, done)
@@ -193,7 +199,7 @@ def summarize(
         for part in study.parts
         if part.weights.keys() <= there.keys()
     ]
-    origin, missing = data.origin, sum(planned.run.key not in done for planned in plan)
+    origin, missing = data.origin, unplanned + sum(planned.run.key not in done for planned in plan)
     tuning = tuning_found(study, frame[frame["kind"] == "tuning"]) if asked.trials else []
     baseline = study.baseline if study.baseline in there else None
     fewest = min(int((confirmed["arm"] == arm).sum()) for arm in there) if there else 0
@@ -210,7 +216,11 @@ def summarize(
         x=study.x,
         baseline=baseline,
         contrasts=statistics.describe(
-            values[name], baseline=baseline, metric=name, better=metric.better, overlap=overlap
+            values[name],
+            baseline=baseline,
+            metric=name,
+            better=metric.better,
+            overlap=overlap if metric.resplit else None,
         )
         if baseline is not None
         else [],
@@ -231,7 +241,7 @@ def summarize(
         limits=limits(study, origin, asked),
         notes=[
             *asked.notes,
-            *([f"Missing: {missing} of {len(plan):,} runs."] if missing else []),
+            *([f"Missing: {missing} of {len(plan) + unplanned:,} runs."] if missing else []),
             *_late(plan, done, sweep),
             *_older(plan, done, sweep.source),
             *_elsewhere(plan, done, sweep.cpu),
@@ -246,7 +256,7 @@ def summarize(
         ),
         provenance=_provenance(study, plan, sweep, frame, asked),
     )
-    return schema.since(summary, earlier), frame, curves
+    return summary, frame, curves
 
 
 def _resplits(study: Study, origin: Origin) -> bool:

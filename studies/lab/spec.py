@@ -167,9 +167,15 @@ class Study:
             raise ValueError(f"{sorted(unknown)[0]!r} is a stand-in, but not one of the study's data sets")
         if self.exploratory and len(self.parts) > MOST_EXPLORED:
             raise ValueError(f"{len(self.parts)} parts; an exploratory study has {MOST_EXPLORED} at most")
-        for setting in self.tuned:
+        for setting, searched in self.tuned.items():
             if lacking := [arm for arm, settings in self.arms.items() if setting not in settings]:
                 raise ValueError(f"{setting} is tuned, but the arm {lacking[0]!r} has no default for it")
+            whole = any(isinstance(settings[setting], int) for settings in self.arms.values())
+            if whole and math.floor(searched.high) - max(1, math.ceil(searched.low)) < 1:
+                raise ValueError(
+                    f"{setting} is tuned from {searched.low:g} to {searched.high:g} in whole numbers, like its "
+                    "default, and these are fewer than two: widen the range, or write the default with a point"
+                )
         for setting in sorted(self.settings):
             values = [settings[setting] for settings in self.arms.values() if setting in settings]
             if len({type(value) if isinstance(value, str | bool) else float for value in values}) > 1:

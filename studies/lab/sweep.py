@@ -279,13 +279,20 @@ class Sweep:
         return False
 
     def _checked(self, finished: Finished) -> Finished:
-        """The same; a run without the metrics that the study declares has failed."""
+        """The same; a run without the metrics that the study declares, or without its split's sizes, has failed."""
         if finished.how != "done" or finished.result.diverged:
             return finished
         declared, found = self.declaration.metrics.keys(), finished.result.metrics.keys()
-        if declared == found:
+        resplit = self.declaration.resplits and any(metric.resplit for metric in self.declaration.metrics.values())
+        if declared != found:
+            wrong = f"a run returned the metrics {', '.join(found) or 'none'}; the study declares {', '.join(declared)}"
+        elif resplit and not (finished.result.n_train and finished.result.n_valid):
+            wrong = (
+                "a run returned no n_train or n_valid, without which no interval allows for splits that overlap; "
+                "declare resplits=False if seeds do not re-split the data"
+            )
+        else:
             return finished
-        wrong = f"a run returned the metrics {', '.join(found) or 'none'}; the study declares {', '.join(declared)}"
         return dataclasses.replace(finished, how="failed", result=wrong)
 
     def _complete(self, trial_id: int, outcome: Outcome) -> bool:

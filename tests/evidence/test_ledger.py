@@ -261,6 +261,9 @@ class TestCertainty:
         assert row(part()).certainty is None
 
 
+TRIALS = [{"lr": 0.01, "rmse": 0.9}, {"lr": 0.1, "rmse": 0.95}]
+
+
 def summary(outcome="yes", data="movielens", profile="regular", tuned=("a", "b"), **changes):
     arm = Arm(settings={"wd": 0.1}, n=20, metrics={"rmse": Measurement(mean=0.9, sd=0.01, n=20)})
     fields = {
@@ -271,7 +274,7 @@ def summary(outcome="yes", data="movielens", profile="regular", tuned=("a", "b")
         "metrics": {"rmse": MetricUsed(title="RMSE", better="lower", smallest=0.002)},
         "arms": {"a": arm, "b": arm},
         "parts": [found(outcome)],
-        "tuning": [Tuning(arm=name, chosen={"lr": 0.01}, trials=[], best_of_k=[]) for name in tuned],
+        "tuning": [Tuning(arm=name, chosen={"lr": 0.01}, trials=TRIALS, best_of_k=[]) for name in tuned],
         "preliminary": profile == "quick",
         "data": DataUsed(key=data, name=data.title(), checksum="c", size={"ratings": 9}),
         "provenance": Provenance(
@@ -309,6 +312,14 @@ class TestReadLedger:
         assert (used.used.path, [e.profile for e in used.superseded]) == (path, ["quick"])
         assert [condition.data for condition in row.parts[0].own] == ["my-ratings"]
         assert len(row.evidence) == 4
+
+    def test_two_files_of_ones_own_that_have_one_name_are_two_data_sets(self, tmp_path):
+        used = summary().data
+        for folder, outcome in (("one", "yes"), ("two", "no")):
+            mine = used.model_copy(update={"key": "small", "checksum": folder})
+            leave(tmp_path, summary(outcome, own=True).model_copy(update={"data": mine}), folder)
+        own = read_ledger(tmp_path).rows[47].parts[0].own
+        assert [(condition.outcome, condition.superseded) for condition in own] == [("yes", ()), ("no", ())]
 
     def test_exact_checks_speak_of_parts_and_slips(self, tmp_path):
         checks = [check("51a"), check("79a"), check("79b", holds=False), check("slip 15")]
@@ -356,6 +367,8 @@ class TestReadLedger:
     def test_a_part_is_tuned_where_all_its_arms_are(self):
         assert [e.tuned for e in ledger.evidence_of(summary())] == [True]
         assert [e.tuned for e in ledger.evidence_of(summary(tuned=("a",)))] == [False]
+        only_default = [Tuning(arm=name, chosen={"lr": 0.01}, trials=TRIALS[:1], best_of_k=[]) for name in "ab"]
+        assert [e.tuned for e in ledger.evidence_of(summary(tuning=only_default))] == [False]
 
     def test_a_part_of_few_seeds_is_preliminary_whatever_its_study_is(self):
         for n in (19, 20):
@@ -440,6 +453,18 @@ class TestEqualEvidence:
         later = evidence("no", "1", recipe=2, finished="2026-12-01")
         assert row(part(), evidence=[older, newer]).verdict == "holds"
         assert row(part(), evidence=[newer, later]).verdict == "fails"
+
+    def test_that_the_study_makes_its_runs_in_another_way_now_is_a_doubt(self):
+        regular = evidence("yes", "1", recipe=1)
+        for others, doubted in (
+            ([], False),
+            ([evidence("no", "1", profile="quick", recipe=1)], False),
+            ([evidence("no", "1", profile="quick", recipe=2, source="another")], False),
+            ([evidence("no", "1", profile="quick", recipe=2)], True),
+        ):
+            joined = row(part(general=False), evidence=[regular, *others])
+            assert joined.verdict == "holds"
+            assert ("made by an earlier recipe" in joined.certainty.doubts) == doubted
 
     def test_undeclared_seeds_are_a_doubt(self):
         doubts = [

@@ -47,9 +47,9 @@ WHOLE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def summary(parts: tuple[dict[str, Any], ...] = ({},), seeds: int = 2, **changes: Any) -> Summary:
+def summary(parts: tuple[dict[str, Any], ...] = ({},), seeds: int = 2, recipe: int = 1, **changes: Any) -> Summary:
     changes["parts"] = [PART | part for part in parts]
-    changes["provenance"] = PROVENANCE | {"seeds": list(range(seeds))}
+    changes["provenance"] = PROVENANCE | {"seeds": list(range(seeds)), "recipe": recipe}
     return Summary.model_validate(WHOLE | changes)
 
 
@@ -112,6 +112,13 @@ class TestSince:
         assert since(summary(seeds=20, profile="regular"), [quick, regular]).looks == 2
         assert since(summary(seeds=40, profile="full"), [quick, regular]).looks == 3
         assert since(summary(study="other"), [quick, regular]).looks == 1
+
+    def test_another_recipe_is_another_look_and_marks_the_parts_ever_after(self) -> None:
+        quick = since(summary(seeds=10), [])
+        other = since(summary(seeds=10, recipe=2), [quick])
+        assert (other.looks, other.parts[0].changed) == (2, True)
+        assert since(summary(seeds=20, recipe=2), [other]).parts[0].changed
+        assert since(summary(seeds=10, recipe=2), [quick, other]).looks == 2
 
     def test_a_part_changed_or_added_after_a_look_says_so_ever_after(self) -> None:
         quick = since(summary(seeds=10), [])

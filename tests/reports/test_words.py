@@ -50,7 +50,7 @@ NO = {"outcome": "no", "reason": "worse by more than m", "estimate": -0.03, "low
         (NO | {"reason": "less than m", "estimate": 0, "low": -0.001, "high": 0.001}, "No, by less than 0.002 if at"),
         ({"outcome": "inconclusive", "reason": "the interval reaches the margin"}, "Inconclusive on MovieLens 100k: "),
         ({"outcome": "inconclusive", "reason": "too few seeds", "n": 3}, "No verdict from 3 seeds on MovieLens 100k: "),
-        ({"changed": True}, "(preliminary; declared after results had been seen)."),
+        ({"changed": True}, "(preliminary; declared or changed after results had been seen)."),
         ({"estimate": None, "low": None, "high": None, "diverged": 8}, "of 10 seeds 8 diverged"),
     ],
 )

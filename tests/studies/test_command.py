@@ -26,6 +26,7 @@ from lesson.data import Ratings, open_ratings, split
 from lesson.data.catalog import CATALOG
 from reports.read import gather
 from studies.evidence import provenance, schema
+from studies.evidence.ledger import evidence_of
 from studies.evidence.outcomes import expected_half_width
 from studies.evidence.provenance import source_of
 from studies.evidence.schema import Summary, find_summaries, read_summary
@@ -225,6 +226,18 @@ def test_other_seeds_trials_and_values_are_a_result_of_their_own(sweep: Command)
     assert sorted(path.name for path in sweep.folder.iterdir() if path.is_dir()) == ["custom", "quick"]
 
 
+def test_runs_whose_rate_is_not_chosen_yet_are_missing(sweep: Command) -> None:
+    def run(job: Run, data: object) -> Outcome:
+        if job.seed >= TUNING_SEEDS_FROM + toy.STUDY.tuning_seeds:
+            raise ValueError("the second seed's tuning fails")
+        return toy.run(job)
+
+    sweep.change(run=run)
+    sweep("--seeds", "2", "--trials", "2")
+    # Of 24 of tuning, 6 that confirm, 2 repeats and 2 with the default rate, the second seed's but the last.
+    assert "Missing: 16 of 34 runs." in sweep.summary().notes
+
+
 def interrupted(job: Run, data: object) -> Outcome:
     """Ctrl-C in the first run."""
     raise KeyboardInterrupt
@@ -244,6 +257,20 @@ def test_quick_and_regular_both_stay_and_every_look_is_counted(sweep: Command) -
     sweep.change(run=toy.run)
     sweep.done("--seeds", "5")
     assert sweep.summary().looks == 4
+
+
+def test_what_another_command_shows_while_runs_are_made_is_a_look_before(sweep: Command, tmp_path: Path) -> None:
+    sweep("--seeds", "3", "--results", str(tmp_path / "other"))
+    theirs = (tmp_path / "other" / "toy" / "small" / "custom" / "summary.json").read_bytes()
+
+    def run(job: Run, data: object) -> Outcome:
+        (sweep.folder / "regular").mkdir(parents=True, exist_ok=True)
+        (sweep.folder / "regular" / "summary.json").write_bytes(theirs)
+        return toy.run(job)
+
+    sweep.change(run=run)
+    sweep.done("--seeds", "2")
+    assert sweep.summary().looks == 2
 
 
 def test_a_part_that_is_changed_after_a_look_is_marked_and_keeps_its_first_digest(sweep: Command) -> None:
@@ -318,6 +345,24 @@ def test_a_summary_says_how_each_arm_was_tuned(sweep: Command) -> None:
         assert {trial["lr"]: trial["rmse"] for trial in one.trials} == pytest.approx(means.to_dict())
         assert one.trials[0]["lr"] == 0.1
         assert one.best_of_k[-1] == pytest.approx(means.drop(0.1).min())
+
+
+def test_an_arm_is_not_tuned_if_a_seed_tried_the_default_alone(sweep: Command) -> None:
+    def run(job: Run, data: object) -> Outcome:
+        second = job.seed >= TUNING_SEEDS_FROM + toy.STUDY.tuning_seeds
+        if second and job["x"] == 1 and job["lr"] != 0.1:
+            raise ValueError("only the default rate works")
+        return toy.run(job)
+
+    sweep.change(run=run)
+    assert sweep("--seeds", "2", "--trials", "3").exit_code == 1
+    summary = sweep.summary()
+    assert {tuning.arm: (len(tuning.trials), tuning.fewest) for tuning in summary.tuning} == {
+        "x=0": (3, 3),
+        "x=1": (3, 1),
+        "x=2": (3, 3),
+    }
+    assert [one.tuned for one in evidence_of(summary)] == [False]
 
 
 def test_where_higher_is_better_the_highest_is_chosen(sweep: Command) -> None:
@@ -1330,6 +1375,23 @@ def test_a_run_whose_metrics_the_study_does_not_declare_is_an_error_and_is_not_s
     sweep.change(run=toy.run)
     assert sweep.done()
     assert sweep.summary("quick").provenance.trials["COMPLETE"] == 40
+
+
+def test_a_run_that_does_not_say_how_it_split_is_an_error_and_is_not_stored(sweep: Command) -> None:
+    sweep.change(run=lambda job, data: Outcome({"rmse": job["x"]}, n_train=90))
+    result = sweep()
+    assert (result.exit_code, "Traceback" in result.stderr) == (2, False)
+    assert "x 0.0, lr 0.1, seed 0: a run returned no n_train or n_valid" in result.stderr
+    sweep.change(metrics={"rmse": Metric("seconds", better="lower", smallest=0.01, resplit=False)})
+    sweep.done()
+
+
+def test_a_metric_that_no_split_moves_is_described_without_the_correction(sweep: Command) -> None:
+    sweep.done()
+    assert sweep.summary("quick").contrasts[0].interval_corrected is not None
+    sweep.change(metrics={"rmse": Metric("seconds", better="lower", smallest=0.01, resplit=False)})
+    sweep.done()
+    assert sweep.summary("quick").contrasts[0].interval_corrected is None
 
 
 def test_a_run_whose_outcome_is_none_is_one_line_and_the_others_stay(sweep: Command) -> None:

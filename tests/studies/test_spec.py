@@ -43,6 +43,10 @@ def with_part(arm: str = "x=1", other: str = "x=0", **settings: Any) -> dict[str
         ),
         ({"baseline": "x=3"}, "the baseline 'x=3' is not one of the arms x=0, x=1, x=2"),
         ({"tuned": {"momentum": Range(0.1, 1)}}, "momentum is tuned, but the arm 'x=0' has no default for it"),
+        (
+            {"arms": sweep("x", (0.0, 1.0, 2.0), lr=1)},
+            "lr is tuned from 0.01 to 1 in whole numbers, like its default, and these are fewer than two",
+        ),
         ({"stand_in": {"digits": "5,000 of 70,000"}}, "'digits' is a stand-in, but not one of the study's data sets"),
         (
             {"exploratory": "a net", "parts": tuple(beats("", "x=1", "x=0", str(n)) for n in range(7))},
