@@ -104,6 +104,7 @@ DOUBTS: dict[Doubt, str] = {
     "the interval reaches the margin": "The effect may be smaller than the smallest one worth knowing.",
     "not retuned": "The settings were not tuned for each arm; tuning may reverse the result.",
     "preliminary": "A quick run, or one with fewer than 20 seeds: the regular profile may give another result.",
+    "runs missing": "Some runs failed, took too long or were not made; with their seeds the result may be another.",
     "declared after looking": "The part, or how its runs are made, was declared or changed after results were seen.",
     "made by an earlier recipe": "The study makes its runs in another way now; a new result is weaker, and is listed.",
     "undeclared seeds or values": "The seeds, trials or values were chosen for this run alone.",
@@ -319,6 +320,8 @@ def reservations(study: Study, part: PartFound) -> list[str]:
         said.append("preliminary")
     if summary.protocol == "stand-in":
         said.append("on a stand-in")
+    if missing := summary.missing(part):
+        said.append(f"runs of {numbers.counted(missing, 'seed')} missing")
     if part.reaches_margin:
         said.append(f"the interval reaches the margin of {margin_of(part, title_of(summary, part.metric))}")
     span = noise_span(study)

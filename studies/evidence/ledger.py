@@ -61,6 +61,7 @@ Doubt = Literal[
     "the interval reaches the margin",
     "not retuned",
     "preliminary",
+    "runs missing",
     "declared after looking",
     "made by an earlier recipe",
     "undeclared seeds or values",
@@ -113,6 +114,7 @@ class Evidence:
         profile: of the study.
         tuned: whether the settings of every arm of the part were tuned; for a single arm, also if none can be.
         preliminary: the quick profile, or few seeds.
+        missing: how many seeds do not count because a run of theirs is missing.
         timed: whether it measures times, which are one machine's.
         path: the file it was read from.
         need: what an inconclusive part needs; None if that is not known.
@@ -128,6 +130,7 @@ class Evidence:
     profile: str = "regular"
     tuned: bool = True
     preliminary: bool = False
+    missing: int = 0
     timed: bool = False
     path: Path | None = None
     need: Need | None = None
@@ -402,6 +405,7 @@ def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
             profile=summary.profile,
             tuned=found.weights.keys() <= tuned or (len(found.weights) < 2 and not summary.tunable),
             preliminary=summary.preliminary or found.n < FEW_SEEDS,
+            missing=summary.missing(found),
             timed=summary.timed,
             path=path,
             need=need_of(found, summary.overlap(found)),
@@ -533,6 +537,7 @@ def _doubts(condition: Condition) -> list[Doubt]:
         "the interval reaches the margin": evidence.found.reaches_margin,
         "not retuned": not evidence.tuned,
         "preliminary": evidence.preliminary,
+        "runs missing": evidence.missing > 0,
         "declared after looking": evidence.found.changed,
         "made by an earlier recipe": condition.outdated,
         "undeclared seeds or values": evidence.profile == CUSTOM,

@@ -450,6 +450,11 @@ class Summary(Record):
         shares = [arm.n_valid / arm.n_train for arm in arms if arm.n_valid and arm.n_train]
         return max(shares, default=None) if part.interval == "corrected t" else None
 
+    def missing(self, part: PartFound) -> int:
+        """How many seeds one of the part's arms lacks: its runs failed, took too long, or were not made."""
+        seeds = len(self.provenance.seeds)
+        return max((seeds - self.arms[name].n for name in part.weights if self.arms[name].n < seeds), default=0)
+
     @model_validator(mode="after")
     def _of_its_arms(self) -> Self:
         """Check that every field about arms names existing arms, each once."""

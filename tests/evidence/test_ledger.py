@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import studies.__main__ as listing
 from studies.evidence import ledger
 from studies.evidence.claims import Claim, ClaimPart
 from studies.evidence.ledger import (
@@ -374,6 +375,16 @@ class TestReadLedger:
         for n in (19, 20):
             (one,) = ledger.evidence_of(summary(parts=[found(n=n)]))
             assert one.preliminary == (n < 20)
+
+    def test_seeds_without_a_run_of_an_arm_are_counted_and_a_doubt(self):
+        whole = summary(parts=[found(n=17)])
+        lost = whole.model_copy(update={"arms": whole.arms | {"b": whole.arms["b"].model_copy(update={"n": 17})}})
+        for left, missing in ((whole, 0), (lost, 3)):
+            (one,) = ledger.evidence_of(left)
+            row = make_part_row(part(one.found.part), [one])
+            assert one.missing == missing
+            assert ("runs missing" in ledger.certainty([row]).doubts) == (missing > 0)
+            assert (", 3 seeds missing" in listing._evidence(one)) == (missing > 0)
 
     def test_a_study_that_measures_times_speaks_of_one_machine(self):
         for timed in (True, False):

@@ -223,6 +223,7 @@ def _tuning(
         "on_edge": [name for name, values in tuned.items() if chosen[name] in (values[0], values[-1])],
         "trials": trials,
         "best_of_k": statistics.expected_best_of_k([trial[metric] or 0.0 for trial in known], "lower"),
+        "fewest": len(trials),
     }
 
 

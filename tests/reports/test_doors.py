@@ -116,7 +116,19 @@ def is_free(name, path):
 
 
 MAY_BE_NULL = {"interval", "interval_corrected", "noise_floor", "baseline", "backend", "n_train", "n_valid", "smallest"}
-MAY_BE_NULL |= {"better", "mean", "sd", "difference", "estimate", "low", "high", "margin", "terms", "citation"}
+MAY_BE_NULL |= {
+    "better",
+    "mean",
+    "sd",
+    "difference",
+    "estimate",
+    "low",
+    "high",
+    "margin",
+    "terms",
+    "citation",
+    "fewest",
+}
 
 
 def is_right(path, value):

@@ -61,6 +61,14 @@ def test_the_answer_is_one_sentence_with_outcome_figures_interval_n_and_certaint
     assert "\n" not in answer
 
 
+def test_the_answer_counts_the_seeds_that_lack_a_run(sweep):
+    first = next(iter(sweep.summary.parts[0].weights))
+    lost = sweep.summary.arms[first].model_copy(update={"n": 7})
+    summary = sweep.summary.model_copy(update={"arms": sweep.summary.arms | {first: lost}})
+    assert "runs of 3 seeds missing" in words.answer(Study("page.html", None, summary, sweep.runs, sweep.curves))
+    assert "missing" not in words.answer(page(sweep))
+
+
 def test_an_effect_smaller_than_the_noise_of_one_arm_is_shown_with_the_noise(sweep):
     small = NO | {"estimate": -0.0005, "low": -0.0009, "high": -0.0001, "reason": "reversed"}
     told = words.answer(page(sweep, **small))
