@@ -140,20 +140,32 @@ class Experiment:
 
 
 def candidates(default: Settings, tuned: Mapping[str, Range], count: int) -> list[dict[str, Value]]:
-    """The default and up to `count` − 1 quasi-random choices, evenly spread in the logarithm; the same for every arm.
+    """The default and up to `count` − 1 other choices, evenly spread in the logarithm; the same for every arm.
 
-    A setting whose default is a whole number gets whole numbers; duplicates are left out.
+    Of one setting they are a grid, of several quasi-random. Both reach the ends of each range. A setting whose default
+    is a whole number gets whole numbers; duplicates are left out.
 
-    >>> candidates({"lr": 5e-3}, {"lr": Range(5e-4, 5e-2)}, 3)
-    [{'lr': 0.005}, {'lr': 0.01298}, {'lr': 0.001298}]
+    >>> candidates({"lr": 5e-3}, {"lr": Range(1e-3, 1e-1)}, 4)
+    [{'lr': 0.005}, {'lr': 0.001}, {'lr': 0.01}, {'lr': 0.1}]
     """
-    drawn = scipy.stats.qmc.Halton(len(tuned), rng=0).random(count - 1)
     choices: list[dict[str, Value]] = [dict(default)]
-    for point in np.atleast_2d(drawn):
+    for point in _places(len(tuned), count - 1):
         choice: dict[str, Value] = {}
         for (name, searched), place in zip(tuned.items(), point, strict=True):
             value = float(f"{searched.low * (searched.high / searched.low) ** place:.4g}")
             choice[name] = max(1, round(value)) if isinstance(default[name], int) else value
-        if choice not in choices:  # whole numbers in a short range repeat
+        if choice not in choices:  # a grid may contain the default, and whole numbers in a short range repeat
             choices.append(choice)
     return choices
+
+
+def _places(settings: int, count: int) -> np.ndarray[Any, Any]:
+    """Points [count, settings], evenly spread from 0 to 1 in each setting."""
+    if settings == 1:
+        return np.linspace(0, 1, count)[:, None]
+    points = scipy.stats.qmc.Halton(settings, rng=0).random(count)
+    if count < 2:
+        return points
+    lowest = points.min(axis=0)
+    places: np.ndarray[Any, Any] = (points - lowest) / (points.max(axis=0) - lowest)
+    return places

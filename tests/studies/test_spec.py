@@ -192,25 +192,39 @@ def test_an_outcome_comes_back_from_json_as_it_was(outcome: Outcome) -> None:
 LR = {"lr": Range(5e-4, 5e-2)}
 
 
-def test_every_arm_tries_the_default_and_more_trials_keep_the_earlier_ones() -> None:
-    few, many = candidates({"lr": 0.005}, LR, 4), candidates({"lr": 0.005}, LR, 16)
-    assert many[:4] == few
-    assert many[0] == {"lr": 0.005}
-    assert len({choice["lr"] for choice in many}) == 16
-    assert all(5e-4 <= choice["lr"] <= 5e-2 for choice in many)
+@pytest.mark.parametrize("count", [3, 6, 8, 16])
+def test_candidates_of_one_setting_are_an_even_grid_with_both_ends_beside_the_default(count: int) -> None:
+    found = [choice["lr"] for choice in candidates({"lr": 0.004}, LR, count)]
+    assert found[0] == 0.004
+    assert found[1:] == pytest.approx(np.geomspace(5e-4, 5e-2, count - 1), rel=1e-3)
+    assert (found[1], found[-1]) == (5e-4, 5e-2)
+
+
+def test_a_grid_that_contains_the_default_tries_it_once() -> None:
+    assert candidates({"lr": 0.005}, LR, 4) == [{"lr": 0.005}, {"lr": 5e-4}, {"lr": 5e-2}]
     assert candidates({"lr": 0.005}, LR, 1) == [{"lr": 0.005}]
 
 
-def test_candidates_spread_in_several_dimensions_and_whole_numbers_stay_whole() -> None:
-    found = candidates({"lr": 0.005, "n": 10}, LR | {"n": Range(2, 200)}, 17)
+@pytest.mark.parametrize("count", [6, 8, 17])
+def test_candidates_of_several_settings_spread_to_all_ends_and_whole_numbers_stay_whole(count: int) -> None:
+    found = candidates({"lr": 0.005, "n": 10}, LR | {"n": Range(2, 200)}, count)
     assert found[0] == {"lr": 0.005, "n": 10}
-    assert all(type(choice["n"]) is int and 2 <= choice["n"] <= 200 for choice in found)
-    # Each quarter of the plane, halved in the logarithm of either setting, has its share of the 16.
+    assert all(type(choice["n"]) is int for choice in found)
+    assert (min(choice["lr"] for choice in found), max(choice["lr"] for choice in found)) == (5e-4, 5e-2)
+    assert (min(choice["n"] for choice in found), max(choice["n"] for choice in found)) == (2, 200)
+    # Each quarter of the plane, halved in the logarithm of either setting, has its share.
     quarters = [(choice["lr"] < 5e-3, choice["n"] < 20) for choice in found[1:]]
-    assert {quarters.count((low, few)) for low in (True, False) for few in (True, False)} <= {3, 4, 5}
+    share = (count - 1) / 4
+    assert all(abs(quarters.count((low, few)) - share) < 2 for low in (True, False) for few in (True, False))
 
 
-def test_a_whole_number_that_is_drawn_again_is_tried_once() -> None:
+def test_one_other_candidate_lies_within_the_ranges() -> None:
+    _, other = candidates({"lr": 0.005, "n": 10}, LR | {"n": Range(2, 200)}, 2)
+    assert 5e-4 <= other["lr"] <= 5e-2
+    assert 2 <= other["n"] <= 200
+
+
+def test_a_whole_number_that_comes_again_is_tried_once() -> None:
     found = candidates({"n": 2}, {"n": Range(1, 3)}, 12)
     assert sorted(choice["n"] for choice in found) == [1, 2, 3]
 

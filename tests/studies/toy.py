@@ -47,7 +47,7 @@ STUDY = Study(
     baseline="x=0",
     metrics={"rmse": Metric("validation RMSE", better="lower", smallest=0.01)},
     parts=(beats("47", "x=1", "x=0"),),
-    tuned={"lr": Range(0.01, 1)},
+    tuned={"lr": Range(0.01, 0.9)},
     tuning_seeds=2,
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="nothing"),
