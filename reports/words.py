@@ -103,6 +103,7 @@ DOUBTS: dict[Doubt, str] = {
     "one machine for a general sentence": "The claim is about machines in general; it was tested on one.",
     "the interval reaches the margin": "The effect may be smaller than the smallest one worth knowing.",
     "not retuned": "The settings were not tuned for each arm; tuning may reverse the result.",
+    "tuned to an edge of its range": "An arm did best at the lowest or highest value tried; one beyond may be better.",
     "preliminary": "A quick run, or one with fewer than 20 seeds: the regular profile may give another result.",
     "runs missing": "Some runs failed, took too long or were not made; with their seeds the result may be another.",
     "declared after looking": "The part, or how its runs are made, was declared or changed after results were seen.",
@@ -328,6 +329,8 @@ def reservations(study: Study, part: PartFound) -> list[str]:
     judged = part.estimate is not None and part.metric == summary.metric and part.outcome != "inconclusive"
     if judged and span is not None and abs(part.estimate or 0) < span:
         said.append(f"two runs of one arm differ by up to {writer_of(part)(span)}")
+    if any(tuning.on_edge for tuning in summary.tuning if tuning.arm in part.weights):
+        said.append("tuned to an edge of its range")
     if part.changed:
         said.append("declared or changed after results had been seen")
     if summary.looks > 1:

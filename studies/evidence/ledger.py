@@ -60,6 +60,7 @@ Doubt = Literal[
     "one machine for a general sentence",
     "the interval reaches the margin",
     "not retuned",
+    "tuned to an edge of its range",
     "preliminary",
     "runs missing",
     "declared after looking",
@@ -113,6 +114,7 @@ class Evidence:
         checksum: of the user's own data, because two files may have one name; "" for other data.
         profile: of the study.
         tuned: whether the settings of every arm of the part were tuned; for a single arm, also if none can be.
+        on_edge: whether the choice for an arm of the part is the smallest or largest value tried.
         preliminary: the quick profile, or few seeds.
         missing: how many seeds do not count because a run of theirs is missing.
         timed: whether it measures times, which are one machine's.
@@ -129,6 +131,7 @@ class Evidence:
     checksum: str = ""
     profile: str = "regular"
     tuned: bool = True
+    on_edge: bool = False
     preliminary: bool = False
     missing: int = 0
     timed: bool = False
@@ -393,6 +396,7 @@ def make_ledger(
 def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
     """The results of a study on one data set for the parts of claims."""
     tuned = {tuning.arm for tuning in summary.tuning if tuning.compared}
+    on_edge = {tuning.arm for tuning in summary.tuning if tuning.on_edge}
     return [
         Evidence(
             found=found,
@@ -404,6 +408,7 @@ def evidence_of(summary: Summary, path: Path | None = None) -> list[Evidence]:
             checksum=summary.data.checksum if summary.own else "",
             profile=summary.profile,
             tuned=found.weights.keys() <= tuned or (len(found.weights) < 2 and not summary.tunable),
+            on_edge=not on_edge.isdisjoint(found.weights),
             preliminary=summary.preliminary or found.n < FEW_SEEDS,
             missing=summary.missing(found),
             timed=summary.timed,
@@ -536,6 +541,7 @@ def _doubts(condition: Condition) -> list[Doubt]:
         "stand-in": evidence.protocol == "stand-in",
         "the interval reaches the margin": evidence.found.reaches_margin,
         "not retuned": not evidence.tuned,
+        "tuned to an edge of its range": evidence.on_edge,
         "preliminary": evidence.preliminary,
         "runs missing": evidence.missing > 0,
         "declared after looking": evidence.found.changed,

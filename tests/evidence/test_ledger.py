@@ -371,6 +371,17 @@ class TestReadLedger:
         only_default = [Tuning(arm=name, chosen={"lr": 0.01}, trials=TRIALS[:1], best_of_k=[]) for name in "ab"]
         assert [e.tuned for e in ledger.evidence_of(summary(tuning=only_default))] == [False]
 
+    @pytest.mark.parametrize(("arm", "doubted"), [("a", True), ("b", True), ("c", False)])
+    def test_an_arm_that_was_tuned_to_an_edge_is_a_doubt_about_its_parts(self, arm, doubted):
+        tuning = [
+            Tuning(arm=name, chosen={"lr": 0.01}, on_edge=["lr"] * (name == arm), trials=[], best_of_k=[])
+            for name in "abc"
+        ]
+        arms = dict.fromkeys("abc", summary().arms["a"])
+        given = ledger.evidence_of(summary(parts=[found(part="1")], arms=arms, tuning=tuning))
+        certainty = row(part("1", general=False), evidence=given).certainty
+        assert certainty.doubts == ("tuned to an edge of its range",) * doubted
+
     def test_a_part_of_few_seeds_is_preliminary_whatever_its_study_is(self):
         for n in (19, 20):
             (one,) = ledger.evidence_of(summary(parts=[found(n=n)]))
