@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lesson import collab_learner, load_movielens
 from lesson.learner import group_rates
-from lesson.models import EmbeddingDotBias
 from lesson.optimizers import SGD
 from studies.exact import Found, exact
 from studies.exact._figures import listed
@@ -73,9 +73,8 @@ def the_last_layers_get_the_first_number_of_a_slice() -> Found:
 )
 def a_collaborative_model_has_one_layer_group() -> Found:
     """The model of collaborative filtering is never split, so that one rate serves all four of its tables."""
-    model = EmbeddingDotBias(40, 944, 1683)
-    groups = torch.optim.Adam(model.parameters(), lr=5e-3).param_groups
-    tables = len(groups[0]["params"])
+    groups = collab_learner(load_movielens(), quiet=True).layer_groups
+    tables = sum(1 for group in groups for _ in group.parameters())
     return Found(len(groups) == 1 and tables == 4, f"groups: {len(groups)}, with {tables} tables")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -19,11 +22,11 @@ FREEZE = "fastai 1.0.61, basic_train.py, Learner.freeze_to: BatchNorm stays trai
 CLASSES = 37  # as many as the lesson's pets have
 
 
-def _made() -> CnnLearner:
-    """ResNet-34 as create_cnn makes it for 37 classes, with random weights, four images of 32 pixels, and plain SGD."""
+def _made(pretrained: Path | None = None) -> CnnLearner:
+    """ResNet-34 as create_cnn makes it for 37 classes, with four images of 32 pixels and plain SGD."""
     x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     rows = TensorDataset(x, torch.tensor([0, 1, 2, CLASSES - 1]))
-    return create_cnn(DataBunch(rows, rows, bs=4), opt_func=SGD, wd=0.0, quiet=True)
+    return create_cnn(DataBunch(rows, rows, bs=4), pretrained=pretrained, opt_func=SGD, wd=0.0, quiet=True)
 
 
 @cache
@@ -55,13 +58,19 @@ def create_cnn_puts_a_head_as_wide_as_the_task_has_classes() -> Found:
 
 
 @cache
-def _moved(frozen: bool) -> dict[str, bool]:
-    """Whether a step of SGD without decay changes each tensor of ResNet-34, its body frozen or not."""
-    learn = _made()
-    if frozen:
-        learn.freeze()
+def _moved(unfrozen: bool) -> dict[str, bool]:
+    """Whether a step of SGD without decay changes each tensor of ResNet-34 with weights from a file.
+
+    create_cnn freezes the body of such a net. The weights in the file are random: they need only be there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.safetensors"
+        save_file(resnet34().state_dict(), weights)
+        learn = _made(weights)
+    if unfrozen:
+        learn.unfreeze()
     before = {name: tensor.clone() for name, tensor in learn.model.state_dict().items()}
-    learn.fit(1, 0.1)
+    learn.fit(1, 1e-3)
     return {name: not torch.equal(before[name], tensor) for name, tensor in learn.model.state_dict().items()}
 
 
@@ -73,7 +82,7 @@ def _convolutions() -> list[str]:
 @exact("14a", expected=False, source=FREEZE)
 def frozen_layers_do_not_change() -> Found:
     """With the body frozen, as create_cnn leaves it, nothing in the body changes."""
-    body = {name: moved for name, moved in _moved(frozen=True).items() if name.startswith("0.")}
+    body = {name: moved for name, moved in _moved(unfrozen=False).items() if name.startswith("0.")}
     norms = sum(moved and name not in _convolutions() for name, moved in body.items())
     return Found(not any(body.values()), f"{sum(body.values())} of {len(body)} tensors change, {norms} of BatchNorm")
 
@@ -81,16 +90,16 @@ def frozen_layers_do_not_change() -> Found:
 @exact("14b", source=FREEZE)
 def frozen_layers_other_than_batch_norm_do_not_change() -> Found:
     """With the body frozen, its convolutions do not change by a bit; only BatchNorm and the head are trained."""
-    still = [name for name, moved in _moved(frozen=True).items() if not moved]
-    text = f"{len(still)} of {len(_moved(frozen=True))} tensors stay; there are {len(_convolutions())} convolutions"
+    still = [name for name, moved in _moved(unfrozen=False).items() if not moved]
+    text = f"{len(still)} of {len(_moved(unfrozen=False))} tensors stay; there are {len(_convolutions())} convolutions"
     return Found(still == _convolutions(), text)
 
 
 @exact("16")
 def after_unfreeze_all_layers_are_trained() -> Found:
-    """Unfrozen, every parameter moves within a step, without any weight decay."""
+    """After `unfreeze()`, every parameter moves within a step, without any weight decay."""
     names = [name for name, _ in as_made().model.named_parameters()]
-    moved = sum(_moved(frozen=False)[name] for name in names)
+    moved = sum(_moved(unfrozen=True)[name] for name in names)
     return Found(moved == len(names), f"{moved} of {len(names)} parameters change")
 
 
@@ -132,7 +141,7 @@ def the_head_is_more_than_two_matrices_and_a_relu() -> Found:
     block = ["BatchNorm1d", "Dropout", "Linear"]
     wanted = ["AdaptiveConcatPool2d", "Flatten", *block, "ReLU", *block]
     shares = [layer.p for layer in as_made().model[1].children() if isinstance(layer, Dropout)]
-    trains = any(moved for name, moved in _moved(frozen=True).items() if name.startswith("0."))
+    trains = any(moved for name, moved in _moved(unfrozen=False).items() if name.startswith("0."))
     return Found(layers == wanted and shares == [0.25, 0.5] and trains, f"{', '.join(layers)}; dropout {shares}")
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from lesson import collab_learner
 from studies import exact
-from studies.exact import Check, Found, checks
+from studies.exact import Check, Found, checks, rates, transfer
 from studies.exact import __main__ as command
 
 EVERY = checks()
@@ -35,6 +36,25 @@ def raises() -> Found:
 def test_each_part_is_what_we_know_it_to_be(check):
     found = command.decide(check)
     assert found["holds"] == check.expected, f"{check.says} {found['figure']}"
+
+
+def test_that_unfreeze_trains_all_layers_is_not_so_where_it_does_nothing(monkeypatch):
+    monkeypatch.setattr(transfer.CnnLearner, "unfreeze", lambda self: None)
+    transfer._moved.cache_clear()
+    try:
+        assert not transfer.after_unfreeze_all_layers_are_trained().holds
+    finally:
+        transfer._moved.cache_clear()
+
+
+def test_a_collaborative_learner_that_is_split_has_no_single_layer_group(monkeypatch):
+    def split_in_two(*args, **kwargs):
+        learn = collab_learner(*args, **kwargs)
+        learn.layer_groups = list(learn.model.children())
+        return learn
+
+    monkeypatch.setattr(rates, "collab_learner", split_in_two)
+    assert not rates.a_collaborative_model_has_one_layer_group().holds
 
 
 def test_each_check_says_one_sentence_and_shows_a_figure():
