@@ -106,6 +106,7 @@ STUDY = Study(
             says="with BatchNorm the divisor 3 is not worse than any other",
         ),
     ),
+    recipe=2,
     tuned={"lr": Range(1e-4, 1e-2)},
     stand_in={"new-digits": transfer.STAND_IN},
     stand_in_limits=(transfer.ENLARGED,),
