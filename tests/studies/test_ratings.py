@@ -284,6 +284,10 @@ def test_without_their_decay_biases_take_the_same_steps_and_do_not_shrink(
     assert factors_decay.i_weight.weight.norm() < 1.1 * all_decay.i_weight.weight.norm()
 
 
+def test_the_decay_of_which_biases_may_be_left_out_is_the_claims() -> None:
+    assert bias_decay.WD == 0.1
+
+
 def test_a_share_of_the_rows_keeps_the_tables(ratings: Ratings) -> None:
     whole = split(ratings, seed=0)
     part = giant_factors.reduced(whole, 0.1, draw=5)
