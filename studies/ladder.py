@@ -13,6 +13,7 @@ from torch import nn
 from lesson import collab_learner
 from lesson.data import Ratings, split
 from studies.lab.command import command
+from studies.lab.source import shared
 from studies.lab.spec import Metric, Outcome, Profile, Run, Study, beats
 
 FACTORS, EPOCHS, LR, VALID = 50, 5, 5e-3, 0.2
@@ -53,6 +54,8 @@ STUDY = Study(
         beats("", "decay", "biases", says="more decay helps", by=True),
         beats("", "decay", "sigmoid", says="with more decay the whole is better than without biases", by=True),
     ),
+    own_split=True,
+    check=shared,
     profiles={
         "quick": Profile(seeds=10, trials=0, cost="twenty seconds"),
         "regular": Profile(seeds=20, trials=0, cost="half a minute"),

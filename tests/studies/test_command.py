@@ -1111,7 +1111,7 @@ def test_of_a_study_that_splits_in_its_own_way_nothing_is_said_about_the_usual_s
         open_source(source, 1)
 
 
-@pytest.mark.parametrize("name", ["ncf", "new_users"])
+@pytest.mark.parametrize("name", ["ladder", "ncf", "new_users"])
 @pytest.mark.parametrize(("users", "items"), [(50, 50), (50, 1), (5, 50)])
 def test_studies_that_split_in_their_own_way_refuse_ratings_that_share_nothing(
     tmp_path: Path, name: str, users: int, items: int
