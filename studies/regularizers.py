@@ -40,6 +40,7 @@ STUDY = Study(
     title="Regularizers",
     question="Does weight decay lower the validation loss, with and without batch normalization and dropout?",
     run=run,
+    recipe=2,
     data=("digits", "adult"),
     arms=ARMS,
     baseline="no decay, no norm, no dropout",

@@ -53,15 +53,18 @@ class Net(nn.Sequential):
         super().__init__()
         widths = [checks.whole("widths", width, least=1) for width in widths]
         dropout = checks.below_one("dropout", dropout)
-        for n_in, n_out in pairwise(widths[:-1]):
-            self.append(linear(n_in, n_out, activation, generator))
+        # All weights are drawn before the seeds of the dropout, so that a net has the same ones with and without it.
+        hidden = [linear(n_in, n_out, activation, generator) for n_in, n_out in pairwise(widths[:-1])]
+        last = linear(widths[-2], widths[-1], "none", generator)
+        for layer, n_out in zip(hidden, widths[1:-1], strict=True):
+            self.append(layer)
             if bn:
                 self.append(nn.BatchNorm1d(n_out))
             if activation != "none":
                 self.append(ACTIVATIONS[activation]())
             if dropout:
                 self.append(Dropout(dropout, generator))
-        self.append(linear(widths[-2], widths[-1], "none", generator))
+        self.append(last)
 
     def __getitem__(self, place: int | slice) -> nn.Module:
         """A layer; of a slice an `nn.Sequential`, such as a layer group."""

@@ -68,19 +68,22 @@ class TabularModel(nn.Module):
         emb_drop = checks.below_one("emb_drop", emb_drop)
         self.y_range = None if y_range is None else checks.score_range("y_range", y_range)
         self.embeds = nn.ModuleList(embedding(rows, width, generator) for rows, width in emb_szs)
-        self.emb_drop = Dropout(emb_drop, generator) if emb_drop else nn.Identity()
         n_cont = checks.whole("n_cont", n_cont)
-        self.bn_cont = nn.BatchNorm1d(n_cont) if n_cont else nn.Identity()
+        out_sz = checks.whole("out_sz", out_sz, least=1)
         first = sum(width for _, width in emb_szs) + n_cont
         if not first:
             raise DataError("emb_szs, n_cont: a net needs categories or numbers to read")
+        # All weights are drawn before the seeds of the dropout, so that a net has the same ones with and without it.
+        hidden = [linear(n_in, n_out, "relu", generator) for n_in, n_out in pairwise([first, *widths])]
+        last = linear([first, *widths][-1], out_sz, "none", generator)
+        self.emb_drop = Dropout(emb_drop, generator) if emb_drop else nn.Identity()
+        self.bn_cont = nn.BatchNorm1d(n_cont) if n_cont else nn.Identity()
         self.layers = nn.Sequential()
-        for (n_in, n_out), p in zip(pairwise([first, *widths]), shares, strict=True):
-            self.layers.extend([linear(n_in, n_out, "relu", generator), nn.ReLU(), nn.BatchNorm1d(n_out)])
+        for layer, n_out, p in zip(hidden, widths, shares, strict=True):
+            self.layers.extend([layer, nn.ReLU(), nn.BatchNorm1d(n_out)])
             if p:
                 self.layers.append(Dropout(p, generator))
-        out_sz = checks.whole("out_sz", out_sz, least=1)
-        self.layers.append(linear([first, *widths][-1], out_sz, "none", generator))
+        self.layers.append(last)
 
     def forward(self, x_cat: Tensor, x_cont: Tensor) -> Tensor:
         """Scores [batch, out_sz].

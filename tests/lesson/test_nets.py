@@ -140,6 +140,14 @@ def test_a_generator_decides_weights_and_dropout():
     assert not torch.equal(ours, others)
 
 
+def test_a_net_has_the_same_weights_with_and_without_dropout():
+    without, with_it = (Net([4, 9, 7, 2], dropout=p, generator=seeded()) for p in (0.0, 0.5))
+    for one, other in zip(without.parameters(), with_it.parameters(), strict=True):
+        assert torch.equal(one, other)
+    first, second = (layer for layer in with_it if isinstance(layer, Dropout))
+    assert not torch.equal(first.draw([40]), second.draw([40]))
+
+
 def test_dropout_keeps_its_share_and_the_mean():
     drop, x = Dropout(0.3, seeded()), torch.ones(1000, 101, dtype=torch.float64)
     out = drop(x)

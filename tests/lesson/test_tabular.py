@@ -123,6 +123,14 @@ def test_dropout_is_of_the_embeddings_and_after_each_hidden_layer():
     assert abs(zeroed - 0.25) < 0.03
 
 
+def test_a_net_for_tables_has_the_same_weights_with_and_without_dropout():
+    without, with_it = (
+        TabularModel([(4, 2)], 1, 1, [7, 5], p, p, generator=torch.Generator().manual_seed(0)) for p in (0.0, 0.5)
+    )
+    for one, other in zip(without.parameters(), with_it.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize(("emb_szs", "n_cont"), [([], 2), ([(4, 2), (6, 3)], 0)])
 def test_a_table_may_have_categories_or_numbers_alone(emb_szs, n_cont):
     model = TabularModel(emb_szs, n_cont, 3, [5])
