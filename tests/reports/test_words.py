@@ -7,7 +7,7 @@ import pytest
 from reports import words
 from reports.read import Study
 from studies.evidence.ledger import Doubt, Verdict
-from studies.evidence.schema import IntervalKind, Reason
+from studies.evidence.schema import IntervalKind, Reason, Tuning
 from tests.reports import made_up
 
 
@@ -76,6 +76,14 @@ def test_an_effect_smaller_than_the_noise_of_one_arm_is_shown_with_the_noise(swe
     span = words.noise_span(page(sweep))
     assert f"two runs of one arm differ by up to {span:.4f}" in told
     assert "two runs of one arm" not in words.answer(page(sweep)), "the effect is larger than the noise"
+
+
+@pytest.mark.parametrize(("arm", "doubted"), [("wd=0.1", True), ("wd=0.01", True), ("wd=0", False)])
+def test_the_answer_says_if_an_arm_of_its_own_was_tuned_to_an_edge(sweep, arm, doubted):
+    tuning = Tuning(arm=arm, chosen={"lr": 0.1}, on_edge=["lr"], trials=[], best_of_k=[])
+    summary = sweep.summary.model_copy(update={"tuning": [tuning]})
+    told = words.answer(Study("page.html", None, summary, sweep.runs, sweep.curves))
+    assert ("tuned to an edge of its range" in told) == doubted
 
 
 def test_the_noise_is_the_largest_pair_or_where_runs_are_lost_the_range_of_95_percent(sweep):
