@@ -81,7 +81,8 @@ class Gate:
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
         """Print what failed."""
-        if failures := self.failures(config.stash.get(TIMED, [])):
+        failures = self.failures(config.stash.get(TIMED, []))
+        if failures and not config.getoption("collectonly"):
             terminalreporter.section("limits not kept")
             for line in failures:
                 terminalreporter.write_line(line)

@@ -322,7 +322,7 @@ def reservations(study: Study, part: PartFound) -> list[str]:
     if summary.protocol == "stand-in":
         said.append("on a stand-in")
     if missing := summary.missing(part):
-        said.append(f"runs of {numbers.counted(missing, 'seed')} missing")
+        said.append(f"runs of at least {numbers.counted(missing, 'seed')} missing")
     if part.reaches_margin:
         said.append(f"the interval reaches the margin of {margin_of(part, title_of(summary, part.metric))}")
     span = noise_span(study)

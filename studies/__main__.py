@@ -131,7 +131,7 @@ def _evidence(one: Evidence) -> str:
     estimate = "" if found.estimate is None else f" {found.estimate:.4g}"
     outcome, source = f"{found.outcome}, {in_words(found.reason)}", f"({one.source}, {one.profile})"
     need = f"; {one.need}" if one.need else ""
-    missing = f", {counted(one.missing, 'seed')} missing" if one.missing else ""
+    missing = f", at least {counted(one.missing, 'seed')} missing" if one.missing else ""
     return f"{outcome}:{estimate} {interval}, n = {found.n}{missing} {source}{need}"
 
 

@@ -116,7 +116,7 @@ class Evidence:
         tuned: whether the settings of every arm of the part were tuned; for a single arm, also if none can be.
         on_edge: whether the choice for an arm of the part is the smallest or largest value tried.
         preliminary: the quick profile, or few seeds.
-        missing: how many seeds do not count because a run of theirs is missing.
+        missing: at least so many seeds do not count, because a run of theirs is missing.
         timed: whether it measures times, which are one machine's.
         path: the file it was read from.
         need: what an inconclusive part needs; None if that is not known.

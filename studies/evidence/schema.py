@@ -221,7 +221,7 @@ class Found(Record):
 
     `estimate` is null if it is infinite or nothing was measured. An infinite end is null: an arm that failed in most
     seeds is infinitely worse, at both ends. `n` counts the seeds that decide; `diverged` and `missed` count those among
-    them with a run that diverged or missed. `dropped` counts further seeds in which every arm diverged or missed.
+    them with a run that diverged or missed. `dropped` counts further seeds in which runs on both sides did.
     """
 
     estimate: float | None
@@ -451,7 +451,7 @@ class Summary(Record):
         return max(shares, default=None) if part.interval == "corrected t" else None
 
     def missing(self, part: PartFound) -> int:
-        """How many seeds one of the part's arms lacks: its runs failed, took too long, or were not made."""
+        """The most seeds that one of the part's arms lacks: its runs failed, took too long, or were not made."""
         seeds = len(self.provenance.seeds)
         return max((seeds - self.arms[name].n for name in part.weights if self.arms[name].n < seeds), default=0)
 

@@ -160,7 +160,7 @@ def carry_out(
     own: Mapping[str, str | None],
 ) -> None:
     """Run the study on each data set in turn. Every error the user can cause is one line."""
-    # Imported here: a worker and --help need neither Optuna nor SciPy.
+    # Imported here: a worker that is a new process, and --help, need neither Optuna nor SciPy.
     from studies.lab.replacing import ReplaceError
     from studies.lab.results import Asked
     from studies.lab.storage import SweepError
@@ -224,7 +224,7 @@ def carry_out(
     except (UsageError, DataError, ReplaceError, SweepError, WorkerError) as error:
         _print_failures(failures)
         _fail(str(error))
-    except BrokenPipeError:  # nobody reads the output any more, and the results are written: Click ends it quietly
+    except BrokenPipeError:  # nobody reads the output any more: Click ends the command quietly
         raise
     except OSError as error:  # runs fail in their workers, so this concerns the results
         what = error.strerror or type(error).__name__

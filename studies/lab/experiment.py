@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -142,8 +144,8 @@ class Experiment:
 def candidates(default: Settings, tuned: Mapping[str, Range], count: int) -> list[dict[str, Value]]:
     """The default and up to `count` − 1 other choices, evenly spread in the logarithm; the same for every arm.
 
-    Of one setting they are a grid, of several quasi-random. Both reach the ends of each range. A setting whose default
-    is a whole number gets whole numbers; duplicates are left out.
+    Of one setting they are a grid, of several quasi-random. From three choices on, both reach the ends of each range. A
+    setting whose default is a whole number gets whole numbers; duplicates are left out.
 
     >>> candidates({"lr": 5e-3}, {"lr": Range(1e-3, 1e-1)}, 4)
     [{'lr': 0.005}, {'lr': 0.001}, {'lr': 0.01}, {'lr': 0.1}]
@@ -154,18 +156,24 @@ def candidates(default: Settings, tuned: Mapping[str, Range], count: int) -> lis
         for (name, searched), place in zip(tuned.items(), point, strict=True):
             value = float(f"{searched.low * (searched.high / searched.low) ** place:.4g}")
             choice[name] = max(1, round(value)) if isinstance(default[name], int) else value
-        if choice not in choices:  # a grid may contain the default, and whole numbers in a short range repeat
+        if choice not in choices:  # whole numbers in a short range repeat
             choices.append(choice)
+    if len(tuned) == 1 and len(choices) < count:
+        ((name, value),) = default.items()
+        if isinstance(value, float):  # it is on the grid: the first of the widest gaps gets a choice instead
+            values = sorted(float(choice[name]) for choice in choices)
+            low, high = max(pairwise(values), key=lambda gap: round(math.log(gap[1] / gap[0]), 3))
+            choices.append({name: float(f"{math.sqrt(low * high):.4g}")})
     return choices
 
 
 def _places(settings: int, count: int) -> np.ndarray[Any, Any]:
     """Points [count, settings], evenly spread from 0 to 1 in each setting."""
+    if count < 2:
+        return np.full((count, settings), 0.5)
     if settings == 1:
         return np.linspace(0, 1, count)[:, None]
     points = scipy.stats.qmc.Halton(settings, rng=0).random(count)
-    if count < 2:
-        return points
     lowest = points.min(axis=0)
     places: np.ndarray[Any, Any] = (points - lowest) / (points.max(axis=0) - lowest)
     return places

@@ -135,8 +135,8 @@ def tuning_found(study: Study, runs: pd.DataFrame) -> list[schema.Tuning]:
         chosen = best(scores)
         values = {setting: sorted({choice[place] for choice in scores.index}) for place, setting in enumerate(settings)}
         finite = scores[np.isfinite(scores)]
-        # The first is the default, which was not drawn; divergence counts as the worst seen.
-        drawn = scores.iloc[1:].replace(math.inf, finite.max() if len(finite) else math.nan).dropna()
+        # The first is the default, which is none of the evenly spread choices; divergence counts as the worst seen.
+        spread = scores.iloc[1:].replace(math.inf, finite.max() if len(finite) else math.nan).dropna()
         found.append(
             schema.Tuning(
                 arm=str(arm),
@@ -153,7 +153,7 @@ def tuning_found(study: Study, runs: pd.DataFrame) -> list[schema.Tuning]:
                     }
                     for choice, score in scores.items()
                 ],
-                best_of_k=statistics.expected_best_of_k(sign * drawn, metric.better or "lower"),
+                best_of_k=statistics.expected_best_of_k(sign * spread, metric.better or "lower"),
                 fewest=min(len(tried(study, own)) for _, own in of_arm.groupby(tuned_for(study, of_arm))),
             )
         )

@@ -88,8 +88,8 @@ def waiting() -> Iterator[None]:
         yield
     finally:
         _WAITING.active = False
+        came, _WAITING.came = _WAITING.came, False
         if blocked is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    if _WAITING.came:
-        _WAITING.came = False
+    if came:
         raise KeyboardInterrupt

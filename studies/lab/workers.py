@@ -1,7 +1,8 @@
 """Processes that do runs. Only the sweep writes to the storage, so a killed worker corrupts nothing.
 
 A study's command starts its workers as copies of its own process, before it has done anything but import: a new process
-imports torch for seconds. Where a worker is replaced, and on other systems than Linux, it is a new process.
+imports torch for seconds. A worker is a new process where it replaces another, beyond one per core, on a GPU, where the
+command is not the process's program, and on other systems than Linux.
 
 A worker ends with its parent, however that ends. A thread of the worker waits for the parent's end. That works on every
 system, also while compiled code computes that releases Python's lock. Code that hangs may hold the lock forever, so on
@@ -24,6 +25,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, Literal, Self
 
@@ -87,6 +89,8 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts bytes, would write to stderr
         self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        if not copied and sys.platform != "win32":
+            resource_tracker.ensure_running()  # starting it lets Ctrl-C through again
         try:
             with stopping.waiting():
                 self.process.start()

@@ -65,7 +65,9 @@ def test_the_answer_counts_the_seeds_that_lack_a_run(sweep):
     first = next(iter(sweep.summary.parts[0].weights))
     lost = sweep.summary.arms[first].model_copy(update={"n": 7})
     summary = sweep.summary.model_copy(update={"arms": sweep.summary.arms | {first: lost}})
-    assert "runs of 3 seeds missing" in words.answer(Study("page.html", None, summary, sweep.runs, sweep.curves))
+    assert "runs of at least 3 seeds missing" in words.answer(
+        Study("page.html", None, summary, sweep.runs, sweep.curves)
+    )
     assert "missing" not in words.answer(page(sweep))
 
 

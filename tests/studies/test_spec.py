@@ -45,7 +45,7 @@ def with_part(arm: str = "x=1", other: str = "x=0", **settings: Any) -> dict[str
         ({"tuned": {"momentum": Range(0.1, 1)}}, "momentum is tuned, but the arm 'x=0' has no default for it"),
         (
             {"arms": sweep("x", (0.0, 1.0, 2.0), lr=1)},
-            "lr is tuned from 0.01 to 1 in whole numbers, like its default, and these are fewer than two",
+            "lr is tuned from 0.01 to 0.9 in whole numbers, like its default, and these are fewer than two",
         ),
         ({"stand_in": {"digits": "5,000 of 70,000"}}, "'digits' is a stand-in, but not one of the study's data sets"),
         (
@@ -201,7 +201,8 @@ def test_candidates_of_one_setting_are_an_even_grid_with_both_ends_beside_the_de
 
 
 def test_a_grid_that_contains_the_default_tries_it_once() -> None:
-    assert candidates({"lr": 0.005}, LR, 4) == [{"lr": 0.005}, {"lr": 5e-4}, {"lr": 5e-2}]
+    found = [choice["lr"] for choice in candidates({"lr": 0.005}, LR, 4)]
+    assert found == [0.005, 5e-4, 5e-2, 0.001581]  # another choice takes its place
     assert candidates({"lr": 0.005}, LR, 1) == [{"lr": 0.005}]
 
 
