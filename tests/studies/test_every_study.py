@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lesson.data import Adult, Curves, Digits, Images, Made, PlantedRatings, ope
 from lesson.pretraining import NewTask, Recipe
 from studies.__main__ import find_studies
 from studies.evidence.claims import load_parts
+from studies.lab.experiment import candidates
 from studies.lab.source import outcome_of
 from studies.lab.spec import Outcome, Run, Study
 
@@ -85,6 +87,9 @@ def test_every_study_is_declared_in_full(study: Study) -> None:
     assert all(load_parts()[part.id].kind == "measured" for part in study.parts if part.id)
     for setting, searched in study.tuned.items():
         assert all(searched.low <= settings[setting] <= searched.high for settings in study.arms.values())
+    for settings, trials in product(study.arms.values(), {profile.trials for profile in study.profiles.values()} - {0}):
+        default = {name: settings[name] for name in study.tuned}
+        assert not study.tuned or len(candidates(default, study.tuned, trials)) == trials
 
 
 def arms_of(study: Study) -> list[Any]:
