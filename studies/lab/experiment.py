@@ -159,8 +159,8 @@ def candidates(default: Settings, tuned: Mapping[str, Range], count: int) -> lis
         if choice not in choices:  # whole numbers in a short range repeat
             choices.append(choice)
     if len(tuned) == 1 and len(choices) < count:
-        ((name, value),) = default.items()
-        if isinstance(value, float):  # it is on the grid: the first of the widest gaps gets a choice instead
+        ((name, its_default),) = default.items()
+        if isinstance(its_default, float):  # it is on the grid: the first of the widest gaps gets a choice instead
             values = sorted(float(choice[name]) for choice in choices)
             low, high = max(pairwise(values), key=lambda gap: round(math.log(gap[1] / gap[0]), 3))
             choices.append({name: float(f"{math.sqrt(low * high):.4g}")})
