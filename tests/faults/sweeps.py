@@ -165,6 +165,13 @@ class Sweeps:
         while len(self.trainings()) < trainings and process.poll() is None:
             time.sleep(0.02)
 
+    def wait_for_both(self, machines: Mapping[str, subprocess.Popen[str]], known: int) -> None:
+        """Wait until two machines with two workers each train, after so many trainings, or one has ended."""
+        while all(process.poll() is None for process in machines.values()):
+            if len({worker for _, worker in self.trainings()[known:]}) > 2:
+                return
+            time.sleep(0.02)
+
     def wait_for_any_moment(self, process: subprocess.Popen[str], draw: random.Random) -> None:
         """Wait some seconds, as a rule while the command starts, or for some trainings and a part of a second."""
         if draw.random() < 0.5:
