@@ -110,7 +110,6 @@ def search(ratings: Ratings, seconds: float, trials: int | None, seed: int, say:
     import optuna
 
     splits = [split(ratings, seed=SEARCHED + number) for number in range(SPLITS)]
-    lessons: list[float] = []
 
     def objective(trial: optuna.Trial) -> float:
         numbers = {name: trial.suggest_float(name, *ends, log=True) for name, ends in SPACE.items()}
@@ -122,9 +121,9 @@ def search(ratings: Ratings, seconds: float, trials: int | None, seed: int, say:
             if not math.isfinite(errors[-1]):
                 raise optuna.TrialPruned
             trial.report(errors[-1], number)
-            if lessons and len(errors) == LOOK and all(map(operator.gt, errors, errors_of(best_of(trial.study)))):
+            if trial.number and len(errors) == LOOK and all(map(operator.gt, errors, errors_of(best_of(trial.study)))):
                 break
-        lessons[:] = lessons or errors
+        lessons = errors_of(on_all_splits(trial.study)[0]) if trial.number else errors
         # Splits differ more than good settings do: settings given up were tried on some of them only.
         return float(np.mean(lessons) + np.mean(np.subtract(errors, lessons[: len(errors)])))
 
@@ -162,7 +161,7 @@ def errors_of(trial: optuna.trial.FrozenTrial) -> list[float]:
     return list(trial.intermediate_values.values())
 
 
-def whole(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def on_all_splits(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     """The trials that were trained on all splits."""
     from optuna.trial import TrialState
 
@@ -172,7 +171,7 @@ def whole(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 def best_of(study: optuna.Study) -> optuna.trial.FrozenTrial:
     """The best of them."""
-    return min(whole(study), key=lambda trial: trial.values[0])
+    return min(on_all_splits(study), key=lambda trial: trial.values[0])
 
 
 def gain_of(theirs: np.ndarray, ours: np.ndarray, users: np.ndarray, seed: int) -> Gain:
@@ -242,7 +241,7 @@ def tune(
     began = time.monotonic()
     study = search(rest, seconds, trials, seed, say)
     searched = time.monotonic() - began
-    done, chosen = whole(study), best_of(study)
+    done, chosen = on_all_splits(study), best_of(study)
     best = Settings(**chosen.params)
     say(f"{len(study.trials)} trials in {searched:.0f} s; now the best and the lesson's settings on fresh seeds")
     new = [(split(rest, seed=NEW + number), NEW + number) for number in range(FRESH)]

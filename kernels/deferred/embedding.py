@@ -116,7 +116,14 @@ def _or_zero(values: Tensor) -> Tensor:
 def _sparse(grad: Tensor, values: Tensor) -> Tensor:
     """A gradient of the same rows as `grad`, with these values."""
     like = torch.sparse_coo_tensor(grad._indices(), values, grad.shape, is_coalesced=True, check_invariants=False)
-    return _AsRowGradient.apply(like)
+    return _row_gradient(like)
+
+
+def _row_gradient(grad: Tensor) -> Tensor:
+    """A sparse tensor as a RowGradient. Only with a graph, as `create_graph` builds, does autograd take part."""
+    if grad.requires_grad:
+        return _AsRowGradient.apply(grad)
+    return Tensor._make_subclass(RowGradient, grad)
 
 
 class _AsRowGradient(torch.autograd.Function):
@@ -191,7 +198,7 @@ class DeferredParameter(nn.Parameter):
         with torch._C.DisableTorchFunctionSubclass():
             grad = _GRAD.__get__(self)
             if grad is not None and grad.is_sparse and not (type(grad) is RowGradient and grad.is_coalesced()):
-                grad = _AsRowGradient.apply(grad.coalesce())
+                grad = _row_gradient(grad.coalesce())
                 _GRAD.__set__(self, grad)
             return grad
 

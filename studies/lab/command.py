@@ -196,7 +196,7 @@ def carry_out(
             raise UsageError(f"--split {own['split']}: {study.name} chooses its validation rows itself; leave it out")
         custom = values is not None or chosen != study.profiles[profile]
         digests = {part.id or part.says: digest_of_part(part, study.metrics) for part in study.parts}
-        code = provenance.source_of(study.run)  # before anything takes long: the file may be edited meanwhile
+        provenance.source_of(study.run)  # remembered before anything takes long: the file may be edited meanwhile
         count = 1 if study.alone else workers or provenance.cores()
         with Workers(count, lambda text: print(text, file=sys.stderr, flush=True)) as pool:
             if _is_program(study) and device == "cpu" and not export:
@@ -218,7 +218,7 @@ def carry_out(
                 for source in sources
             ]
             for ready in opened:
-                summary, folder = _run_on(declared, *ready, pool, code, device, timeout, failures)
+                summary, folder = _run_on(declared, *ready, pool, device, timeout, failures)
                 print(answer(summary))
                 print(printable(f"{folder}/{SUMMARY}, {RUNS}, {CURVES}; `python -m reports` draws the pages."))
     except (UsageError, DataError, ReplaceError, SweepError, WorkerError) as error:
@@ -287,7 +287,6 @@ def _run_on(
     place: Place,
     data: Any,
     pool: Any,
-    code: str,
     device: str,
     timeout: float | None,
     failures: list[str],
@@ -301,7 +300,7 @@ def _run_on(
 
     source: Source = asked.source
     folder, checksum = place.folder / asked.profile, data.origin.checksum
-    ready = functools.partial(prepare, study.run, code, source, checksum, THREADS)
+    ready = functools.partial(prepare, study.run, provenance.source_of(study.run), source, checksum, THREADS)
     with open_storage(place.folder, place.storage, place.fresh, folder) as store:
         sweep = Sweep(study, store, place.patience)
         for note in dict.fromkeys((*getattr(data, "notes", ()), *asked.notes)):

@@ -166,7 +166,7 @@ class Sweeps:
             time.sleep(0.02)
 
     def wait_for_both(self, machines: Mapping[str, subprocess.Popen[str]], known: int) -> None:
-        """Wait until two machines with two workers each train, after so many trainings, or one has ended."""
+        """Wait until two machines, with two workers each, have begun trainings beyond those known, or one has ended."""
         while all(process.poll() is None for process in machines.values()):
             if len({worker for _, worker in self.trainings()[known:]}) > 2:
                 return
